@@ -1,0 +1,1 @@
+"""Speaks to Label Studio: predictions, webhooks, image downloads, operations pages, command line."""

@@ -1,0 +1,1 @@
+"""Captions images: encoder, attention LSTM decoder, beam search, training, bundles, versions."""

@@ -1,0 +1,63 @@
+"""The errors of the captioner, sorted by whose matter each is.
+
+    CaptionerError
+    ├── SettingsError         the operator's: the process stops at start
+    ├── LabelConfigError      the project owner's: the labeling config cannot be captioned
+    ├── TaskError             this task gets an empty prediction, the batch goes on
+    │   └── ImageError        its image cannot be had or read
+    ├── CorrectionError       this annotation is not stored
+    ├── CaptionFileError      a captions file for training or evaluation cannot be read
+    ├── StoreError            the model store cannot be read or written
+    ├── ModelVersionError     a version is unknown, damaged or made for another bundle
+    │   └── BundleError       a bundle is missing, damaged or does not fit together
+    ├── TrainingError         nothing is published, the current version keeps serving
+    └── LabelStudioError      Label Studio cannot be reached or refuses
+"""
+
+
+class CaptionerError(Exception):
+    """Something a person can mend; the message says what was wrong, what was expected and the way out."""
+
+
+class SettingsError(CaptionerError):
+    """A setting has a value that cannot work."""
+
+
+class LabelConfigError(CaptionerError):
+    """The labeling config has no TextArea that describes an Image."""
+
+
+class TaskError(CaptionerError):
+    """One task cannot be captioned."""
+
+
+class ImageError(TaskError):
+    """An image cannot be fetched or decoded."""
+
+
+class CorrectionError(CaptionerError):
+    """An annotation cannot be understood as a correction."""
+
+
+class CaptionFileError(CaptionerError):
+    """A captions file is missing or not in a known format."""
+
+
+class StoreError(CaptionerError):
+    """The model store cannot be read or written."""
+
+
+class ModelVersionError(CaptionerError):
+    """A model version is unknown, damaged, or belongs to another bundle."""
+
+
+class BundleError(ModelVersionError):
+    """A bundle is missing, damaged, or its parts do not fit together."""
+
+
+class TrainingError(CaptionerError):
+    """A training cannot start or came to nothing."""
+
+
+class LabelStudioError(CaptionerError):
+    """Label Studio cannot be reached, refuses our token, or did not do what was asked."""
