@@ -1,0 +1,70 @@
+"""The feature store: what the encoder saw in an image, computed once and kept in half precision.
+
+Shapes:  P image regions   D feature size
+"""
+
+import io
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.errors import StoreError
+from model.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureStore:
+    """Features by image content, for one encoder; safe for several processes at once.
+
+    A file holds one image's features, so two processes that encode the same image write the same bytes.
+    """
+
+    def __init__(self, store: Store, encoder_fingerprint: str) -> None:
+        self.store = store
+        self.encoder_fingerprint = encoder_fingerprint
+
+    def get(self, image_key: str) -> Tensor | None:
+        """Return float16 [P, D], or None when they must be computed (again).
+
+        A damaged file is reported and left as it is; the next `put` replaces it.
+        """
+        path = self._path(image_key)
+        content = self.store.read(path)
+        if content is None:
+            return None
+        try:
+            return _parse_features(content)
+        except ValueError as problem:
+            logger.warning("features damaged path=%s bytes=%s problem=%s", path, len(content), problem)
+            return None
+
+    def put(self, image_key: str, features: Tensor) -> None:
+        """Keep [P, D] of any float type as float16.
+
+        Raises:
+            StoreError: they cannot be written, or hold a number that half precision cannot.
+        """
+        if features.dim() != 2:
+            raise StoreError(f"features must be [regions, channels], got shape {list(features.shape)}")
+        half = features.detach().to("cpu", torch.float16)
+        if not half.isfinite().all():
+            raise StoreError(f"features of image {image_key} have numbers that half precision cannot hold")
+        file = io.BytesIO()
+        np.save(file, half.numpy(), allow_pickle=False)
+        self.store.write(self._path(image_key), file.getvalue())
+
+    def _path(self, image_key: str) -> str:
+        return f"features/{self.encoder_fingerprint}/{image_key[:2]}/{image_key}.npy"
+
+
+def _parse_features(content: bytes) -> Tensor:
+    """Return float16 [P, D]; raises ValueError for anything else."""
+    if not content.startswith(b"\x93NUMPY"):
+        raise ValueError("expected a .npy file")
+    values = np.load(io.BytesIO(content), allow_pickle=False)
+    if values.ndim != 2 or values.dtype != np.float16:
+        raise ValueError(f"expected float16 [regions, channels], got {values.dtype} {list(values.shape)}")
+    return torch.from_numpy(values)

@@ -1,0 +1,139 @@
+"""From the bytes of an image file to the pixels an encoder sees.
+
+Shapes:  S side of the square the encoder was trained with, in pixels
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+from model.errors import BundleError, ImageError
+
+MAX_PIXELS = 50_000_000
+"""Images that declare more pixels are refused before a pixel is decoded."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Formats whose decoders run nothing else: EPS, for one, would start Ghostscript.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO")
+
+# A JPEG decodes at a half, a quarter or an eighth of its size at a fraction of the time,
+# and no encoder looks at more than this.
+_ENOUGH = (1024, 1024)
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an encoder wants its images: the whole frame squashed to a square, channels standardised."""
+
+    size: int
+    """S, in pixels."""
+    mean: tuple[float, float, float]
+    """Red, green and blue, on a scale of 0..1."""
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise BundleError(
+                "preprocessing must have a size of 1 or more, three means and three deviations above 0, "
+                f"got size={self.size} mean={self.mean} std={self.std}"
+            )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as float32 [3, S, S]."""
+        side = (self.size, self.size)
+        square = image.resize(side, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # [S, S, 3] -> [3, S, S]
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        return ((pixels / 255.0 - mean) / std).contiguous()
+
+
+def image_key(content: bytes) -> str:
+    """Return the SHA-256 of the file's bytes in hex: the name of an image everywhere in the product."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """Return the picture a person would see, upright, as RGB.
+
+    Transparency is laid on white, of an animation the first frame is taken, 16-bit and float images are
+    brought to 8 bits. Very large JPEGs come at a fraction of their size.
+
+    Raises:
+        ImageError: the bytes are no image of a known format, are damaged, or declare too many pixels.
+    """
+    image = _open_image(content)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded")
+    try:
+        image.draft(None, _ENOUGH)
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as cause:  # on damaged bytes a decoder may raise anything
+        raise ImageError(f"the {width} x {height} {image.format} image is damaged: {cause}") from cause
+
+
+def _open_image(content: bytes) -> ImageFile.ImageFile:
+    if not content:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+    except UnidentifiedImageError as cause:
+        raise ImageError(f"not an image: {len(content)} bytes that begin with {content[:16]!r}") from cause
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
+        raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded") from cause
+    except Exception as cause:  # on damaged bytes a decoder may raise anything
+        raise ImageError(f"the image's header is damaged: {cause}") from cause
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # noqa: BLE001 - damaged EXIF must not cost us a good picture
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(np.asarray(image), sixteen=image.mode.startswith("I;16")).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any], *, sixteen: bool) -> Image.Image:
+    """Scale grey values by the usual ceiling that holds the brightest one; stretch what fits none."""
+    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    fractions = values.dtype.kind == "f"
+    ceilings = (65535.0,) if sixteen else (1.0, 255.0, 65535.0) if fractions else (255.0, 65535.0)
+    ceiling = next((ceiling for ceiling in ceilings if low >= 0 and high <= ceiling), None)
+    if ceiling is None:
+        grey, ceiling = grey - low, max(high - low, 1e-12)
+    return Image.fromarray((grey * (255.0 / ceiling)).round().astype(np.uint8))

@@ -1,0 +1,119 @@
+"""Files of the model store, in a directory or at any URL that fsspec knows (s3://, gs://, memory://).
+
+A reader sees the old bytes or the new ones, never half. Several processes may read and write at once;
+of two writers of one path the last one stays.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from fsspec.core import url_to_fs
+
+from model.errors import StoreError
+
+_UNFINISHED = ".unfinished"
+
+
+class Store:
+    """Reads and writes whole files by relative path ("versions/7/serving.json")."""
+
+    def __init__(self, location: str | Path) -> None:
+        """Name the place; nothing is created before the first write.
+
+        Args:
+            location: a directory, or a URL of an fsspec file system.
+
+        Raises:
+            StoreError: the URL's file system is unknown or its package is not installed.
+        """
+        self.location = str(location)
+        try:
+            self._remote, root = url_to_fs(self.location, use_listings_cache=False)
+        except (ValueError, ImportError) as cause:
+            raise StoreError(f"the model store {self.location!r} cannot be used: {cause}") from cause
+        self._is_local = "file" in self._protocols()
+        self._root = os.path.expanduser(root).rstrip("/")
+
+    def read(self, path: str) -> bytes | None:
+        """Return the file's bytes, or None when there is no such file."""
+        with self._reported("read", path):
+            try:
+                content = self._remote.cat_file(self._full(path))
+            except FileNotFoundError:
+                return None
+            return bytes(content)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put the whole file in place; when this returns it survives a crash."""
+        with self._reported("write", path):
+            if self._is_local:
+                _replace_file(Path(self._full(path)), content)
+            else:
+                self._remote.pipe_file(self._full(path), content)
+
+    def exists(self, path: str) -> bool:
+        """Say whether there is a file at this path."""
+        with self._reported("look for", path):
+            try:
+                return bool(self._remote.info(self._full(path))["type"] == "file")
+            except FileNotFoundError:
+                return False
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Return the sorted paths of all files below the folder `prefix`; empty when there is none."""
+        with self._reported("list", prefix):
+            folder = self._full(prefix) if prefix else self._root
+            paths = (str(path).removeprefix(self._root).lstrip("/") for path in self._remote.find(folder))
+            return sorted(path for path in paths if not path.endswith(_UNFINISHED))
+
+    def delete(self, path: str) -> None:
+        """Remove the file; a file that is not there is no error."""
+        with self._reported("delete", path), suppress(FileNotFoundError):
+            self._remote.rm_file(self._full(path))
+
+    def _full(self, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+            raise StoreError(f"a path in the model store must be relative and stay inside it, got {path!r}")
+        return "/".join((self._root, *parts))
+
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self._remote.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    @contextmanager
+    def _reported(self, verb: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as cause:  # each fsspec file system raises errors of its own
+            raise StoreError(f"cannot {verb} {path!r} in model store {self.location!r}: {cause}") from cause
+
+
+def _replace_file(target: Path, content: bytes) -> None:
+    """Write beside the target, flush to disk, rename over it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _flush_folder(target.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

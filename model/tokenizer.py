@@ -1,0 +1,150 @@
+"""Lossless tokenizer: the words of a vocabulary, and bytes for everything else.
+
+Every text comes back exactly as it went in, so no correction is ever out of vocabulary.
+
+A text is cut into pieces: one Chinese, Japanese or Korean character, a run of other word characters, one
+other sign, or a run of white space. A piece of the vocabulary is one id; any other piece is `SPELL` and its
+UTF-8 bytes. Between two pieces stands one space, or nothing between two CJK characters; only exceptions
+are written: `GLUE` for nothing where a space is usual, and spelled white space for anything else.
+
+    ids:  0 <pad>   1 <start>   2 <end>   3 <glue>   4 <spell>   5..260 bytes 0..255   261.. words
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Self
+
+from model.errors import BundleError
+
+PAD, START, END, GLUE, SPELL = range(5)
+FIRST_BYTE = 5
+FIRST_WORD = FIRST_BYTE + 256
+_SPECIAL = ("<pad>", "<start>", "<end>", "<glue>", "<spell>")
+
+_CJK = (
+    "\u1100-\u11ff\u2e80-\u2fdf\u3000-\u30ff\u3100-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f"
+    "\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+)
+_PIECE = re.compile(rf"\s+|[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+_IS_CJK = re.compile(f"[{_CJK}]")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns captions into token ids and back."""
+
+    words: tuple[str, ...]
+    """Pieces that are one id, in id order; ids never move once given."""
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ids = {word: number for number, word in enumerate(self.words, start=FIRST_WORD)}
+        if len(ids) != len(self.words):
+            raise BundleError(f"a vocabulary must name each word once, got {_repeated(self.words)!r} again")
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = 2) -> Self:
+        """Make a vocabulary of the pieces that stand at least `min_count` times in `captions`."""
+        return cls(()).extended(captions, min_count)
+
+    def extended(self, captions: Iterable[str], min_count: int = 2) -> Self:
+        """Append the new pieces of `captions`, most frequent first; every id of this tokenizer stays."""
+        counts = Counter(piece for caption in captions for piece in _pieces(caption) if not piece.isspace())
+        new = [word for word, count in counts.items() if count >= min_count and word not in self._ids]
+        return type(self)(self.words + tuple(sorted(new, key=lambda word: (-counts[word], word))))
+
+    @property
+    def size(self) -> int:
+        """Number of token ids; valid ids are 0 .. size - 1."""
+        return FIRST_WORD + len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without `START` and `END`."""
+        pieces = _with_exceptions_only(_pieces(text))
+        return [token_id for piece in pieces for token_id in self._piece_ids(piece)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; any ids give a text, broken UTF-8 shows as U+FFFD.
+
+        `PAD`, `START` and `END` are passed over.
+        """
+        text = ""
+        glued = False
+        for piece in self._decoded_pieces(ids):
+            if piece is None:
+                glued = True
+            elif piece:
+                text += piece if glued else _joiner(text, piece) + piece
+                glued = False
+        return text
+
+    def token(self, token_id: int) -> str:
+        """Return a readable form of one id: the word, `<0x41>` for a byte, `<glue>` and the like."""
+        if token_id < FIRST_BYTE:
+            return _SPECIAL[token_id]
+        if token_id < FIRST_WORD:
+            return f"<0x{token_id - FIRST_BYTE:02X}>"
+        return self.words[token_id - FIRST_WORD]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary as plain JSON values."""
+        return {"words": list(self.words)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Rebuild what `to_json` returned; raises BundleError when it is not that."""
+        words = fields.get("words") if isinstance(fields, dict) else None
+        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+            raise BundleError('a vocabulary must be {"words": [list of non-empty texts]}')
+        return cls(tuple(words))
+
+    def _piece_ids(self, piece: str) -> list[int]:
+        if not piece:
+            return [GLUE]
+        if piece in self._ids:
+            return [self._ids[piece]]
+        return [SPELL, *(FIRST_BYTE + byte for byte in piece.encode(errors="replace"))]
+
+    def _decoded_pieces(self, ids: Iterable[int]) -> Iterator[str | None]:
+        """Yield each piece's text, and None for `GLUE`."""
+        spelled = bytearray()
+        for token_id in ids:
+            if FIRST_BYTE <= token_id < FIRST_WORD:
+                spelled.append(token_id - FIRST_BYTE)
+                continue
+            yield spelled.decode(errors="replace")
+            spelled.clear()
+            if token_id == GLUE:
+                yield None
+            elif token_id >= FIRST_WORD:
+                yield self.words[token_id - FIRST_WORD]
+        yield spelled.decode(errors="replace")
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text)
+
+
+def _with_exceptions_only(pieces: Sequence[str]) -> Iterator[str]:
+    """Yield the pieces without the usual spaces, and "" where a usual space is missing."""
+    for left, piece, right in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
+        if piece == " " and left and right and _joiner(left, right) == " ":
+            continue
+        if left and _joiner(left, piece) == " ":
+            yield ""
+        yield piece
+
+
+def _joiner(left: str, right: str) -> str:
+    """Return what usually stands between two neighbouring texts: one space or nothing."""
+    if not left or left[-1].isspace() or right[0].isspace():
+        return ""
+    return "" if _IS_CJK.match(left[-1]) and _IS_CJK.match(right[0]) else " "
+
+
+def _repeated(words: Sequence[str]) -> str:
+    return next(left for left, right in pairwise(sorted(words)) if left == right)
