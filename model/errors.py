@@ -11,7 +11,8 @@
     ├── ModelVersionError     a version is unknown, damaged or made for another bundle
     │   └── BundleError       a bundle is missing, damaged or does not fit together
     ├── TrainingError         nothing is published, the current version keeps serving
-    └── LabelStudioError      Label Studio cannot be reached or refuses
+    ├── LabelStudioError      Label Studio cannot be reached or refuses
+    └── ServiceError          a process of the product did not start (demo, tests)
 """
 
 
@@ -61,3 +62,7 @@ class TrainingError(CaptionerError):
 
 class LabelStudioError(CaptionerError):
     """Label Studio cannot be reached, refuses our token, or did not do what was asked."""
+
+
+class ServiceError(CaptionerError):
+    """A process of the product (Redis, backend, worker, Label Studio) did not start or ended early."""
