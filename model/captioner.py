@@ -1,0 +1,69 @@
+"""Image to caption: preprocessing, encoder, decoder and vocabulary of one model version, held together."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.decoder import AttentionDecoder
+from model.decoding import DecodingOptions, Hypothesis, beam_search
+from model.encoder import Encoder
+from model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """One caption of one image."""
+
+    text: str
+    log_prob: float
+    """Natural log of the probability of the caption, its end included."""
+    score: float
+    """Geometric mean of the tokens' probabilities, 0 to 1."""
+    tokens: tuple[str, ...]
+    """The words as the decoder wrote them, one per row of attention."""
+    attention: Tensor
+    """Weights over the regions for each token, [T, P]."""
+
+
+class Captioner:
+    """Writes captions with one model version. Safe to share between threads."""
+
+    def __init__(self, encoder: Encoder, decoder: AttentionDecoder, tokenizer: Tokenizer, version: str) -> None:
+        self.encoder = encoder
+        self.decoder = decoder.eval()
+        self.tokenizer = tokenizer
+        self.version = version
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the features [B, P, D] of images of any size, float32."""
+        prepared = torch.stack([self.encoder.spec.preprocessing(image) for image in images])
+        features: Tensor = self.encoder(prepared.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def caption(self, features: Tensor, options: DecodingOptions) -> list[list[Caption]]:
+        """Return for each image of features [B, P, D] up to `options.alternatives` distinct captions, best first."""
+        found = beam_search(self.decoder, features.float(), options)
+        return [self._distinct(hypotheses)[: options.alternatives] for hypotheses in found]
+
+    def _distinct(self, hypotheses: list[Hypothesis]) -> list[Caption]:
+        captions: dict[str, Caption] = {}
+        for hypothesis in hypotheses:
+            caption = self._read(hypothesis)
+            # A word can also be spelled in bytes, so two token sequences may read the same.
+            captions.setdefault(caption.text, caption)
+        return list(captions.values())
+
+    def _read(self, hypothesis: Hypothesis) -> Caption:
+        length = len(hypothesis.token_ids) + 1
+        return Caption(
+            text=self.tokenizer.decode(hypothesis.token_ids).strip(),
+            log_prob=hypothesis.log_prob,
+            score=min(1.0, math.exp(hypothesis.log_prob / length)),
+            tokens=tuple(self.tokenizer.token(token) for token in hypothesis.token_ids),
+            attention=hypothesis.attention,
+        )

@@ -1,0 +1,154 @@
+"""Image encoders: a convolutional network whose last feature map is read as a grid of regions.
+
+Shapes:  B batch   S image side   P regions (grid height x width)   D feature size
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from model.errors import BundleError
+from model.images import Preprocessing
+
+SCENE_CNN = "scene_cnn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """Which network reads the images, and how they are prepared for it."""
+
+    name: str
+    """`scene_cnn`, or any torchvision backbone that ends in a feature map, such as `mobilenet_v2`."""
+    preprocessing: Preprocessing
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class Encoder(nn.Module):
+    """A frozen network that turns images into features; it is never trained on corrections."""
+
+    def __init__(self, spec: EncoderSpec, network: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.network = network
+        self._fingerprint: str | None = None
+        size = spec.preprocessing.size
+        with torch.inference_mode():
+            grid = network.eval()(torch.zeros(1, 3, size, size))
+        self.feature_size: int = grid.shape[1]
+        self.regions: int = grid.shape[2] * grid.shape[3]
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change with the network, its weights or the preprocessing; keys stored features."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+            for name, value in sorted(self.network.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:12]
+        return self._fingerprint
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features [B, P, D] of preprocessed images [B, 3, S, S]."""
+        grid: Tensor = self.network(images)  # [B, D, height, width]
+        return grid.flatten(2).transpose(1, 2)  # [B, P, D]
+
+
+class SceneCNN(nn.Sequential):
+    """A compact network for small drawn scenes, trained from scratch: four strided stages to a grid of D channels.
+
+    Two extra input channels carry the pixel coordinates (Liu et al. 2018, https://arxiv.org/abs/1807.03247),
+    so that "left of" and "above" can be read off a feature.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 160)) -> None:
+        channels = 5
+        layers: list[nn.Module] = [Coordinates()]
+        for stage, width in enumerate(widths):
+            layers += convolution(channels, width, stride=2)
+            if stage > 0:
+                layers += convolution(width, width, stride=1)
+            channels = width
+        super().__init__(*layers)
+
+
+class Coordinates(nn.Module):
+    """Appends the x and y coordinate of each pixel, from -1 to 1, as two channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, _, height, width = images.shape
+        y = torch.linspace(-1, 1, height, device=images.device).view(1, 1, -1, 1).expand(batch, 1, -1, width)
+        x = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1).expand(batch, 1, height, -1)
+        return torch.cat([images, x, y], dim=1)
+
+
+def convolution(channels: int, width: int, *, stride: int) -> list[nn.Module]:
+    """Return a 3x3 convolution with batch normalisation and ReLU."""
+    return [
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encoder:
+    """Build a frozen encoder.
+
+    Args:
+        spec: the network's name and preprocessing.
+        weights: a state dict file in torchvision's layout (classifier included), or the name of
+            torchvision weights to download ("DEFAULT"), or None for a random start.
+
+    Raises:
+        BundleError: the name is unknown, or the weights do not fit.
+    """
+    if spec.name == SCENE_CNN:
+        network: nn.Module = SceneCNN()
+        if weights is not None:
+            load_weights(network, Path(weights))
+    else:
+        network = feature_trunk(spec.name, weights)
+    return freeze(Encoder(spec, network))
+
+
+def freeze(encoder: Encoder) -> Encoder:
+    """Set the encoder to evaluation and stop its gradients; convolutions run channels-last, which is faster."""
+    encoder.requires_grad_(False)
+    encoder.network.to(memory_format=torch.channels_last)
+    encoder.eval()
+    return encoder
+
+
+def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
+    """Return a torchvision network without its pooling and classifier."""
+    if name not in models.list_models(module=models):
+        raise BundleError(f"encoder {name!r} is unknown: use {SCENE_CNN!r} or a torchvision classification model")
+    if weights is None or Path(weights).exists():
+        whole = models.get_model(name, weights=None)
+        if weights is not None:
+            load_weights(whole, Path(weights))
+    else:
+        whole = models.get_model(name, weights=str(weights))
+    if isinstance(getattr(whole, "features", None), nn.Module):
+        trunk: nn.Module = whole.features
+        return trunk
+    stages = dict(whole.named_children())
+    if "avgpool" not in stages:
+        raise BundleError(f"encoder {name!r} has no feature map to attend to: choose a convolutional network")
+    before_pooling = list(stages)[: list(stages).index("avgpool")]
+    return nn.Sequential(*(stages[stage] for stage in before_pooling))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict strictly; never unpickles anything but tensors."""
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except (OSError, RuntimeError) as cause:
+        raise BundleError(f"encoder weights {path} do not fit {type(network).__name__}: {cause}") from cause

@@ -1,0 +1,247 @@
+"""Model versions of each project, in the store: immutable, content-addressed, with one movable pointer.
+
+projects/<project>/versions/<version>/decoder.safetensors
+projects/<project>/versions/<version>/version.json         written last: without it there is no version
+projects/<project>/serving.json                            which version serves, and which ones did before
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from safetensors.torch import save
+
+from model.bundle import Bundle, parse_decoder, parse_tensors, stored
+from model.captioner import Captioner
+from model.errors import ModelVersionError
+from model.store import Store
+from model.tokenizer import Tokenizer
+
+REMEMBERED_POINTERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """The result of one retraining, published or refused."""
+
+    name: str
+    """Such as `v3-9f8e7d6c`: the project's third retraining, and the start of its content's SHA-256."""
+    project_id: int
+    parent: str
+    """The version it was trained from and measured against."""
+    bundle: str
+    """Version of the bundle whose encoder it needs."""
+    encoder: str
+    """Fingerprint of that encoder."""
+    created_at: str
+    """ISO 8601, UTC."""
+    published: bool
+    """False when it was not better; then its weights are not kept."""
+    decision: str
+    """Why it was published or refused, in words."""
+    metrics: Mapping[str, Any]
+    """Of the candidate and of the version it challenged, on the same held-out captions."""
+    corrections: tuple[str, ...]
+    """The corrections it was trained on."""
+
+
+class ModelRegistry:
+    """Reads and writes the versions of all projects that build on one encoder."""
+
+    def __init__(self, store: Store, base_version: str) -> None:
+        """Open the versions in a store.
+
+        Args:
+            store: where versions are kept.
+            base_version: the bundle's version; it serves every project that has no version of its own.
+        """
+        self._store = store
+        self.base_version = base_version
+
+    def serving(self, project_id: int) -> str:
+        """Return the version that serves a project; never loads weights."""
+        pointer = self._pointer(project_id)
+        return str(pointer["version"]) if pointer["bundle"] == self.base_version else self.base_version
+
+    def versions(self, project_id: int) -> list[ModelVersion]:
+        """Return the project's retrainings, oldest first; the bundle itself is not among them."""
+        paths = self._store.list(f"projects/{project_id}/versions")
+        found = [self._version(path) for path in paths if path.endswith("/version.json")]
+        return sorted(found, key=lambda version: (version.created_at, version.name))
+
+    def version(self, project_id: int, name: str) -> ModelVersion:
+        """Return one retraining's record.
+
+        Raises:
+            ModelVersionError: the project has no such version; the message lists those it has.
+        """
+        path = f"{self._folder(project_id, name)}/version.json"
+        if not self._store.exists(path):
+            known = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
+            raise ModelVersionError(f"project {project_id} has no version {name!r}; it has: {known}")
+        return self._version(path)
+
+    def load(self, project_id: int, name: str, bundle: Bundle) -> Captioner:
+        """Load a version's decoder beside the bundle's encoder.
+
+        Raises:
+            ModelVersionError: it is unknown, was refused, or is made for another encoder.
+        """
+        if name == bundle.version:
+            return bundle.captioner()
+        version = self.version(project_id, name)
+        if version.encoder != bundle.encoder.fingerprint:
+            raise ModelVersionError(f"version {name} was trained on bundle {version.bundle}, not on {bundle.version}")
+        content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
+        fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
+        if content is None or hashlib.sha256(content).hexdigest() != fields["sha256"]:
+            raise ModelVersionError(f"the weights of version {name} of project {project_id} are missing or damaged")
+        decoder = parse_decoder(fields["sizes"], parse_tensors(content))
+        return Captioner(bundle.encoder, decoder, Tokenizer.from_json(fields["tokenizer"]), name)
+
+    def publish(
+        self,
+        project_id: int,
+        candidate: Captioner,
+        *,
+        parent: str,
+        metrics: Mapping[str, Any],
+        corrections: Sequence[str],
+        decision: str,
+    ) -> ModelVersion:
+        """Store a candidate and let it serve. A reader sees the old version or the new one, never half."""
+        content = save(stored(candidate.decoder.state_dict(), half=False))
+        digest = hashlib.sha256(content).hexdigest()
+        version = self._new_version(
+            project_id, candidate, digest, parent, metrics, corrections, decision, published=True
+        )
+        folder = self._folder(project_id, version.name)
+        self._store.write(f"{folder}/decoder.safetensors", content)
+        self._write_json(
+            f"{folder}/decoder.json",
+            {
+                "sha256": digest,
+                "sizes": vars(candidate.decoder.sizes),
+                "tokenizer": candidate.tokenizer.to_json(),
+            },
+        )
+        self._write_json(f"{folder}/version.json", asdict(version))
+        self._move_pointer(project_id, version.name, by="retraining")
+        return version
+
+    def refuse(
+        self,
+        project_id: int,
+        candidate: Captioner,
+        *,
+        parent: str,
+        metrics: Mapping[str, Any],
+        corrections: Sequence[str],
+        decision: str,
+    ) -> ModelVersion:
+        """Record a candidate that was not better, without its weights; the serving version stays."""
+        digest = hashlib.sha256(save(stored(candidate.decoder.state_dict(), half=False))).hexdigest()
+        version = self._new_version(
+            project_id, candidate, digest, parent, metrics, corrections, decision, published=False
+        )
+        self._write_json(f"{self._folder(project_id, version.name)}/version.json", asdict(version))
+        return version
+
+    def promote(self, project_id: int, name: str, *, by: str) -> None:
+        """Let a published version, or the bundle itself, serve the project.
+
+        Raises:
+            ModelVersionError: the version is unknown or was refused.
+        """
+        if name != self.base_version and not self.version(project_id, name).published:
+            raise ModelVersionError(f"version {name} was refused and its weights were not kept; retrain instead")
+        self._move_pointer(project_id, name, by=by)
+
+    def rollback(self, project_id: int, *, by: str) -> str:
+        """Let the version serve that served before, and return its name.
+
+        Raises:
+            ModelVersionError: no other version ever served this project.
+        """
+        pointer = self._pointer(project_id)
+        if not pointer["before"]:
+            raise ModelVersionError(f"project {project_id} has no earlier version to go back to")
+        *before, name = pointer["before"]
+        self._write_pointer(project_id, name, before, by)
+        return str(name)
+
+    def _new_version(
+        self,
+        project_id: int,
+        candidate: Captioner,
+        digest: str,
+        parent: str,
+        metrics: Mapping[str, Any],
+        corrections: Sequence[str],
+        decision: str,
+        *,
+        published: bool,
+    ) -> ModelVersion:
+        number = len(self.versions(project_id)) + 1
+        return ModelVersion(
+            name=f"v{number}-{digest[:8]}",
+            project_id=project_id,
+            parent=parent,
+            bundle=self.base_version,
+            encoder=candidate.encoder.fingerprint,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            published=published,
+            decision=decision,
+            metrics=metrics,
+            corrections=tuple(corrections),
+        )
+
+    def _move_pointer(self, project_id: int, name: str, *, by: str) -> None:
+        pointer = self._pointer(project_id)
+        if pointer["version"] != name:
+            self._write_pointer(project_id, name, [*pointer["before"], pointer["version"]], by)
+
+    def _write_pointer(self, project_id: int, name: str, before: list[str], by: str) -> None:
+        self._write_json(
+            f"projects/{project_id}/serving.json",
+            {
+                "version": name,
+                "bundle": self.base_version,
+                "before": before[-REMEMBERED_POINTERS:],
+                "by": by,
+                "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            },
+        )
+
+    def _pointer(self, project_id: int) -> dict[str, Any]:
+        """Return the pointer; one that another bundle left behind does not count."""
+        path = f"projects/{project_id}/serving.json"
+        pointer = self._json(path) if self._store.exists(path) else {}
+        if pointer.get("bundle") != self.base_version:
+            return {"version": self.base_version, "bundle": self.base_version, "before": []}
+        return pointer
+
+    def _version(self, path: str) -> ModelVersion:
+        fields = self._json(path)
+        try:
+            return ModelVersion(**{**fields, "corrections": tuple(fields["corrections"])})
+        except (KeyError, TypeError) as cause:
+            raise ModelVersionError(f"{path} in the model store is damaged: {cause!r}") from cause
+
+    def _json(self, path: str) -> dict[str, Any]:
+        content = self._store.read(path)
+        try:
+            fields: dict[str, Any] = json.loads(content or b"")
+        except ValueError as cause:
+            raise ModelVersionError(f"{path} in the model store is missing or damaged") from cause
+        return fields
+
+    def _write_json(self, path: str, fields: Mapping[str, Any]) -> None:
+        self._store.write(path, json.dumps(fields, ensure_ascii=False, indent=1).encode())
+
+    @staticmethod
+    def _folder(project_id: int, name: str) -> str:
+        return f"projects/{project_id}/versions/{name}"

@@ -1,0 +1,270 @@
+"""Teacher-forced training of the decoder on stored features.
+
+Shapes:  B batch   T tokens   P regions   D feature size   V vocabulary
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from model.decoder import AttentionDecoder
+from model.errors import TrainingError
+from model.tokenizer import END, PAD, START, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedFeatures:
+    """One caption beside the features of its image."""
+
+    features: Tensor
+    """Encoder output, [P, D], usually half precision."""
+    caption: str
+    weight: float = 1.0
+    """How much this caption counts in the loss, relative to the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How the decoder is trained."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    label_smoothing: float = 0.1
+    dropout: float = 0.3
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    warmup_steps: int = 100
+    patience: int = 3
+    """Epochs without a better held-out loss before training stops."""
+    seed: int = 0
+    budget_s: float = math.inf
+    """Training ends when this many seconds have passed, in the middle of an epoch if need be."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not (0 <= self.dropout < 1 and 0 <= self.label_smoothing < 1):
+            raise TrainingError("dropout and label_smoothing must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """Where a training stands after a step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    """Training loss of the last batch, nats per token."""
+    eta_s: float
+
+
+@dataclass(kw_only=True)
+class TrainingRecord:
+    """What a training did."""
+
+    train_losses: list[float] = field(default_factory=list)
+    """Mean training loss of each epoch, nats per token."""
+    held_out_losses: list[float] = field(default_factory=list)
+    """Held-out loss after each epoch; empty when nothing is held out."""
+    best_epoch: int = 0
+    """1-based; the decoder is left as it was after this epoch."""
+    steps: int = 0
+    seconds: float = 0.0
+
+
+def fit_decoder(
+    decoder: AttentionDecoder,
+    tokenizer: Tokenizer,
+    train: Sequence[CaptionedFeatures],
+    held_out: Sequence[CaptionedFeatures],
+    options: TrainingOptions,
+    on_progress: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingRecord:
+    """Train the decoder in place and leave it at its best epoch by held-out loss.
+
+    Without held-out captions that is the last epoch.
+
+    Raises:
+        TrainingError: there is nothing to train on, or the loss stopped being a number.
+    """
+    if not train:
+        raise TrainingError("there is no caption to train on")
+    started = time.monotonic()
+    record, best = TrainingRecord(), Best(decoder)
+    batches = Batches(train, tokenizer, options)
+    steps = options.epochs * len(batches)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
+    decoder.dropout.p = options.dropout
+    torch.manual_seed(options.seed)
+
+    for epoch in range(1, options.epochs + 1):
+        losses = []
+        decoder.train()
+        for features, tokens, weights in batches:
+            loss = caption_loss(decoder(features, tokens[:, :-1]), tokens[:, 1:], weights, options.label_smoothing)
+            update(decoder, optimizer, loss, options.clip_norm)
+            schedule.step()
+            losses.append(loss.item())
+            record.steps += 1
+            elapsed = time.monotonic() - started
+            if on_progress:
+                eta_s = min(elapsed / record.steps * (steps - record.steps), options.budget_s - elapsed)
+                on_progress(
+                    TrainingProgress(
+                        epoch=epoch,
+                        epochs=options.epochs,
+                        step=record.steps,
+                        steps=steps,
+                        loss=losses[-1],
+                        eta_s=max(eta_s, 0.0),
+                    )
+                )
+            if elapsed > options.budget_s:
+                break
+        record.train_losses.append(sum(losses) / len(losses))
+        if held_out:
+            record.held_out_losses.append(token_loss(decoder, tokenizer, held_out))
+        best.consider(epoch, record)
+        if epoch - best.epoch >= options.patience or time.monotonic() - started > options.budget_s:
+            break
+
+    best.restore()
+    record.best_epoch = best.epoch
+    record.seconds = time.monotonic() - started
+    return record
+
+
+class Best:
+    """Remembers the decoder at its best epoch."""
+
+    def __init__(self, decoder: AttentionDecoder) -> None:
+        self.epoch = 0
+        self._decoder = decoder
+        self._loss = math.inf
+        self._weights: dict[str, Tensor] = {}
+
+    def consider(self, epoch: int, record: TrainingRecord) -> None:
+        loss = record.held_out_losses[-1] if record.held_out_losses else -float(epoch)
+        if loss < self._loss:
+            self.epoch, self._loss = epoch, loss
+            self._weights = copy.deepcopy(self._decoder.state_dict())
+
+    def restore(self) -> None:
+        self._decoder.load_state_dict(self._weights)
+        self._decoder.eval()
+
+
+class Batches:
+    """Shuffled batches of captions of similar length, anew in each epoch, the same for a seed.
+
+    Yields features [B, P, D] float32, tokens [B, T] from start to end padded at the right, weights [B].
+    """
+
+    def __init__(self, examples: Sequence[CaptionedFeatures], tokenizer: Tokenizer, options: TrainingOptions) -> None:
+        self._examples = examples
+        self._tokens = [caption_tokens(tokenizer, example.caption) for example in examples]
+        self._size = options.batch_size
+        self._random = torch.Generator().manual_seed(options.seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._examples) / self._size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        order = torch.randperm(len(self._examples), generator=self._random).tolist()
+        pool = 16 * self._size
+        # Sorting within pools keeps padding small and the order random enough.
+        order = [
+            i
+            for at in range(0, len(order), pool)
+            for i in sorted(order[at : at + pool], key=lambda i: len(self._tokens[i]))
+        ]
+        starts = torch.randperm(len(self), generator=self._random).tolist()
+        for start in starts:
+            chosen = order[start * self._size : (start + 1) * self._size]
+            yield (
+                torch.stack([self._examples[i].features for i in chosen]).float(),
+                padded([self._tokens[i] for i in chosen]),
+                torch.tensor([self._examples[i].weight for i in chosen]),
+            )
+
+
+def caption_tokens(tokenizer: Tokenizer, caption: str) -> list[int]:
+    """Return the token ids of a caption between start and end."""
+    return [START, *tokenizer.encode(caption), END]
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Return token ids [B, T], padded at the right."""
+    longest = max(map(len, sequences))
+    return torch.tensor([[*tokens, *[PAD] * (longest - len(tokens))] for tokens in sequences])
+
+
+def caption_loss(logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the weighted mean cross-entropy per token, in nats.
+
+    Args:
+        logits: [B, T, V].
+        targets: [B, T]; padding does not count.
+        weights: of each caption, [B].
+    """
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=label_smoothing
+    ).view_as(targets)
+    counts = (targets != PAD) * weights.unsqueeze(1)
+    return (losses * counts).sum() / counts.sum()
+
+
+def update(decoder: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:
+    """Take one step of gradient descent, with the gradient's norm clipped."""
+    if not torch.isfinite(loss):
+        raise TrainingError("the loss is no longer a number: lower the learning rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(decoder.parameters(), clip_norm)
+    optimizer.step()
+
+
+def warmup_then_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
+    """Return the learning rate's factor by step: linear up from 0, then half a cosine down to 0."""
+    warmup = min(warmup_steps, max(1, steps // 10))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+    return factor
+
+
+@torch.inference_mode()
+def token_loss(decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> float:
+    """Return the mean negative log-likelihood per token of the captions, in nats.
+
+    Raises:
+        TrainingError: there are no examples, so there is no mean.
+    """
+    if not examples:
+        raise TrainingError("a loss needs at least one held-out caption")
+    decoder.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(examples), 64):
+        chosen = examples[start : start + 64]
+        tokens = padded([caption_tokens(tokenizer, example.caption) for example in chosen])
+        logits = decoder(torch.stack([example.features for example in chosen]).float(), tokens[:, :-1])
+        words = int((tokens[:, 1:] != PAD).sum())
+        total += caption_loss(logits, tokens[:, 1:], torch.ones(len(chosen))).item() * words
+        count += words
+    return total / count
