@@ -6,6 +6,7 @@ Shapes:  S side of the square the encoder was trained with, in pixels
 import hashlib
 import io
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Formats whose decoders run nothing else: EPS, for one, would start Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO")
 
 # A JPEG decodes at a half, a quarter or an eighth of its size at a fraction of the time,
 # and no encoder looks at more than this.
@@ -100,13 +101,20 @@ def _open_image(content: bytes) -> ImageFile.ImageFile:
     if not content:
         raise ImageError("the image is empty (0 bytes)")
     try:
-        return Image.open(io.BytesIO(content), formats=_FORMATS)
+        return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError as cause:
         raise ImageError(f"not an image: {len(content)} bytes that begin with {content[:16]!r}") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded") from cause
     except Exception as cause:  # on damaged bytes a decoder may raise anything
         raise ImageError(f"the image's header is damaged: {cause}") from cause
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `_FORMATS` that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,0 +1,127 @@
+"""The store: whole files or none, in a directory or at a URL."""
+
+import multiprocessing
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from model.errors import StoreError
+from model.store import Store
+
+
+@pytest.fixture(params=["directory", "url", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    places = {
+        "directory": str(tmp_path / "store"),
+        "url": f"file://{tmp_path / 'store'}",
+        "memory": f"memory://{uuid.uuid4().hex}",
+    }
+    return Store(places[request.param])
+
+
+def test_what_was_written_is_read(store: Store) -> None:
+    store.write("versions/7/a.json", b"one")
+    store.write("versions/7/a.json", b"two")
+
+    assert store.read("versions/7/a.json") == b"two"
+    assert store.exists("versions/7/a.json")
+
+
+def test_what_is_missing_is_none(store: Store) -> None:
+    assert store.read("versions/7/a.json") is None
+    assert not store.exists("versions/7/a.json")
+    assert store.list() == []
+    assert store.list("versions") == []
+
+
+def test_a_folder_is_no_file(store: Store) -> None:
+    store.write("versions/7/a.json", b"one")
+
+    assert not store.exists("versions/7")
+
+
+def test_files_below_a_folder_are_listed_in_order(store: Store) -> None:
+    for path in ("versions/7/b", "versions/7/a", "versions/70/c", "features/x"):
+        store.write(path, b"")
+
+    assert store.list("versions/7") == ["versions/7/a", "versions/7/b"]
+    assert store.list() == ["features/x", "versions/7/a", "versions/7/b", "versions/70/c"]
+
+
+def test_a_deleted_file_is_gone_and_deleting_again_is_no_error(store: Store) -> None:
+    store.write("a", b"one")
+
+    store.delete("a")
+    store.delete("a")
+
+    assert store.read("a") is None
+
+
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "../outside", "a/../../outside", "a\\..\\b", "a\0b", "."])
+def test_paths_that_leave_the_store_are_refused(store: Store, path: str) -> None:
+    for use in (store.read, store.exists, store.delete, lambda path: store.write(path, b"")):
+        with pytest.raises(StoreError, match="must be relative and stay inside"):
+            use(path)
+
+
+def test_an_unknown_file_system_is_named() -> None:
+    with pytest.raises(StoreError, match="nowhere://"):
+        Store("nowhere://bucket")
+
+
+def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the directory should be")
+
+    with pytest.raises(StoreError, match=r"cannot write 'a/b' in model store '.*store'"):
+        Store(tmp_path / "store").write("a/b", b"")
+
+
+def test_an_unfinished_write_is_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.write("a", b"old")
+
+    def power_cut(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", power_cut)
+        with pytest.raises(StoreError, match="no space left"):
+            store.write("a", b"new")
+
+    assert store.read("a") == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_half_written_file_of_a_killed_process_is_not_listed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("a", b"whole")
+    (tmp_path / ".b.0123.unfinished").write_bytes(b"ha")
+
+    assert store.list() == ["a"]
+
+
+def _write_many(location: str, letter: str) -> None:
+    store = Store(location)
+    for _ in range(50):
+        store.write("shared/file", letter.encode() * 100_000)
+
+
+def test_readers_see_one_writer_or_the_other_never_a_mixture(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("shared/file", b"a" * 100_000)
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=_write_many, args=(str(tmp_path), letter)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        seen.add(store.read("shared/file"))
+    for writer in writers:
+        writer.join()
+
+    assert seen <= {b"a" * 100_000, b"b" * 100_000}
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert os.listdir(tmp_path / "shared") == ["file"]
