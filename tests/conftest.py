@@ -1,0 +1,31 @@
+"""Fixtures every kind of test may ask for."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def _shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(_shared_redis_server: RedisServer) -> str:
+    """The address of a real, empty Redis that runs with an append-only file."""
+    with _shared_redis_server.client() as client:
+        client.flushall()
+    return _shared_redis_server.url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of the real Redis at redis_url."""
+    with Redis.from_url(redis_url) as client:
+        yield client

@@ -1,0 +1,85 @@
+"""The captions we suggested, kept in Redis so that a correction can say what was proposed and by which version.
+
+    captioner:suggestions:<project>:<task>   list of suggestions as JSON, newest first
+
+Label Studio forgets the link when a prediction is deleted and reuses task ids, so a suggestion is found by project,
+task, control and the image it was made for. Bounded: the newest of each task, and nothing older than half a year.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from redis import Redis
+
+KEPT_PER_TASK = 20
+"""Alternatives of one version count one by one."""
+KEPT_S = 180 * 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """One caption that one model version suggested for one control of one task."""
+
+    project_id: int
+    task_id: int
+    control: str
+    """from_name of the TextArea it was made for."""
+    image_ref: str
+    """The image as the task named it when the suggestion was made."""
+    image_key: str
+    """SHA-256 of the image bytes."""
+    caption: str
+    model_version: str
+    score: float
+    """0 to 1, as Label Studio shows it."""
+
+
+class SuggestionLog:
+    """What was suggested lately, by task."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    def remember(self, suggestions: Sequence[Suggestion]) -> None:
+        """Keep the suggestions, the last one as the newest of its task; the same one again only becomes the newest."""
+        with self.redis.pipeline(transaction=True) as pipeline:
+            for suggestion in suggestions:
+                key, record = _key(suggestion.project_id, suggestion.task_id), _record(suggestion)
+                pipeline.lrem(key, 0, record)
+                pipeline.lpush(key, record)
+                pipeline.ltrim(key, 0, KEPT_PER_TASK - 1)
+                pipeline.expire(key, KEPT_S)
+            pipeline.execute()
+
+    def find(self, project_id: int, task_id: int, control: str, image_ref: str) -> list[Suggestion]:
+        """Return what was suggested for this control of this task while it showed this image, newest first."""
+        records = [json.loads(text) for text in self.redis.lrange(_key(project_id, task_id), 0, -1)]
+        digest = _digest(image_ref)
+        return [
+            Suggestion(project_id=project_id, task_id=task_id, image_ref=image_ref, **record)
+            for record in records
+            if record.pop("image_ref_sha256") == digest and record["control"] == control
+        ]
+
+    def forget_tasks(self, project_id: int, task_ids: Iterable[int]) -> None:
+        keys = [_key(project_id, task_id) for task_id in task_ids]
+        if keys:
+            self.redis.unlink(*keys)
+
+
+def _key(project_id: int, task_id: int) -> str:
+    return f"captioner:suggestions:{project_id}:{task_id}"
+
+
+def _record(suggestion: Suggestion) -> str:
+    record = asdict(suggestion)
+    del record["project_id"], record["task_id"]
+    # A data: URI is a whole image; its digest tells as well whether the task still shows it.
+    record["image_ref_sha256"] = _digest(record.pop("image_ref"))
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _digest(image_ref: str) -> str:
+    return hashlib.sha256(image_ref.encode()).hexdigest()
