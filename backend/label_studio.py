@@ -1,0 +1,296 @@
+"""Label Studio's HTTP API: tasks, predictions, webhooks, connected backends and the API key.
+
+Paths, replies and traps were observed on Label Studio 1.23.2. Tasks and annotations are handed on as the JSON they
+are, for `annotations` and `images` to read; everything else becomes a type of ours here.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from backend.api_key import KeyKind
+from backend.label_studio_http import LabelStudioHttp, LabelStudioRefusalError
+from model.errors import LabelStudioError
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TASKS_PER_PAGE = 100
+PREDICTIONS_PER_REQUEST = 100
+
+Task = dict[str, Any]
+"""A task as Label Studio's data manager sends it: id, data, annotations, predictions, ..."""
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """What we need to know of a project."""
+
+    project_id: int
+    title: str
+    label_config: str
+    model_version: str
+    """The title of the backend that prelabels live, or a prediction's version, or empty: no prelabeling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectedBackend:
+    """An ML backend as a project knows it."""
+
+    backend_id: int
+    url: str
+    title: str
+    state: str
+    """Connected, Disconnected, Error, Training or Predicting."""
+    model_version: str | None
+    """What its last `/setup` answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """A webhook of a project."""
+
+    webhook_id: int
+    url: str
+    headers: Mapping[str, str]
+    is_active: bool
+    actions: tuple[str, ...] | None
+    """The actions it is sent for; None for all."""
+    sends_payload: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPolicy:
+    """Which API keys the organization accepts."""
+
+    personal: bool
+    legacy: bool
+
+
+class LabelStudioClient:
+    """One Label Studio and one API key. Safe to share between threads.
+
+    Every method may raise LabelStudioError: Label Studio cannot be reached, refuses, or answers something else than
+    its API would.
+    """
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._api = LabelStudioHttp(url, api_key)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self | None:
+        """Return the client, or None when the address or the API key of Label Studio is not set."""
+        if not settings.label_studio_url or not settings.label_studio_api_key:
+            return None
+        return cls(settings.label_studio_url, settings.label_studio_api_key)
+
+    def authorization(self) -> dict[str, str]:
+        """Return the header that authenticates us: for downloads from Label Studio's own host, nowhere else."""
+        return self._api.authorization()
+
+    @property
+    def url(self) -> str:
+        return self._api.url
+
+    @property
+    def key_kind(self) -> KeyKind:
+        return self._api.key_kind
+
+    # Tasks
+
+    def annotated_tasks(self, project_id: int) -> Iterator[Task]:
+        """Yield the tasks with an annotation that is not skipped; annotations and predictions are complete."""
+        return self._tasks(project_id, _filter("total_annotations", "greater", 0))
+
+    def unannotated_tasks(self, project_id: int) -> Iterator[Task]:
+        """Yield the tasks without annotations (skipped ones too), with their predictions."""
+        return self._tasks(project_id, _filter("total_annotations", "equal", 0))
+
+    def any_task(self, project_id: int) -> Task | None:
+        """Return the newest task of a project, or None when it has none."""
+        page = self._page(project_id, [], page_size=1, ordering="-tasks:id")
+        return page[0] if page else None
+
+    def has_annotation(self, annotation_id: int) -> bool:
+        """Return whether the annotation exists and is not skipped."""
+        path = f"api/annotations/{annotation_id}/"
+        try:
+            return self._api.ask("GET", path, lambda annotation: not annotation["was_cancelled"])
+        except LabelStudioRefusalError as refusal:
+            if refusal.status == 404:
+                return False
+            raise
+
+    def import_predictions(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        """Store predictions (task, result, score, model_version); return how many Label Studio took.
+
+        Label Studio drops invalid ones without a word and refuses all when one task is gone, so what it did not
+        take is found, logged and left out.
+        """
+        chunks = range(0, len(predictions), PREDICTIONS_PER_REQUEST)
+        return sum(
+            self._import_chunk(project_id, predictions[start : start + PREDICTIONS_PER_REQUEST]) for start in chunks
+        )
+
+    # Projects, backends and webhooks
+
+    def projects(self) -> Iterator[Project]:
+        """Yield the projects the API key may see."""
+        page, more = 1, True
+        while more:
+            query = {"page": page, "page_size": 100, "include": "id,title,label_config,model_version"}
+            found, more = self._api.ask("GET", "api/projects/", _parse_projects, params=query)
+            yield from found
+            page += 1
+
+    def project(self, project_id: int) -> Project:
+        return self._api.ask("GET", f"api/projects/{project_id}/", _parse_project)
+
+    def set_model_version(self, project_id: int, model_version: str) -> None:
+        """Say who prelabels: the title of a connected backend, or the version of stored predictions."""
+        self._api.ask("PATCH", f"api/projects/{project_id}/", _parse_project, json={"model_version": model_version})
+
+    def connected_backends(self, project_id: int) -> list[ConnectedBackend]:
+        """Return a project's backends, the first connected first; Label Studio asks each for health and setup."""
+        found = self._api.ask("GET", "api/ml", _list_of(_parse_backend), params={"project": project_id})
+        return sorted(found, key=lambda backend: backend.backend_id)
+
+    def webhooks(self, project_id: int) -> list[Webhook]:
+        return self._api.ask("GET", "api/webhooks/", _list_of(_parse_webhook), params={"project": project_id})
+
+    def create_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> Webhook:
+        """Add a webhook for all actions, as connecting a backend does."""
+        webhook = {"project": project_id, "url": url, "headers": dict(headers)}
+        webhook |= {"send_payload": True, "send_for_all_actions": True}
+        return self._api.ask("POST", "api/webhooks/", _parse_webhook, json=webhook)
+
+    def mend_webhook(self, webhook_id: int, url: str, headers: Mapping[str, str]) -> Webhook:
+        """Give a webhook this address and these headers, and have it sent, whole, for all actions."""
+        change = {"url": url, "headers": dict(headers), "is_active": True}
+        change |= {"send_payload": True, "send_for_all_actions": True}
+        return self._api.ask("PATCH", f"api/webhooks/{webhook_id}/", _parse_webhook, json=change)
+
+    def refuses_backend_at(self, project_id: int, url: str) -> str | None:
+        """Return why Label Studio's guard would refuse a backend at this address, or None.
+
+        The address is checked before the credentials, and these are missing, so nothing is ever stored or called.
+        """
+        return self._guard("api/ml/", {"url": url, "project": project_id, "auth_method": "BASIC_AUTH"})
+
+    def refuses_webhook_to(self, project_id: int, url: str) -> str | None:
+        """Return why Label Studio's guard would refuse a webhook to this address, or None.
+
+        The address is checked before the actions, and this one does not exist, so nothing is ever stored.
+        """
+        return self._guard("api/webhooks/", {"url": url, "project": project_id, "actions": ["NONE"]})
+
+    # The server and the key
+
+    def server_version(self) -> str:
+        return self._api.ask("GET", "api/version/", lambda reply: str(reply["release"]))
+
+    def user(self) -> str:
+        """Return the e-mail address of the API key's user."""
+        return self._api.ask("GET", "api/current-user/whoami", lambda reply: str(reply["email"]))
+
+    def token_policy(self) -> TokenPolicy:
+        return self._api.ask("GET", "api/jwt/settings", _parse_token_policy)
+
+    def _tasks(self, project_id: int, *filters: Mapping[str, Any]) -> Iterator[Task]:
+        # By id and not by page number: tasks that leave the filter meanwhile would shift the pages.
+        last_id = 0
+        while page := self._page(project_id, [*filters, _filter("id", "greater", last_id)]):
+            yield from page
+            last_id = max(int(task["id"]) for task in page)
+
+    def _page(
+        self,
+        project_id: int,
+        filters: Sequence[Mapping[str, Any]],
+        page_size: int = TASKS_PER_PAGE,
+        ordering: str = "tasks:id",
+    ) -> list[Task]:
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": [ordering]}
+        # resolve_uri=false: s3:// and the like stay what webhooks and /predict call them.
+        asked = {"project": project_id, "fields": "all", "page": 1, "page_size": page_size}
+        asked |= {"resolve_uri": "false", "query": json.dumps(query)}
+        return self._api.ask("GET", "api/tasks", lambda reply: list(reply["tasks"]), params=asked)
+
+    def _import_chunk(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        path = f"api/projects/{project_id}/import/predictions"
+        try:
+            created = self._api.ask("POST", path, lambda reply: int(reply["created"]), json=list(predictions))
+        except LabelStudioRefusalError as refusal:
+            if refusal.status != 400:
+                raise
+            if len(predictions) == 1:
+                logger.warning("prediction refused task=%s reason=%s", predictions[0]["task"], refusal)
+                return 0
+            middle = len(predictions) // 2
+            halves = predictions[:middle], predictions[middle:]
+            return sum(self._import_chunk(project_id, half) for half in halves)
+        if created != len(predictions):
+            logger.warning("predictions dropped project=%s sent=%s created=%s", project_id, len(predictions), created)
+        return created
+
+    def _guard(self, path: str, incomplete: Mapping[str, Any]) -> str | None:
+        try:
+            self._api.ask("POST", path, str, json=incomplete)
+        except LabelStudioRefusalError as refusal:
+            if refusal.status == 403:
+                return str(refusal)
+            if refusal.status == 400:
+                return None
+            raise
+        raise LabelStudioError(f"Label Studio at {self._api.url} accepted an incomplete request at {path}")
+
+
+def _filter(column: str, operator: str, value: int) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
+
+
+def _list_of(read: Callable[[Any], Read]) -> Callable[[Any], list[Read]]:
+    return lambda reply: [read(item) for item in reply]
+
+
+def _parse_projects(reply: Mapping[str, Any]) -> tuple[list[Project], bool]:
+    """Return one page and whether there is another."""
+    return [_parse_project(project) for project in reply["results"]], bool(reply["next"])
+
+
+def _parse_project(project: Mapping[str, Any]) -> Project:
+    return Project(
+        project_id=int(project["id"]),
+        title=str(project["title"]),
+        label_config=str(project["label_config"]),
+        model_version=str(project["model_version"] or ""),
+    )
+
+
+def _parse_backend(backend: Mapping[str, Any]) -> ConnectedBackend:
+    return ConnectedBackend(
+        backend_id=int(backend["id"]),
+        url=str(backend["url"]),
+        title=str(backend["title"]),
+        state=str(backend["readable_state"]),
+        model_version=backend["model_version"],
+    )
+
+
+def _parse_webhook(webhook: Mapping[str, Any]) -> Webhook:
+    return Webhook(
+        webhook_id=int(webhook["id"]),
+        url=str(webhook["url"]),
+        headers=dict(webhook["headers"] or {}),
+        is_active=bool(webhook["is_active"]),
+        actions=None if webhook["send_for_all_actions"] else tuple(webhook["actions"]),
+        sends_payload=bool(webhook["send_payload"]),
+    )
+
+
+def _parse_token_policy(reply: Mapping[str, Any]) -> TokenPolicy:
+    return TokenPolicy(personal=bool(reply["api_tokens_enabled"]), legacy=bool(reply["legacy_api_tokens_enabled"]))
