@@ -25,10 +25,23 @@ def make_tokenizer(words: Sequence[str] = TWELVE_WORDS) -> Tokenizer:
 
 
 def make_encoder(seed: int = 0) -> Encoder:
-    """A real SceneCNN with random weights for 32-pixel images: 4 regions."""
+    """A real SceneCNN with random weights for 32-pixel images: 4 regions, which tell colours apart."""
     torch.manual_seed(seed)
     half = (0.5, 0.5, 0.5)
-    return build_encoder(EncoderSpec(name="scene_cnn", preprocessing=Preprocessing(size=32, mean=half, std=half)))
+    encoder = build_encoder(EncoderSpec(name="scene_cnn", preprocessing=Preprocessing(size=32, mean=half, std=half)))
+    normalise(encoder)
+    return encoder
+
+
+def normalise(encoder: Encoder) -> None:
+    """Set the batch statistics by pictures of many colours; those of a fresh network would drown all differences."""
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    encoder.network.train()
+    with torch.no_grad():
+        encoder(torch.rand(64, 3, 1, 1).expand(-1, -1, 32, 32) * 2 - 1)
+    encoder.network.eval()
 
 
 def make_decoder(features: int, vocabulary: int | None = None, seed: int = 0) -> AttentionDecoder:

@@ -1,0 +1,152 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.decoder import AttentionDecoder, DecoderState, Memory
+from model.decoding import Beams, DecodingOptions, Hypothesis, beam_search
+from model.errors import SettingsError
+from model.tokenizer import END, PAD, START
+from tests.factories import make_decoder
+
+A, B = 3, 4
+CHAIN = {
+    START: {A: 0.6, B: 0.4},
+    A: {A: 0.1, B: 0.5, END: 0.4},
+    B: {A: 0.05, B: 0.05, END: 0.9},
+}
+"""Probability of the next token after each token: a language small enough to search by hand."""
+
+
+def next_log_probs(tokens: Tensor) -> Tensor:
+    table = torch.full((5, 5), float("-inf"))
+    for token, following in CHAIN.items():
+        for after, probability in following.items():
+            table[token, after] = math.log(probability)
+    return table[tokens]
+
+
+def search_chain(options: DecodingOptions) -> list[Hypothesis]:
+    empty = DecoderState(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+    beams = Beams(empty, Memory(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), options)
+    for _ in range(options.max_tokens):
+        width = beams.last_tokens.shape[1]
+        state = DecoderState(torch.zeros(1, width, 1), torch.zeros(1, width, 1))
+        beams.grow(next_log_probs(beams.last_tokens), state, torch.full((1, width, 2), 0.5))
+        if beams.settled.all():
+            break
+    return beams.hypotheses()[0]
+
+
+def test_beam_two_finds_the_sentence_that_greedy_search_misses() -> None:
+    options = DecodingOptions(beam_size=2, length_penalty=0.0, max_tokens=6)
+
+    best, second = search_chain(options)
+
+    # P(B) = .4 * .9 = .36 beats P(A B) = .6 * .5 * .9 = .27, though A is the likelier start.
+    assert best.token_ids == (B,)
+    assert best.log_prob == pytest.approx(math.log(0.36))
+    assert second.token_ids == (A, B)
+    assert second.log_prob == pytest.approx(math.log(0.27))
+
+
+def test_greedy_search_follows_the_likeliest_token() -> None:
+    (best,) = search_chain(DecodingOptions(beam_size=1, length_penalty=0.0, max_tokens=6))
+
+    assert best.token_ids == (A, B)
+
+
+def test_the_length_penalty_favours_the_longer_sentence() -> None:
+    best, _ = search_chain(DecodingOptions(beam_size=2, length_penalty=1.0, max_tokens=6))
+
+    # ln .27 / 3 = -.436 ranks above ln .36 / 2 = -.511.
+    assert best.token_ids == (A, B)
+    assert best.rank_score == pytest.approx(math.log(0.27) / 3)
+
+
+def test_attention_has_one_row_per_token() -> None:
+    best, second = search_chain(DecodingOptions(beam_size=2, length_penalty=0.0, max_tokens=6))
+
+    assert best.attention.shape == (1, 2)
+    assert second.attention.shape == (2, 2)
+
+
+def test_beam_one_equals_greedy_decoding_of_a_network() -> None:
+    decoder = make_decoder(features=8, seed=3)
+    features = torch.randn(4, 6, 8)
+
+    found = beam_search(decoder, features, DecodingOptions(beam_size=1, max_tokens=12))
+
+    assert [hypotheses[0].token_ids for hypotheses in found] == greedy(decoder, features, 12)
+
+
+def greedy(decoder: AttentionDecoder, features: Tensor, max_tokens: int) -> list[tuple[int, ...]]:
+    written = []
+    for image in features:
+        memory = decoder.remember(image.unsqueeze(0))
+        state, token, tokens = decoder.start(memory), START, []
+        for _ in range(max_tokens):
+            logits, state, _ = decoder.step(torch.tensor([[token]]), state, memory)
+            logits[..., [PAD, START]] = float("-inf")
+            token = int(logits.argmax())
+            if token == END:
+                break
+            tokens.append(token)
+        written.append(tuple(tokens))
+    return written
+
+
+def test_an_image_is_captioned_the_same_alone_and_in_a_batch() -> None:
+    decoder = make_decoder(features=8, seed=4)
+    with torch.no_grad():
+        decoder.bias[END] += 2  # so that captions end at different lengths
+    features = torch.randn(5, 6, 8)
+    options = DecodingOptions(beam_size=3, max_tokens=15)
+
+    together = beam_search(decoder, features, options)
+
+    for image, hypotheses in zip(features, together, strict=True):
+        (alone,) = beam_search(decoder, image.unsqueeze(0), options)
+        assert [h.token_ids for h in alone] == [h.token_ids for h in hypotheses]
+        assert alone[0].log_prob == pytest.approx(hypotheses[0].log_prob, abs=1e-4)
+
+
+def test_the_log_probability_is_that_of_the_whole_caption() -> None:
+    decoder = make_decoder(features=8, seed=4)
+    with torch.no_grad():
+        decoder.bias[END] += 3
+    features = torch.randn(1, 6, 8)
+
+    best = beam_search(decoder, features, DecodingOptions(beam_size=3, max_tokens=15))[0][0]
+
+    logits = decoder(features, torch.tensor([[START, *best.token_ids]])).detach()
+    logits[..., [PAD, START]] = float("-inf")
+    expected = logits.log_softmax(-1)[0].gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
+    assert best.log_prob == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_caption_that_never_ends_is_cut_at_the_limit() -> None:
+    decoder = make_decoder(features=8)
+    with torch.no_grad():
+        decoder.bias[END] = -50
+
+    found = beam_search(decoder, torch.randn(1, 6, 8), DecodingOptions(beam_size=2, max_tokens=7))
+
+    assert len(found[0][0].token_ids) == 7
+
+
+def test_no_image_gives_no_caption() -> None:
+    assert beam_search(make_decoder(features=8), torch.zeros(0, 6, 8), DecodingOptions()) == []
+
+
+def test_more_alternatives_than_beams_widen_the_beam() -> None:
+    found = beam_search(make_decoder(features=8), torch.randn(1, 6, 8), DecodingOptions(beam_size=1, alternatives=4))
+
+    assert len({h.token_ids for h in found[0]}) == 4
+
+
+@pytest.mark.parametrize("name", ["beam_size", "alternatives", "max_tokens"])
+def test_an_option_below_one_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} must be 1 or more, got 0"):
+        DecodingOptions(**{name: 0})

@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+
+from model.bundle import Bundle
+from model.captioner import Captioner
+from model.decoding import DecodingOptions
+from model.errors import ModelVersionError
+from model.registry import ModelRegistry, ModelVersion
+from model.store import Store
+from tests.factories import make_bundle, make_decoder, make_image
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, bundle: Bundle) -> ModelRegistry:
+    return ModelRegistry(Store(str(tmp_path / "store")), bundle.version)
+
+
+def candidate(bundle: Bundle, seed: int) -> Captioner:
+    decoder = make_decoder(bundle.encoder.feature_size, seed=seed)
+    return Captioner(bundle.encoder, decoder, bundle.tokenizer, "candidate")
+
+
+def publish(registry: ModelRegistry, bundle: Bundle, project_id: int = 1, seed: int = 1) -> ModelVersion:
+    return registry.publish(
+        project_id,
+        candidate(bundle, seed),
+        parent=registry.serving(project_id),
+        metrics={"held_out": {"candidate": 1.0, "serving": 2.0}},
+        corrections=["17"],
+        decision="better on 4 held-out captions",
+    )
+
+
+def test_a_project_without_versions_is_served_by_the_bundle(registry: ModelRegistry, bundle: Bundle) -> None:
+    assert registry.serving(1) == bundle.version
+    assert registry.versions(1) == []
+    assert registry.load(1, bundle.version, bundle).version == bundle.version
+
+
+def test_a_published_version_serves_and_captions_as_it_was_trained(registry: ModelRegistry, bundle: Bundle) -> None:
+    version = publish(registry, bundle)
+
+    assert registry.serving(1) == version.name
+    assert registry.versions(1) == [version]
+    assert (version.parent, version.corrections) == (bundle.version, ("17",))
+    loaded, trained = registry.load(1, version.name, bundle), candidate(bundle, 1)
+    features = loaded.encode([make_image()])
+    options = DecodingOptions(max_tokens=5)
+    assert loaded.caption(features, options)[0][0].log_prob == trained.caption(features, options)[0][0].log_prob
+
+
+def test_projects_never_mix(registry: ModelRegistry, bundle: Bundle) -> None:
+    version = publish(registry, bundle, project_id=1)
+
+    assert registry.serving(2) == bundle.version
+    with pytest.raises(ModelVersionError, match="project 2 has no version"):
+        registry.load(2, version.name, bundle)
+
+
+def test_rollback_goes_back_one_version_at_a_time(registry: ModelRegistry, bundle: Bundle) -> None:
+    first = publish(registry, bundle, seed=1)
+    second = publish(registry, bundle, seed=2)
+
+    assert registry.serving(1) == second.name
+    assert registry.rollback(1, by="admin") == first.name
+    assert registry.rollback(1, by="admin") == bundle.version
+    assert registry.serving(1) == bundle.version
+    with pytest.raises(ModelVersionError, match="no earlier version"):
+        registry.rollback(1, by="admin")
+
+
+def test_promote_lets_any_published_version_serve_again(registry: ModelRegistry, bundle: Bundle) -> None:
+    first = publish(registry, bundle, seed=1)
+    publish(registry, bundle, seed=2)
+
+    registry.promote(1, first.name, by="admin")
+
+    assert registry.serving(1) == first.name
+
+
+def test_a_refused_version_is_recorded_but_never_serves(registry: ModelRegistry, bundle: Bundle) -> None:
+    refused = registry.refuse(
+        1,
+        candidate(bundle, 1),
+        parent=bundle.version,
+        metrics={},
+        corrections=["17"],
+        decision="worse on 4 held-out captions",
+    )
+
+    assert registry.serving(1) == bundle.version
+    assert [(v.name, v.published, v.decision) for v in registry.versions(1)] == [
+        (refused.name, False, "worse on 4 held-out captions")
+    ]
+    with pytest.raises(ModelVersionError, match="was refused"):
+        registry.promote(1, refused.name, by="admin")
+
+
+def test_an_unknown_version_lists_those_there_are(registry: ModelRegistry, bundle: Bundle) -> None:
+    version = publish(registry, bundle)
+
+    with pytest.raises(ModelVersionError, match=f"it has: {bundle.version}, {version.name}"):
+        registry.promote(1, "v9-00000000", by="admin")
+
+
+def test_damaged_weights_are_reported(registry: ModelRegistry, bundle: Bundle, tmp_path: Path) -> None:
+    version = publish(registry, bundle)
+    next((tmp_path / "store").rglob("decoder.safetensors")).write_bytes(b"half")
+
+    with pytest.raises(ModelVersionError, match="missing or damaged"):
+        registry.load(1, version.name, bundle)
+
+
+def test_versions_of_another_bundle_do_not_serve(registry: ModelRegistry, bundle: Bundle, tmp_path: Path) -> None:
+    version = publish(registry, bundle)
+    other = make_bundle(tmp_path / "other", seed=9)
+    newer = ModelRegistry(Store(str(tmp_path / "store")), other.version)
+
+    assert newer.serving(1) == other.version
+    with pytest.raises(ModelVersionError, match="was trained on bundle"):
+        newer.load(1, version.name, other)

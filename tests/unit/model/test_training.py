@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+
+from model.decoding import DecodingOptions
+from model.errors import TrainingError
+from model.tokenizer import END, START
+from model.training import (
+    CaptionedFeatures,
+    TrainingOptions,
+    TrainingProgress,
+    caption_loss,
+    fit_decoder,
+    padded,
+    token_loss,
+    warmup_then_cosine,
+)
+from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
+
+FAST = TrainingOptions(epochs=30, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)
+
+
+def test_training_teaches_the_captions_of_three_pictures() -> None:
+    captioner = make_captioner()
+    examples = make_replay(captioner)
+
+    record = fit_decoder(captioner.decoder, captioner.tokenizer, examples, [], FAST)
+
+    captions = captioner.caption(torch.stack([e.features for e in examples[:3]]), DecodingOptions())
+    assert [found[0].text for found in captions] == ["a red square", "a green square", "a blue square"]
+    assert record.train_losses[-1] < 0.1 < record.train_losses[0]
+
+
+def test_the_same_seed_gives_the_same_losses() -> None:
+    def losses() -> list[float]:
+        captioner = make_captioner()
+        options = TrainingOptions(epochs=3, batch_size=4, dropout=0.5, seed=7)
+        return fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options).train_losses
+
+    assert losses() == losses()
+
+
+def test_the_decoder_is_left_at_its_best_held_out_epoch() -> None:
+    captioner = make_captioner()
+    examples = make_replay(captioner)
+    contrary = [CaptionedFeatures(features=e.features, caption="two right") for e in examples[:2]]
+
+    record = fit_decoder(captioner.decoder, captioner.tokenizer, examples, contrary, FAST)
+
+    assert len(record.held_out_losses) == record.best_epoch + FAST.patience
+    assert token_loss(captioner.decoder, captioner.tokenizer, contrary) == pytest.approx(
+        min(record.held_out_losses), abs=1e-5
+    )
+
+
+def test_training_ends_when_its_seconds_are_spent() -> None:
+    captioner = make_captioner()
+    options = TrainingOptions(epochs=1000, batch_size=4, budget_s=0.0)
+
+    record = fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
+
+    assert record.steps == 1
+
+
+def test_progress_counts_every_step_and_the_rest_shrinks() -> None:
+    captioner = make_captioner()
+    seen: list[TrainingProgress] = []
+    options = TrainingOptions(epochs=2, batch_size=4)
+
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options, seen.append)
+
+    assert [(p.epoch, p.step, p.steps) for p in seen] == [(1 + i // 3, i + 1, 6) for i in range(6)]
+    assert seen[-1].eta_s == 0
+
+
+def test_a_caption_of_more_weight_wins_over_a_contradiction() -> None:
+    captioner = make_captioner()
+    features = make_replay(captioner)[0].features
+    contradiction = [
+        CaptionedFeatures(features=features, caption="a red circle", weight=3.0),
+        CaptionedFeatures(features=features, caption="a red square", weight=1.0),
+    ]
+
+    fit_decoder(captioner.decoder, captioner.tokenizer, contradiction, [], FAST)
+
+    assert captioner.caption(features.unsqueeze(0), DecodingOptions())[0][0].text == "a red circle"
+
+
+def test_padding_does_not_count_in_the_loss() -> None:
+    logits = torch.zeros(2, 3, 4)
+    targets = padded([[3, 3, 3], [3]])
+
+    loss = caption_loss(logits, targets, torch.ones(2))
+
+    assert loss.item() == pytest.approx(math.log(4))
+
+
+def test_token_loss_is_the_mean_surprise_per_token() -> None:
+    tokenizer = make_tokenizer()
+    decoder = make_decoder(features=8)
+    example = CaptionedFeatures(features=torch.randn(6, 8), caption="a red circle")
+    tokens = torch.tensor([[START, *tokenizer.encode("a red circle"), END]])
+
+    loss = token_loss(decoder, tokenizer, [example])
+
+    log_probs = decoder(example.features.unsqueeze(0), tokens[:, :-1]).detach().log_softmax(-1)
+    assert loss == pytest.approx(-float(log_probs[0].gather(1, tokens[:, 1:].T).mean()), abs=1e-5)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    factor = warmup_then_cosine(10, 110)
+
+    assert [factor(0), factor(9), factor(10), factor(60), factor(110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+
+
+def test_nothing_to_train_on_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="no caption to train on"):
+        fit_decoder(make_decoder(features=8), make_tokenizer(), [], [], FAST)
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    captioner = make_captioner()
+    broken = [CaptionedFeatures(features=torch.full((4, captioner.encoder.feature_size), math.nan), caption="a")]
+
+    with pytest.raises(TrainingError, match="no longer a number"):
+        fit_decoder(captioner.decoder, captioner.tokenizer, broken, [], FAST)
+
+
+@pytest.mark.parametrize("option", [{"epochs": 0}, {"dropout": 1.0}, {"label_smoothing": -0.1}])
+def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
+    with pytest.raises(TrainingError):
+        TrainingOptions(**option)  # type: ignore[arg-type]
