@@ -1,0 +1,120 @@
+# `make demo` shows the whole product, `make test` passes the tests; both install what they need first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+CAPTIONER := $(VENV)/bin/captioner
+LABEL_STUDIO := .label-studio/venv
+PRODUCT_STAMP := $(VENV)/.product-installed
+DEV_STAMP := $(VENV)/.dev-installed
+LABEL_STUDIO_STAMP := .label-studio/.installed
+
+# The first Python that is new enough and can make an environment; `make BASE_PYTHON=... ` names another.
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+BASE_PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
+	$(shell $(python) -c "$(SUITABLE)" >/dev/null 2>&1 && echo $(python))))
+
+# pip without resolution (see requirements.txt), told in a few lines: big downloads and every 20th package.
+define install
+	test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)"; exit 1; }
+	test -x $(1)/bin/python || $(BASE_PYTHON) -m venv $(1)
+	set -o pipefail; $(1)/bin/python -u -m pip install --disable-pip-version-check --progress-bar off --no-compile --no-deps -r $(2) | awk ' \
+		BEGIN { "grep -c == $(2)" | getline wanted; print "$(3): installing " wanted " packages" } \
+		/^ERROR|^error/ { print } \
+		/^Collecting / { if (++seen % 20 == 0) print "$(3): " seen " of " wanted " packages fetched" } \
+		/^ +Downloading .*\(([0-9]{3,}\.?[0-9]* MB|.* GB)\)/ { print "$(3): fetching " $$2 " " $$3 " " $$4 } \
+		/^Installing collected/ { print "$(3): unpacking" } \
+		{ fflush() }'
+	echo "$(3): installed"
+endef
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: $(PRODUCT_STAMP) $(DEV_STAMP) ## the product, its tests and its checks, in .venv
+
+label-studio: $(LABEL_STUDIO_STAMP) ## a real Label Studio in an environment of its own, for the demo and the tests
+
+$(PRODUCT_STAMP): requirements.txt pyproject.toml
+	@$(call install,$(VENV),requirements.txt,captioner)
+	@$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -c "from backend.services import redis_executable; redis_executable()"
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(PRODUCT_STAMP)
+	@$(call install,$(VENV),requirements-dev.txt,tests)
+	@touch $@
+
+# The database is migrated once, here (25 s); each demo and each test starts from a copy.
+$(LABEL_STUDIO_STAMP): requirements-label-studio.txt
+	@$(call install,$(LABEL_STUDIO),requirements-label-studio.txt,label-studio)
+	@echo "label-studio: preparing its database"
+	@rm -rf .label-studio/migrated
+	@LATEST_VERSION_CHECK=false COLLECT_ANALYTICS=false SENTRY_DSN= FRONTEND_SENTRY_DSN= \
+		$(LABEL_STUDIO)/bin/label-studio version --data-dir .label-studio/migrated >.label-studio/migrate.log 2>&1 \
+		|| { tail -20 .label-studio/migrate.log; exit 1; }
+	@touch $@
+
+PHOTOS ?=
+INSTALL_FOR_DEMO = started=$$(date +%s); $(MAKE) -j2 $(PRODUCT_STAMP) $(LABEL_STUDIO_STAMP); took=$$(($$(date +%s) - started))
+
+demo: ## the whole product with a real Label Studio; PHOTOS=dir uses your own pictures
+	@$(INSTALL_FOR_DEMO); exec $(CAPTIONER) demo --setup-seconds $$took $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+demo-check: ## the demo, played by a program: suggests, learns from corrections, suggests better
+	@$(INSTALL_FOR_DEMO); exec $(CAPTIONER) demo --setup-seconds $$took --check
+
+run: $(PRODUCT_STAMP) ## Redis, backend and worker, for a Label Studio that already exists
+	@exec $(CAPTIONER) demo --no-label-studio
+
+test: ## every test: unit, integration, e2e, browser
+	@$(MAKE) -j2 setup label-studio
+	@$(MAKE) unit
+	@$(MAKE) integration
+	@$(MAKE) e2e
+	@$(MAKE) browser
+
+lint: $(DEV_STAMP) ## ruff, its format, and the import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: $(DEV_STAMP) ## mypy, strict
+	$(VENV)/bin/mypy
+
+unit: $(DEV_STAMP) ## no network, no Redis
+	$(PYTHON) -m pytest tests/unit
+
+integration: $(DEV_STAMP) ## a real Redis and real worker processes
+	$(PYTHON) -m pytest tests/integration
+
+e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## a real Label Studio
+	$(PYTHON) -m pytest tests/e2e -m "not browser"
+
+browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## an annotator in headless Chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
+		|| echo "no Chromium, and it cannot be fetched: the browser test will be skipped"
+	$(PYTHON) -m pytest tests/e2e -m browser
+
+compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settings and the command line
+	$(PYTHON) -m pytest tests/unit/test_compose.py
+
+BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
+LONG_BENCHES :=
+
+bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one
+
+bench-%: $(DEV_STAMP)
+	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*)
+
+train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
+	$(PYTHON) -m model.scenes.train
+
+clean: ## forget environments, demos and caches; keeps .run
+	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+.PHONY: help setup label-studio demo demo-check run test lint types unit integration e2e browser compose-check bench train-scenes clean
+.DELETE_ON_ERROR:
