@@ -53,7 +53,7 @@ class Tokenizer:
 
     def extended(self, captions: Iterable[str], min_count: int = 2) -> Self:
         """Append the new pieces of `captions`, most frequent first; every id of this tokenizer stays."""
-        counts = Counter(piece for caption in captions for piece in _pieces(caption) if not piece.isspace())
+        counts = Counter(piece for caption in captions for piece in pieces(caption) if not piece.isspace())
         new = [word for word, count in counts.items() if count >= min_count and word not in self._ids]
         return type(self)(self.words + tuple(sorted(new, key=lambda word: (-counts[word], word))))
 
@@ -64,8 +64,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without `START` and `END`."""
-        pieces = _with_exceptions_only(_pieces(text))
-        return [token_id for piece in pieces for token_id in self._piece_ids(piece)]
+        written = _with_exceptions_only(pieces(text))
+        return [token_id for piece in written for token_id in self._piece_ids(piece)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; any ids give a text, broken UTF-8 shows as U+FFFD.
@@ -125,13 +125,14 @@ class Tokenizer:
         yield spelled.decode(errors="replace")
 
 
-def _pieces(text: str) -> list[str]:
+def pieces(text: str) -> list[str]:
+    """Cut a text into words, CJK characters, other signs and white space; joined they are the text again."""
     return _PIECE.findall(text)
 
 
-def _with_exceptions_only(pieces: Sequence[str]) -> Iterator[str]:
+def _with_exceptions_only(cut: Sequence[str]) -> Iterator[str]:
     """Yield the pieces without the usual spaces, and "" where a usual space is missing."""
-    for left, piece, right in zip(["", *pieces], pieces, [*pieces[1:], ""], strict=False):
+    for left, piece, right in zip(["", *cut], cut, [*cut[1:], ""], strict=False):
         if piece == " " and left and right and _joiner(left, right) == " ":
             continue
         if left and _joiner(left, piece) == " ":

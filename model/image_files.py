@@ -1,0 +1,138 @@
+"""Image files on disk, encoded and captioned in batches; a file that cannot be read costs only itself.
+
+Shapes:  P image regions   D feature size
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.captioner import Caption, Captioner
+from model.decoding import DecodingOptions
+from model.encoder import Encoder
+from model.errors import ImageError
+from model.features import FeatureStore
+from model.images import decode_image, image_key
+from model.progress import OnProgress, Progress, ignore_progress
+
+BATCH = 32
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFile:
+    """The features of one image file, or why there are none."""
+
+    file: Path
+    image_key: str | None = None
+    """SHA-256 of the content; None when the file could not be read."""
+    features: Tensor | None = None
+    """[P, D], half precision."""
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedFile:
+    """The captions of one image file, or why there are none."""
+
+    file: Path
+    captions: tuple[Caption, ...] = ()
+    """Best first."""
+    problem: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        if self.problem is not None:
+            return {"image": str(self.file), "error": self.problem}
+        captions = [{"caption": c.text, "score": c.score, "log_prob": c.log_prob} for c in self.captions]
+        return {"image": str(self.file), "captions": captions}
+
+
+def caption_files(
+    captioner: Captioner,
+    files: Sequence[Path],
+    options: DecodingOptions,
+    *,
+    features: FeatureStore | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Iterator[CaptionedFile]:
+    """Yield the captions of each file, in order, as soon as its batch is done.
+
+    Args:
+        captioner: the model version that writes.
+        files: image files.
+        options: how captions are searched for, and how many per image.
+        features: where features are kept; None computes them each time.
+        on_progress: told after each image.
+    """
+    encoded = encode_files(captioner.encoder, files, features=features)
+    done = 0
+    for batch in in_batches(encoded, BATCH):
+        seen = [image.features for image in batch if image.features is not None]
+        captions = iter(captioner.caption(torch.stack(seen), options) if seen else [])
+        done += len(batch)
+        on_progress(Progress(phase="caption images", done=done, total=len(files)))
+        for image in batch:
+            if image.features is None:
+                yield CaptionedFile(file=image.file, problem=image.problem)
+            else:
+                yield CaptionedFile(file=image.file, captions=tuple(next(captions)))
+
+
+def encode_files(
+    encoder: Encoder,
+    files: Sequence[Path],
+    *,
+    features: FeatureStore | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> Iterator[EncodedFile]:
+    """Yield the features of each file, in order; those the feature store has are not computed again."""
+    done = 0
+    for batch in in_batches(files, BATCH):
+        yield from _encode_batch(encoder, batch, features)
+        done += len(batch)
+        on_progress(Progress(phase="encode images", done=done, total=len(files)))
+
+
+@torch.inference_mode()
+def encode_images(encoder: Encoder, images: Sequence[Image.Image]) -> Tensor:
+    """Return the features of images of any size, half precision [B, P, D]."""
+    prepared = torch.stack([encoder.spec.preprocessing(image) for image in images])
+    encoded: Tensor = encoder(prepared.contiguous(memory_format=torch.channels_last))
+    return encoded.half()
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items; the last may be shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _encode_batch(encoder: Encoder, files: Sequence[Path], features: FeatureStore | None) -> Iterator[EncodedFile]:
+    found: dict[Path, EncodedFile] = {}
+    pictures: dict[Path, tuple[str, Image.Image]] = {}
+    for file in files:
+        try:
+            content = file.read_bytes()
+            key = image_key(content)
+            known = features.get(key) if features else None
+            if known is None:
+                pictures[file] = key, decode_image(content)
+            else:
+                found[file] = EncodedFile(file=file, image_key=key, features=known)
+        except (OSError, ImageError) as problem:
+            found[file] = EncodedFile(file=file, problem=str(problem))
+    if pictures:
+        encoded = encode_images(encoder, [picture for _, picture in pictures.values()])
+        for (file, (key, _)), values in zip(pictures.items(), encoded, strict=True):
+            if features:
+                features.put(key, values)
+            found[file] = EncodedFile(file=file, image_key=key, features=values)
+    yield from (found[file] for file in files)

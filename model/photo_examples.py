@@ -1,0 +1,122 @@
+"""Captioned images with their features: what is learned from and what is held out.
+
+Shapes:  P image regions   D feature size
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.captions import CaptionedImage, CaptionSource, LeftOut, read_captions
+from model.encoder import Encoder
+from model.errors import CaptionFileError, TrainingError
+from model.features import FeatureStore
+from model.image_files import encode_files
+from model.progress import OnProgress, ignore_progress
+from model.training import CaptionedFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedExample:
+    """One captioned image with its features."""
+
+    image: CaptionedImage
+    image_key: str
+    """SHA-256 of the image's content."""
+    features: Tensor
+    """[P, D], half precision."""
+
+    def captioned(self) -> list[CaptionedFeatures]:
+        """Return one training example per caption; they share the features."""
+        return [CaptionedFeatures(features=self.features, caption=caption) for caption in self.image.captions]
+
+
+class ExampleReader:
+    """Reads captions files, encodes their images, and counts what cannot be used."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        features: FeatureStore | None = None,
+        strict: bool = False,
+        on_progress: OnProgress = ignore_progress,
+    ) -> None:
+        """Choose the encoder.
+
+        Args:
+            encoder: the network that reads the images.
+            features: where features are kept between runs; None computes them each time.
+            strict: stop instead of leaving anything out.
+            on_progress: told after each batch of images.
+        """
+        self._encoder = encoder
+        self._features = features
+        self._strict = strict
+        self._on_progress = on_progress
+        self.left_out = LeftOut()
+
+    def read(
+        self, train: CaptionSource, held_out: CaptionSource | None, held_out_share: int
+    ) -> tuple[list[CaptionedExample], list[CaptionedExample]]:
+        """Return what to learn from and what to measure on; no image is in both, under whatever name.
+
+        Args:
+            train: what to learn from.
+            held_out: what to measure on; None holds back one image in `held_out_share` of `train`, by the
+                hash of its content, so that the same images are held out for ever.
+            held_out_share: 2 or more.
+
+        Raises:
+            CaptionFileError: a captions file cannot be understood; or something is left out, and that is strict.
+            TrainingError: nothing is left to learn from or to measure on.
+        """
+        found = self._examples(train)
+        if held_out is None:
+            measured = [example for example in found if is_held_out(example.image_key, held_out_share)]
+            learned = [example for example in found if not is_held_out(example.image_key, held_out_share)]
+        else:
+            measured = self._examples(held_out)
+            learned = self._without(found, measured)
+        if not learned or not measured:
+            raise TrainingError(
+                f"training needs images to learn from and images to measure on, got {len(learned)} and "
+                f"{len(measured)}; {self.left_out.summary()}"
+            )
+        return learned, measured
+
+    def _examples(self, source: CaptionSource) -> list[CaptionedExample]:
+        captions = read_captions(source, strict=self._strict)
+        self.left_out.add_all(captions.left_out)
+        images = {image.file: image for image in captions.images}
+        examples = []
+        for encoded in encode_files(
+            self._encoder, list(images), features=self._features, on_progress=self._on_progress
+        ):
+            if encoded.features is None or encoded.image_key is None:
+                self._leave_out("unreadable images", f"{encoded.file.name}: {encoded.problem}")
+                continue
+            examples.append(
+                CaptionedExample(image=images[encoded.file], image_key=encoded.image_key, features=encoded.features)
+            )
+        return examples
+
+    def _without(
+        self, found: Sequence[CaptionedExample], measured: Sequence[CaptionedExample]
+    ) -> list[CaptionedExample]:
+        held_out = {example.image_key for example in measured}
+        for example in found:
+            if example.image_key in held_out:
+                self._leave_out("training images that are held out too", example.image.file.name)
+        return [example for example in found if example.image_key not in held_out]
+
+    def _leave_out(self, reason: str, case: str) -> None:
+        self.left_out.add(reason, case)
+        if self._strict:
+            raise CaptionFileError(self.left_out.summary())
+
+
+def is_held_out(image_key: str, share: int) -> bool:
+    """Say whether an image is never learned from: one in `share`, by its content."""
+    return int(image_key[:8], 16) % share == 0

@@ -1,0 +1,223 @@
+"""The walk behind `captioner train`: captioned images to a bundle.
+
+captions file -> images -> features -> vocabulary -> decoder -> held-out metrics -> bundle directory
+"""
+
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.bundle import save_bundle
+from model.captioner import Captioner
+from model.captions import CaptionSource, LeftOut
+from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoding import DecodingOptions
+from model.encoder import Encoder, EncoderSpec, build_encoder
+from model.errors import TrainingError
+from model.evaluation import Evaluation, evaluate
+from model.features import FeatureStore
+from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from model.photo_examples import CaptionedExample, ExampleReader
+from model.progress import OnProgress, Progress, ignore_progress
+from model.store import Store
+from model.tokenizer import Tokenizer
+from model.training import CaptionedFeatures, TrainingOptions, TrainingProgress, fit_decoder, token_loss
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """What bundle is made, and how."""
+
+    name: str = "photos"
+    """Versions of the bundle are called `<name>-<8 hex digits>`."""
+    hidden: int = 512
+    """Size of the decoder's hidden state, word embedding and attention."""
+    min_count: int = 4
+    """A word that stands fewer times in the captions is spelled in bytes."""
+    replay: int = 200
+    """How many captions, with their images' features, the bundle keeps for retraining."""
+    held_out_share: int = 10
+    """Without a held-out source every such image is held out, chosen by its content's hash."""
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    """For the held-out metrics."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("hidden", 1), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedBundle:
+    """What `captioner train` reports."""
+
+    path: Path
+    version: str
+    evaluation: Evaluation
+    """On the held-out images."""
+    left_out: LeftOut
+    """What of the captions files could not be used."""
+    record: dict[str, Any]
+    """What the bundle says of its own making."""
+
+
+def imagenet_encoder(name: str, weights: Path | str | None, size: int = 224) -> EncoderSpec:
+    """Describe a torchvision backbone with ImageNet's usual preprocessing."""
+    return EncoderSpec(name=name, preprocessing=Preprocessing(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+
+
+def train_bundle(
+    out: Path,
+    *,
+    train: CaptionSource,
+    held_out: CaptionSource | None = None,
+    encoder: EncoderSpec,
+    weights: Path | str | None = None,
+    options: BundleOptions,
+    features: Store | None = None,
+    strict: bool = False,
+    on_progress: OnProgress = ignore_progress,
+) -> TrainedBundle:
+    """Train a decoder on captioned images and write it as a bundle that was tried on images it never saw.
+
+    Args:
+        out: directory of the bundle; it must not hold one yet.
+        train: captions and images to learn from.
+        held_out: captions and images to choose the best epoch and to measure on; None holds back a part
+            of `train`, the same part for the same images.
+        encoder: the network that reads the images; it is not trained.
+        weights: its weights, as `build_encoder` takes them.
+        options: sizes, training and decoding.
+        features: where the images' features are kept between runs; None computes them each time.
+        strict: stop when anything in the captions files cannot be used.
+        on_progress: told after each batch.
+
+    Raises:
+        CaptionFileError: a captions file cannot be understood, or nothing in it can be used.
+        BundleError: the encoder is unknown or its weights do not fit.
+        TrainingError: the training came to nothing, or `out` holds a bundle already.
+    """
+    if (out / "bundle.json").exists():
+        raise TrainingError(f"{out} holds a bundle already: choose another directory")
+    started = time.monotonic()
+    network = as_stored(build_encoder(encoder, weights))
+    seen = FeatureStore(features, network.fingerprint) if features else None
+    examples = ExampleReader(network, features=seen, strict=strict, on_progress=on_progress)
+    learned, judged = examples.read(train, held_out, options.held_out_share)
+    left_out = examples.left_out
+    logger.info("images encoded train=%s held_out=%s %s", len(learned), len(judged), left_out.summary())
+
+    tokenizer, decoder, training = _fit(learned, judged, network, options, on_progress)
+    captioner = Captioner(network, decoder, tokenizer, options.name)
+    evaluation = evaluate(
+        captioner, [example.image for example in judged], options.decoding, features=seen, on_progress=on_progress
+    )
+    record = {
+        "encoder": encoder.name,
+        "encoder_fingerprint": network.fingerprint,
+        "train_images": len(learned),
+        "held_out_images": len(judged),
+        "left_out": left_out.counts(),
+        "options": _finite(asdict(options)),
+        "training": training,
+        "held_out_metrics": asdict(evaluation.metrics),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    version = save_bundle(
+        out,
+        name=options.name,
+        encoder=network,
+        decoder=decoder,
+        tokenizer=tokenizer,
+        replay=_replay(learned, options),
+        record=record,
+    )
+    (out / "MODEL_CARD.md").write_text(_model_card(version, record), "utf-8")
+    logger.info("bundle written path=%s version=%s cider_d=%.3f", out, version, evaluation.metrics.cider_d)
+    return TrainedBundle(path=out, version=version, evaluation=evaluation, left_out=left_out, record=record)
+
+
+def as_stored(encoder: Encoder) -> Encoder:
+    """Round the weights to the half precision of the bundle, so that its features are the very ones trained on."""
+    for values in encoder.network.state_dict().values():
+        if values.is_floating_point():
+            values.copy_(values.half())
+    return encoder
+
+
+def _fit(
+    learned: Sequence[CaptionedExample],
+    judged: Sequence[CaptionedExample],
+    encoder: Encoder,
+    options: BundleOptions,
+    on_progress: OnProgress,
+) -> tuple[Tokenizer, AttentionDecoder, dict[str, Any]]:
+    """Return the vocabulary, the trained decoder, and the losses of the training."""
+    train = [caption for example in learned for caption in example.captioned()]
+    held_out = [caption for example in judged for caption in example.captioned()]
+    tokenizer = Tokenizer.build((example.caption for example in train), options.min_count)
+    torch.manual_seed(options.training.seed)
+    decoder = AttentionDecoder(
+        DecoderSizes(
+            vocabulary=tokenizer.size,
+            features=encoder.feature_size,
+            hidden=options.hidden,
+            embedding=options.hidden,
+            attention=options.hidden,
+        ),
+        dropout=options.training.dropout,
+    )
+    untrained = token_loss(decoder, tokenizer, held_out)
+
+    def report(progress: TrainingProgress) -> None:
+        note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
+        on_progress(Progress(phase="train decoder", done=progress.step, total=progress.steps, note=note))
+
+    fitted = fit_decoder(decoder, tokenizer, train, held_out, options.training, report)
+    return tokenizer, decoder, {"untrained_loss": untrained, "vocabulary": tokenizer.size, **asdict(fitted)}
+
+
+def _replay(learned: Sequence[CaptionedExample], options: BundleOptions) -> list[CaptionedFeatures]:
+    """Return one caption of each of some images, the same for the same seed."""
+    choose = random.Random(options.training.seed)
+    chosen = choose.sample(list(learned), min(options.replay, len(learned)))
+    return [choose.choice(example.captioned()) for example in chosen]
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with None for infinity, which JSON does not know."""
+    return {
+        name: _finite(value) if isinstance(value, dict) else None if value == math.inf else value
+        for name, value in fields.items()
+    }
+
+
+def _model_card(version: str, record: Mapping[str, Any]) -> str:
+    metrics = "\n".join(
+        f"| {name} | {value:.4g} |" for name, value in record["held_out_metrics"].items() if name != "images"
+    )
+    return f"""# {version}
+
+An attention LSTM over the features of {record["encoder"]}, made by `captioner train` from
+{record["train_images"]} captioned images. It writes what people wrote about images like those; it sees nothing
+else, states no certainty about people, and must be corrected by the annotator where it is wrong.
+The terms of the training images, captions and encoder weights are those of their owners.
+
+Measured on {record["held_out_images"]} images that it was not trained on:
+
+| metric | value |
+| --- | --- |
+{metrics}
+
+How it was made, losses included, is the `record` in bundle.json.
+"""
