@@ -18,6 +18,7 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 TASKS_PER_PAGE = 100
+PROJECT_FIELDS = "id,title,label_config,model_version,show_collab_predictions"
 PREDICTIONS_PER_REQUEST = 100
 
 Task = dict[str, Any]
@@ -35,6 +36,8 @@ class Project:
     label_config: str
     model_version: str
     """The title of the backend that prelabels live, or a prediction's version, or empty: no prelabeling."""
+    prelabels: bool
+    """Whether annotators are shown predictions at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class ConnectedBackend:
     """Connected, Disconnected, Error, Training or Predicting."""
     model_version: str | None
     """What its last `/setup` answered."""
+    login: str | None
+    """The user Label Studio sends as basic auth, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +118,22 @@ class LabelStudioClient:
     def any_task(self, project_id: int) -> Task | None:
         """Return the newest task of a project, or None when it has none."""
         page = self._page(project_id, [], page_size=1, ordering="-tasks:id")
-        return page[0] if page else None
+        return page.tasks[0] if page.tasks else None
 
-    def has_annotation(self, annotation_id: int) -> bool:
-        """Return whether the annotation exists and is not skipped."""
-        path = f"api/annotations/{annotation_id}/"
+    def count_unannotated_tasks(self, project_id: int) -> int:
+        return self._page(project_id, [_filter("total_annotations", "equal", 0)], page_size=1).total
+
+    def task(self, task_id: int) -> Task:
+        """Return a task with its raw data."""
+        return self._api.ask("GET", f"api/tasks/{task_id}/", dict, params={"resolve_uri": "false"})
+
+    def annotation(self, annotation_id: int) -> dict[str, Any] | None:
+        """Return an annotation, or None when there is none with this id."""
         try:
-            return self._api.ask("GET", path, lambda annotation: not annotation["was_cancelled"])
+            return self._api.ask("GET", f"api/annotations/{annotation_id}/", dict)
         except LabelStudioRefusalError as refusal:
             if refusal.status == 404:
-                return False
+                return None
             raise
 
     def import_predictions(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
@@ -142,7 +153,7 @@ class LabelStudioClient:
         """Yield the projects the API key may see."""
         page, more = 1, True
         while more:
-            query = {"page": page, "page_size": 100, "include": "id,title,label_config,model_version"}
+            query = {"page": page, "page_size": 100, "include": PROJECT_FIELDS}
             found, more = self._api.ask("GET", "api/projects/", _parse_projects, params=query)
             yield from found
             page += 1
@@ -150,9 +161,10 @@ class LabelStudioClient:
     def project(self, project_id: int) -> Project:
         return self._api.ask("GET", f"api/projects/{project_id}/", _parse_project)
 
-    def set_model_version(self, project_id: int, model_version: str) -> None:
-        """Say who prelabels: the title of a connected backend, or the version of stored predictions."""
-        self._api.ask("PATCH", f"api/projects/{project_id}/", _parse_project, json={"model_version": model_version})
+    def prelabel_with(self, project_id: int, title: str) -> None:
+        """Let the connected backend with this title prelabel the project's tasks."""
+        change = {"show_collab_predictions": True, "model_version": title}
+        self._api.ask("PATCH", f"api/projects/{project_id}/", _parse_project, json=change)
 
     def connected_backends(self, project_id: int) -> list[ConnectedBackend]:
         """Return a project's backends, the first connected first; Label Studio asks each for health and setup."""
@@ -203,9 +215,9 @@ class LabelStudioClient:
     def _tasks(self, project_id: int, *filters: Mapping[str, Any]) -> Iterator[Task]:
         # By id and not by page number: tasks that leave the filter meanwhile would shift the pages.
         last_id = 0
-        while page := self._page(project_id, [*filters, _filter("id", "greater", last_id)]):
-            yield from page
-            last_id = max(int(task["id"]) for task in page)
+        while tasks := self._page(project_id, [*filters, _filter("id", "greater", last_id)]).tasks:
+            yield from tasks
+            last_id = max(int(task["id"]) for task in tasks)
 
     def _page(
         self,
@@ -213,12 +225,12 @@ class LabelStudioClient:
         filters: Sequence[Mapping[str, Any]],
         page_size: int = TASKS_PER_PAGE,
         ordering: str = "tasks:id",
-    ) -> list[Task]:
+    ) -> "_Page":
         query = {"filters": {"conjunction": "and", "items": filters}, "ordering": [ordering]}
         # resolve_uri=false: s3:// and the like stay what webhooks and /predict call them.
         asked = {"project": project_id, "fields": "all", "page": 1, "page_size": page_size}
         asked |= {"resolve_uri": "false", "query": json.dumps(query)}
-        return self._api.ask("GET", "api/tasks", lambda reply: list(reply["tasks"]), params=asked)
+        return self._api.ask("GET", "api/tasks", _parse_page, params=asked)
 
     def _import_chunk(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
         path = f"api/projects/{project_id}/import/predictions"
@@ -262,12 +274,26 @@ def _parse_projects(reply: Mapping[str, Any]) -> tuple[list[Project], bool]:
     return [_parse_project(project) for project in reply["results"]], bool(reply["next"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Page:
+    """Some tasks of those a filter finds."""
+
+    tasks: list[Task]
+    total: int
+    """How many the filter finds."""
+
+
+def _parse_page(reply: Mapping[str, Any]) -> _Page:
+    return _Page(tasks=list(reply["tasks"]), total=int(reply["total"]))
+
+
 def _parse_project(project: Mapping[str, Any]) -> Project:
     return Project(
         project_id=int(project["id"]),
         title=str(project["title"]),
         label_config=str(project["label_config"]),
         model_version=str(project["model_version"] or ""),
+        prelabels=bool(project["show_collab_predictions"]),
     )
 
 
@@ -278,6 +304,7 @@ def _parse_backend(backend: Mapping[str, Any]) -> ConnectedBackend:
         title=str(backend["title"]),
         state=str(backend["readable_state"]),
         model_version=backend["model_version"],
+        login=backend["basic_auth_user"] if backend["auth_method"] == "BASIC_AUTH" else None,
     )
 
 

@@ -179,7 +179,13 @@ def test_tasks_are_asked_for_by_id_so_that_none_is_missed_when_others_leave(requ
 
 
 def test_projects_are_read_to_the_last_page(requests_mock: Mocker) -> None:
-    project = {"id": 1, "title": "photos", "label_config": "<View/>", "model_version": None}
+    project = {
+        "id": 1,
+        "title": "photos",
+        "label_config": "<View/>",
+        "model_version": None,
+        "show_collab_predictions": True,
+    }
     requests_mock.get(
         f"{URL}/api/projects/",
         [
@@ -246,20 +252,14 @@ def test_predictions_for_a_project_that_is_gone_are_an_error(requests_mock: Mock
         LabelStudioClient(URL, LEGACY).import_predictions(7, [prediction(1)])
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ({"json": {"was_cancelled": False}}, True),
-        ({"json": {"was_cancelled": True}}, False),
-        ({"status_code": 404, "json": refusal("No Annotation matches the given query.")}, False),
-    ],
-)
-def test_an_annotation_is_there_unless_skipped_or_deleted(
-    requests_mock: Mocker, reply: dict[str, Any], expected: bool
-) -> None:
-    requests_mock.get(f"{URL}/api/annotations/5/", **reply)
+def test_an_annotation_that_is_gone_is_none(requests_mock: Mocker) -> None:
+    requests_mock.get(f"{URL}/api/annotations/5/", json={"id": 5, "was_cancelled": True})
+    gone = refusal("No Annotation matches the given query.")
+    requests_mock.get(f"{URL}/api/annotations/6/", status_code=404, json=gone)
+    client = LabelStudioClient(URL, LEGACY)
 
-    assert LabelStudioClient(URL, LEGACY).has_annotation(5) is expected
+    assert client.annotation(5) == {"id": 5, "was_cancelled": True}
+    assert client.annotation(6) is None
 
 
 def test_a_webhook_is_read_and_mended(requests_mock: Mocker) -> None:

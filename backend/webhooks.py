@@ -1,0 +1,122 @@
+"""The webhook through which Label Studio reports annotations: what is wrong with it, and how it is mended.
+
+Label Studio makes it when a backend is connected, without the backend's login, and never looks at it again: not when
+the backend moves, not when somebody removes it (CONTRACT.md section 5).
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from backend.auth import WEBHOOK_HEADER
+from backend.label_studio import ConnectedBackend, LabelStudioClient, Webhook
+from worker.settings import Settings
+
+NEEDED_ACTIONS = frozenset(
+    {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED"}
+)
+"""Without these a correction is missed or kept for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebhookFault:
+    """Why events do not arrive."""
+
+    reason: str
+    webhook: Webhook | None
+    """The one to mend; None when there is none."""
+
+
+def find_fault(
+    webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], ours: ConnectedBackend, settings: Settings
+) -> WebhookFault | None:
+    """Return what keeps events from reaching our backend, or None when they arrive.
+
+    Args:
+        webhooks: all of the project.
+        backends: all that are connected to the project, ours among them.
+    """
+    url = webhook_url(ours.url)
+    webhook = next((webhook for webhook in webhooks if _same_address(webhook.url, url)), None)
+    if webhook is None:
+        return _missing(webhooks, backends, url)
+    if not webhook.is_active:
+        return WebhookFault(reason="is switched off", webhook=webhook)
+    if webhook.actions is not None and (missing := NEEDED_ACTIONS.difference(webhook.actions)):
+        return WebhookFault(reason=f"is not sent for {', '.join(sorted(missing))}", webhook=webhook)
+    if not webhook.sends_payload:
+        return WebhookFault(reason="is sent without its payload", webhook=webhook)
+    if not _carries_credentials(webhook, settings):
+        return WebhookFault(reason="does not carry the backend's credentials", webhook=webhook)
+    return None
+
+
+def mend(
+    client: LabelStudioClient, project_id: int, ours: ConnectedBackend, fault: WebhookFault, settings: Settings
+) -> None:
+    """Create the webhook or bring it into order; headers that others gave it stay.
+
+    Raises:
+        LabelStudioError: Label Studio refuses, for one because it guards private addresses.
+    """
+    url, headers = webhook_url(ours.url), credentials(settings)
+    if fault.webhook is None:
+        client.create_webhook(project_id, url, headers)
+    else:
+        client.mend_webhook(fault.webhook.webhook_id, url, {**fault.webhook.headers, **headers})
+
+
+def webhook_url(backend_url: str) -> str:
+    """Return where Label Studio sends the events of a backend."""
+    return backend_url.rstrip("/") + "/webhook"
+
+
+def credentials(settings: Settings) -> dict[str, str]:
+    """Return the headers with which our backend takes a webhook: the secret where there is one, else the login."""
+    if settings.webhook_secret is not None:
+        return {WEBHOOK_HEADER: settings.webhook_secret}
+    if settings.basic_auth_user is not None:
+        return {"Authorization": _basic(settings.basic_auth_user, settings.basic_auth_pass or "")}
+    return {}
+
+
+def _missing(webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], url: str) -> WebhookFault:
+    # The one that Label Studio made for an address the backend no longer has: no connected backend owns it.
+    owned = {_address(webhook_url(backend.url)) for backend in backends}
+    left = [hook for hook in webhooks if hook.url.endswith("/webhook") and _address(hook.url) not in owned]
+    if len(left) == 1:
+        return WebhookFault(reason=f"goes to {_address(left[0].url)} instead of {_address(url)}", webhook=left[0])
+    return WebhookFault(reason="is missing", webhook=None)
+
+
+def _carries_credentials(webhook: Webhook, settings: Settings) -> bool:
+    sent = {name.lower(): value for name, value in webhook.headers.items()}
+    if settings.webhook_secret is not None and sent.get(WEBHOOK_HEADER.lower()) == settings.webhook_secret:
+        return True
+    if settings.basic_auth_user is None:
+        return settings.webhook_secret is None
+    login = _basic(settings.basic_auth_user, settings.basic_auth_pass or "")
+    return login in {sent.get("authorization"), _login_in(webhook.url)}
+
+
+def _login_in(url: str) -> str | None:
+    """Return the header that `http://user:password@host/` makes."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None
+    return _basic(unquote(parts.username), unquote(parts.password or ""))
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _same_address(one: str, other: str) -> bool:
+    return _address(one) == _address(other)
+
+
+def _address(url: str) -> str:
+    """Return the URL without a login in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
