@@ -4,7 +4,7 @@
     captioner:corrections:<project>  hash   name -> correction as JSON; its name is "<annotation id>/<control>"
     captioner:index:<project>        zset   "a:<name>" and "t:<task id>:<name>", to find names by annotation and task
     captioner:changed:<project>      zset   names of what changed after the last training, by change number
-    captioner:changes:<project>      hash   last and trained: change numbers
+    captioner:changes:<project>      hash   last, taken (by a training that started) and trained: change numbers
     captioner:removed:<project>      hash   name -> updated_at of what was removed, so that a late replay stays out
 
 A change number is the microsecond of the change on Redis' clock, made strictly increasing, so it orders changes
@@ -99,6 +99,15 @@ local name, before, after = unpack(ARGV)
 if redis.call('HGET', CORRECTIONS, name) ~= before then return 0 end
 redis.call('HSET', CORRECTIONS, name, after)
 return 1
+"""
+)
+
+TAKE = (
+    SHARED
+    + """
+local last = redis.call('HGET', CHANGES, 'last') or '0'
+redis.call('HSET', CHANGES, 'taken', last)
+return last
 """
 )
 
@@ -218,6 +227,15 @@ class CorrectionInbox:
     def waiting(self, project_id: int) -> int:
         """Count the corrections that came, changed or went after the last training."""
         return self.redis.zcard(_key("changed", project_id))
+
+    def untaken(self, project_id: int) -> int:
+        """Count the waiting corrections that no training has even started with, be it one that runs or failed."""
+        taken = int(self.redis.hget(_key("changes", project_id), "taken") or 0)
+        return self.redis.zcount(_key("changed", project_id), f"({taken}", "+inf")
+
+    def take(self, project_id: int) -> int:
+        """Say that a training starts with everything up to now; returns the newest change's number."""
+        return self._run(TAKE, project_id)
 
     def oldest_waiting_s(self, project_id: int) -> float | None:
         """Seconds since the oldest change no training has seen; None when nothing waits."""

@@ -2,40 +2,69 @@
 
 `label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`), `retrain` holds retrainings and the
 checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
+
+    captioner:retraining:<project>   hash   waiting and running: job ids; at most one of each
+    captioner:idle-check:<project>   text   there while a check for quiet is scheduled
+
+A job id in these keys proves nothing: Redis may have lost the job, or a worker may have died with it. So each is
+looked up before it is believed.
 """
 
-from dataclasses import dataclass
+import math
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from redis import Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.client import Pipeline
+from redis.exceptions import WatchError
+from redis.retry import Retry as Reconnect
+from rq import Queue, Retry
+from rq.exceptions import NoSuchJobError
+from rq.job import Dependency, Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text
 
+from worker.corrections import CorrectionInbox
+from worker.policy import should_retrain
 from worker.settings import Settings
 
 LABEL_STUDIO_QUEUE = "label-studio"
 RETRAIN_QUEUE = "retrain"
+QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
+"""In the order a worker serves them: short jobs first."""
 
+RETRAIN_MARGIN_S = 180
+"""What a retraining may take beside its budget: loading, reading features, evaluation, publishing."""
+BACKEND_JOB_LIMIT_S = 1800
+COLLECT_LIMIT_S = 600
+CHECK_LIMIT_S = 60
+RESULT_KEPT_S = 24 * 3600
+FAILURE_KEPT_S = 30 * 24 * 3600
 
-@dataclass(frozen=True, kw_only=True)
-class QueueReport:
-    """One queue as an admin sees it; counts of jobs."""
-
-    name: str
-    waiting: int
-    deferred: int
-    """Jobs that wait for another job."""
-    scheduled: int
-    """Jobs that wait for their time: checks to come and retries."""
-    running: int
-    failed: int
-    finished: int
-    """Jobs whose result is still kept."""
-    workers: int
-    """Live workers that listen to it."""
+LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
+RETRAIN_RETRIES = Retry(max=2, interval=[10, 60])
 
 
 def connect(redis_url: str) -> Redis:
     """Return a client that gives up fast: a webhook has one second, and a lost event is pulled later."""
-    raise NotImplementedError
+    # One repetition at once: a pooled connection of before a Redis restart fails on its first use.
+    again = Reconnect(NoBackoff(), retries=1)
+    return Redis.from_url(redis_url, socket_connect_timeout=1, socket_timeout=2, retry=again)
+
+
+def connect_patiently(redis_url: str) -> Redis:
+    """Return a client for jobs: it bears a restart of Redis of some 20 seconds before it raises."""
+    again = Reconnect(ExponentialBackoff(base=0.1, cap=1.5), retries=18)
+    return Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=30, retry=again)
+
+
+def queue(redis: Redis, name: str) -> Queue:
+    """Return one of our queues; everything in it is JSON."""
+    return Queue(name, connection=redis, serializer=JSONSerializer)
 
 
 def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str | None:
@@ -44,28 +73,186 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
     Returns:
         the id of the retraining that will see the change, or None while it is not due.
     """
-    raise NotImplementedError
+    waiting = CorrectionInbox(redis).untaken(project_id)
+    if should_retrain(waiting, settings.retrain_after):
+        return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait")
+    schedule_idle_check(redis, settings, project_id)
+    return None
 
 
 def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason: str) -> str:
     """See to it that a retraining of the project starts after this moment; returns its job id.
 
-    At most one runs and one waits per project: a trigger joins the one that waits. What annotations Label Studio has
-    and we do not is pulled first (`backend.jobs.collect_corrections`).
+    At most one runs and one waits per project: a trigger joins the one that waits. The one that waits starts when
+    the one that runs has ended, and after the annotations that Label Studio has and we do not were pulled
+    (`backend.jobs.collect_corrections`; if that fails, it trains on what is there).
     """
-    raise NotImplementedError
+    while True:
+        with redis.pipeline() as pipeline:
+            pipeline.watch(_retraining_key(project_id))  # type: ignore[no-untyped-call]
+            waiting = as_text(pipeline.hget(_retraining_key(project_id), "waiting"))
+            if waiting is not None and is_pending(redis, waiting):
+                return waiting
+            try:
+                return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
+            except WatchError:
+                continue  # another process triggered in this moment: join its retraining
 
 
-def schedule_idle_check(redis: Redis, settings: Settings, project_id: int) -> None:
-    """See to it that RETRAIN_IDLE_S after the newest change a retraining starts, if any change still waits then."""
-    raise NotImplementedError
+def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, project_id: int, reason: str) -> str:
+    """Enqueue the pull and the retraining, and name the latter as the one that waits: all of it or nothing."""
+    label_studio, retrain = queue(redis, LABEL_STUDIO_QUEUE), queue(redis, RETRAIN_QUEUE)
+    pull = label_studio.create_job(
+        "backend.jobs.collect_corrections",
+        args=[project_id],
+        job_id=_new_id("collect", project_id),
+        timeout=COLLECT_LIMIT_S,
+        result_ttl=RESULT_KEPT_S,
+        failure_ttl=FAILURE_KEPT_S,
+        status=JobStatus.QUEUED,
+    )
+    pull.save()  # a dependency must exist before it can be depended on
+    try:
+        retraining = retrain.enqueue_call(
+            "worker.jobs.retrain",
+            args=[project_id, reason],
+            # RQ keeps a job's id for as long as its result or failure, so an id of the project alone
+            # would lock the project out; the watermark and a random end make it new each time.
+            job_id=_new_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
+            timeout=settings.retrain_budget_s + RETRAIN_MARGIN_S,
+            result_ttl=RESULT_KEPT_S,
+            failure_ttl=FAILURE_KEPT_S,
+            retry=RETRAIN_RETRIES,
+            depends_on=Dependency([pull, *_running_job(redis, project_id)], allow_failure=True),
+            pipeline=pipeline,
+        )
+        label_studio.enqueue_job(pull, pipeline=pipeline)
+        pipeline.hset(_retraining_key(project_id), "waiting", retraining.id)
+        pipeline.execute()
+    except WatchError:
+        pull.delete()
+        raise
+    return retraining.id
+
+
+@contextmanager
+def only_training(redis: Redis, project_id: int, job_id: str) -> Iterator[bool]:
+    """Hold the project's place of the one that trains; yields False when another job lives that holds it.
+
+    From here on a trigger makes a new retraining wait: whatever changes now may be too late for this one.
+    """
+    is_ours = _take_place(redis, project_id, job_id)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            _leave_place(redis, project_id, job_id)
+
+
+def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay_s: float | None = None) -> None:
+    """See to it that RETRAIN_IDLE_S after the newest change a retraining starts, if any change still waits then.
+
+    One check is scheduled per project, not per correction; it moves itself on while changes keep coming.
+    """
+    if settings.retrain_idle_s == 0:
+        return
+    # RQ cuts its times to whole seconds; a second more, and the check does not come a moment too early.
+    delay = timedelta(seconds=1 + math.ceil(settings.retrain_idle_s if delay_s is None else delay_s))
+    # Should Redis lose the scheduled job, the key goes too and the next correction schedules another.
+    if redis.set(_idle_key(project_id), 1, nx=True, ex=delay + timedelta(minutes=2)):
+        queue(redis, RETRAIN_QUEUE).enqueue_in(
+            delay,
+            "worker.idle.retrain_if_idle",
+            project_id,
+            job_id=_new_id("idle-check", project_id),
+            job_timeout=CHECK_LIMIT_S,
+            result_ttl=CHECK_LIMIT_S,
+            failure_ttl=FAILURE_KEPT_S,
+        )
+
+
+def forget_idle_check(redis: Redis, project_id: int) -> None:
+    """Let the next change schedule a check again; the check calls this first."""
+    redis.delete(_idle_key(project_id))
 
 
 def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
     """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue; args must be JSON. Returns the job id."""
-    raise NotImplementedError
+    job = queue(redis, LABEL_STUDIO_QUEUE).enqueue_call(
+        f"backend.jobs.{name}",
+        args=args,
+        job_id=_new_id(name.replace("_", "-"), *args[:1]),
+        timeout=BACKEND_JOB_LIMIT_S,
+        result_ttl=RESULT_KEPT_S,
+        failure_ttl=FAILURE_KEPT_S,
+        retry=LABEL_STUDIO_RETRIES,
+    )
+    return str(job.id)
 
 
-def queue_reports(redis: Redis) -> list[QueueReport]:
-    """Describe both queues."""
-    raise NotImplementedError
+def is_pending(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job waits or runs.
+
+    False too when Redis lost it, or when a worker died between taking and starting it.
+    """
+    try:
+        job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    except NoSuchJobError:
+        return False
+    home = queue(redis, job.origin)
+    match job.get_status(refresh=False):
+        case JobStatus.DEFERRED:
+            return any(is_pending(redis, dependency) for dependency in job.dependency_ids)
+        case JobStatus.SCHEDULED:
+            return job_id in home.scheduled_job_registry
+        case JobStatus.QUEUED:
+            # A job that is taken stays "queued" until its process has started.
+            return home.get_job_position(job_id) is not None or job_id in home.started_job_registry
+        case JobStatus.STARTED:
+            return job_id in home.started_job_registry
+    return False
+
+
+def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
+    key = _retraining_key(project_id)
+    while True:
+        with redis.pipeline() as pipeline:
+            pipeline.watch(key)  # type: ignore[no-untyped-call]
+            waiting, running = map(as_text, pipeline.hmget(key, "waiting", "running"))
+            if running not in {None, job_id} and is_pending(redis, str(running)):
+                return False
+            pipeline.multi()
+            pipeline.hset(key, "running", job_id)
+            if waiting == job_id:
+                pipeline.hdel(key, "waiting")
+            try:
+                pipeline.execute()
+            except WatchError:
+                continue
+            return True
+
+
+def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
+    """Only if it is still ours: a job that was given up for dead may come to its end after all."""
+    leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
+    redis.register_script(leave)(keys=[_retraining_key(project_id)], args=[job_id])
+
+
+def _running_job(redis: Redis, project_id: int) -> list[Job]:
+    """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
+    running = as_text(redis.hget(_retraining_key(project_id), "running"))
+    if running is None or not is_pending(redis, running):
+        return []
+    return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
+
+
+def _new_id(*parts: object) -> str:
+    return "-".join([*map(str, parts), secrets.token_hex(4)])
+
+
+def _retraining_key(project_id: int) -> str:
+    return f"captioner:retraining:{project_id}"
+
+
+def _idle_key(project_id: int) -> str:
+    return f"captioner:idle-check:{project_id}"

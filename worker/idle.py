@@ -1,0 +1,29 @@
+"""The check for quiet, in a file of its own: it starts without torch, so it costs little to ask often."""
+
+import logging
+
+from worker.corrections import CorrectionInbox
+from worker.policy import is_quiet
+from worker.queues import connect_patiently, enqueue_retraining, forget_idle_check, schedule_idle_check
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def retrain_if_idle(project_id: int) -> str | None:
+    """RQ job: start a retraining if the project's newest change is RETRAIN_IDLE_S old, else look again then.
+
+    Returns:
+        the retraining's job id, or None when nothing waits or it is not quiet yet.
+    """
+    settings = Settings.from_env()
+    redis = connect_patiently(settings.redis_url)
+    inbox = CorrectionInbox(redis)
+    forget_idle_check(redis, project_id)
+    waiting, quiet_s = inbox.waiting(project_id), inbox.quiet_s(project_id) or 0.0
+    if not waiting:
+        return None
+    if is_quiet(quiet_s, settings.retrain_idle_s):
+        return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait, quiet for {quiet_s:.0f} s")
+    schedule_idle_check(redis, settings, project_id, delay_s=settings.retrain_idle_s - quiet_s)
+    return None
