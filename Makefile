@@ -25,7 +25,7 @@ define install
 		BEGIN { "grep -c == $(2)" | getline wanted; print "$(3): installing " wanted " packages" } \
 		/^ERROR|^error/ { print } \
 		/^Collecting / { if (++seen % 20 == 0) print "$(3): " seen " of " wanted " packages fetched" } \
-		/^ +Downloading .*\(([0-9]{3,}\.?[0-9]* MB|.* GB)\)/ { print "$(3): fetching " $$2 " " $$3 " " $$4 } \
+		/^ +Downloading .*\(([0-9][0-9][0-9][.0-9]* MB|[.0-9]* GB)\)/ { print "$(3): fetching " $$2 " " $$3 " " $$4 } \
 		/^Installing collected/ { print "$(3): unpacking" } \
 		{ fflush() }'
 	echo "$(3): installed"
