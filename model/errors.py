@@ -2,6 +2,7 @@
 
     CaptionerError
     ├── SettingsError         the operator's: the process stops at start
+    ├── RequestError          the caller's: a request's body lacks a key or holds a wrong type
     ├── LabelConfigError      the project owner's: the labeling config cannot be captioned
     ├── TaskError             this task gets an empty prediction, the batch goes on
     │   └── ImageError        its image cannot be had or read
@@ -22,6 +23,10 @@ class CaptionerError(Exception):
 
 class SettingsError(CaptionerError):
     """A setting has a value that cannot work."""
+
+
+class RequestError(CaptionerError):
+    """A request's body lacks a key or holds a wrong type; the message names the key."""
 
 
 class LabelConfigError(CaptionerError):

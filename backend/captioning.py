@@ -1,0 +1,228 @@
+"""The two stories of the backend: suggest captions, and learn what annotators made of them."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flask import current_app
+from label_studio_ml.model import LabelStudioMLBase
+from redis import Redis, RedisError
+
+from backend.annotations import Submission, WebhookEvent, parse_webhook, with_proposal
+from backend.fields import parse_project_id
+from backend.labeling import parse_caption_controls
+from backend.metrics import Metrics
+from backend.pictures import Picture, PictureReader
+from backend.predictions import make_predictions
+from backend.serving import ServingCaptioners
+from model.captioner import Caption, Captioner
+from model.decoding import DecodingOptions
+from model.errors import TaskError
+from model.features import FeatureStore
+from model.store import Store
+from worker.corrections import Correction, CorrectionInbox
+from worker.queues import enqueue_retraining, retrain_when_due
+from worker.settings import Settings
+from worker.suggestions import Suggestion, SuggestionLog
+
+logger = logging.getLogger(__name__)
+
+EXTENSION = "captioner"
+DECODER_BATCH = 64
+"""Images decoded together; a call with more takes turns with others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningParts:
+    """What lives as long as the process; kept in `app.extensions`, because Label Studio's objects live one request."""
+
+    settings: Settings
+    redis: Redis
+    store: Store
+    captioners: ServingCaptioners
+    pictures: PictureReader
+    metrics: Metrics
+    seats: threading.Semaphore
+    """One for each thread that may compute at the same time."""
+
+    @property
+    def inbox(self) -> CorrectionInbox:
+        return CorrectionInbox(self.redis)
+
+    @property
+    def suggestions(self) -> SuggestionLog:
+        return SuggestionLog(self.redis)
+
+
+class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
+    """Image captions for one project and its labeling config; built for each request."""
+
+    def __init__(
+        self,
+        project_id: int | str | None = None,
+        label_config: str | None = None,
+        *,
+        parts: CaptioningParts | None = None,
+    ) -> None:
+        """Bind to a project.
+
+        Raises:
+            LabelConfigError: the config has no TextArea that describes an Image.
+        """
+        super().__init__()
+        self.controls = parse_caption_controls(label_config) if label_config is not None else ()
+        self.project_id = parse_project_id(project_id) if project_id else 0
+        self.parts = parts or current_app.extensions[EXTENSION]
+
+    def predict(
+        self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Return one entry per task, in order.
+
+        An entry is a prediction, or with ALTERNATIVES a list of them, or `{"error": reason}` for a task without.
+
+        Args:
+            context: what the annotator typed so far; then nothing is suggested, because Label Studio would put
+                the suggestion over that text.
+        """
+        if context:
+            return [{"result": []} for _ in tasks]
+        captioner = self.parts.captioners.captioner_for(self.project_id)
+        features = FeatureStore(self.parts.store, captioner.encoder.fingerprint)
+        pictures = self.parts.pictures.read(tasks, self.controls, captioner.encoder, features)
+        captions = self._caption(captioner, pictures)
+        self._remember(tasks, pictures, captions, captioner.version)
+        return [
+            self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, pictures, strict=True)
+        ]
+
+    def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Do what a webhook asks for; what it says about captions is durable when this returns.
+
+        Raises:
+            RequestError: a key that this event needs is missing or of a wrong type; then nothing is stored.
+            RedisError: it could not be stored.
+        """
+        news = parse_webhook(event, data)
+        if news.ignored:
+            logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, news.ignored)
+        changed = self._forget(news) + sum(self._store(submission) for submission in news.submissions)
+        if news.wants_training:
+            return {"job": self.start_training(news.project_id)}
+        if changed:
+            self._retrain_when_due(news.project_id)
+        return {"changed": changed}
+
+    def start_training(self, project_id: int) -> str:
+        """Return the id of the job that will train on everything annotated so far."""
+        job_id = enqueue_retraining(self.parts.redis, self.parts.settings, project_id, "Start Training")
+        logger.info("training requested project=%s job=%s", project_id, job_id)
+        return job_id
+
+    def _caption(self, captioner: Captioner, pictures: Sequence[list[Picture] | TaskError]) -> dict[str, list[Caption]]:
+        """Caption all images of all tasks together; returns the captions by image key, best first."""
+        features = {picture.image_key: picture.features for seen in pictures for picture in _readable(seen)}
+        settings = self.parts.settings
+        options = DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
+        captions: list[list[Caption]] = []
+        with self.parts.metrics.timed_stage("decode"):
+            for start in range(0, len(features), DECODER_BATCH):
+                batch = list(features.values())[start : start + DECODER_BATCH]
+                with self.parts.seats:
+                    captions += captioner.caption(torch.stack(batch), options)
+        return dict(zip(features, captions, strict=True))
+
+    def _entry(
+        self,
+        task: Mapping[str, Any],
+        seen: list[Picture] | TaskError,
+        captions: Mapping[str, list[Caption]],
+        model_version: str,
+    ) -> Any:
+        outcome = "failed" if isinstance(seen, TaskError) else "captioned"
+        self.parts.metrics.predictions.labels(outcome).inc()
+        if isinstance(seen, TaskError):
+            logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
+            return {"error": str(seen)}
+        alternatives = self.parts.settings.alternatives
+        found = {picture.control: captions[picture.image_key] for picture in seen}
+        predictions = make_predictions(found, model_version, alternatives)
+        return predictions if alternatives > 1 else predictions[0]
+
+    def _remember(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        pictures: Sequence[list[Picture] | TaskError],
+        captions: Mapping[str, list[Caption]],
+        model_version: str,
+    ) -> None:
+        """Keep what was suggested, so that a correction can say what it corrects; the best is the newest."""
+        suggestions = [
+            Suggestion(
+                project_id=self.project_id,
+                task_id=task["id"],
+                control=picture.control.from_name,
+                image_ref=picture.image_ref,
+                image_key=picture.image_key,
+                caption=caption.text,
+                model_version=model_version,
+                score=caption.score,
+            )
+            for task, seen in zip(tasks, pictures, strict=True)
+            for picture in _readable(seen)
+            for caption in reversed(captions[picture.image_key])
+        ]
+        try:
+            self.parts.suggestions.remember(suggestions)
+        except RedisError as problem:  # a suggestion unremembered is better than none
+            logger.warning("suggestions not remembered project=%s problem=%s", self.project_id, problem)
+
+    def _forget(self, news: WebhookEvent) -> int:
+        """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""
+        parts, project_id = self.parts, news.project_id
+        if news.deleted_tasks:
+            parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
+        forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks) if news.deleted_tasks else 0
+        removed = parts.inbox.remove(project_id, news.removed_annotations) if news.removed_annotations else 0
+        parts.metrics.corrections.labels("removed").inc(forgotten + removed)
+        return forgotten + removed
+
+    def _store(self, submission: Submission) -> bool:
+        submitted = submission.correction
+        suggestions = self.parts.suggestions.find(
+            submitted.project_id, submitted.task_id, submitted.control, submitted.image_ref
+        )
+        correction = with_proposal(submission, suggestions)
+        is_news = self.parts.inbox.store(correction)
+        if is_news:
+            self.parts.metrics.corrections.labels(_kind(correction)).inc()
+        logger.info(
+            "correction %s project=%s task=%s annotation=%s kind=%s version=%s",
+            "stored" if is_news else "known",
+            correction.project_id,
+            correction.task_id,
+            correction.annotation_id,
+            _kind(correction),
+            correction.model_version,
+        )
+        return is_news
+
+    def _retrain_when_due(self, project_id: int) -> None:
+        try:
+            retrain_when_due(self.parts.redis, self.parts.settings, project_id)
+        except RedisError as problem:  # the corrections are safe, and the next one triggers again
+            logger.warning("trigger lost project=%s problem=%s", project_id, problem)
+
+
+def _readable(seen: list[Picture] | TaskError) -> list[Picture]:
+    return [] if isinstance(seen, TaskError) else seen
+
+
+def _kind(correction: Correction) -> str:
+    """Sort a correction for the statistics: written without a proposal, edited, or accepted."""
+    if correction.proposed is None:
+        return "written"
+    return "edited" if correction.is_edit else "accepted"
