@@ -46,11 +46,3 @@ class Scaffold(nn.Module):
         for fact, scores in enumerate(ground_scores):
             loss = loss + 0.5 * cross_entropy(scores, grounds[:, fact])
         return loss
-
-
-def accuracy(scaffold: Scaffold, features: Tensor, cells: Tensor, facts: Tensor) -> list[float]:
-    """Return the share of regions whose shape, colour, size and count are read rightly."""
-    image, region = (cells >= 0).nonzero(as_tuple=True)
-    scores = scaffold.group(features)[image, region, 2:].split([*FACT_CLASSES, 4], dim=-1)
-    truth = facts[image, cells[image, region]]
-    return [float((scores[fact].argmax(-1) == truth[:, fact]).float().mean()) for fact in range(4)]
