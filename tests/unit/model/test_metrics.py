@@ -1,0 +1,103 @@
+"""The metrics, against numbers worked out by hand."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.metrics import bleu, cider_d, measure, metric_words, rouge_l
+
+CAPTIONS = ["the dog runs fast", "two men"]
+REFERENCES = [["the dog runs", "a dog runs quickly home"], ["two men sit"]]
+
+
+def split(*texts: str) -> list[tuple[str, ...]]:
+    return [tuple(text.split()) for text in texts]
+
+
+def test_words_are_compared_in_lower_case_without_punctuation() -> None:
+    assert metric_words("A dog's ball, two-tone .") == ("a", "dog", "s", "ball", "two", "tone")
+    assert metric_words("一只狗。") == ("一", "只", "狗")
+
+
+def test_bleu_by_hand() -> None:
+    # 1-grams 3/4 and 2/2, 2-grams 2/3 and 1/1, 3-grams 1/2, 4-grams 0/1; nearest lengths 3 and 3 to 4 and 2.
+    scores = bleu(split(*CAPTIONS), [split(*several) for several in REFERENCES])
+
+    assert scores == pytest.approx((5 / 6, 0.7905694, 0.6786044, 0.0), abs=1e-7)
+
+
+def test_bleu_punishes_brevity_against_the_nearest_reference() -> None:
+    scores = bleu(split("a dog"), [split("a dog runs", "a dog runs on a green lawn")])
+
+    assert scores[0] == pytest.approx(math.exp(1 - 3 / 2))
+
+
+def test_bleu_counts_a_repeated_word_as_often_as_one_reference_has_it() -> None:
+    assert bleu(split("the the the"), [split("the dog the", "the cat runs")])[0] == pytest.approx(2 / 3)
+
+
+def test_rouge_l_by_hand() -> None:
+    # Common subsequence "a dog runs": precision 3/3, recall 3/5, recall weighed 1.2.
+    assert rouge_l(split("a dog runs"), [split("a big dog runs fast")]) == pytest.approx(0.7176471, abs=1e-7)
+
+
+def test_rouge_l_takes_the_best_precision_and_the_best_recall() -> None:
+    assert rouge_l(split("a b c d"), [split("a b c x y z", "a b")]) == pytest.approx(2.44 * 0.75 / (1 + 1.44 * 0.75))
+
+
+def test_cider_d_by_hand() -> None:
+    # Every n-gram is in one of two images, so all weigh log 2. The first caption has n = 1, 2 right: 10 * 2/4.
+    # The second has one of two words, one word too few: 10/4 * 1/sqrt(2) * exp(-1/72).
+    score = cider_d(split("a b", "c"), [split("a b"), split("c d")])
+
+    assert score == pytest.approx((5.0 + 1.7433843) / 2, abs=1e-6)
+
+
+def test_cider_d_gives_nothing_for_words_that_every_image_has() -> None:
+    assert cider_d(split("a", "a"), [split("a"), split("a")]) == 0.0
+
+
+def test_cider_d_gives_nothing_more_for_repeating_a_word() -> None:
+    once = cider_d(split("dog", "cat"), [split("dog runs"), split("cat sleeps")])
+    often = cider_d(split("dog dog dog", "cat"), [split("dog runs"), split("cat sleeps")])
+
+    assert often < once
+
+
+@given(
+    st.lists(
+        st.lists(st.text(alphabet="abcd ", min_size=1, max_size=20), min_size=1, max_size=3),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_scores_stay_in_their_ranges_and_the_reference_itself_is_best(references: list[list[str]]) -> None:
+    metrics = measure([several[0] for several in references], references)
+
+    for score in (metrics.bleu_1, metrics.bleu_2, metrics.bleu_3, metrics.bleu_4, metrics.rouge_l):
+        assert score == pytest.approx(0.0) or 0.0 < score <= 1.0 + 1e-9
+    assert 0.0 <= metrics.cider_d <= 10.0 + 1e-9
+
+
+def test_a_perfect_caption_scores_full_marks() -> None:
+    captions = ["a brown dog runs over the wet lawn", "two men sit on a long red bench"]
+
+    metrics = measure(captions, [[caption] for caption in captions])
+
+    assert (metrics.bleu_4, metrics.rouge_l) == pytest.approx((1.0, 1.0))
+    assert metrics.cider_d > 9.0
+    assert metrics.images == 2
+
+
+def test_an_empty_caption_scores_nothing() -> None:
+    metrics = measure([""], [["a dog"]])
+
+    assert (metrics.bleu_1, metrics.rouge_l, metrics.cider_d) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("captions", "references"), [([], []), (["a"], []), (["a"], [[]])])
+def test_metrics_of_nothing_are_refused(captions: list[str], references: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        measure(captions, references)

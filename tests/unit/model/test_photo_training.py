@@ -1,0 +1,199 @@
+"""`captioner train` on generated pictures with a tiny encoder: it learns, measures and writes a bundle."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.bundle import load_bundle
+from model.captions import CaptionSource
+from model.decoding import DecodingOptions
+from model.errors import CaptionFileError, TrainingError
+from model.image_files import encode_images
+from model.images import decode_image
+from model.photo_examples import is_held_out
+from model.photo_training import BundleOptions, TrainedBundle, train_bundle
+from model.store import Store
+from model.training import TrainingOptions
+from tests.factories import make_encoder
+
+OPTIONS = BundleOptions(
+    name="squares",
+    hidden=32,
+    min_count=1,
+    replay=5,
+    held_out_share=4,
+    training=TrainingOptions(epochs=2, batch_size=16),
+    decoding=DecodingOptions(max_tokens=10),
+)
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> CaptionSource:
+    """Sixty pictures of one colour each, a little noisy so that no two are the same file."""
+    noise = np.random.default_rng(0)
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = ["image,caption"]
+    for number in range(60):
+        color = ("red", "green", "blue")[number % 3]
+        picture = np.asarray(Image.new("RGB", (32, 32), color)) * 0.8 + noise.integers(0, 40, (32, 32, 3))
+        Image.fromarray(picture.astype(np.uint8)).save(images / f"{number}.png")
+        rows += [f"{number}.png,a {color} square .", f"{number}.png,the square is {color}"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    return CaptionSource(captions=tmp_path / "captions.csv", images=images)
+
+
+def train(
+    source: CaptionSource,
+    out: Path,
+    *,
+    held_out: CaptionSource | None = None,
+    features: Store | None = None,
+    strict: bool = False,
+    options: BundleOptions = OPTIONS,
+) -> TrainedBundle:
+    encoder = make_encoder()
+    weights = source.images.parent / "encoder.pth"
+    torch.save(encoder.network.state_dict(), weights)
+    return train_bundle(
+        out,
+        train=source,
+        held_out=held_out,
+        encoder=encoder.spec,
+        weights=weights,
+        options=options,
+        features=features,
+        strict=strict,
+    )
+
+
+def test_training_learns_and_writes_a_bundle_that_captions(squares: CaptionSource, tmp_path: Path) -> None:
+    thorough = TrainingOptions(
+        epochs=40, batch_size=4, learning_rate=3e-3, patience=40, dropout=0.0, label_smoothing=0.0
+    )
+
+    trained = train(squares, tmp_path / "out", options=replace(OPTIONS, training=thorough))
+
+    record = trained.record["training"]
+    assert min(record["held_out_losses"]) < record["untrained_loss"] / 3
+    assert trained.evaluation.metrics.bleu_1 > 0.9
+    bundle = load_bundle(str(tmp_path / "out"))
+    assert bundle.version == trained.version
+    captioner = bundle.captioner()
+    captions = captioner.caption(captioner.encode([Image.new("RGB", (90, 30), "blue")]), OPTIONS.decoding)
+    assert captions[0][0].text in {"a blue square.", "the square is blue"}
+
+
+def test_the_bundle_says_how_it_was_made(squares: CaptionSource, tmp_path: Path) -> None:
+    trained = train(squares, tmp_path / "out")
+
+    bundle = load_bundle(str(trained.path))
+    assert bundle.record["train_images"] + bundle.record["held_out_images"] == 60
+    assert bundle.record["held_out_metrics"]["bleu_1"] == trained.evaluation.metrics.bleu_1
+    assert bundle.record["encoder_fingerprint"] == bundle.encoder.fingerprint
+    assert json.loads(json.dumps(bundle.record, allow_nan=False)) == bundle.record
+    assert trained.version in (trained.path / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_the_bundle_keeps_examples_for_replay_with_the_features_its_encoder_gives(
+    squares: CaptionSource, tmp_path: Path
+) -> None:
+    train(squares, tmp_path / "out")
+
+    bundle = load_bundle(str(tmp_path / "out"))
+    pictures = [decode_image(file.read_bytes()) for file in squares.images.iterdir()]
+    seen = encode_images(bundle.encoder, pictures)
+    assert len(bundle.replay) == 5
+    for example in bundle.replay:
+        assert (seen - example.features).abs().amax(dim=(1, 2)).min() < 1e-2
+        assert example.caption.startswith(("a ", "the "))
+
+
+def test_the_same_seed_gives_the_same_bundle(squares: CaptionSource, tmp_path: Path) -> None:
+    first, second = train(squares, tmp_path / "one"), train(squares, tmp_path / "two")
+
+    assert first.record["training"]["held_out_losses"] == second.record["training"]["held_out_losses"]
+    one, two = load_bundle(str(first.path)), load_bundle(str(second.path))
+    assert all(torch.equal(a, b) for a, b in zip(one.decoder.parameters(), two.decoder.parameters(), strict=True))
+
+
+def test_features_are_computed_once_for_many_trainings(squares: CaptionSource, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = train(squares, tmp_path / "one", features=store)
+    kept = {path: store.read(path) for path in store.list()}
+
+    second = train(squares, tmp_path / "two", features=store)
+
+    assert len(kept) == 60
+    assert {path: store.read(path) for path in store.list()} == kept
+    assert second.record["training"]["held_out_losses"] == first.record["training"]["held_out_losses"]
+
+
+def test_an_image_is_held_out_by_its_content_alone() -> None:
+    assert is_held_out("00000004" + "f" * 56, 4)
+    assert not is_held_out("00000005" + "f" * 56, 4)
+    assert not is_held_out("0000000e" + "f" * 56, 10)
+
+
+def test_an_image_that_is_held_out_is_not_learned_from_under_another_name(
+    squares: CaptionSource, tmp_path: Path
+) -> None:
+    shutil.copy(squares.images / "0.png", squares.images / "copy.png")
+    (tmp_path / "held_out.csv").write_text("image,caption\ncopy.png,a red square\n1.png,a green square\n")
+    held_out = CaptionSource(captions=tmp_path / "held_out.csv", images=squares.images)
+
+    trained = train(squares, tmp_path / "out", held_out=held_out)
+
+    assert trained.left_out.counts() == {"training images that are held out too": 2}
+    assert (trained.record["train_images"], trained.record["held_out_images"]) == (58, 2)
+
+
+def test_unreadable_images_are_left_out_and_counted(squares: CaptionSource, tmp_path: Path) -> None:
+    (squares.images / "7.png").write_text("no picture")
+    (squares.images / "8.png").unlink()
+
+    trained = train(squares, tmp_path / "out")
+
+    assert trained.left_out.counts() == {"missing images": 1, "unreadable images": 1}
+    assert "7.png: not an image" in trained.left_out.summary()
+
+
+@pytest.mark.parametrize("damage", ["no picture", None])
+def test_strict_stops_at_what_would_be_left_out(squares: CaptionSource, tmp_path: Path, damage: str | None) -> None:
+    if damage is None:
+        (squares.images / "7.png").unlink()
+    else:
+        (squares.images / "7.png").write_text(damage)
+
+    with pytest.raises(CaptionFileError, match=r"left out: .*7\.png"):
+        train(squares, tmp_path / "out", strict=True)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_is_never_overwritten(squares: CaptionSource, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bundle.json").write_text("{}")
+
+    with pytest.raises(TrainingError, match="holds a bundle already: choose another directory"):
+        train(squares, tmp_path / "out")
+
+
+def test_too_few_images_say_how_many_there_were(squares: CaptionSource, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("image,caption\n1.png,a green square\n")
+    one = CaptionSource(captions=tmp_path / "one.csv", images=squares.images)
+
+    with pytest.raises(TrainingError, match=r"images to learn from and images to measure on, got [01] and [01]"):
+        train(one, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 0}, {"min_count": 0}, {"replay": -1}, {"held_out_share": 1}])
+def test_options_that_cannot_work_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(TrainingError, match="must be"):
+        BundleOptions(**changes)  # type: ignore[arg-type]  # mypy sees the other fields' types too
