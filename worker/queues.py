@@ -26,7 +26,6 @@ from rq import Queue, Retry
 from rq.exceptions import NoSuchJobError
 from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.utils import as_text
 
 from worker.corrections import CorrectionInbox
 from worker.policy import should_retrain
@@ -89,8 +88,8 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
     """
     while True:
         with redis.pipeline() as pipeline:
-            pipeline.watch(_retraining_key(project_id))  # type: ignore[no-untyped-call]
-            waiting = as_text(pipeline.hget(_retraining_key(project_id), "waiting"))
+            pipeline.watch(_retraining_key(project_id))
+            waiting = _text(pipeline.hget(_retraining_key(project_id), "waiting"))
             if waiting is not None and is_pending(redis, waiting):
                 return waiting
             try:
@@ -217,8 +216,8 @@ def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
     key = _retraining_key(project_id)
     while True:
         with redis.pipeline() as pipeline:
-            pipeline.watch(key)  # type: ignore[no-untyped-call]
-            waiting, running = map(as_text, pipeline.hmget(key, "waiting", "running"))
+            pipeline.watch(key)
+            waiting, running = map(_text, pipeline.hmget(key, "waiting", "running"))
             if running not in {None, job_id} and is_pending(redis, str(running)):
                 return False
             pipeline.multi()
@@ -240,10 +239,14 @@ def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
 
 def _running_job(redis: Redis, project_id: int) -> list[Job]:
     """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
-    running = as_text(redis.hget(_retraining_key(project_id), "running"))
+    running = _text(redis.hget(_retraining_key(project_id), "running"))
     if running is None or not is_pending(redis, running):
         return []
     return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
+
+
+def _text(value: bytes | str | None) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _new_id(*parts: object) -> str:

@@ -1,0 +1,100 @@
+"""`python -m worker` (also `captioner worker`): run jobs until told to stop.
+
+Needs nothing but the settings in the environment. Ends with 0 on SIGTERM or Ctrl-C; a job that does not end within
+seconds is handed back to its queue. A Redis that restarts or is away ends nothing: the worker waits and goes on.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
+
+from model.errors import SettingsError
+from worker.logs import set_up_logging
+from worker.process import CaptionWorker
+from worker.queues import QUEUES, connect_patiently, queue
+from worker.settings import Settings, hide_password
+
+logger = logging.getLogger("worker")
+
+NICENESS = 10
+"""Lets the server beside us go first; a training alone on its machine loses nothing."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="captioner worker", description="Run retrainings and Label Studio jobs.")
+    parser.add_argument("--queues", nargs="+", choices=QUEUES, default=QUEUES, help="which to serve, first one first")
+    parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
+    arguments = parser.parse_args(argv)
+    set_up_logging()
+    try:
+        settings = Settings.from_env()
+    except SettingsError as problem:
+        print(f"captioner worker: {problem}", file=sys.stderr)
+        return 2
+    os.nice(NICENESS)
+    with suppress(StopRequested):
+        run_jobs(settings.redis_url, arguments.queues, burst=arguments.burst)
+    logger.info("worker ended")
+    return 0
+
+
+def run_jobs(redis_url: str, queue_names: Sequence[str], *, burst: bool = False) -> None:
+    """Take jobs until asked to stop; when Redis goes away, wait for it and take up the work again.
+
+    Raises:
+        StopRequested: asked to stop while waiting for Redis.
+    """
+    redis = connect_patiently(redis_url)
+    while True:
+        _stop_by_exception()
+        wait_for_redis(redis, redis_url)
+        worker = CaptionWorker.listening([queue(redis, name) for name in queue_names], redis, _new_name())
+        logger.info(
+            "worker ready name=%s queues=%s redis=%s", worker.name, ",".join(queue_names), hide_password(redis_url)
+        )
+        try:
+            worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
+        except RedisError as problem:
+            logger.warning("worker lost Redis name=%s problem=%s", worker.name, problem)
+        if worker.is_stopping or burst:
+            return
+
+
+def wait_for_redis(redis: Redis, redis_url: str) -> None:
+    """Return once Redis answers, however long that takes."""
+    while True:
+        try:
+            redis.ping()
+            return
+        except RedisError as problem:
+            logger.warning("Redis does not answer at %s, trying again: %s", hide_password(redis_url), problem)
+
+
+def _stop_by_exception() -> None:
+    """Between two RQ workers, which install handlers of their own, a signal just ends the waiting."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise StopRequested
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The retraining of one project's decoder: corrections in, a new model version out."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rq import Retry, get_current_job
+
+from model.bundle import load_bundle
+from model.captioner import Captioner
+from model.errors import TrainingError
+from model.features import FeatureStore
+from model.registry import ModelRegistry
+from model.store import Store
+from model.training import CaptionedFeatures, TrainingOptions, TrainingRecord, caption_tokens, fit_decoder, token_loss
+from worker.corrections import CorrectionInbox
+from worker.dataset import Dataset, build_dataset
+from worker.policy import Metrics, is_better
+from worker.progress import Progress
+from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+WHILE_ANOTHER_TRAINS = Retry(max=40, interval=15)
+"""Only after something went wrong: a retraining is enqueued to follow the one that runs."""
+
+
+def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
+    """RQ job: train the project's serving decoder on its corrections and publish the result if it is better.
+
+    May run twice without harm: when nothing changed since the last training it says so and does nothing.
+
+    Args:
+        project_id: Label Studio's.
+        reason: what triggered it, for the record.
+
+    Returns:
+        what came of it, or a Retry while another process trains this project.
+
+    Raises:
+        TrainingError: no correction can be used; the message counts why. The serving version stays.
+    """
+    started = time.monotonic()
+    settings = Settings.from_env()
+    redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
+    inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
+
+    with only_training(redis, project_id, progress.job_id) as is_ours:
+        if not is_ours:
+            return WHILE_ANOTHER_TRAINS
+        change_number = inbox.take(project_id)
+        if change_number == inbox.trained_number(project_id):
+            return nothing_to_do(project_id, "no correction came, changed or went since the last training")
+
+        progress.phase("loading")
+        bundle = load_bundle(settings.caption_bundle)
+        registry = ModelRegistry(store, bundle.version)
+        serving = registry.load(project_id, registry.serving(project_id), bundle)
+        features = FeatureStore(store, bundle.encoder.fingerprint)
+        dataset = build_dataset(inbox.corrections(project_id), features, bundle.replay)
+        if not dataset.learned:
+            return nothing_learned(inbox, project_id, change_number, dataset)
+
+        candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, change_number, progress)
+
+        progress.phase("evaluating")
+        reached, challenged = measure(candidate, dataset), measure(serving, dataset)
+        decision = is_better(reached, challenged)
+
+        progress.phase("publishing")
+        if registry.serving(project_id) != serving.version:
+            enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
+            return nothing_to_do(
+                project_id, f"{serving.version} no longer serves; training again from the one that does"
+            )
+        record = registry.publish if decision.publish else registry.refuse
+        version = record(
+            project_id,
+            candidate,
+            parent=serving.version,
+            metrics={
+                "candidate": asdict(reached),
+                "serving": asdict(challenged),
+                "training": asdict(training),
+                "corrections_left_out": dict(dataset.left_out),
+                "trigger": reason,
+            },
+            corrections=dataset.corrections,
+            decision=decision.reason,
+        )
+        inbox.mark_trained(project_id, change_number)
+        if version.published and settings.refresh_predictions:
+            enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
+
+    progress.phase("done")
+    outcome = {
+        "project_id": project_id,
+        "version": version.name,
+        "published": version.published,
+        "decision": version.decision,
+        "corrections": len(dataset.learned),
+        "held_out": len(dataset.held_out),
+        "left_out": dict(dataset.left_out),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in outcome.items()))
+    return outcome
+
+
+def nothing_to_do(project_id: int, why: str) -> dict[str, Any]:
+    """Return the outcome of a retraining that made no version."""
+    logger.info("retraining done project=%s published=False decision=%r", project_id, why)
+    return {"project_id": project_id, "version": None, "published": False, "decision": why}
+
+
+def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int, dataset: Dataset) -> dict[str, Any]:
+    """Say why there is nothing to train on; it is an error if corrections are there that should have been usable."""
+    if dataset.left_out:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
+        raise TrainingError(
+            f"no correction of project {project_id} can be trained on ({reasons}); is Label Studio reachable for the "
+            f"worker? `captioner doctor` says what is wrong"
+        )
+    if dataset.held_out:
+        return nothing_to_do(project_id, f"all {len(dataset.held_out)} corrections are held out; waiting for more")
+    inbox.mark_trained(project_id, change_number)
+    return nothing_to_do(project_id, "the project has no corrections any more")
+
+
+def fine_tune(
+    serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
+) -> tuple[Captioner, TrainingRecord]:
+    """Return the serving version as it is after training on the dataset, new words included."""
+    tokenizer = serving.tokenizer.extended(dataset.captions)
+    decoder = serving.decoder.widened(tokenizer.size)
+    # Held-out captions judge the candidate afterwards, so they do not choose its epoch.
+    options = TrainingOptions(
+        epochs=12, learning_rate=5e-4, label_smoothing=0.05, dropout=0.2, budget_s=budget_s, seed=seed
+    )
+    examples = dataset.training_examples(seed)
+    record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step)
+    return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+
+
+def measure(captioner: Captioner, dataset: Dataset) -> Metrics:
+    """Measure a version on what no version was trained on."""
+    return Metrics(
+        held_out_loss=caption_loss(captioner, dataset.held_out),
+        held_out=len(dataset.held_out),
+        anchor_loss=caption_loss(captioner, dataset.anchors),
+        anchors=len(dataset.anchors),
+    )
+
+
+def caption_loss(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> float | None:
+    """Return the mean negative log-likelihood of a caption in nats, or None without examples.
+
+    Of a caption and not of a token: a vocabulary with new words cuts the same caption into fewer tokens.
+    """
+    if not examples:
+        return None
+    tokens = sum(len(caption_tokens(captioner.tokenizer, example.caption)) - 1 for example in examples)
+    return token_loss(captioner.decoder, captioner.tokenizer, examples) * tokens / len(examples)

@@ -1,0 +1,152 @@
+"""Our RQ worker: takes jobs from Redis and starts one process for each.
+
+It differs from RQ's SpawnWorker where that would not do:
+- a job's process is told everything by environment and arguments, so no Redis password is in the process list;
+- one thread per job, and memory that is freed is kept, which training and serving beside it both need;
+- SIGTERM gives the running job a moment, then hands it back to its queue instead of failing it;
+- a Redis that lost its data learns of this worker again; one that is away ends nothing (see `worker/__main__.py`);
+- what repetition cannot mend is not repeated.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from rq import Queue, SpawnWorker
+from rq.exceptions import AbandonedJobError, InvalidJobOperation
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.worker_registration import register
+
+import worker
+from model.errors import LabelStudioError, StoreError
+
+logger = logging.getLogger(__name__)
+
+WORTH_REPEATING = (OSError, RedisError, StoreError, LabelStudioError, AbandonedJobError)
+"""Failures of a neighbour, who may be back; anything else would only fail again."""
+
+GRACE_S = 5.0
+"""What SIGTERM leaves a running job before it is handed back; containers are killed after 10 s."""
+
+WORKER_TTL_S = 30
+MAINTENANCE_EVERY_S = 30
+"""How soon jobs of a dead worker are taken up and a dead scheduler is replaced."""
+
+JOB_ENVIRONMENT = {
+    # Two busy thread pools make each other slow; the server beside us must not notice a training.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc gives big blocks back to the system at once and pays a page fault for each page of the next one.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),
+}
+"""For each job's process, unless the operator set them."""
+
+
+class CaptionWorker(SpawnWorker):
+    """Runs jobs one after another, each in a process of its own."""
+
+    max_connection_wait_time = 5.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.is_stopping = False
+        self._is_handing_back = False
+        self.push_exc_handler(do_not_repeat_in_vain)
+
+    @classmethod
+    def listening(cls, queues: list[Queue], redis: Redis, name: str) -> "CaptionWorker":
+        """Return a worker that will take jobs from these queues, the first one first."""
+        return cls(
+            queues,
+            name=name,
+            connection=redis,
+            serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL_S,
+            maintenance_interval=MAINTENANCE_EVERY_S,
+        )
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        started = time.monotonic()
+        super().execute_job(job, queue)
+        seconds = time.monotonic() - started
+        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""
+        assert self.execution is not None
+        command = [sys.executable, "-P", "-m", "worker.horse", self.key, job.id, queue.name, self.execution.id]
+        environment = JOB_ENVIRONMENT | dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH")]))
+        self._horse_pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.is_stopping = True
+        super().request_stop(signum, frame)
+
+    def handle_warm_shutdown_request(self) -> None:
+        timer = threading.Timer(GRACE_S, self._hand_back)
+        timer.daemon = True
+        timer.start()
+
+    def _hand_back(self) -> None:
+        if self.horse_pid:
+            self._is_handing_back = True
+            self.kill_horse(signal.SIGKILL)
+
+    def handle_job_failure(
+        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
+    ) -> None:
+        if not self._is_handing_back:
+            super().handle_job_failure(job, queue, started_job_registry, exc_string)
+            return
+        retries, job.retries_left = job.retries_left, 0
+        super().handle_job_failure(job, queue, started_job_registry, exc_string)
+        job.retries_left = retries
+        job.requeue(at_front=True)
+        logger.info("job handed back queue=%s job=%s", queue.name, job.id)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None and self.birth_date is not None and not self.is_horse:
+            self.connection.hset(self.key, mapping=self.serialize())
+            register(self)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        except RedisError as problem:
+            logger.warning("worker not signed off name=%s problem=%s", self.name, problem)
+            if self.pubsub_thread is not None:
+                self.pubsub_thread.stop()
+
+
+def do_not_repeat_in_vain(
+    job: Job, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> bool:
+    """RQ exception handler: take the retries from a job that failed of itself."""
+    if not issubclass(kind, WORTH_REPEATING):
+        job.retries_left = 0
+    return True
+
+
+def _status(job: Job) -> str:
+    try:
+        return job.get_status().value
+    except InvalidJobOperation:
+        return "gone"
+
+
+def _source_folder() -> str:
+    """Where the packages lie, so that the job's process imports the same code from wherever we were started."""
+    return str(Path(worker.__path__[0]).resolve().parent)
