@@ -1,0 +1,178 @@
+"""The `captioner` command: reads the command line and hands over to `commands`.
+
+Nothing heavy is imported before a command runs, so `--help` is instant.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from backend import commands
+from model.errors import CaptionerError
+
+DESCRIPTION = "Suggests image captions inside Label Studio and learns from every caption annotators correct."
+EPILOG = "Settings are environment variables; the README has the table. `captioner COMMAND --help` explains a command."
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 done with findings, 2 not done, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    run: Command = arguments.run
+    try:
+        return run(arguments)
+    except CaptionerError as error:
+        print(f"captioner: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="captioner", description=DESCRIPTION, epilog=EPILOG)
+    subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (
+        _add_serve,
+        _add_worker,
+        _add_demo,
+        _add_doctor,
+        _add_caption,
+        _add_train,
+        _add_evaluate,
+        _add_versions,
+        _add_promote,
+        _add_rollback,
+    ):
+        add(subcommands)
+    return parser
+
+
+Subcommands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _add(subcommands: "Subcommands[argparse.ArgumentParser]", run: Command, summary: str) -> argparse.ArgumentParser:
+    """Add a subcommand named like the function that runs it."""
+    parser = subcommands.add_parser(
+        run.__name__, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_serve(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    _add(subcommands, commands.serve, "answer Label Studio: suggest captions, store corrections (HOST, PORT)")
+
+
+def _add_worker(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    _add(subcommands, commands.worker, "run the queued jobs: retrainings and what they need of Label Studio")
+
+
+def _add_demo(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.demo, "run the whole product on this machine, Label Studio included")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--photos", type=Path, metavar="DIR", help="use the pictures of this directory")
+    which.add_argument("--check", action="store_true", help="play the annotator, print JSON, exit 0 if it all worked")
+    which.add_argument(
+        "--no-label-studio",
+        action="store_true",
+        help="Redis, backend and worker only, for the Label Studio at LABEL_STUDIO_URL; state is kept in .run/",
+    )
+    parser.add_argument(
+        "--setup-seconds", type=int, default=0, metavar="S", help="how long installing took, for the summary"
+    )
+
+
+def _add_doctor(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.doctor, "check everything the product needs, one line each")
+    parser.add_argument("--repair", action="store_true", help="mend what can be mended, such as webhook headers")
+
+
+def _add_caption(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.caption, "write captions of image files")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    _add_model_choice(parser)
+    parser.add_argument("--alternatives", type=int, metavar="K", help="captions per image, best first (ALTERNATIVES)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per image")
+
+
+def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.train, "make a bundle from captioned images")
+    _add_captions_source(parser)
+    held_out = parser.add_argument_group("held-out images (default: a tenth of the images, always the same)")
+    held_out.add_argument("--held-out-captions", type=Path, metavar="FILE", help="default: the same file")
+    held_out.add_argument("--held-out-images", type=Path, metavar="DIR", help="default: the same directory")
+    held_out.add_argument("--held-out-names", type=Path, metavar="FILE", help="list of image names, one per line")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
+    parser.add_argument("--name", default="photos", help="versions are called NAME-<8 hex digits> (%(default)s)")
+    parser.add_argument(
+        "--encoder", default="mobilenet_v2", metavar="NETWORK", help="torchvision network (%(default)s)"
+    )
+    parser.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="FILE",
+        help="its weights: a state dict file, or a torchvision name, which is downloaded (%(default)s)",
+    )
+    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
+    parser.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
+    parser.add_argument("--strict", action="store_true", help="stop at anything in the captions that is unusable")
+    how = parser.add_argument_group("network and training")
+    how.add_argument("--hidden", type=int, default=512, help="size of state, embedding and attention (%(default)s)")
+    how.add_argument("--min-count", type=int, default=4, help="rarer words are spelled in bytes (%(default)s)")
+    how.add_argument("--epochs", type=int, default=20, help="%(default)s")
+    how.add_argument("--batch-size", type=int, default=64, help="%(default)s")
+    how.add_argument("--learning-rate", type=float, default=1e-3, help="%(default)s")
+    how.add_argument("--budget-s", type=float, metavar="S", help="stop training after this many seconds")
+    how.add_argument("--seed", type=int, default=0, help="%(default)s")
+
+
+def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.evaluate, "score captions against what people wrote (BLEU, ROUGE-L, CIDEr-D)")
+    _add_captions_source(parser)
+    _add_model_choice(parser)
+    parser.add_argument("--json", action="store_true", help="metrics and every caption as JSON")
+
+
+def _add_versions(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.versions, "list a project's model versions and say which one serves")
+    _add_project(parser)
+    parser.add_argument("--json", action="store_true", help="everything recorded about them, as JSON")
+
+
+def _add_promote(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.promote, "let another model version of a project serve")
+    _add_project(parser)
+    parser.add_argument("version", metavar="VERSION", help="as `captioner versions` names it")
+
+
+def _add_rollback(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.rollback, "let the model version serve again that served before")
+    _add_project(parser)
+
+
+def _add_project(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("project", type=int, metavar="PROJECT", help="the number in the project's address")
+
+
+def _add_captions_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_argument_group("captioned images")
+    source.add_argument(
+        "--captions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="Flickr token file, COCO captions JSON, CSV with the columns image and caption, or JSONL",
+    )
+    source.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the named images are")
+    source.add_argument("--names", type=Path, metavar="FILE", help="only the images listed here, one name per line")
+
+
+def _add_model_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
+    parser.add_argument("--project", type=int, help="use the version that serves this project (MODEL_STORE)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

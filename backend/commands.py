@@ -1,0 +1,175 @@
+"""What each `captioner` command does: settings and arguments in, one call of the noun's module, lines out.
+
+Every function imports what it needs when it runs, so that no command waits for the imports of another.
+"""
+
+import argparse
+import json
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from model.captioner import Captioner
+
+
+def serve(_: argparse.Namespace) -> int:
+    from backend import wsgi
+
+    wsgi.serve(Settings.from_env())
+    return 0
+
+
+def worker(_: argparse.Namespace) -> int:
+    from worker.__main__ import main
+
+    return main([])
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from backend import demo, demo_check
+
+    if arguments.check:
+        return demo_check.check_demo(arguments.setup_seconds)
+    if arguments.no_label_studio:
+        return demo.run_without_label_studio()
+    return demo.run_demo(arguments.photos, arguments.setup_seconds)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from backend.doctor import examine
+
+    return examine(Settings.from_env(), repair=arguments.repair)
+
+
+def caption(arguments: argparse.Namespace) -> int:
+    from model.decoding import DecodingOptions
+    from model.image_files import caption_files
+    from model.progress import ProgressDisplay
+
+    settings = Settings.from_env()
+    captioner = _captioner(settings, arguments)
+    alternatives = arguments.alternatives or settings.alternatives
+    options = DecodingOptions(beam_size=settings.beam_size, alternatives=alternatives)
+    unreadable = 0
+    with ProgressDisplay() as show:
+        for captioned in caption_files(captioner, arguments.images, options, on_progress=show):
+            unreadable += captioned.problem is not None
+            if arguments.json:
+                print(json.dumps(captioned.to_json(), ensure_ascii=False))
+            elif captioned.problem is not None:
+                print(f"{captioned.file}: {captioned.problem}", file=sys.stderr)
+            else:
+                for written in captioned.captions:
+                    print(f"{captioned.file}: {written.text} ({written.score:.0%})")
+    return 1 if unreadable else 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from model.captions import CaptionSource
+    from model.photo_training import BundleOptions, imagenet_encoder, train_bundle
+    from model.progress import ProgressDisplay
+    from model.store import Store
+    from model.training import TrainingOptions
+
+    source = CaptionSource(captions=arguments.captions, images=arguments.images, names=arguments.names)
+    held_out = None
+    if arguments.held_out_captions or arguments.held_out_images or arguments.held_out_names:
+        held_out = CaptionSource(
+            captions=arguments.held_out_captions or arguments.captions,
+            images=arguments.held_out_images or arguments.images,
+            names=arguments.held_out_names,
+        )
+    options = BundleOptions(
+        name=arguments.name,
+        hidden=arguments.hidden,
+        min_count=arguments.min_count,
+        training=TrainingOptions(
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            learning_rate=arguments.learning_rate,
+            budget_s=math.inf if arguments.budget_s is None else arguments.budget_s,
+            seed=arguments.seed,
+        ),
+    )
+    with ProgressDisplay() as show:
+        trained = train_bundle(
+            arguments.out,
+            train=source,
+            held_out=held_out,
+            encoder=imagenet_encoder(arguments.encoder, arguments.weights, arguments.image_size),
+            weights=arguments.weights,
+            options=options,
+            features=Store(arguments.features) if arguments.features else None,
+            strict=arguments.strict,
+            on_progress=show,
+        )
+    print(trained.evaluation.table())
+    print(trained.left_out.summary())
+    print(f"{trained.version} is in {trained.path}; CAPTION_BUNDLE={trained.path} uses it")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from model.captions import CaptionSource, read_captions
+    from model.decoding import DecodingOptions
+    from model.evaluation import evaluate
+    from model.progress import ProgressDisplay
+
+    settings = Settings.from_env()
+    source = CaptionSource(captions=arguments.captions, images=arguments.images, names=arguments.names)
+    captioned = read_captions(source)
+    captioner = _captioner(settings, arguments)
+    with ProgressDisplay() as show:
+        options = DecodingOptions(beam_size=settings.beam_size)
+        evaluation = evaluate(captioner, captioned.images, options, on_progress=show)
+    if arguments.json:
+        print(json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1))
+    else:
+        print(evaluation.table())
+        print(captioned.left_out.summary())
+    return 0
+
+
+def versions(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from backend.versions import open_registry, version_lines
+
+    registry = open_registry(Settings.from_env())
+    if arguments.json:
+        found = [asdict(version) for version in registry.versions(arguments.project)]
+        serving = registry.serving(arguments.project)
+        print(json.dumps({"serving": serving, "bundle": registry.base_version, "versions": found}, indent=1))
+    else:
+        print("\n".join(version_lines(registry, arguments.project)))
+    return 0
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    from backend.versions import promote_version
+
+    print(promote_version(Settings.from_env(), arguments.project, arguments.version, by="command line"))
+    return 0
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    from backend.versions import roll_back
+
+    print(roll_back(Settings.from_env(), arguments.project, by="command line"))
+    return 0
+
+
+def _captioner(settings: Settings, arguments: argparse.Namespace) -> "Captioner":
+    """Return the bundle's captioner, or the one that serves `--project`."""
+    from model.bundle import load_bundle
+    from model.registry import ModelRegistry
+    from model.store import Store
+
+    bundle = load_bundle(arguments.bundle or settings.caption_bundle)
+    if arguments.project is None:
+        return bundle.captioner()
+    registry = ModelRegistry(Store(settings.model_store), bundle.version)
+    return registry.load(arguments.project, registry.serving(arguments.project), bundle)
