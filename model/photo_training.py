@@ -71,7 +71,7 @@ class TrainedBundle:
     """What the bundle says of its own making."""
 
 
-def imagenet_encoder(name: str, weights: Path | str | None, size: int = 224) -> EncoderSpec:
+def imagenet_encoder(name: str = "mobilenet_v2", size: int = 224) -> EncoderSpec:
     """Describe a torchvision backbone with ImageNet's usual preprocessing."""
     return EncoderSpec(name=name, preprocessing=Preprocessing(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD))
 
