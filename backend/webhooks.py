@@ -26,6 +26,8 @@ class WebhookFault:
     reason: str
     webhook: Webhook | None
     """The one to mend; None when there is none."""
+    lacks_credentials: bool = False
+    """Whether nothing else is wrong with it."""
 
 
 def find_fault(
@@ -48,7 +50,8 @@ def find_fault(
     if not webhook.sends_payload:
         return WebhookFault(reason="is sent without its payload", webhook=webhook)
     if not _carries_credentials(webhook, settings):
-        return WebhookFault(reason="does not carry the backend's credentials", webhook=webhook)
+        reason = "does not carry the backend's credentials"
+        return WebhookFault(reason=reason, webhook=webhook, lacks_credentials=True)
     return None
 
 

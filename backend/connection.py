@@ -1,0 +1,38 @@
+"""A project of Label Studio together with the backend in it that is ours."""
+
+from dataclasses import dataclass
+
+from backend.label_studio import ConnectedBackend, LabelStudioClient, Project
+from model.bundle import bundle_version
+from model.errors import CaptionerError
+from model.registry import ModelRegistry
+from model.store import Store
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A project and the backend in it that is ours."""
+
+    project: Project
+    ours: ConnectedBackend
+    backends: tuple[ConnectedBackend, ...]
+    """All of the project, the first connected first; Label Studio asks only the first one for predictions."""
+
+
+def find_connection(client: LabelStudioClient, settings: Settings, project: Project) -> Connection | None:
+    """Return the backend that answered `/setup` with our version, else the first; None when there is none."""
+    backends = client.connected_backends(project.project_id)
+    if not backends:
+        return None
+    serving = _serving_version(settings, project.project_id)
+    ours = next((backend for backend in backends if backend.model_version == serving), backends[0])
+    return Connection(project=project, ours=ours, backends=tuple(backends))
+
+
+def _serving_version(settings: Settings, project_id: int) -> str | None:
+    try:
+        registry = ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
+        return registry.serving(project_id)
+    except CaptionerError:
+        return None  # whoever serves says what is wrong with the store

@@ -1,0 +1,123 @@
+"""Look at everything the product needs, say in one line each what is wrong and how to mend it, and mend what we can.
+
+Each check is a generator of findings, so that a person reads the first ones while the next are under way.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+from redis import Redis, RedisError
+from rq import Worker
+
+from backend.findings import Finding
+from backend.label_studio_checks import check_label_studio
+from model.bundle import load_bundle
+from model.decoding import DecodingOptions
+from model.errors import CaptionerError
+from model.store import Store
+from worker.queues import QUEUES, queue
+from worker.settings import Settings, hide_password
+
+
+def examine(settings: Settings, *, repair: bool = False, show: Callable[[str], None] = print) -> int:
+    """Show each finding on its line; return the exit code, 0 only if all is well now."""
+    wrong = 0
+    for finding in diagnose(settings, repair=repair):
+        show(str(finding))
+        wrong += not finding.ok
+    return 1 if wrong else 0
+
+
+def diagnose(settings: Settings, *, repair: bool = False) -> Iterator[Finding]:
+    """Check everything, from the inside to Label Studio; nothing is changed unless `repair`."""
+    yield from _redis(settings)
+    yield from _store(settings)
+    yield from _model(settings)
+    yield from check_label_studio(settings, repair=repair)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    name, address = "Redis", hide_password(settings.redis_url)
+    try:
+        with Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=5) as redis:
+            redis.ping()
+            yield Finding(name=name, ok=True, message=f"answers at {address}")
+            yield _append_only(redis)
+            yield _eviction(redis)
+            yield _workers(redis)
+    except (RedisError, OSError) as problem:
+        remedy = "start it (`make run`, `docker compose up redis`) or correct REDIS_URL"
+        yield Finding(name=name, ok=False, message=f"{address} does not answer: {problem}", remedy=remedy)
+
+
+def _append_only(redis: Redis) -> Finding:
+    name, value = "Redis durability", _redis_setting(redis, "appendonly")
+    if value is None:
+        return Finding(name=name, ok=True, message="unknown, this Redis does not tell its settings")
+    if value != "yes":
+        message = "corrections are lost when Redis ends: it runs without an append-only file"
+        return Finding(name=name, ok=False, message=message, remedy="start it with --appendonly yes")
+    return Finding(name=name, ok=True, message="every write goes to an append-only file")
+
+
+def _eviction(redis: Redis) -> Finding:
+    name = "Redis eviction"
+    policy, limit = _redis_setting(redis, "maxmemory-policy"), _redis_setting(redis, "maxmemory")
+    if policy is None:
+        return Finding(name=name, ok=True, message="unknown, this Redis does not tell its settings")
+    if policy != "noeviction" and limit != "0":
+        message = f"a full Redis would drop corrections and jobs: maxmemory-policy is {policy}"
+        return Finding(name=name, ok=False, message=message, remedy="set maxmemory-policy noeviction")
+    return Finding(name=name, ok=True, message="nothing is dropped when memory is full")
+
+
+def _redis_setting(redis: Redis, name: str) -> str | None:
+    """Return one of Redis' own settings, or None where a hosted Redis does not tell."""
+    try:
+        found = redis.config_get(name)
+    except RedisError:
+        return None
+    value: str | None = found.get(name)
+    return value
+
+
+def _workers(redis: Redis) -> Finding:
+    listening = {name: Worker.count(queue=queue(redis, name)) for name in QUEUES}
+    missing = [name for name, count in listening.items() if not count]
+    if missing:
+        message = f"nobody listens to the queue {' and '.join(missing)}: nothing is learned"
+        return Finding(name="worker", ok=False, message=message, remedy="start `captioner worker`")
+    return Finding(name="worker", ok=True, message=f"{min(listening.values())} listening")
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    path, written = f"doctor/{uuid.uuid4().hex}", b"written by captioner doctor"
+    place = hide_password(settings.model_store)
+    try:
+        store = Store(settings.model_store)
+        store.write(path, written)
+        is_same = store.read(path) == written
+        store.delete(path)
+    except (CaptionerError, OSError) as problem:
+        remedy = "give MODEL_STORE a directory or URL that this user may write"
+        yield Finding(name="store", ok=False, message=str(problem), remedy=remedy)
+        return
+    message = f"{place} can be read and written" if is_same else f"{place} does not return what was written"
+    yield Finding(name="store", ok=is_same, message=message, remedy=None if is_same else "use another MODEL_STORE")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    began = time.monotonic()
+    try:
+        captioner = load_bundle(settings.caption_bundle).captioner()
+        features = captioner.encode([Image.new("RGB", (64, 64), "grey")])
+        [[caption]] = captioner.caption(features, DecodingOptions(beam_size=settings.beam_size))
+    except CaptionerError as problem:
+        remedy = "set CAPTION_BUNDLE to scenes, photos or a bundle's directory"
+        yield Finding(name="model", ok=False, message=str(problem), remedy=remedy)
+        return
+    seconds = time.monotonic() - began
+    message = f"{captioner.version} loads and captions in {seconds:.1f} s (an empty picture: {caption.text!r})"
+    yield Finding(name="model", ok=True, message=message)

@@ -1,0 +1,129 @@
+"""See to it that every correction's image has its features in the store, because training reads nothing else."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from backend.images import ImageFetcher
+from backend.label_studio import LabelStudioClient
+from backend.labeling import INSIDE_TASK, compact_image_ref
+from backend.pictures import encode
+from model.bundle import load_bundle
+from model.encoder import Encoder
+from model.errors import ImageError, LabelStudioError
+from model.features import FeatureStore
+from model.images import decode_image, image_key
+from model.store import Store
+from worker.corrections import Correction, CorrectionInbox
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BUDGET_S = 300.0
+"""A training waits for this; images that time out one after the other must not keep it for hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureReport:
+    """How many images were found, made, and could not be had."""
+
+    known: int
+    made: int
+    failed: int
+    left: int
+    """Not looked at, because the time was up; the next job goes on."""
+
+
+def complete_features(
+    client: LabelStudioClient | None,
+    redis: Redis,
+    settings: Settings,
+    project_id: int,
+    on_progress: Callable[[int, int], None],
+) -> FeatureReport:
+    """Fetch and encode the images that have no features; one that cannot be had is logged and left out.
+
+    Args:
+        client: None when no API key is set; then only images outside Label Studio can be had.
+        on_progress: told how many of how many corrections are seen to.
+
+    Raises:
+        BundleError: the bundle cannot be loaded.
+        StoreError: features cannot be read or written.
+    """
+    inbox = CorrectionInbox(redis)
+    corrections = inbox.corrections(project_id)
+    if not corrections:
+        return FeatureReport(known=0, made=0, failed=0, left=0)
+    encoder = load_bundle(settings.caption_bundle).encoder
+    features = FeatureStore(Store(settings.model_store), encoder.fingerprint)
+    completion = _Completion(inbox, encoder, features, client, ImageFetcher.from_settings(settings))
+    deadline, outcomes = time.monotonic() + BUDGET_S, Counter[str]()
+    for done, correction in enumerate(corrections, start=1):
+        is_late = time.monotonic() > deadline
+        outcomes["left" if is_late else completion.see_to(correction)] += 1
+        on_progress(done, len(corrections))
+    return FeatureReport(**{outcome: outcomes[outcome] for outcome in ("known", "made", "failed", "left")})
+
+
+class _Completion:
+    """Sees to the features of one correction after the other."""
+
+    def __init__(
+        self,
+        inbox: CorrectionInbox,
+        encoder: Encoder,
+        features: FeatureStore,
+        client: LabelStudioClient | None,
+        fetcher: ImageFetcher,
+    ) -> None:
+        self.inbox = inbox
+        self.encoder = encoder
+        self.features = features
+        self.client = client
+        self.fetcher = fetcher
+
+    def see_to(self, correction: Correction) -> str:
+        if correction.image_key is not None and self.features.get(correction.image_key) is not None:
+            return "known"
+        try:
+            content = self.fetcher.fetch(self._image_ref(correction), correction.task_id)
+            key = image_key(content)
+            if self.features.get(key) is None:
+                pixels = self.encoder.spec.preprocessing(decode_image(content))
+                self.features.put(key, encode(self.encoder, [pixels])[0])
+        except (ImageError, LabelStudioError) as problem:
+            logger.warning(
+                "correction without image project=%s task=%s annotation=%s reason=%s",
+                correction.project_id,
+                correction.task_id,
+                correction.annotation_id,
+                problem,
+            )
+            return "failed"
+        self.inbox.attach_image_key(correction, key)
+        return "made"
+
+    def _image_ref(self, correction: Correction) -> str:
+        """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
+        if not correction.image_ref.startswith(INSIDE_TASK) or self.client is None:
+            return correction.image_ref
+        data = self.client.task(correction.task_id)["data"]
+        found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
+        return next(found, correction.image_ref)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in JSON, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)

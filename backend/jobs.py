@@ -1,0 +1,135 @@
+"""Jobs that speak to Label Studio; RQ workers run them by name, with JSON arguments, and may run them twice.
+
+Each starts in a process of its own, so torch (2 s to import) is only imported where images are looked at.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis import Redis
+from rq import get_current_job
+
+from backend.connection import find_connection
+from backend.label_studio import LabelStudioClient
+from backend.reconciliation import reconcile
+from backend.webhooks import find_fault, mend
+from model.errors import LabelStudioError
+from worker.corrections import CorrectionInbox
+from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due
+from worker.settings import Settings
+from worker.suggestions import SuggestionLog
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 0.5
+
+
+def collect_corrections(project_id: int) -> dict[str, int]:
+    """Pull the annotations that webhooks missed, and make the features that training will read.
+
+    An image that cannot be had never stops the rest. When Label Studio cannot be asked, features are still made from
+    what is here, and the job fails at its end, so that the reason is seen.
+
+    Raises:
+        LabelStudioError: the annotations could not be pulled.
+        LabelConfigError: the project's labeling config has no caption.
+    """
+    settings = Settings.from_env()
+    redis, client = connect_patiently(settings.redis_url), LabelStudioClient.from_settings(settings)
+    outcome: dict[str, int] = {}
+    try:
+        if client is None:
+            logger.info("annotations not pulled project=%s reason=LABEL_STUDIO_API_KEY is not set", project_id)
+        else:
+            outcome |= _pull(client, redis, settings, project_id)
+    finally:
+        outcome |= _complete_features(client, redis, settings, project_id)
+    return outcome
+
+
+def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
+    """Write the version's suggestions into Label Studio for tasks nobody has annotated, as long as it serves.
+
+    Raises:
+        LabelStudioError: tasks cannot be read or predictions not written; a retry goes on where this one ended.
+        LabelConfigError: the project's labeling config has no caption.
+    """
+    settings = Settings.from_env()
+    client = LabelStudioClient.from_settings(settings)
+    if client is None or not settings.refresh_predictions:
+        reason = "REFRESH_PREDICTIONS is false" if client else "LABEL_STUDIO_API_KEY is not set"
+        logger.info("predictions not refreshed project=%s version=%s reason=%s", project_id, version, reason)
+        return {"refreshed": 0, "stopped": reason}
+
+    from backend.app import make_parts
+    from backend.refreshing import refresh
+
+    parts = make_parts(settings)
+    report = refresh(client, parts, project_id, version, _progress("refreshing"))
+    logger.info("predictions refreshed project=%s version=%s %s", project_id, version, _words(vars(report)))
+    return dict(vars(report))
+
+
+def connect_project(project_id: int) -> dict[str, Any]:
+    """Give the webhook of a project that was just connected our credentials, which Label Studio leaves out.
+
+    Raises:
+        LabelStudioError: the backend or its webhook is not there yet (Label Studio asks for `/setup` first and
+            stores both afterwards; a retry finds them), or Label Studio refuses.
+    """
+    settings = Settings.from_env()
+    client = LabelStudioClient.from_settings(settings)
+    if client is None:
+        logger.info("webhook not looked at project=%s reason=LABEL_STUDIO_API_KEY is not set", project_id)
+        return {"mended": False}
+    connection = find_connection(client, settings, client.project(project_id))
+    if connection is None:
+        raise LabelStudioError(f"project {project_id} has no backend yet; Label Studio stores it after /setup")
+    fault = find_fault(client.webhooks(project_id), connection.backends, connection.ours, settings)
+    if fault is not None and not fault.lacks_credentials:
+        # Somebody may have meant it, so only a person decides.
+        raise LabelStudioError(f"the webhook of project {project_id} {fault.reason}: captioner doctor --repair")
+    if fault is not None:
+        mend(client, project_id, connection.ours, fault, settings)
+        logger.info("webhook mended project=%s url=%s", project_id, connection.ours.url)
+        # What was annotated before now was refused.
+        enqueue_backend_job(connect_patiently(settings.redis_url), "collect_corrections", project_id)
+    return {"mended": fault is not None}
+
+
+def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project_id: int) -> dict[str, int]:
+    done = reconcile(client, CorrectionInbox(redis), SuggestionLog(redis), project_id)
+    if done.changed:
+        retrain_when_due(redis, settings, project_id)
+    return {"stored": done.stored, "removed": done.removed}
+
+
+def _complete_features(
+    client: LabelStudioClient | None, redis: Redis, settings: Settings, project_id: int
+) -> dict[str, int]:
+    from backend.image_features import complete_features
+
+    report = complete_features(client, redis, settings, project_id, _progress("features"))
+    logger.info("features completed project=%s %s", project_id, _words(vars(report)))
+    return dict(vars(report))
+
+
+def _progress(phase: str) -> Callable[[int, int], None]:
+    """Return a function that writes {"phase", "done", "total"} into the job's meta, twice a second at most."""
+    job, written_at = get_current_job(), 0.0
+
+    def write(done: int, total: int) -> None:
+        nonlocal written_at
+        if job is None or (done < total and time.monotonic() - written_at < PROGRESS_EVERY_S):
+            return
+        written_at = time.monotonic()
+        job.meta |= {"phase": phase, "done": done, "total": total}
+        job.save_meta()
+
+    return write
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in facts.items())

@@ -1,0 +1,191 @@
+"""The checks of `captioner doctor` on Label Studio's side: the key, the guards, and each connected project."""
+
+import re
+from collections.abc import Iterator
+
+from backend.connection import Connection, find_connection
+from backend.findings import Finding
+from backend.images import ImageFetcher
+from backend.label_studio import LabelStudioClient, Project
+from backend.labeling import CaptionControl, parse_caption_controls, read_image_ref
+from backend.webhooks import find_fault, mend, webhook_url
+from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
+from model.images import decode_image
+from worker.settings import Settings
+
+GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
+
+
+def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]:
+    """Check everything that can be asked of Label Studio; mend webhooks and prelabeling if `repair`."""
+    try:
+        client = LabelStudioClient.from_settings(settings)
+        if client is None:
+            yield _no_key()
+            return
+        yield _server(client)
+        yield _key(client)
+        projects = list(client.projects())
+        connections = [found for project in projects if (found := find_connection(client, settings, project))]
+        yield from _guards(client, settings, projects, connections)
+        if not connections:
+            yield _nothing_connected(settings, projects)
+        for connection in connections:
+            yield from _project(client, settings, connection, repair=repair)
+    except (LabelStudioError, SettingsError) as problem:
+        yield Finding(name="Label Studio", ok=False, message=str(problem))
+
+
+def _no_key() -> Finding:
+    return Finding(
+        name="Label Studio",
+        ok=False,
+        message="LABEL_STUDIO_API_KEY is not set: uploaded images cannot be fetched, nothing missed can be pulled, "
+        "new suggestions cannot be written",
+        remedy="create a personal access token in Account & Settings and set it",
+    )
+
+
+def _server(client: LabelStudioClient) -> Finding:
+    return Finding(name="Label Studio", ok=True, message=f"{client.server_version()} answers at {client.url}")
+
+
+def _key(client: LabelStudioClient) -> Finding:
+    return Finding(name="API key", ok=True, message=f"the {client.key_kind} of {client.user()} is accepted")
+
+
+def _guards(
+    client: LabelStudioClient, settings: Settings, projects: list[Project], connections: list[Connection]
+) -> Iterator[Finding]:
+    """Try both address guards with our backend's address as Label Studio knows it, or our port on its machine."""
+    if not projects:
+        return
+    url = connections[0].ours.url if connections else f"http://127.0.0.1:{settings.port}"
+    project_id = connections[0].project.project_id if connections else projects[0].project_id
+    refusals = {
+        "backend addresses": client.refuses_backend_at(project_id, url),
+        "webhook addresses": client.refuses_webhook_to(project_id, webhook_url(url)),
+    }
+    for name, refusal in refusals.items():
+        message = refusal or "lets ours through"
+        yield Finding(
+            name=f"guard of {name}", ok=refusal is None, message=message, remedy=GUARDS_OFF if refusal else None
+        )
+
+
+def _nothing_connected(settings: Settings, projects: list[Project]) -> Finding:
+    return Finding(
+        name="projects",
+        ok=False,
+        message=f"none of {len(projects)} projects has a backend connected",
+        remedy=f"Settings > Model > Connect Model, with this backend's address (http://<host>:{settings.port})",
+    )
+
+
+def _project(
+    client: LabelStudioClient, settings: Settings, connection: Connection, *, repair: bool
+) -> Iterator[Finding]:
+    name = f"project {connection.project.project_id} ({connection.project.title})"
+    checks = (
+        _state(settings, connection),
+        _webhook(client, settings, connection, repair=repair),
+        _prelabeling(client, connection, repair=repair),
+        _config(connection.project),
+        _image(client, settings, connection.project),
+    )
+    for check in checks:
+        for finding in check:
+            yield Finding(**{**vars(finding), "name": f"{name}, {finding.name}"})
+
+
+def _state(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    ours = connection.ours
+    if ours.state in {"Connected", "Training", "Predicting"}:
+        yield Finding(name="backend", ok=True, message=f"{ours.state.lower()}, serves {ours.model_version}")
+        return
+    remedy = f"see that Label Studio reaches {ours.url}, and this backend's log"
+    if settings.basic_auth_user is not None and ours.login != settings.basic_auth_user and "@" not in ours.url:
+        remedy = "in Settings > Model edit the model: Basic authentication with BASIC_AUTH_USER and BASIC_AUTH_PASS"
+    yield Finding(name="backend", ok=False, message=f"Label Studio says {ours.state}", remedy=remedy)
+
+
+def _webhook(
+    client: LabelStudioClient, settings: Settings, connection: Connection, *, repair: bool
+) -> Iterator[Finding]:
+    project_id = connection.project.project_id
+    fault = find_fault(client.webhooks(project_id), connection.backends, connection.ours, settings)
+    if fault is None:
+        yield Finding(name="webhook", ok=True, message="reports every annotation")
+        return
+    message = f"the webhook {fault.reason}, so corrections do not arrive"
+    if not repair:
+        yield Finding(name="webhook", ok=False, message=message, remedy="captioner doctor --repair")
+        return
+    try:
+        mend(client, project_id, connection.ours, fault, settings)
+    except LabelStudioError as problem:
+        yield Finding(name="webhook", ok=False, message=f"{message}; {problem}", remedy=GUARDS_OFF)
+        return
+    yield Finding(name="webhook", ok=True, repaired=True, message=f"the webhook {fault.reason.replace('does', 'did')}")
+
+
+def _prelabeling(client: LabelStudioClient, connection: Connection, *, repair: bool) -> Iterator[Finding]:
+    project, title = connection.project, connection.backends[0].title
+    if connection.ours != connection.backends[0]:
+        message = f"Label Studio asks only the first backend of a project, {title!r}, and ours is another"
+        yield Finding(name="prelabeling", ok=False, message=message, remedy="remove the other model")
+        return
+    if project.prelabels and project.model_version == title:
+        yield Finding(name="prelabeling", ok=True, message=f"tasks are prelabeled by {title!r}")
+        return
+    used = project.model_version or "nothing"
+    message = f"tasks are prelabeled by {used!r} instead of this backend"
+    if not project.prelabels:
+        message = "prelabeling is switched off"
+    if repair:
+        client.prelabel_with(project.project_id, title)
+    remedy = f"captioner doctor --repair, or choose {title!r} in Settings > Annotation"
+    yield Finding(name="prelabeling", ok=repair, repaired=repair, message=message, remedy=None if repair else remedy)
+
+
+def _config(project: Project) -> Iterator[Finding]:
+    try:
+        controls = parse_caption_controls(project.label_config)
+    except LabelConfigError as problem:
+        remedy = "take the template Image Captioning in Settings > Labeling Interface"
+        yield Finding(name="labeling config", ok=False, message=str(problem), remedy=remedy)
+        return
+    fixed = [control.from_name for control in controls if not _is_editable(project.label_config, control)]
+    yield Finding(
+        name="labeling config",
+        ok=True,
+        message=f"captions go into {', '.join(control.from_name for control in controls)}",
+        remedy=f'add editable="true" to {", ".join(fixed)}: a suggestion can then be edited instead of retyped'
+        if fixed
+        else None,
+    )
+
+
+def _is_editable(label_config: str, control: CaptionControl) -> bool:
+    """Return whether a suggested caption can be edited in place; only advice hangs on it."""
+    tags = re.findall(r"<TextArea\b[^>]*>", label_config)
+    mine = [tag for tag in tags if re.search(rf"""\bname=["']{re.escape(control.from_name)}["']""", tag)]
+    return any(re.search(r"""\beditable=["']true["']""", tag) for tag in mine)
+
+
+def _image(client: LabelStudioClient, settings: Settings, project: Project) -> Iterator[Finding]:
+    task = client.any_task(project.project_id)
+    if task is None:
+        yield Finding(name="images", ok=True, message="no task yet to try")
+        return
+    fetcher = ImageFetcher.from_settings(settings)
+    try:
+        control = parse_caption_controls(project.label_config)[0]
+        picture = decode_image(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
+    except LabelConfigError:
+        return  # said by the check of the labeling config
+    except TaskError as problem:
+        remedy = "see that the image is there and that the API key's user may read it"
+        yield Finding(name="images", ok=False, message=f"task {task['id']}: {problem}", remedy=remedy)
+        return
+    yield Finding(name="images", ok=True, message=f"task {task['id']} has {picture.width} x {picture.height} pixels")
