@@ -26,6 +26,6 @@ def redis_url(_shared_redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """A client of the real Redis at redis_url."""
-    with Redis.from_url(redis_url) as client:
+    """A client of the real Redis at redis_url; its blocking reads end when there is something to read."""
+    with Redis.from_url(redis_url, socket_timeout=None) as client:
         yield client

@@ -62,7 +62,7 @@ class CaptionWorker(SpawnWorker):
         super().__init__(*arguments, **options)
         self.is_stopping = False
         self._is_handing_back = False
-        self.push_exc_handler(do_not_repeat_in_vain)
+        self.push_exc_handler(do_not_repeat_in_vain)  # type: ignore[no-untyped-call]
 
     @classmethod
     def listening(cls, queues: list[Queue], redis: Redis, name: str) -> "CaptionWorker":
@@ -92,7 +92,7 @@ class CaptionWorker(SpawnWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.is_stopping = True
-        super().request_stop(signum, frame)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def handle_warm_shutdown_request(self) -> None:
         timer = threading.Timer(GRACE_S, self._hand_back)
@@ -124,7 +124,7 @@ class CaptionWorker(SpawnWorker):
 
     def teardown(self) -> None:
         try:
-            super().teardown()
+            super().teardown()  # type: ignore[no-untyped-call]
         except RedisError as problem:
             logger.warning("worker not signed off name=%s problem=%s", self.name, problem)
             if self.pubsub_thread is not None:

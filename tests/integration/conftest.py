@@ -1,0 +1,139 @@
+"""A project on a real Redis, served by real worker processes; the bundle is tiny and untrained."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from redis import Redis
+from rq.job import Job
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from model.bundle import Bundle
+from model.features import FeatureStore
+from model.registry import ModelRegistry
+from model.store import Store
+from tests.factories import make_bundle, make_correction, make_image
+from tests.redis_server import RedisServer
+from tests.worker_process import WorkerProcess
+from worker.corrections import Correction, CorrectionInbox
+from worker.settings import Settings
+
+DEADLINE_S = 120
+"""When a test gives up waiting; nothing here takes a tenth of it on an idle machine."""
+COLORS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
+
+
+@dataclass
+class Workplace:
+    """Everything that one backend and its workers share, seen from the side of the backend."""
+
+    redis: Redis
+    settings: Settings
+    bundle: Bundle
+    log_folder: Path
+
+    @property
+    def inbox(self) -> CorrectionInbox:
+        return CorrectionInbox(self.redis)
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return ModelRegistry(Store(self.settings.model_store), self.bundle.version)
+
+    @property
+    def features(self) -> FeatureStore:
+        return FeatureStore(Store(self.settings.model_store), self.bundle.encoder.fingerprint)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The settings as a worker process gets them."""
+        rows = {name.upper(): value for name, value in vars(self.settings).items() if value is not None}
+        return {name: str(value) for name, value in rows.items()} | changes
+
+    def correct(self, numbers: range, project_id: int = 1, **changes: Any) -> list[Correction]:
+        """Store corrections of so many pictures, each with its features, as webhook and pull would."""
+        corrections = [make_pictured_correction(number, project_id, **changes) for number in numbers]
+        for correction in corrections:
+            self.store_features(correction)
+            self.inbox.store(correction)
+        return corrections
+
+    def store_features(self, correction: Correction) -> None:
+        picture = self.picture(correction.annotation_id)
+        self.features.put(str(correction.image_key), self.bundle.captioner().encode([picture])[0])
+
+    @staticmethod
+    def picture(number: int) -> Image.Image:
+        return make_image(COLORS[number % len(COLORS)], size=(40 + number, 40))
+
+    def result(self, job_id: str) -> Result:
+        """Wait for the end of a job, whatever it is; a blocking read of its result stream."""
+        job = self.job(job_id)
+        result = job.latest_result(timeout=DEADLINE_S)
+        assert result is not None, f"job {job_id} is {job.get_status()} after {DEADLINE_S} s; logs in {self.log_folder}"
+        return result
+
+    def job(self, job_id: str) -> Job:
+        return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
+
+
+def make_pictured_correction(number: int, project_id: int = 1, **changes: Any) -> Correction:
+    """A correction of picture `number`, the higher the later, with the key of an image of its own."""
+    values = {
+        "project_id": project_id,
+        "annotation_id": number,
+        "image_key": hashlib.sha256(f"picture {number} of project {project_id}".encode()).hexdigest(),
+        "caption": f"two {COLORS[number % 3]} circle left of the square",
+        "updated_at": (datetime(2025, 1, 31, tzinfo=UTC) + timedelta(seconds=number)).isoformat(),
+    }
+    return make_correction(**values | changes)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of this test alone, to be killed and started again."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def make_workplace(tmp_path: Path) -> Callable[[str], Workplace]:
+    def make(redis_url: str) -> Workplace:
+        settings = Settings(
+            redis_url=redis_url,
+            model_store=str(tmp_path / "store"),
+            caption_bundle=str(tmp_path / "bundle"),
+            label_studio_url="http://127.0.0.1:9",  # refuses: what Label Studio is asked for fails at once
+            retrain_budget_s=20,
+            refresh_predictions=False,
+        )
+        bundle = make_bundle(tmp_path / "bundle")
+        return Workplace(Redis.from_url(redis_url, socket_timeout=None), settings, bundle, tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def workplace(redis_url: str, make_workplace: Callable[[str], Workplace]) -> Workplace:
+    return make_workplace(redis_url)
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start worker processes that end with the test, whatever it does to them."""
+    started: list[WorkerProcess] = []
+
+    def start(environment: dict[str, str], *arguments: str) -> WorkerProcess:
+        started.append(WorkerProcess(tmp_path / f"worker-{len(started)}.log", environment, *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
