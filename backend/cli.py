@@ -66,7 +66,9 @@ def _add_serve(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
 
 
 def _add_worker(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
-    _add(subcommands, commands.worker, "run the queued jobs: retrainings and what they need of Label Studio")
+    parser = _add(subcommands, commands.worker, "run the queued jobs: retrainings and what they need of Label Studio")
+    parser.add_argument("--queues", nargs="+", metavar="QUEUE", help="label-studio, retrain (both, in this order)")
+    parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
 
 
 def _add_demo(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:

@@ -22,10 +22,11 @@ def serve(_: argparse.Namespace) -> int:
     return 0
 
 
-def worker(_: argparse.Namespace) -> int:
+def worker(arguments: argparse.Namespace) -> int:
     from worker.__main__ import main
 
-    return main([])
+    queues = ["--queues", *arguments.queues] if arguments.queues else []
+    return main([*queues, *(["--burst"] if arguments.burst else [])])
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -99,7 +100,7 @@ def train(arguments: argparse.Namespace) -> int:
             arguments.out,
             train=source,
             held_out=held_out,
-            encoder=imagenet_encoder(arguments.encoder, arguments.weights, arguments.image_size),
+            encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
             weights=arguments.weights,
             options=options,
             features=Store(arguments.features) if arguments.features else None,

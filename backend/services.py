@@ -5,7 +5,6 @@ before its function returns, and ends with the `Services` that started it.
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import socket
@@ -24,8 +23,6 @@ import requests
 from backend.watchdog import Watchdog, stop_trees
 from model.errors import ServiceError
 from worker.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
@@ -105,9 +102,7 @@ def start_redis(services: Services, directory: Path, port: int | None = None) ->
     directory.mkdir(parents=True, exist_ok=True)
     command = [str(redis_executable()), "--bind", LOOPBACK, "--port", str(port), "--dir", str(directory)]
     command += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
-    service = services.start(
-        "redis", command, url=f"redis://{LOOPBACK}:{port}/0", environ=bare_environment(directory)
-    )
+    service = services.start("redis", command, url=f"redis://{LOOPBACK}:{port}/0", environ=bare_environment(directory))
     wait_until(service, lambda: _redis_answers(service.url), timeout_s=20)
     return service
 
@@ -192,35 +187,35 @@ def prepare_label_studio_data(data_dir: Path) -> None:
         shutil.copyfile(migrated, target)
 
 
-def wait_until(service: Service, is_healthy: Callable[[], bool], timeout_s: float) -> None:
-    """Return as soon as the service is healthy.
+def wait_until(
+    service: Service, is_true: Callable[[], bool], timeout_s: float, expected: str = "to answer at its start"
+) -> None:
+    """Return as soon as the condition holds, which is looked at ten times a second.
 
     Raises:
         ServiceError: the process ended, or `timeout_s` passed; with the last lines of its log.
     """
     deadline = time.monotonic() + timeout_s
-    while not is_healthy():
+    while not is_true():
         with contextlib.suppress(subprocess.TimeoutExpired):
             service.process.wait(POLL_S)
             raise ServiceError(
-                f"{service.name} ended at its start; {service.log} says:\n{service.last_lines()}"
+                f"{service.name} ended, expected {expected}; {service.log} says:\n{service.last_lines()}"
             )
         if time.monotonic() > deadline:
-            late = f"{service.name} is not healthy after {timeout_s:.0f} s"
-            raise ServiceError(f"{late}; {service.log} says:\n{service.last_lines()}")
-    logger.info("%s is up at %s", service.name, service.url)
+            waited = f"{service.name}: waited {timeout_s:.0f} s for it {expected}"
+            raise ServiceError(f"{waited}; {service.log} says:\n{service.last_lines()}")
 
 
 def free_port(preferred: int | None = None) -> int:
     """Return `preferred` if nothing listens there, else any free port of the loopback interface."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((LOOPBACK, port))
-            return int(probe.getsockname()[1])
-    raise ServiceError(f"no free port on {LOOPBACK}")
+    if preferred is not None:
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, preferred)) != 0:
+                return preferred
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def redis_executable() -> Path:

@@ -1,0 +1,263 @@
+"""The whole product on this machine, for a person to try: Redis, backend, worker and a real Label Studio.
+
+pictures -> processes -> project with the backend connected -> what to try -> Ctrl-C -> nothing is left running
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from backend.demo_user import LabelStudioUser
+from backend.services import (
+    LOOPBACK,
+    LabelStudioAccount,
+    Service,
+    Services,
+    captioner_command,
+    free_port,
+    our_environment,
+    start_backend,
+    start_label_studio,
+    start_redis,
+    start_worker,
+)
+from model.errors import ServiceError
+
+DEMO_HOME = Path(".demo")
+RUN_HOME = Path(".run")
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+SCENES = 60
+FIRST_SCENE = 7_000_000
+CHOSEN_BY_PERSON = (
+    "CAPTION_BUNDLE",
+    "BEAM_SIZE",
+    "ALTERNATIVES",
+    "RETRAIN_AFTER",
+    "RETRAIN_IDLE_S",
+    "RETRAIN_BUDGET_S",
+    "REFRESH_PREDICTIONS",
+)
+"""Settings that the demo leaves to the person's environment; the others are its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoProduct:
+    """Everything that runs, and how to reach it."""
+
+    directory: Path
+    services: Services
+    worker: Service
+    settings: Mapping[str, str]
+    """The environment of backend and worker."""
+    account: LabelStudioAccount
+    label_studio_url: str
+    user: LabelStudioUser
+    project_id: int
+    backend_id: int
+
+    @property
+    def backend_url(self) -> str:
+        return f"http://{self.settings['HOST']}:{self.settings['PORT']}"
+
+
+class Narrator:
+    """Prints what happens, with the seconds since `make` began."""
+
+    def __init__(self, setup_s: float) -> None:
+        self._began = time.monotonic() - setup_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def say(self, line: str) -> None:
+        print(f"[{self.elapsed_s:5.1f} s] {line}", flush=True)
+
+
+def run_demo(photos: Path | None, setup_s: float) -> int:
+    """Show the product until Ctrl-C; returns the exit code."""
+    narrator = Narrator(setup_s)
+    with demo_product(photos, narrator) as product:
+        print(what_to_try(product), flush=True)
+        wait_for_end(product.services)
+    return 0
+
+
+def run_without_label_studio() -> int:
+    """Run Redis, backend and worker for a Label Studio that already exists; state is kept in `.run/`."""
+    directory = RUN_HOME.resolve()
+    with stopped_by_signals(), Services(directory / "logs") as services:
+        redis = start_redis(services, directory / "redis")
+        port = free_port(int(os.environ.get("PORT") or 9090))
+        defaults = {
+            "HOST": LOOPBACK,
+            "MODEL_STORE": str(directory / "store"),
+            "LABEL_STUDIO_URL": "http://localhost:8080",
+        }
+        settings = defaults | _given(_all_settings()) | {"REDIS_URL": redis.url, "PORT": str(port)}
+        backend = start_backend(services, settings)
+        start_worker(services, settings)
+        print(f"Connect {backend.url} in Label Studio: project > Settings > Model > Connect Model", flush=True)
+        print("`captioner doctor --repair` with the same settings says what is missing. Ctrl-C stops all.", flush=True)
+        wait_for_end(services)
+    return 0
+
+
+@contextmanager
+def demo_product(photos: Path | None, narrator: Narrator) -> Iterator[DemoProduct]:
+    """Start everything in a directory of its own, fresh each time; it is kept only when something went wrong."""
+    DEMO_HOME.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=DEMO_HOME.resolve()))
+    pictures = photo_files(photos) if photos else draw_pictures(directory / "pictures")
+    narrator.say(f"{len(pictures)} pictures are ready")
+    with stopped_by_signals(), Services(directory / "logs") as services:
+        yield _start(services, directory, pictures, narrator)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _start(services: Services, directory: Path, pictures: Sequence[Path], narrator: Narrator) -> DemoProduct:
+    account = LabelStudioAccount(
+        username="demo@example.com", password=secrets.token_urlsafe(9), token=secrets.token_hex(20)
+    )
+    label_studio = start_label_studio(services, directory / "label-studio", account, port=free_port(8080))
+    narrator.say(f"Label Studio is up at {label_studio.url}")
+    redis = start_redis(services, directory / "redis")
+    narrator.say(f"Redis is up at {redis.url}")
+    settings = _given(CHOSEN_BY_PERSON) | {
+        "HOST": LOOPBACK,
+        "PORT": str(free_port(9090)),
+        "REDIS_URL": redis.url,
+        "MODEL_STORE": str(directory / "store"),
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": account.token,
+        "BASIC_AUTH_USER": "captioner",
+        "BASIC_AUTH_PASS": secrets.token_urlsafe(9),
+        "WEBHOOK_SECRET": secrets.token_urlsafe(24),
+    }
+    backend = start_backend(services, settings)
+    narrator.say(f"the backend is up at {backend.url}")
+    worker = start_worker(services, settings)
+    narrator.say("the worker is up")
+    user = LabelStudioUser(label_studio.url, account)
+    project_id = user.create_project("Image captions")
+    user.upload(project_id, pictures)
+    backend_id = user.connect_backend(project_id, backend.url, settings["BASIC_AUTH_USER"], settings["BASIC_AUTH_PASS"])
+    narrator.say("the project has its pictures and its backend")
+    repair(settings)
+    narrator.say("the doctor finds everything in order")
+    return DemoProduct(
+        directory=directory,
+        services=services,
+        worker=worker,
+        settings=settings,
+        account=account,
+        label_studio_url=label_studio.url,
+        user=user,
+        project_id=project_id,
+        backend_id=backend_id,
+    )
+
+
+def repair(settings: Mapping[str, str]) -> None:
+    """Run `captioner doctor --repair`: the webhook gets its credentials, prelabeling is switched on.
+
+    Raises:
+        ServiceError: something is wrong that it cannot mend; with its findings.
+    """
+    command = [*captioner_command("doctor"), "--repair"]
+    findings = subprocess.run(command, env=our_environment(settings), capture_output=True, text=True, check=False)
+    if findings.returncode != 0:
+        raise ServiceError(f"captioner doctor is not content:\n{findings.stdout}{findings.stderr}")
+
+
+def photo_files(directory: Path) -> list[Path]:
+    """Return the pictures of a directory, by name."""
+    if not directory.is_dir():
+        raise ServiceError(f"PHOTOS must be a directory, got {directory}")
+    found = sorted(path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise ServiceError(f"no pictures in {directory}; known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+    return found
+
+
+def draw_pictures(directory: Path) -> list[Path]:
+    """Draw scenes that no training has seen into the directory; `scene-7.png` is the picture of scene 7."""
+    from model.scenes import draw_scene, sample_scene
+
+    directory.mkdir(parents=True)
+    paths = []
+    for seed in range(FIRST_SCENE, FIRST_SCENE + SCENES):
+        path = directory / f"scene-{seed}.png"
+        draw_scene(sample_scene(seed)).save(path)
+        paths.append(path)
+    return paths
+
+
+def what_to_try(product: DemoProduct) -> str:
+    settings = product.settings
+    return f"""
+  Label Studio   {product.label_studio_url}/projects/{product.project_id}/data
+  login          {product.account.username}   {product.account.password}
+  admin          {product.backend_url}/admin/   {settings["BASIC_AUTH_USER"]}   {settings["BASIC_AUTH_PASS"]}
+
+  1. Sign in and press "Label All Tasks": a caption is already written.
+  2. Submit it, or click it, correct it and submit. Try a house style: call every circle a "ball".
+  3. After a few corrections: Settings > Model > the backend's menu > Start Training
+     (or correct {settings.get("RETRAIN_AFTER", "20")}: that starts a training by itself). It takes about a minute.
+  4. Go on labeling: the next suggestions are those of the new version.
+
+  Logs are in {product.services.logs}. Ctrl-C stops everything.
+"""
+
+
+def wait_for_end(services: Services) -> None:
+    """Return at Ctrl-C or SIGTERM.
+
+    Raises:
+        ServiceError: a process ended by itself.
+    """
+    try:
+        while True:
+            for service in services.running:
+                try:
+                    service.process.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+                raise ServiceError(f"{service.name} ended; {service.log} says:\n{service.last_lines()}")
+    except KeyboardInterrupt:
+        print("\nstopping", flush=True)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Treat SIGTERM and a closed terminal like Ctrl-C."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _given(names: Sequence[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _all_settings() -> list[str]:
+    from worker.settings import setting_rows
+
+    return [row.name for row in setting_rows()]
