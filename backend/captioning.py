@@ -15,6 +15,7 @@ from backend.annotations import Submission, WebhookEvent, parse_webhook, with_pr
 from backend.fields import parse_project_id
 from backend.labeling import parse_caption_controls
 from backend.metrics import Metrics
+from backend.newcomers import Newcomers
 from backend.pictures import Picture, PictureReader
 from backend.predictions import make_predictions
 from backend.serving import ServingCaptioners
@@ -44,6 +45,7 @@ class CaptioningParts:
     store: Store
     captioners: ServingCaptioners
     pictures: PictureReader
+    newcomers: Newcomers
     metrics: Metrics
     seats: threading.Semaphore
     """One for each thread that may compute at the same time."""
@@ -145,6 +147,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         outcome = "failed" if isinstance(seen, TaskError) else "captioned"
         self.parts.metrics.predictions.labels(outcome).inc()
         if isinstance(seen, TaskError):
+            self.parts.metrics.task_failures.labels(type(seen).__name__).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
         alternatives = self.parts.settings.alternatives
@@ -187,7 +190,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
         forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks) if news.deleted_tasks else 0
         removed = parts.inbox.remove(project_id, news.removed_annotations) if news.removed_annotations else 0
-        parts.metrics.corrections.labels("removed").inc(forgotten + removed)
+        if forgotten + removed:
+            parts.metrics.corrections.labels("removed").inc(forgotten + removed)
         return forgotten + removed
 
     def _store(self, submission: Submission) -> bool:

@@ -7,7 +7,14 @@ from model.errors import RequestError
 
 T = TypeVar("T")
 
-_WORDS = {dict: "an object", list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
+_WORDS = {
+    object: "a value",
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 def need(body: Mapping[str, Any], key: str, kind: type[T], path: str = "") -> T:

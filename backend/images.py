@@ -11,11 +11,13 @@ import binascii
 import ipaddress
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote_to_bytes, urljoin
 
 import requests
@@ -23,13 +25,19 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.response import HTTPResponse
 from urllib3.util import parse_url
 
+from backend.label_studio import LabelStudioClient
 from backend.labeling import INSIDE_TASK
 from model.errors import ImageError, LabelStudioError
+from worker.settings import Settings
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 """References that only Label Studio can resolve, with the credentials of its storage."""
+
+HEAD_TIMEOUT_S = 15.0
+"""From a request to the last byte of the reply's head."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 65_536
@@ -54,21 +62,30 @@ class ImageFetcher:
     def __init__(
         self,
         *,
-        label_studio_url: str | None,
+        label_studio_url: str,
         authorization: Callable[[], Mapping[str, str]],
         limits: FetchLimits | None = None,
     ) -> None:
         """Name Label Studio and how to prove who we are there.
 
         Args:
-            label_studio_url: as this process reaches it, a sub-path included; None when unknown.
+            label_studio_url: as this process reaches it, a sub-path included.
             authorization: gives the headers for requests to Label Studio; may raise LabelStudioError.
             limits: the defaults fit photos.
         """
-        self.label_studio_url = label_studio_url.rstrip("/") + "/" if label_studio_url else None
+        self.label_studio_url = label_studio_url.rstrip("/") + "/"
         self.authorization = authorization
         self.limits = limits or FetchLimits()
         self._session = _make_session()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return a fetcher for the configured Label Studio; without LABEL_STUDIO_API_KEY it asks anonymously."""
+        client = LabelStudioClient.from_settings(settings)
+        return cls(
+            label_studio_url=settings.label_studio_url,
+            authorization=dict if client is None else client.authorization,
+        )
 
     def fetch(self, image_ref: str, task_id: int) -> bytes:
         """Return the bytes of a task's image.
@@ -97,19 +114,14 @@ class ImageFetcher:
             return image_ref
         if colon and scheme in CLOUD_SCHEMES:
             file_uri = base64.urlsafe_b64encode(image_ref.encode()).decode()
-            return urljoin(self._label_studio(image_ref), f"tasks/{task_id}/resolve/?fileuri={file_uri}")
+            return urljoin(self.label_studio_url, f"tasks/{task_id}/resolve/?fileuri={file_uri}")
         if image_ref.startswith("/"):
             # Behind a sub-path Label Studio writes it into the value, so this must not be a concatenation.
-            return urljoin(self._label_studio(image_ref), image_ref)
+            return urljoin(self.label_studio_url, image_ref)
         raise ImageError(
             f"{shown(image_ref)} is no image address: expected a path of Label Studio, http(s), "
             f"{', '.join(CLOUD_SCHEMES)} or data:"
         )
-
-    def _label_studio(self, image_ref: str) -> str:
-        if self.label_studio_url is None:
-            raise ImageError(f"{shown(image_ref)} is in Label Studio: set LABEL_STUDIO_URL to fetch it")
-        return self.label_studio_url
 
     def _download(self, url: str) -> bytes:
         deadline = time.monotonic() + self.limits.total_timeout_s
@@ -121,11 +133,10 @@ class ImageFetcher:
         raise ImageError(f"{shown(url)} redirects more than {self.limits.max_redirects} times")
 
     def _ask(self, url: str) -> requests.Response:
-        is_ours = self.label_studio_url is not None and _origin(url) == _origin(self.label_studio_url)
         _refuse_metadata_service(parse_url(url).host or "")
         return self._session.get(
             url,
-            headers=dict(self.authorization()) if is_ours else {},
+            headers=dict(self.authorization()) if self._is_label_studio(url) else {},
             auth=_no_netrc,
             timeout=(self.limits.connect_timeout_s, self.limits.read_timeout_s),
             stream=True,
@@ -150,13 +161,16 @@ class ImageFetcher:
         return bytes(content)
 
     def _advice(self, response: requests.Response) -> str:
-        if self.label_studio_url is None or _origin(response.url) != _origin(self.label_studio_url):
+        if not self._is_label_studio(response.url):
             return ""
         if response.status_code in {401, 403}:
             return ": Label Studio refuses LABEL_STUDIO_API_KEY, `captioner doctor` says more"
         if response.status_code in {404, 500}:
             return ": Label Studio has no such file, or no storage that covers it"
         return ""
+
+    def _is_label_studio(self, url: str) -> bool:
+        return _origin(url) == _origin(self.label_studio_url)
 
     def _decode_data_url(self, image_ref: str) -> bytes:
         if image_ref.startswith(INSIDE_TASK):
@@ -229,7 +243,7 @@ def _refuse_metadata_service(host: str) -> None:
 
 
 class _GuardedConnection(HTTPConnection):
-    """Looks at the address that a name really led to, before a byte is sent (a name may change between two looks)."""
+    """Looks at the address that a name really led to before a byte is sent: a name may change between two looks."""
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
@@ -239,6 +253,20 @@ class _GuardedConnection(HTTPConnection):
             connection.close()
             raise
         return connection
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
+        """Wait for the reply's head; a server that sends it byte by byte is cut off."""
+        cut = threading.Timer(HEAD_TIMEOUT_S, self._cut)
+        cut.daemon = True
+        cut.start()
+        try:
+            return super().getresponse()
+        finally:
+            cut.cancel()
+
+    def _cut(self) -> None:
+        with suppress(OSError, AttributeError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):

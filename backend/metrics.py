@@ -18,7 +18,7 @@ class Metrics:
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
         self.corrections = self._counter("corrections", "Captions that annotators submitted or took back.", "kind")
         self.predictions = self._counter("predictions", "Tasks answered by /predict.", "outcome")
-        self.image_failures = self._counter("image_failures", "Tasks whose image could not be had or read.")
+        self.task_failures = self._counter("task_failures", "Tasks that got no caption.", "kind")
         self.features = self._counter("features", "Images looked up in the feature store.", "outcome")
         self._predict_stage = self._histogram(
             "predict_stage_seconds", "Time of one /predict call in each stage.", _STAGES_S, "stage"

@@ -1,0 +1,83 @@
+"""The Flask application: parts that live as long as the process, routes, protection and error answers."""
+
+import os
+import threading
+import time
+
+from flask import Flask, Response, g, request
+
+from backend.auth import protect
+from backend.captioning import EXTENSION, CaptioningParts
+from backend.errors import answer_errors
+from backend.images import ImageFetcher
+from backend.metrics import Metrics
+from backend.newcomers import Newcomers
+from backend.operations import operations, watch_queues
+from backend.pictures import PictureReader
+from backend.queue_pages import mount_queue_pages
+from backend.routes import routes
+from backend.serving import ServingCaptioners
+from model.bundle import bundle_version
+from model.registry import ModelRegistry
+from model.store import Store
+from worker.queues import connect
+from worker.settings import Settings
+
+
+def create_app(settings: Settings) -> Flask:
+    """Return the application; the bundle is loaded in the background and answers wait for it only to predict.
+
+    Raises:
+        BundleError: CAPTION_BUNDLE names no bundle.
+        StoreError: MODEL_STORE is no place files can be kept.
+    """
+    app = Flask(__name__)
+    parts = make_parts(settings)
+    app.extensions[EXTENSION] = parts
+    answer_errors(app)
+    _count_requests(app, parts.metrics)
+    protect(app, settings)
+    app.register_blueprint(routes)
+    app.register_blueprint(operations)
+    mount_queue_pages(app, settings.redis_url)
+    watch_queues(parts)
+    parts.captioners.start_loading()
+    return app
+
+
+def make_parts(settings: Settings) -> CaptioningParts:
+    """Return everything a captioning process shares among its requests; nothing is connected or loaded yet."""
+    metrics = Metrics()
+    store = Store(settings.model_store)
+    seats = threading.BoundedSemaphore(os.cpu_count() or 1)
+    redis = connect(settings.redis_url)
+    registry = ModelRegistry(store, bundle_version(settings.caption_bundle))
+    return CaptioningParts(
+        settings=settings,
+        redis=redis,
+        store=store,
+        captioners=ServingCaptioners(settings.caption_bundle, registry),
+        pictures=PictureReader(ImageFetcher.from_settings(settings), metrics, seats),
+        newcomers=Newcomers(settings, redis),
+        metrics=metrics,
+        seats=seats,
+    )
+
+
+def _count_requests(app: Flask, metrics: Metrics) -> None:
+    """Count and time every request, the refused ones too, and add the headers that browsers expect."""
+
+    @app.before_request
+    def remember_arrival() -> None:
+        g.arrived_at = time.perf_counter()
+
+    @app.after_request
+    def count_answer(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "none"
+        metrics.requests.labels(route, response.status_code).inc()
+        if route == "/webhook":
+            metrics.observe_webhook(time.perf_counter() - g.arrived_at)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("X-Frame-Options", "DENY")
+        response.headers.setdefault("Referrer-Policy", "same-origin")
+        return response

@@ -1,0 +1,165 @@
+"""Label Studio's side of HTTP (CONTRACT.md section 4): bodies are read here, what they mean is done elsewhere."""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from werkzeug.exceptions import UnsupportedMediaType
+
+from backend.annotations import START_TRAINING
+from backend.auth import WEBHOOK_HEADER, may_report_events, refuse
+from backend.captioning import EXTENSION, CaptionBackend, CaptioningParts
+from backend.fields import checked, need, need_objects, parse_project_id
+from backend.overview import last_line
+from backend.versions import promote_version
+from model.errors import RequestError
+
+routes = Blueprint("label_studio", __name__)
+
+
+@routes.get("/")
+@routes.get("/health")
+def health() -> Response:
+    return jsonify(status="UP", model_class=CaptionBackend.__name__)
+
+
+@routes.post("/setup")
+def setup() -> Response:
+    """Answer the serving version. Label Studio asks at every page it shows, so nothing is loaded here."""
+    body = read_body()
+    backend = CaptionBackend(_project_id(body), need(body, "schema", str))
+    parts().newcomers.meet(backend.project_id)
+    return jsonify(model_version=parts().captioners.version_of(backend.project_id))
+
+
+@routes.post("/predict")
+def predict() -> Response:
+    body = read_body()
+    tasks = need_objects(body, "tasks")
+    for index, task in enumerate(tasks):
+        need(task, "id", int, f"tasks[{index}].")
+        need(task, "data", dict, f"tasks[{index}].")
+    backend = CaptionBackend(_project_id(body), need(body, "label_config", str))
+    return jsonify(results=backend.predict(tasks, context=_context(body)))
+
+
+@routes.post("/webhook")
+def webhook() -> tuple[Response, int] | Response:
+    """Store what an annotator did, then answer: Label Studio gives one second and never asks again."""
+    body = read_body()
+    action = need(body, "action", str)
+    # Start Training cannot carry the webhook's headers, and tells us nothing that would have to be believed.
+    if action != START_TRAINING and not may_report_events(request, parts().settings):
+        return refuse(HTTPStatus.UNAUTHORIZED, f"send {WEBHOOK_HEADER} with WEBHOOK_SECRET")
+    reply = CaptionBackend().fit(action, body)
+    has_effect = "job" in reply or reply["changed"] > 0
+    return jsonify(reply), HTTPStatus.CREATED if has_effect else HTTPStatus.OK
+
+
+@routes.post("/train")
+def train() -> tuple[Response, int]:
+    """Do what Start Training does; Label Studio before 1.4.1 asked here."""
+    return jsonify(job=CaptionBackend().start_training(_project_id(read_body()))), HTTPStatus.CREATED
+
+
+@routes.route("/versions", methods=["GET", "POST"])
+def versions() -> Response:
+    """List a project's versions, oldest first; without a project, the bundle's version, which all projects have."""
+    project = request.args.get("project") if request.method == "GET" else need(read_body(), "project", object)
+    base_version = parts().captioners.registry.base_version
+    if project is None:
+        return jsonify(versions=[base_version])
+    project_id = parse_project_id(project)
+    published = [v.name for v in parts().captioners.registry.versions(project_id) if v.published]
+    return jsonify(versions=[base_version, *published], model_version=parts().captioners.version_of(project_id))
+
+
+@routes.post("/job_status")
+def job_status() -> Response:
+    job_id = need(read_body(), "job", str)
+    job = Job.fetch(job_id, connection=parts().redis, serializer=JSONSerializer)
+    result = job.latest_result()
+    times = {name: getattr(job, name) for name in ("created_at", "enqueued_at", "started_at", "ended_at")}
+    return jsonify(
+        job_status=job.get_status(),
+        error=last_line(result.exc_string if result else None),
+        progress=job.get_meta(),
+        **{name: moment and moment.isoformat() for name, moment in times.items()},
+    )
+
+
+@routes.post("/validate")
+def validate() -> Response:
+    """Say which text areas of a labeling config would get captions."""
+    backend = CaptionBackend(label_config=need(read_body(), "config", str))
+    return jsonify(valid=True, controls=[vars(control) for control in backend.controls])
+
+
+@routes.post("/delete")
+def delete() -> Response:
+    """Let a project start over: the bundle serves it again. Its versions stay, `captioner promote` brings them back."""
+    project_id = _project_id(read_body())
+    base_version = parts().captioners.registry.base_version
+    outcome = promote_version(parts().settings, project_id, base_version, by="POST /delete")
+    return jsonify(model_version=base_version, outcome=outcome)
+
+
+@routes.post("/duplicate_model")
+def duplicate_model() -> Response:
+    """Let a project start where another one is: copy the version that serves there."""
+    body = read_body()
+    source = parse_project_id(need(body, "project_src", object))
+    target = parse_project_id(need(body, "project_dst", object))
+    captioners = parts().captioners
+    captioner = captioners.captioner_for(source)
+    if captioner.version == captioners.registry.base_version:
+        return jsonify(model_version=captioners.version_of(target))
+    copy = captioners.registry.publish(
+        target,
+        captioner,
+        parent=captioners.registry.serving(target),
+        metrics={},
+        corrections=(),
+        decision=f"copied from version {captioner.version} of project {source}",
+    )
+    return jsonify(model_version=copy.name)
+
+
+def parts() -> CaptioningParts:
+    """Return what lives as long as the process."""
+    found: CaptioningParts = current_app.extensions[EXTENSION]
+    return found
+
+
+def read_body() -> dict[str, Any]:
+    """Return the request's JSON object.
+
+    Raises:
+        RequestError: it is no JSON, or no object.
+        HTTPException: it is not declared as JSON (415), or too large (413, before it is read).
+    """
+    if not request.is_json:
+        raise UnsupportedMediaType("the body must be JSON, sent with Content-Type: application/json")
+    content = request.get_data(cache=False)
+    try:
+        body = json.loads(content)
+        if b"\\ud" in content.lower():
+            # JSON may spell half a surrogate pair, which no file and no Redis can hold.
+            body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as cause:
+        raise RequestError(f"the body is not valid JSON: {cause}") from cause
+    return checked(body, dict, "the body")
+
+
+def _project_id(body: dict[str, Any]) -> int:
+    return parse_project_id(need(body, "project", object))
+
+
+def _context(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the annotator typed so far, None outside interactive calls."""
+    params = body.get("params") or {}
+    context = checked(params, dict, "params").get("context")
+    return None if context is None else checked(context, dict, "params.context") or {"result": []}
