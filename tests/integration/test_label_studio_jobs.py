@@ -1,0 +1,410 @@
+"""Jobs that speak to Label Studio, on a real Redis; Label Studio's replies are recorded ones."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis
+from requests_mock import Mocker
+
+from backend import jobs
+from backend.labeling import compact_image_ref
+from model.errors import LabelStudioError
+from model.images import image_key
+from tests.factories import make_correction, make_image
+from tests.integration.conftest import Workplace
+from worker.queues import LABEL_STUDIO_QUEUE, queue
+from worker.suggestions import Suggestion, SuggestionLog
+
+LS = "http://label-studio.test"
+BACKEND = "http://backend.test:9090"
+CONFIG = """<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>"""
+PROJECT = {"id": 1, "title": "t", "label_config": CONFIG, "model_version": "c", "show_collab_predictions": True}
+AT = "2025-01-31T12:00:00.000000Z"
+LATER = "2025-01-31T13:00:00.000000Z"
+
+
+def png(color: str = "red") -> bytes:
+    file = io.BytesIO()
+    make_image(color).save(file, "PNG")
+    return file.getvalue()
+
+
+def data_url(color: str) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(color)).decode()
+
+
+def annotation(number: int, caption: str, **changes: Any) -> dict[str, Any]:
+    region = {"id": "r", "from_name": "caption", "to_name": "image", "type": "textarea", "origin": "manual"}
+    values = {
+        "id": number,
+        "task": number,
+        "project": 1,
+        "completed_by": 1,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "updated_at": AT,
+        "lead_time": 1.5,
+        "parent_prediction": None,
+        "result": [region | {"value": {"text": [caption]}}] if caption else [],
+    }
+    return values | changes
+
+
+def task(number: int, *annotations: dict[str, Any], image: str | None = None, **changes: Any) -> dict[str, Any]:
+    values = {
+        "id": number,
+        "project": 1,
+        "data": {"captioning": image or f"{LS}/data/upload/1/{number:08x}-dog.jpg"},
+        "annotations": list(annotations),
+        "predictions": [],
+    }
+    return values | changes
+
+
+def prediction(number: int, caption: str, version: str) -> dict[str, Any]:
+    region = {"id": "r", "from_name": "caption", "to_name": "image", "type": "textarea", "value": {"text": [caption]}}
+    return {"id": number, "result": [region], "model_version": version, "score": 0.5}
+
+
+class FakeLabelStudio:
+    """Label Studio's replies to the requests of our jobs."""
+
+    def __init__(self, mocker: Mocker) -> None:
+        self.mocker = mocker
+        self.tasks: list[dict[str, Any]] = []
+        mocker.get(re.compile(f"{LS}/data/upload/"), status_code=500)
+        mocker.get(f"{LS}/api/projects/1/", json=PROJECT)
+        mocker.get(f"{LS}/api/tasks", json=self._page)
+        self.imported = mocker.post(
+            f"{LS}/api/projects/1/import/predictions",
+            status_code=201,
+            json=lambda request, _: {"created": len(request.json())},
+        )
+
+    def _page(self, request: Any, _context: Any) -> dict[str, Any]:
+        [annotated, *by_id] = json.loads(request.qs["query"][0])["filters"]["items"]
+        wants_annotated = annotated["operator"] == "greater"
+        last = by_id[0]["value"] if by_id else 0
+        found = [
+            task
+            for task in self.tasks
+            if any(not found["was_cancelled"] for found in task["annotations"]) is wants_annotated and task["id"] > last
+        ]
+        return {"tasks": found[: int(request.qs["page_size"][0])], "total": len(found)}
+
+    def has(self, *annotations: dict[str, Any]) -> None:
+        """Answer for single annotations; any other is unknown."""
+        self.mocker.get(re.compile(f"{LS}/api/annotations/"), status_code=404, json={"detail": "No Annotation"})
+        for found in annotations:
+            self.mocker.get(f"{LS}/api/annotations/{found['id']}/", json=found)
+
+
+@pytest.fixture
+def label_studio(requests_mock: Mocker) -> FakeLabelStudio:
+    return FakeLabelStudio(requests_mock)
+
+
+@pytest.fixture
+def configure(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def configure(**changes: str) -> None:
+        ours = {"LABEL_STUDIO_URL": LS, "LABEL_STUDIO_API_KEY": "0" * 40, "REFRESH_PREDICTIONS": "true"}
+        for name, value in workplace.environment(**ours | changes).items():
+            monkeypatch.setenv(name, value)
+
+    configure()
+    return configure
+
+
+# collect_corrections
+
+
+@pytest.mark.usefixtures("configure")
+def test_annotations_that_webhooks_missed_are_stored_beside_what_was_proposed(
+    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
+) -> None:
+    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
+    shown = [prediction(5, "a cat", "v1"), prediction(6, "a dog", "v2")]
+    label_studio.tasks = [task(1, annotation(1, "a red square", parent_prediction=5), predictions=shown)]
+
+    outcome = jobs.collect_corrections(1)
+
+    [correction] = workplace.inbox.corrections(1)
+    assert (correction.caption, correction.proposed, correction.model_version) == ("a red square", "a cat", "v1")
+    assert correction.image_key == image_key(png("red"))
+    assert workplace.features.get(image_key(png("red"))) is not None
+    assert outcome == {"stored": 1, "removed": 0, "known": 0, "made": 1, "failed": 0, "left": 0}
+
+
+@pytest.mark.usefixtures("configure")
+def test_collecting_twice_changes_nothing(
+    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
+) -> None:
+    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
+    label_studio.tasks = [task(1, annotation(1, "a red square"))]
+    jobs.collect_corrections(1)
+    before = workplace.inbox.corrections(1)
+
+    outcome = jobs.collect_corrections(1)
+
+    assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "left": 0}
+    assert workplace.inbox.corrections(1) == before
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_suggestion_we_remember_goes_before_what_label_studio_stored(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    found = task(1, annotation(1, "a red square"), image=data_url("red"), predictions=[prediction(5, "a cat", "v1")])
+    label_studio.tasks = [found]
+    key = image_key(png("red"))
+    remembered = Suggestion(
+        project_id=1,
+        task_id=1,
+        control="caption",
+        image_ref=compact_image_ref(data_url("red")),
+        image_key=key,
+        caption="a dog",
+        model_version="v2",
+        score=0.5,
+    )
+    SuggestionLog(redis).remember([remembered])
+    label_studio.mocker.get(f"{LS}/api/tasks/1/", json=found)
+
+    jobs.collect_corrections(1)
+
+    [correction] = workplace.inbox.corrections(1)
+    assert (correction.proposed, correction.model_version, correction.image_key) == ("a dog", "v2", key)
+    assert workplace.features.get(key) is not None
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_newer_annotation_replaces_the_correction_and_an_older_one_does_not(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    workplace.correct(range(1, 3), updated_at=AT)
+    newer, older = annotation(1, "newer", updated_at=LATER), annotation(2, "older", updated_at="2025-01-01T00:00:00Z")
+    label_studio.tasks = [task(1, newer), task(2, older)]
+
+    outcome = jobs.collect_corrections(1)
+
+    captions = {correction.annotation_id: correction.caption for correction in workplace.inbox.corrections(1)}
+    assert captions[1] == "newer"
+    assert captions[2] != "older"
+    assert (outcome["stored"], outcome["removed"]) == (1, 0)
+
+
+@pytest.mark.usefixtures("configure")
+def test_what_is_gone_skipped_or_emptied_in_label_studio_is_removed(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    workplace.correct(range(1, 6))
+    skipped, emptied = annotation(3, "x", was_cancelled=True), annotation(4, "")
+    elsewhere = annotation(5, "reused", project=2)
+    label_studio.tasks = [task(2, annotation(2, "stays", updated_at=LATER)), task(3, skipped), task(4, emptied)]
+    label_studio.has(skipped, emptied, elsewhere)
+
+    outcome = jobs.collect_corrections(1)
+
+    assert [correction.annotation_id for correction in workplace.inbox.corrections(1)] == [2]
+    assert outcome["removed"] == 4
+
+
+@pytest.mark.usefixtures("configure")
+def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    workplace.correct(range(1, 2))
+    label_studio.has(annotation(1, "still there"))
+
+    outcome = jobs.collect_corrections(1)
+
+    assert outcome["removed"] == 0
+    assert len(workplace.inbox.corrections(1)) == 1
+
+
+@pytest.mark.usefixtures("configure")
+def test_an_image_that_cannot_be_had_does_not_stop_the_others(
+    workplace: Workplace,
+    label_studio: FakeLabelStudio,
+    requests_mock: Mocker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", status_code=500)
+    requests_mock.get(f"{LS}/data/upload/1/00000002-dog.jpg", content=b"no image at all")
+    requests_mock.get(f"{LS}/data/upload/1/00000003-dog.jpg", content=png("blue"))
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+
+    outcome = jobs.collect_corrections(1)
+
+    assert (outcome["made"], outcome["failed"]) == (1, 2)
+    assert "correction without image project=1 task=1" in caplog.text
+    assert "not an image" in caplog.text
+
+
+@pytest.mark.usefixtures("configure")
+def test_without_label_studio_features_are_still_made_and_the_job_fails_with_the_reason(
+    workplace: Workplace, requests_mock: Mocker
+) -> None:
+    requests_mock.get(f"{LS}/api/projects/1/", status_code=502)
+    requests_mock.get("http://images.test/1.png", content=png("green"))
+    workplace.inbox.store(make_correction(image_ref="http://images.test/1.png"))
+
+    with pytest.raises(LabelStudioError, match="502"):
+        jobs.collect_corrections(1)
+
+    assert workplace.features.get(image_key(png("green"))) is not None
+
+
+def test_without_an_api_key_features_are_made_and_nothing_is_pulled(
+    workplace: Workplace, configure: Callable[..., None], requests_mock: Mocker
+) -> None:
+    configure(LABEL_STUDIO_API_KEY="")
+    requests_mock.get("http://images.test/1.png", content=png("green"))
+    workplace.inbox.store(make_correction(image_ref="http://images.test/1.png"))
+
+    outcome = jobs.collect_corrections(1)
+
+    assert outcome == {"known": 0, "made": 1, "failed": 0, "left": 0}
+
+
+@pytest.mark.usefixtures("configure")
+def test_pulled_corrections_start_a_retraining_when_they_are_enough(
+    workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
+) -> None:
+    configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
+    label_studio.tasks = [task(number, annotation(number, "a square"), image=data_url("red")) for number in (1, 2)]
+    for found in label_studio.tasks:
+        label_studio.mocker.get(f"{LS}/api/tasks/{found['id']}/", json=found)
+
+    jobs.collect_corrections(1)
+
+    assert redis.hget("captioner:retraining:1", "waiting") is not None
+
+
+# refresh_predictions
+
+
+def refresh(workplace: Workplace) -> dict[str, Any]:
+    return jobs.refresh_predictions(1, workplace.bundle.version)
+
+
+@pytest.mark.usefixtures("configure")
+def test_tasks_that_show_another_version_get_a_new_prediction(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    version = workplace.bundle.version
+    label_studio.tasks = [
+        task(1, image=data_url("red")),
+        task(2, image=data_url("green"), predictions=[prediction(1, "old", "v0")]),
+        task(3, image=data_url("blue"), predictions=[prediction(2, "same", version)]),
+        # Quick View shows the newest prediction, so after a rollback the version must be the newest again.
+        task(4, image=data_url("red"), predictions=[prediction(3, "same", version), prediction(4, "new", "v9")]),
+        task(5, annotation(5, "done"), image=data_url("red")),
+    ]
+
+    report = refresh(workplace)
+
+    [request] = label_studio.imported.request_history
+    sent = {prediction["task"]: prediction for prediction in request.json()}
+    assert report == {"refreshed": 3, "current": 1, "failed": 0, "stopped": None}
+    assert sorted(sent) == [1, 2, 4]
+    assert {prediction["model_version"] for prediction in sent.values()} == {version}
+    [known] = SuggestionLog(redis).find(1, 1, "caption", compact_image_ref(data_url("red")))
+    assert sent[1]["result"][0]["value"]["text"] == [known.caption]
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_task_without_an_image_does_not_cost_the_others_their_predictions(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.tasks = [task(1, image="data:image/png;base64,AAAA"), task(2, image=data_url("red"))]
+
+    report = refresh(workplace)
+
+    assert (report["refreshed"], report["failed"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("configure")
+def test_nothing_is_written_for_a_version_that_no_longer_serves(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.tasks = [task(1, image=data_url("red"))]
+
+    report = jobs.refresh_predictions(1, "v1-00000000")
+
+    assert report["stopped"] == "v1-00000000 no longer serves"
+    assert label_studio.imported.call_count == 0
+
+
+def test_refreshing_can_be_switched_off(
+    workplace: Workplace, configure: Callable[..., None], label_studio: FakeLabelStudio
+) -> None:
+    configure(REFRESH_PREDICTIONS="false")
+    label_studio.tasks = [task(1, image=data_url("red"))]
+
+    report = refresh(workplace)
+
+    assert report["stopped"] == "REFRESH_PREDICTIONS is false"
+    assert label_studio.imported.call_count == 0
+
+
+def test_without_an_api_key_nothing_is_refreshed(workplace: Workplace, configure: Callable[..., None]) -> None:
+    configure(LABEL_STUDIO_API_KEY="")
+
+    assert refresh(workplace)["stopped"] == "LABEL_STUDIO_API_KEY is not set"
+
+
+# connect_project
+
+
+def connected(mocker: Mocker, version: str, *webhooks: dict[str, Any]) -> None:
+    backend = {"id": 1, "url": BACKEND, "title": "c", "readable_state": "Connected", "model_version": version}
+    mocker.get(f"{LS}/api/ml", json=[backend | {"auth_method": "NONE", "basic_auth_user": ""}])
+    mocker.get(f"{LS}/api/webhooks/", json=list(webhooks))
+
+
+def webhook(**changes: Any) -> dict[str, Any]:
+    values = {"id": 3, "url": f"{BACKEND}/webhook", "headers": {}, "is_active": True, "actions": []}
+    return values | {"send_for_all_actions": True, "send_payload": True} | changes
+
+
+@pytest.mark.usefixtures("label_studio")
+def test_the_webhook_of_a_new_connection_gets_the_backends_login(
+    workplace: Workplace, configure: Callable[..., None], requests_mock: Mocker, redis: Redis
+) -> None:
+    configure(BASIC_AUTH_USER="label", BASIC_AUTH_PASS="studio")
+    connected(requests_mock, workplace.bundle.version, webhook(headers={"X-Team": "a"}))
+    patched = requests_mock.patch(f"{LS}/api/webhooks/3/", json=webhook())
+
+    outcome = jobs.connect_project(1)
+
+    assert outcome == {"mended": True}
+    sent = patched.request_history[-1].json()
+    assert sent["headers"] == {"X-Team": "a", "Authorization": "Basic bGFiZWw6c3R1ZGlv"}
+    assert [job.func_name for job in queue(redis, LABEL_STUDIO_QUEUE).jobs] == ["backend.jobs.collect_corrections"]
+
+
+@pytest.mark.usefixtures("configure", "label_studio")
+def test_an_open_backends_webhook_is_left_alone(workplace: Workplace, requests_mock: Mocker) -> None:
+    connected(requests_mock, workplace.bundle.version, webhook())
+
+    assert jobs.connect_project(1) == {"mended": False}
+
+
+@pytest.mark.usefixtures("configure", "label_studio")
+def test_a_connection_that_label_studio_has_not_stored_yet_is_tried_again(requests_mock: Mocker) -> None:
+    requests_mock.get(f"{LS}/api/ml", json=[])
+
+    with pytest.raises(LabelStudioError, match="has no backend yet"):
+        jobs.connect_project(1)
+
+
+@pytest.mark.usefixtures("configure", "label_studio")
+def test_a_webhook_that_somebody_switched_off_is_left_to_a_person(workplace: Workplace, requests_mock: Mocker) -> None:
+    connected(requests_mock, workplace.bundle.version, webhook(is_active=False))
+
+    with pytest.raises(LabelStudioError, match="is switched off: captioner doctor --repair"):
+        jobs.connect_project(1)
