@@ -232,7 +232,9 @@ def redis_executable() -> Path:
 
 
 def label_studio_executable() -> Path:
-    """Return the label-studio command of its own environment, else the one on PATH."""
+    """Return the label-studio command that LABEL_STUDIO_BIN names, else that of its own environment or on PATH."""
+    if chosen := os.environ.get("LABEL_STUDIO_BIN"):
+        return Path(chosen)
     own = LABEL_STUDIO_HOME / "venv" / "bin" / "label-studio"
     if own.exists():
         return own
