@@ -30,6 +30,8 @@ class AnnotationReading:
     """What one annotation holds for us."""
 
     submissions: tuple[Submission, ...] = ()
+    emptied: tuple[str, ...] = ()
+    """Controls without a caption now, while others of the annotation have one."""
     removed: int | None = None
     """Its id, when whatever it corrected before no longer counts: skipped, or without any caption now."""
     ignored: str | None = None
@@ -43,6 +45,8 @@ class WebhookEvent:
     project_id: int
     """0 only where the whole event is ignored."""
     submissions: tuple[Submission, ...] = ()
+    emptied_controls: tuple[tuple[int, str], ...] = ()
+    """Annotation id and from_name of a control without a caption now, while others of the annotation have one."""
     removed_annotations: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
     wants_training: bool = False
@@ -81,13 +85,15 @@ def parse_annotation(
     if need(annotation, "was_cancelled", bool, path):
         return AnnotationReading(removed=annotation_id)
     regions = _text_regions(annotation, path)
-    submissions, problems = [], []
+    submissions, emptied, problems = [], [], []
     for control in controls:
         mine = [region for region in regions if region.from_name == control.from_name]
         try:
             if caption := _caption(mine):
                 correction = _correction(annotation, task, project_id, control, caption, path)
                 submissions.append(Submission(correction=correction, origin=mine[0].origin))
+            else:
+                emptied.append(control.from_name)
         except (TaskError, CorrectionError) as problem:
             problems.append(str(problem))
     strangers = {region.from_name for region in regions} - {control.from_name for control in controls}
@@ -95,6 +101,7 @@ def parse_annotation(
         problems.append(f"the labeling config has no caption TextArea {', '.join(sorted(strangers))}")
     return AnnotationReading(
         submissions=tuple(submissions),
+        emptied=tuple(emptied) if submissions else (),
         removed=None if submissions or problems else annotation_id,
         ignored="; ".join(problems) or None,
     )
@@ -135,6 +142,9 @@ def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
     return WebhookEvent(
         project_id=project_id,
         submissions=tuple(found for reading in readings for found in reading.submissions),
+        emptied_controls=tuple(
+            (found.submissions[0].correction.annotation_id, control) for found in readings for control in found.emptied
+        ),
         removed_annotations=tuple(reading.removed for reading in readings if reading.removed is not None),
         ignored="; ".join(reading.ignored for reading in readings if reading.ignored) or None,
     )

@@ -186,13 +186,14 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
     def _forget(self, news: WebhookEvent) -> int:
         """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""
         parts, project_id = self.parts, news.project_id
-        if news.deleted_tasks:
-            parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
-        forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks) if news.deleted_tasks else 0
-        removed = parts.inbox.remove(project_id, news.removed_annotations) if news.removed_annotations else 0
-        if forgotten + removed:
-            parts.metrics.corrections.labels("removed").inc(forgotten + removed)
-        return forgotten + removed
+        parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
+        forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks)
+        forgotten += parts.inbox.remove(project_id, news.removed_annotations)
+        for annotation_id, control in news.emptied_controls:
+            forgotten += parts.inbox.remove_control(project_id, annotation_id, control)
+        if forgotten:
+            parts.metrics.corrections.labels("removed").inc(forgotten)
+        return forgotten
 
     def _store(self, submission: Submission) -> bool:
         submitted = submission.correction

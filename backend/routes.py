@@ -7,11 +7,12 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, request
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from backend.annotations import START_TRAINING
 from backend.auth import WEBHOOK_HEADER, may_report_events, refuse
 from backend.captioning import EXTENSION, CaptionBackend, CaptioningParts
+from backend.errors import MAX_BODY_BYTES
 from backend.fields import checked, need, need_objects, parse_project_id
 from backend.overview import last_line
 from backend.versions import promote_version
@@ -139,11 +140,14 @@ def read_body() -> dict[str, Any]:
 
     Raises:
         RequestError: it is no JSON, or no object.
-        HTTPException: it is not declared as JSON (415), or too large (413, before it is read).
+        HTTPException: it is not declared as JSON (415), or too large (413).
     """
     if not request.is_json:
         raise UnsupportedMediaType("the body must be JSON, sent with Content-Type: application/json")
+    # One that says its length is refused unread; of one in chunks Werkzeug hands out the first MAX_BODY_BYTES.
     content = request.get_data(cache=False)
+    if len(content) >= MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     try:
         body = json.loads(content)
         if b"\\ud" in content.lower():

@@ -76,8 +76,9 @@ REMOVE = (
     SHARED
     + """
 local prefix = ARGV[1]
+local last = ARGV[2] or '(' .. prefix .. '\\255'
 local count = 0
-for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. prefix, '(' .. prefix .. '\\255')) do
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. prefix, last)) do
   local name = string.match(entry, '^a:(.*)$') or string.match(entry, '^t:%d+:(.*)$')
   local correction = cjson.decode(redis.call('HGET', CORRECTIONS, name))
   redis.call('HDEL', CORRECTIONS, name)
@@ -204,6 +205,11 @@ class CorrectionInbox:
     def remove(self, project_id: int, annotation_ids: Iterable[int]) -> int:
         """Forget what these annotations corrected; returns how many corrections that were."""
         return sum(self._run(REMOVE, project_id, f"a:{annotation_id}/") for annotation_id in annotation_ids)
+
+    def remove_control(self, project_id: int, annotation_id: int, control: str) -> bool:
+        """Forget what an annotation corrected in one control, while its others stay; False when there was nothing."""
+        entry = f"a:{annotation_id}/{control}"
+        return bool(self._run(REMOVE, project_id, entry, f"[{entry}"))
 
     def forget_tasks(self, project_id: int, task_ids: Iterable[int]) -> int:
         """Forget every correction of these tasks; returns how many that were."""
