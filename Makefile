@@ -32,7 +32,7 @@ define install
 endef
 
 help: ## what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: $(PRODUCT_STAMP) $(DEV_STAMP) ## the product, its tests and its checks, in .venv
 
@@ -102,8 +102,24 @@ browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## an annotator in headless Chromium
 compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settings and the command line
 	$(PYTHON) -m pytest tests/unit/test_compose.py
 
+.env: ## random secrets for docker compose
+	@umask 077; { \
+		for name in LABEL_STUDIO_PASSWORD BASIC_AUTH_PASS WEBHOOK_SECRET; do \
+			echo "$$name=$$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"; done; \
+		echo "LABEL_STUDIO_API_KEY=$$(head -c 20 /dev/urandom | od -An -v -tx1 | tr -d ' \n')"; \
+		echo "# With the CPU index of the PyTorch project here, the image is 4 GB smaller:"; \
+		echo "TORCH_INDEX="; } >$@
+	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
+
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES :=
+LONG_# python3 and not .venv: whoever uses containers only needs nothing else.
+.env: ## random secrets for docker compose
+	@$(BASE_PYTHON) -c "import secrets; print('LABEL_STUDIO_API_KEY=' + secrets.token_hex(20)); \
+		[print(name + '=' + secrets.token_urlsafe(18)) for name in ('LABEL_STUDIO_PASSWORD', 'BASIC_AUTH_PASS', 'WEBHOOK_SECRET')]; \
+		print('# The CPU index of the PyTorch project makes the image 4 GB smaller:'); print('TORCH_INDEX=')" >$@
+	@chmod 600 $@; cat $@
+
+BENCHES :=
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one
 

@@ -69,6 +69,7 @@ def _add_worker(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     parser = _add(subcommands, commands.worker, "run the queued jobs: retrainings and what they need of Label Studio")
     parser.add_argument("--queues", nargs="+", metavar="QUEUE", help="label-studio, retrain (both, in this order)")
     parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
+    parser.add_argument("--alive", action="store_true", help="only tell whether a worker runs here: exit 0 or 1")
 
 
 def _add_demo(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:

@@ -23,6 +23,10 @@ def serve(_: argparse.Namespace) -> int:
 
 
 def worker(arguments: argparse.Namespace) -> int:
+    if arguments.alive:
+        from worker.liveness import is_worker_alive
+
+        return 0 if is_worker_alive(Settings.from_env().redis_url) else 1
     from worker.__main__ import main
 
     queues = ["--queues", *arguments.queues] if arguments.queues else []

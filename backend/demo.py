@@ -32,6 +32,7 @@ from backend.services import (
     start_worker,
 )
 from model.errors import ServiceError
+from worker.settings import setting_rows
 
 DEMO_HOME = Path(".demo")
 RUN_HOME = Path(".run")
@@ -104,7 +105,7 @@ def run_without_label_studio() -> int:
             "MODEL_STORE": str(directory / "store"),
             "LABEL_STUDIO_URL": "http://localhost:8080",
         }
-        settings = defaults | _given(_all_settings()) | {"REDIS_URL": redis.url, "PORT": str(port)}
+        settings = defaults | _given([row.name for row in setting_rows()]) | {"REDIS_URL": redis.url, "PORT": str(port)}
         backend = start_backend(services, settings)
         start_worker(services, settings)
         print(f"Connect {backend.url} in Label Studio: project > Settings > Model > Connect Model", flush=True)
@@ -133,17 +134,7 @@ def _start(services: Services, directory: Path, pictures: Sequence[Path], narrat
     narrator.say(f"Label Studio is up at {label_studio.url}")
     redis = start_redis(services, directory / "redis")
     narrator.say(f"Redis is up at {redis.url}")
-    settings = _given(CHOSEN_BY_PERSON) | {
-        "HOST": LOOPBACK,
-        "PORT": str(free_port(9090)),
-        "REDIS_URL": redis.url,
-        "MODEL_STORE": str(directory / "store"),
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": account.token,
-        "BASIC_AUTH_USER": "captioner",
-        "BASIC_AUTH_PASS": secrets.token_urlsafe(9),
-        "WEBHOOK_SECRET": secrets.token_urlsafe(24),
-    }
+    settings = demo_settings(directory / "store", redis.url, label_studio.url, account.token)
     backend = start_backend(services, settings)
     narrator.say(f"the backend is up at {backend.url}")
     worker = start_worker(services, settings)
@@ -165,6 +156,26 @@ def _start(services: Services, directory: Path, pictures: Sequence[Path], narrat
         user=user,
         project_id=project_id,
         backend_id=backend_id,
+    )
+
+
+def demo_settings(store: Path, redis_url: str, label_studio_url: str, api_key: str) -> dict[str, str]:
+    """Return the environment of backend and worker, with new secrets: the variables docker-compose.yml sets."""
+    defaults = {row.name: row.default for row in setting_rows() if row.name in CHOSEN_BY_PERSON}
+    return (
+        defaults
+        | _given(CHOSEN_BY_PERSON)
+        | {
+            "HOST": LOOPBACK,
+            "PORT": str(free_port(9090)),
+            "REDIS_URL": redis_url,
+            "MODEL_STORE": str(store),
+            "LABEL_STUDIO_URL": label_studio_url,
+            "LABEL_STUDIO_API_KEY": api_key,
+            "BASIC_AUTH_USER": "captioner",
+            "BASIC_AUTH_PASS": secrets.token_urlsafe(9),
+            "WEBHOOK_SECRET": secrets.token_urlsafe(24),
+        }
     )
 
 
@@ -213,7 +224,7 @@ def what_to_try(product: DemoProduct) -> str:
   1. Sign in and press "Label All Tasks": a caption is already written.
   2. Submit it, or click it, correct it and submit. Try a house style: call every circle a "ball".
   3. After a few corrections: Settings > Model > the backend's menu > Start Training
-     (or correct {settings.get("RETRAIN_AFTER", "20")}: that starts a training by itself). It takes about a minute.
+     (or correct {settings["RETRAIN_AFTER"]}: that starts a training by itself). It takes about a minute.
   4. Go on labeling: the next suggestions are those of the new version.
 
   Logs are in {product.services.logs}. Ctrl-C stops everything.
@@ -255,9 +266,3 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _given(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
-
-
-def _all_settings() -> list[str]:
-    from worker.settings import setting_rows
-
-    return [row.name for row in setting_rows()]

@@ -22,6 +22,7 @@ import requests
 
 from backend.watchdog import Watchdog, stop_trees
 from model.errors import ServiceError
+from worker.liveness import registered_workers
 from worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -270,10 +271,9 @@ def _redis_answers(url: str) -> bool:
         return False
 
 
-def _rq_workers(redis_url: str) -> set[bytes]:
+def _rq_workers(redis_url: str) -> set[str]:
     with redis.Redis.from_url(redis_url) as connection:
-        members: set[bytes] = connection.smembers("rq:workers")
-        return members
+        return registered_workers(connection)
 
 
 def _status(url: str) -> int | None:
