@@ -112,14 +112,7 @@ compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settin
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_# python3 and not .venv: whoever uses containers only needs nothing else.
-.env: ## random secrets for docker compose
-	@$(BASE_PYTHON) -c "import secrets; print('LABEL_STUDIO_API_KEY=' + secrets.token_hex(20)); \
-		[print(name + '=' + secrets.token_urlsafe(18)) for name in ('LABEL_STUDIO_PASSWORD', 'BASIC_AUTH_PASS', 'WEBHOOK_SECRET')]; \
-		print('# The CPU index of the PyTorch project makes the image 4 GB smaller:'); print('TORCH_INDEX=')" >$@
-	@chmod 600 $@; cat $@
-
-BENCHES :=
+LONG_BENCHES :=
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one
 
