@@ -81,10 +81,11 @@ class LabelStudioUser:
             if imported["task_count"] != len(files):
                 raise LabelStudioError(f"Label Studio made {imported['task_count']} tasks of {len(files)} pictures")
 
-    def connect_backend(self, project_id: int, url: str, user: str, password: str) -> int:
-        """Connect the backend as Settings > Model does, with basic auth; return its id."""
+    def connect_backend(self, project_id: int, url: str, user: str | None = None, password: str | None = None) -> int:
+        """Connect the backend as Settings > Model does, with basic auth if a user is given; return its id."""
         backend = {"project": project_id, "url": url, "title": BACKEND_TITLE, "is_interactive": False}
-        backend |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+        if user is not None:
+            backend |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
         return int(self._json("POST", "/api/ml/", json=backend)["id"])
 
     def serving_version(self, backend_id: int) -> str:

@@ -1,0 +1,242 @@
+"""The main job inside a real Label Studio: suggest, correct, retrain, suggest better, roll back.
+
+One project lives through it step by step; each step is a fixture that keeps what a person saw then.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from backend.demo_user import LabelStudioUser, ShownSuggestion, ShownTask
+from tests.e2e.conftest import Connected, Product
+from tests.e2e.pictures import in_house_style, is_right, scene_of, seeds_with
+from worker.corrections import Correction
+
+CORRECTED, UNSEEN = 22, 12
+TRAINING_S = 150
+"""Two processes start, and RETRAIN_BUDGET_S of fitting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What Label Studio shows of one version."""
+
+    version: str
+    stream: ShownSuggestion
+    quick_view: Mapping[int, ShownSuggestion]
+    """By task; only tasks that nobody annotated."""
+    tasks: Mapping[int, ShownTask]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """What the annotator did, by annotation."""
+
+    accepted: int
+    corrected: Mapping[int, str]
+    skipped: int
+    deleted: int
+
+
+@pytest.fixture(scope="module")
+def connected(product: Product, connect: Callable[[Product, str, Sequence[int]], Connected]) -> Connected:
+    return connect(product, "The loop", seeds_with("circle", CORRECTED + UNSEEN + 2))
+
+
+@pytest.fixture(scope="module")
+def look(user: LabelStudioUser, connected: Connected) -> Callable[[], Shown]:
+    """Open the label stream, then every task in Quick View."""
+
+    def look() -> Shown:
+        stream = suggestion_of(user.next_task(connected.project_id))
+        tasks = [task for task in user.tasks(connected.project_id) if not task.is_annotated]
+        opened = {task.task_id: user.open_task(connected.project_id, task.task_id) for task in tasks}
+        return Shown(
+            version=user.serving_version(connected.backend_id),
+            stream=stream,
+            quick_view={task_id: suggestion_of(task) for task_id, task in opened.items()},
+            tasks=opened,
+        )
+
+    return look
+
+
+@pytest.fixture(scope="module")
+def suggested(user: LabelStudioUser, connected: Connected, look: Callable[[], Shown]) -> Shown:
+    user.next_task(connected.project_id)
+    user.retrieve_predictions(connected.project_id)
+    return look()
+
+
+@pytest.fixture(scope="module")
+def annotated(user: LabelStudioUser, connected: Connected, suggested: Shown) -> Annotated:
+    project_id = connected.project_id
+    skipped = user.skip(project_id, user.next_task(project_id))
+    task = user.next_task(project_id)
+    accepted = user.submit(project_id, task, suggestion_of(task).caption)
+    deleted = user.submit(project_id, user.next_task(project_id), "a mistake")
+    user.delete_annotation(project_id, deleted)
+    corrected = {}
+    for _ in range(CORRECTED):
+        task = user.next_task(project_id)
+        caption = in_house_style(suggestion_of(task).caption)
+        corrected[user.submit(project_id, task, caption)] = caption
+    return Annotated(accepted=accepted, corrected=corrected, skipped=skipped, deleted=deleted)
+
+
+@pytest.fixture(scope="module")
+def inbox(product: Product, connected: Connected, annotated: Annotated) -> Mapping[int, Correction]:
+    """The corrections as webhooks brought them, before any training pulls."""
+    return product.inbox(connected.project_id)
+
+
+@pytest.fixture(scope="module")
+def retrained(
+    user: LabelStudioUser,
+    product: Product,
+    connected: Connected,
+    inbox: Mapping[int, Correction],
+    suggested: Shown,
+    look: Callable[[], Shown],
+) -> Shown:
+    user.start_training(connected.backend_id)
+
+    def is_new() -> bool:
+        return user.serving_version(connected.backend_id) != suggested.version
+
+    product.wait("to publish a new version", is_new, TRAINING_S)
+    wait_for_suggestions(user, product, connected, user.serving_version(connected.backend_id))
+    return look()
+
+
+@pytest.fixture(scope="module")
+def rolled_back(
+    user: LabelStudioUser, product: Product, connected: Connected, retrained: Shown, look: Callable[[], Shown]
+) -> Shown:
+    done = product.run("rollback", str(connected.project_id))
+    assert done.returncode == 0, done.stderr
+
+    def is_new() -> bool:
+        return user.serving_version(connected.backend_id) != retrained.version
+
+    product.wait("to serve another version", is_new)
+    wait_for_suggestions(user, product, connected, user.serving_version(connected.backend_id))
+    return look()
+
+
+def wait_for_suggestions(user: LabelStudioUser, product: Product, connected: Connected, version: str) -> None:
+    """Wait until the newest suggestion of every open task is of this version."""
+
+    def are_written() -> bool:
+        tasks = [task for task in user.tasks(connected.project_id) if not task.is_annotated]
+        return all(suggestion_of(task).model_version == version for task in tasks)
+
+    product.wait(f"to write the suggestions of {version}", are_written)
+
+
+def suggestion_of(task: ShownTask) -> ShownSuggestion:
+    assert task.prefilled is not None, f"task {task.task_id} came without a suggestion"
+    return task.prefilled
+
+
+def share(holds: list[bool]) -> float:
+    assert holds
+    return sum(holds) / len(holds)
+
+
+def test_every_uploaded_picture_opens_with_a_caption_of_the_bundles_version(product: Product, suggested: Shown) -> None:
+    assert suggested.version == product.bundle_version
+    assert len(suggested.quick_view) == CORRECTED + UNSEEN + 2
+    assert {found.model_version for found in suggested.quick_view.values()} == {product.bundle_version}
+    assert suggested.stream in suggested.quick_view.values()
+    assert all(found.caption for found in suggested.quick_view.values())
+
+
+def test_captions_state_no_wrong_fact(suggested: Shown) -> None:
+    right = [
+        is_right(in_house_style(found.caption), scene_of(suggested.tasks[task_id]))
+        for task_id, found in suggested.quick_view.items()
+    ]
+
+    assert share(right) >= 0.8
+
+
+def test_what_was_accepted_and_corrected_is_in_the_inbox_and_nothing_else(
+    annotated: Annotated, inbox: Mapping[int, Correction]
+) -> None:
+    assert set(inbox) == {annotated.accepted, *annotated.corrected}
+    assert annotated.skipped not in inbox
+    assert annotated.deleted not in inbox
+
+
+def test_a_correction_stands_beside_what_was_proposed(
+    product: Product, annotated: Annotated, inbox: Mapping[int, Correction]
+) -> None:
+    accepted = inbox[annotated.accepted]
+
+    assert not accepted.is_edit
+    for annotation_id, caption in annotated.corrected.items():
+        correction = inbox[annotation_id]
+        assert correction.caption == caption
+        assert correction.proposed is not None
+        assert in_house_style(correction.proposed) == caption
+        assert correction.model_version == product.bundle_version
+        assert correction.image_key is not None
+
+
+def test_start_training_makes_a_new_version_from_these_corrections(
+    product: Product, connected: Connected, annotated: Annotated, retrained: Shown
+) -> None:
+    [version] = product.registry.versions(connected.project_id)
+
+    assert retrained.version == version.name
+    assert version.published
+    assert version.parent == product.bundle_version
+    assert {int(name.partition("/")[0]) for name in version.corrections} <= {*annotated.corrected, annotated.accepted}
+
+
+def test_pulling_again_what_webhooks_brought_changes_no_correction(
+    product: Product, connected: Connected, inbox: Mapping[int, Correction], retrained: Shown
+) -> None:
+    assert product.inbox(connected.project_id) == inbox
+
+
+def test_label_stream_and_quick_view_show_the_new_version(retrained: Shown) -> None:
+    assert retrained.stream.model_version == retrained.version
+    assert {found.model_version for found in retrained.quick_view.values()} == {retrained.version}
+
+
+def test_new_suggestions_follow_the_house_style_and_are_right(suggested: Shown, retrained: Shown) -> None:
+    spoke_of_circles = [
+        task_id for task_id in retrained.quick_view if "circle" in suggested.quick_view[task_id].caption
+    ]
+    now = {task_id: retrained.quick_view[task_id].caption for task_id in spoke_of_circles}
+
+    assert share([now[task_id] != suggested.quick_view[task_id].caption for task_id in now]) >= 0.8
+    assert share(["ball" in caption and "circle" not in caption for caption in now.values()]) >= 0.8
+    assert share([is_right(caption, scene_of(retrained.tasks[task_id])) for task_id, caption in now.items()]) >= 0.7
+    assert is_right(retrained.stream.caption, scene_of(retrained.tasks[min(retrained.tasks)]))
+
+
+def test_annotated_tasks_keep_their_suggestions(
+    user: LabelStudioUser, connected: Connected, retrained: Shown, suggested: Shown
+) -> None:
+    annotated = [task for task in user.tasks(connected.project_id) if task.is_annotated]
+
+    assert {found.model_version for task in annotated for found in task.suggestions} == {suggested.version}
+
+
+def test_rollback_restores_the_old_suggestions(suggested: Shown, rolled_back: Shown) -> None:
+    assert rolled_back.version == suggested.version
+    assert rolled_back.stream.model_version == suggested.version
+    for task_id, found in rolled_back.quick_view.items():
+        assert found.model_version == suggested.version
+        assert found.caption == suggested.quick_view[task_id].caption
+
+
+def test_the_doctor_finds_everything_in_order(product: Product, connected: Connected, rolled_back: Shown) -> None:
+    done = product.run("doctor")
+
+    assert done.returncode == 0, done.stdout
+    assert f"project {connected.project_id} (The loop), webhook: reports every annotation" in done.stdout
