@@ -32,7 +32,7 @@ define install
 endef
 
 help: ## what can be made
-	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@grep -hE '^[.a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: $(PRODUCT_STAMP) $(DEV_STAMP) ## the product, its tests and its checks, in .venv
 
@@ -112,7 +112,7 @@ compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settin
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES :=
+LONG_BENCHES := fresh_clone
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one
 

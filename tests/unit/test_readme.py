@@ -1,0 +1,46 @@
+"""What the README promises exists: its settings, its commands, its targets, its files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from backend.cli import build_parser
+from worker.settings import setting_rows
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    table = "\n".join(
+        f"| `{row.name}` | {f'`{row.default}`' if row.default else '(none)'} | {row.meaning} |"
+        for row in setting_rows()
+    )
+
+    assert table in README, f"put this into the README:\n{table}"
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    captioner (.*?)(?: {2,}.*)?$", README, re.MULTILINE))
+def test_every_command_line_is_accepted(line: str) -> None:
+    try:
+        build_parser().parse_args(line.split())
+    except SystemExit as end:
+        assert end.code == 0, line  # --help
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_exists(document: str) -> None:
+    targets = set(re.findall(r"^([.\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    named = set(re.findall(r"[`^ ]make ([.\w-]+)", (ROOT / document).read_text()))
+
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_linked_file_exists(document: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / document).read_text()):
+        assert (ROOT / target).exists(), target
