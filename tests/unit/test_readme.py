@@ -1,6 +1,7 @@
 """What the README promises exists: its settings, its commands, its targets, its files."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,17 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize("line", re.findall(r"^    captioner (.*?)(?: {2,}.*)?$", README, re.MULTILINE))
 def test_every_command_line_is_accepted(line: str) -> None:
-    try:
+    asks_for_help = "--help" in line
+
+    with pytest.raises(SystemExit, match=r"^0$") if asks_for_help else nullcontext():
         build_parser().parse_args(line.split())
-    except SystemExit as end:
-        assert end.code == 0, line  # --help
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_make_target_exists(document: str) -> None:
     targets = set(re.findall(r"^([.\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
-    named = set(re.findall(r"[`^ ]make ([.\w-]+)", (ROOT / document).read_text()))
+    named = set(re.findall(r"(?:`|^ {4})make ([a-z0-9.-]+)(?:[` ]|$)", (ROOT / document).read_text(), re.MULTILINE))
 
     assert named
     assert named <= targets
