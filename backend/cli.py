@@ -116,7 +116,7 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
         "--weights",
         default="DEFAULT",
         metavar="FILE",
-        help="its weights: a state dict file, or a torchvision name, which is downloaded (%(default)s)",
+        help="state dict file, torchvision's name of a download, or none for a random start (%(default)s)",
     )
     parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
     parser.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")

@@ -105,7 +105,7 @@ def train(arguments: argparse.Namespace) -> int:
             train=source,
             held_out=held_out,
             encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
-            weights=arguments.weights,
+            weights=None if arguments.weights == "none" else arguments.weights,
             options=options,
             features=Store(arguments.features) if arguments.features else None,
             strict=arguments.strict,
