@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from redis import RedisError
+
 from backend.connection import Connection, find_connection
 from backend.findings import Finding
 from backend.images import ImageFetcher
@@ -11,6 +13,7 @@ from backend.labeling import CaptionControl, parse_caption_controls, read_image_
 from backend.webhooks import find_fault, mend, webhook_url
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
 from model.images import decode_image
+from worker.queues import connect, enqueue_backend_job
 from worker.settings import Settings
 
 GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
@@ -126,7 +129,18 @@ def _webhook(
     except LabelStudioError as problem:
         yield Finding(name="webhook", ok=False, message=f"{message}; {problem}", remedy=GUARDS_OFF)
         return
-    yield Finding(name="webhook", ok=True, repaired=True, message=f"the webhook {fault.reason.replace('does', 'did')}")
+    message = f"before, it {fault.reason}; {_pull_missed(settings, project_id)}"
+    yield Finding(name="webhook", ok=True, repaired=True, message=message)
+
+
+def _pull_missed(settings: Settings, project_id: int) -> str:
+    """Ask a worker to pull what was annotated while the webhook did not report it."""
+    try:
+        with connect(settings.redis_url) as redis:
+            enqueue_backend_job(redis, "collect_corrections", project_id)
+    except RedisError:
+        return "what it missed is pulled at the next training"
+    return "a worker pulls what it missed"
 
 
 def _prelabeling(client: LabelStudioClient, connection: Connection, *, repair: bool) -> Iterator[Finding]:

@@ -220,11 +220,12 @@ def test_new_suggestions_follow_the_house_style_and_are_right(suggested: Shown, 
 
 
 def test_annotated_tasks_keep_their_suggestions(
-    user: LabelStudioUser, connected: Connected, retrained: Shown, suggested: Shown
+    product: Product, connected: Connected, retrained: Shown, suggested: Shown
 ) -> None:
-    annotated = [task for task in user.tasks(connected.project_id) if task.is_annotated]
+    tasks = list(product.client.annotated_tasks(connected.project_id))
 
-    assert {found.model_version for task in annotated for found in task.suggestions} == {suggested.version}
+    assert len(tasks) == CORRECTED + 1
+    assert {found["model_version"] for task in tasks for found in task["predictions"]} == {suggested.version}
 
 
 def test_rollback_restores_the_old_suggestions(suggested: Shown, rolled_back: Shown) -> None:

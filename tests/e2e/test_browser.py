@@ -1,0 +1,77 @@
+"""An annotator in a real browser: signs in, finds a caption, edits it in place, submits."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tests.e2e.conftest import Connected, LabelStudio, Product, missing
+from tests.e2e.pictures import seeds_with
+
+pytestmark = pytest.mark.browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--no-sandbox",  # containers run as root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-sync",
+    "--metrics-recording-only",
+    "--no-first-run",
+)
+PAGE_MS = 60_000
+
+
+@pytest.fixture
+def page(label_studio: LabelStudio) -> Iterator[Page]:
+    """An annotator's browser, signed in."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            missing(f"no Chromium: none of {', '.join(BROWSERS)} on PATH; `make browser` tries to fetch one")
+        browser = playwright.chromium.launch(executable_path=found, args=list(QUIET))
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(PAGE_MS)
+        page.goto(f"{label_studio.url}/user/login/")
+        page.fill("input[name=email]", label_studio.account.username)
+        page.fill("input[name=password]", label_studio.account.password)
+        page.click("button[type=submit]")
+        page.wait_for_url(lambda url: "login" not in url)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def connected(product: Product, connect: Callable[[Product, str, Sequence[int]], Connected]) -> Connected:
+    return connect(product, "In the browser", seeds_with("heart", 2))
+
+
+def test_an_annotator_edits_the_suggestion_in_place_and_the_correction_is_in_the_inbox(
+    page: Page, label_studio: LabelStudio, product: Product, connected: Connected
+) -> None:
+    [task, _] = product.client.unannotated_tasks(connected.project_id)
+
+    page.goto(f"{label_studio.url}/projects/{connected.project_id}/data?task={task['id']}")
+    suggestion = page.get_by_test_id("htx-textbox-view")
+    suggested = suggestion.inner_text().strip()
+    suggestion.hover()
+    page.get_by_test_id("htx-textbox-edit-button").click()
+    page.get_by_test_id("htx-textbox-input").fill("a heart, as the annotator sees it")
+    page.get_by_test_id("htx-textbox-save").click()
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="Update").wait_for()
+
+    [annotated] = product.client.annotated_tasks(connected.project_id)
+    [annotation] = annotated["annotations"]
+    correction = product.inbox(connected.project_id)[annotation["id"]]
+    assert annotation["result"][0]["origin"] == "prediction-changed"
+    assert correction.caption == "a heart, as the annotator sees it"
+    assert correction.proposed == suggested
+    assert correction.model_version == product.bundle_version
+    assert correction.lead_time_s is not None
