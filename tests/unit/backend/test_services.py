@@ -48,7 +48,7 @@ def test_a_service_that_ends_at_its_start_is_an_error_with_its_last_words(tmp_pa
     with Services(tmp_path / "logs") as services:
         service = services.start("backend", [sys.executable, "-c", program], url="http://nowhere", environ={})
 
-        with pytest.raises(ServiceError, match="(?s)backend ended.*no such bundle"):
+        with pytest.raises(ServiceError, match=r"(?s)backend ended.*no such bundle"):
             wait_until(service, lambda: False, timeout_s=20)
 
 
