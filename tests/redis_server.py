@@ -41,7 +41,7 @@ class RedisServer:
     def client(self) -> Redis:
         """A client that waits for a server that is starting or loading its file."""
         patient = Retry(ConstantBackoff(0.05), retries=200, supported_errors=(RedisConnectionError, OSError))
-        return Redis(port=self.port, retry=patient)
+        return Redis(port=self.port, retry=patient, socket_timeout=None)
 
 
 def redis_executable() -> str:

@@ -1,9 +1,8 @@
 """The retraining of one project's decoder: corrections in, a new model version out."""
 
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rq import Retry, get_current_job
@@ -12,7 +11,7 @@ from model.bundle import load_bundle
 from model.captioner import Captioner
 from model.errors import TrainingError
 from model.features import FeatureStore
-from model.registry import ModelRegistry
+from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.training import CaptionedFeatures, TrainingOptions, TrainingRecord, caption_tokens, fit_decoder, token_loss
 from worker.corrections import CorrectionInbox
@@ -24,8 +23,17 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+
 WHILE_ANOTHER_TRAINS = Retry(max=40, interval=15)
 """Only after something went wrong: a retraining is enqueued to follow the one that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How a candidate and the version it challenges did on the same captions."""
+
+    candidate: Metrics
+    serving: Metrics
 
 
 def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
@@ -43,7 +51,6 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
     Raises:
         TrainingError: no correction can be used; the message counts why. The serving version stays.
     """
-    started = time.monotonic()
     settings = Settings.from_env()
     redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
     inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
@@ -53,7 +60,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
             return WHILE_ANOTHER_TRAINS
         change_number = inbox.take(project_id)
         if change_number == inbox.trained_number(project_id):
-            return nothing_to_do(project_id, "no correction came, changed or went since the last training")
+            return no_version(project_id, "no correction came, changed or went since the last training")
 
         progress.phase("loading")
         bundle = load_bundle(settings.caption_bundle)
@@ -67,67 +74,41 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, change_number, progress)
 
         progress.phase("evaluating")
-        reached, challenged = measure(candidate, dataset), measure(serving, dataset)
-        decision = is_better(reached, challenged)
+        trial = Trial(candidate=measure(candidate, dataset), serving=measure(serving, dataset))
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
             enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
-            return nothing_to_do(
-                project_id, f"{serving.version} no longer serves; training again from the one that does"
-            )
-        record = registry.publish if decision.publish else registry.refuse
-        version = record(
-            project_id,
-            candidate,
-            parent=serving.version,
-            metrics={
-                "candidate": asdict(reached),
-                "serving": asdict(challenged),
-                "training": asdict(training),
-                "corrections_left_out": dict(dataset.left_out),
-                "trigger": reason,
-            },
-            corrections=dataset.corrections,
-            decision=decision.reason,
-        )
+            return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
+        version = publish_or_refuse(registry, project_id, candidate, serving, dataset, trial, training, reason)
         inbox.mark_trained(project_id, change_number)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
 
     progress.phase("done")
-    outcome = {
-        "project_id": project_id,
-        "version": version.name,
-        "published": version.published,
-        "decision": version.decision,
-        "corrections": len(dataset.learned),
-        "held_out": len(dataset.held_out),
-        "left_out": dict(dataset.left_out),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in outcome.items()))
-    return outcome
+    return outcome(version, dataset, training)
 
 
-def nothing_to_do(project_id: int, why: str) -> dict[str, Any]:
+def no_version(project_id: int, why: str) -> dict[str, Any]:
     """Return the outcome of a retraining that made no version."""
-    logger.info("retraining done project=%s published=False decision=%r", project_id, why)
+    logger.info("retraining done project=%s version=None reason=%r", project_id, why)
     return {"project_id": project_id, "version": None, "published": False, "decision": why}
 
 
 def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int, dataset: Dataset) -> dict[str, Any]:
     """Say why there is nothing to train on; it is an error if corrections are there that should have been usable."""
+    if dataset.held_out:
+        return no_version(
+            project_id, f"the only {len(dataset.held_out)} usable corrections are held out; more must come"
+        )
     if dataset.left_out:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
         raise TrainingError(
-            f"no correction of project {project_id} can be trained on ({reasons}); is Label Studio reachable for the "
-            f"worker? `captioner doctor` says what is wrong"
+            f"no correction of project {project_id} can be trained on ({reasons}); can the worker reach Label Studio? "
+            f"`captioner doctor` says what is wrong"
         )
-    if dataset.held_out:
-        return nothing_to_do(project_id, f"all {len(dataset.held_out)} corrections are held out; waiting for more")
     inbox.mark_trained(project_id, change_number)
-    return nothing_to_do(project_id, "the project has no corrections any more")
+    return no_version(project_id, "the project has no corrections any more")
 
 
 def fine_tune(
@@ -143,6 +124,34 @@ def fine_tune(
     examples = dataset.training_examples(seed)
     record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step)
     return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+
+
+def publish_or_refuse(
+    registry: ModelRegistry,
+    project_id: int,
+    candidate: Captioner,
+    serving: Captioner,
+    dataset: Dataset,
+    trial: Trial,
+    training: TrainingRecord,
+    reason: str,
+) -> ModelVersion:
+    """Let the gate decide, and record the version with all that led to the decision."""
+    decision = is_better(trial.candidate, trial.serving)
+    record = registry.publish if decision.publish else registry.refuse
+    return record(
+        project_id,
+        candidate,
+        parent=serving.version,
+        metrics={
+            **asdict(trial),
+            "training": asdict(training),
+            "corrections_left_out": dict(dataset.left_out),
+            "trigger": reason,
+        },
+        corrections=dataset.corrections,
+        decision=decision.reason,
+    )
 
 
 def measure(captioner: Captioner, dataset: Dataset) -> Metrics:
@@ -164,3 +173,19 @@ def caption_loss(captioner: Captioner, examples: Sequence[CaptionedFeatures]) ->
         return None
     tokens = sum(len(caption_tokens(captioner.tokenizer, example.caption)) - 1 for example in examples)
     return token_loss(captioner.decoder, captioner.tokenizer, examples) * tokens / len(examples)
+
+
+def outcome(version: ModelVersion, dataset: Dataset, training: TrainingRecord) -> dict[str, Any]:
+    """Return what came of a retraining, as JSON, and say it in the log."""
+    told = {
+        "project_id": version.project_id,
+        "version": version.name,
+        "published": version.published,
+        "decision": version.decision,
+        "corrections": len(dataset.learned),
+        "held_out": len(dataset.held_out),
+        "left_out": dict(dataset.left_out),
+        "training_s": round(training.seconds, 1),
+    }
+    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in told.items()))
+    return told

@@ -1,6 +1,7 @@
 """A project on a real Redis, served by real worker processes; the bundle is tiny and untrained."""
 
 import hashlib
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,9 @@ from model.bundle import Bundle
 from model.features import FeatureStore
 from model.registry import ModelRegistry
 from model.store import Store
-from tests.factories import make_bundle, make_correction, make_image
+from tests.backend_client import BackendClient, make_settings
+from tests.factories import make_bundle, make_correction, make_image, write_bundle
+from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from worker.corrections import Correction, CorrectionInbox
@@ -94,6 +97,36 @@ def make_pictured_correction(number: int, project_id: int = 1, **changes: Any) -
     return make_correction(**values | changes)
 
 
+class Hold:
+    """Keeps a job of `tests.integration.held_jobs` running until it is released."""
+
+    def __init__(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._door.settimeout(DEADLINE_S)
+        self.port: int = self._door.getsockname()[1]
+        self._guests: list[socket.socket] = []
+
+    def wait_until_running(self) -> None:
+        guest, _ = self._door.accept()
+        self._guests.append(guest)
+
+    def release(self) -> None:
+        for guest in self._guests:
+            guest.close()
+        self._guests.clear()
+
+    def close(self) -> None:
+        self.release()
+        self._door.close()
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    hold = Hold()
+    yield hold
+    hold.close()
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of this test alone, to be killed and started again."""
@@ -137,3 +170,27 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def image_server() -> Iterator[ImageServer]:
+    """A web server with images, and with the tricks servers play."""
+    with ImageServer() as server:
+        yield server
+
+
+@pytest.fixture
+def make_backend(redis_url: str, tmp_path: Path) -> Callable[..., BackendClient]:
+    """Make a backend on a tiny bundle and a real Redis; settings as keywords, `login` to log in."""
+    write_bundle(tmp_path / "bundle")
+
+    def make(login: tuple[str, str] | None = None, **changes: Any) -> BackendClient:
+        return BackendClient(make_settings(tmp_path, **{"redis_url": redis_url, **changes}), login)
+
+    return make
+
+
+@pytest.fixture
+def backend(make_backend: Callable[..., BackendClient], image_server: ImageServer) -> BackendClient:
+    """An open backend whose Label Studio is the image server."""
+    return make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40)

@@ -1,14 +1,26 @@
 """From corrections to a version that serves, by real workers on a real Redis."""
 
 from collections.abc import Callable
+from typing import Any
 
-from rq.results import Result
+import pytest
+from rq import Retry
 
-from tests.integration.conftest import Workplace
+from model.training import TrainingRecord
+from tests.integration.conftest import Workplace, make_pictured_correction
 from tests.worker_process import WorkerProcess
-from worker.queues import enqueue_retraining, retrain_when_due
+from worker import jobs
+from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
+
+
+def retrain(workplace: Workplace, project_id: int = 1) -> dict[str, Any]:
+    """Trigger a retraining and wait for what comes of it."""
+    job_id = enqueue_retraining(workplace.redis, workplace.settings, project_id, "a test")
+    outcome = workplace.result(job_id).return_value
+    assert isinstance(outcome, dict), workplace.job(job_id).latest_result()
+    return outcome
 
 
 def test_the_20th_correction_leads_to_a_new_version_that_serves(
@@ -17,16 +29,193 @@ def test_the_20th_correction_leads_to_a_new_version_that_serves(
     start_worker(workplace.environment())
     workplace.correct(range(1, 20))
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
-
     workplace.correct(range(20, 21))
+
     job_id = retrain_when_due(workplace.redis, workplace.settings, 1)
 
     assert job_id is not None
-    outcome = workplace.result(job_id).return_value
-    print(outcome)
+    outcome = workplace.result(job_id).return_value or {}
     [version] = workplace.registry.versions(1)
     assert workplace.registry.serving(1) == version.name == outcome["version"]
     assert version.published
     assert version.parent == workplace.bundle.version
+    assert len(version.corrections) + outcome["held_out"] == 20
+    assert version.metrics["trigger"] == "20 corrections wait"
+    assert version.metrics["candidate"]["held_out_loss"] < version.metrics["serving"]["held_out_loss"]
     assert workplace.inbox.waiting(1) == 0
-    assert Result is not None
+    assert workplace.job(job_id).meta["phase"] == "done"
+
+
+def test_ten_triggers_lead_to_two_trainings_at_most_and_one_version(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
+    start_worker(workplace.environment())
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 21))
+
+    job_ids = {enqueue_retraining(workplace.redis, workplace.settings, 1, "a test") for _ in range(10)}
+
+    assert len(job_ids) <= 2
+    for job_id in job_ids:
+        workplace.result(job_id)
+    assert len(workplace.registry.versions(1)) == 1
+
+
+def test_a_retraining_without_a_change_says_so_and_publishes_nothing(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 9))
+    first = retrain(workplace)
+
+    second = retrain(workplace)
+
+    assert second["decision"] == "no correction came, changed or went since the last training"
+    assert [version.name for version in workplace.registry.versions(1)] == [first["version"]]
+
+
+def test_projects_never_mix(workplace: Workplace, start_worker: StartWorker) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 9), project_id=1)
+    workplace.correct(range(101, 109), project_id=2)
+
+    outcome = retrain(workplace, project_id=2)
+
+    assert workplace.registry.serving(2) == outcome["version"]
+    assert workplace.registry.serving(1) == workplace.bundle.version
+    assert workplace.registry.versions(1) == []
+    assert all(int(name.split("/")[0]) > 100 for name in workplace.registry.versions(2)[0].corrections)
+    assert (workplace.inbox.waiting(1), workplace.inbox.waiting(2)) == (8, 0)
+
+
+def test_what_was_deleted_is_not_trained_on_again(workplace: Workplace, start_worker: StartWorker) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 13))
+    retrain(workplace)
+    [first] = workplace.registry.versions(1)
+    gone, stays = first.corrections[0], first.corrections[1:]
+
+    workplace.inbox.remove(1, [int(gone.split("/")[0])])
+    retrain(workplace)
+
+    assert workplace.registry.versions(1)[-1].corrections == stays
+    assert workplace.registry.versions(1)[-1].parent == workplace.registry.versions(1)[0].name
+
+
+def test_corrections_without_features_are_left_out_and_counted(workplace: Workplace, start_worker: StartWorker) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 13))
+    for number in (20, 21):
+        workplace.inbox.store(make_pictured_correction(number, image_key=None))
+
+    outcome = retrain(workplace)
+
+    assert outcome["published"]
+    assert outcome["left_out"] == {"its image was never read": 2}
+    assert workplace.registry.versions(1)[0].metrics["corrections_left_out"] == {"its image was never read": 2}
+
+
+def test_a_training_that_fails_is_visible_and_changes_nothing(workplace: Workplace, start_worker: StartWorker) -> None:
+    start_worker(workplace.environment())
+    for number in range(1, 4):
+        workplace.inbox.store(make_pictured_correction(number, image_key=None))
+
+    job_id = enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")
+
+    result = workplace.result(job_id)
+    assert result.type.name == "FAILED"
+    assert "no correction of project 1 can be trained on (its image was never read: 3)" in str(result.exc_string)
+    assert job_id in queue(workplace.redis, RETRAIN_QUEUE).failed_job_registry
+    assert workplace.registry.serving(1) == workplace.bundle.version
+    assert workplace.inbox.waiting(1) == 3
+    workplace.correct(range(4, 12))
+    assert retrain(workplace)["published"]
+
+
+@pytest.fixture
+def in_this_process(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """The job is called here instead of by a worker, so that the test can step in."""
+    for name, value in workplace.environment(REFRESH_PREDICTIONS="true").items():
+        monkeypatch.setenv(name, value)
+    return workplace
+
+
+def test_a_published_version_is_followed_by_a_refresh_of_label_studios_predictions(in_this_process: Workplace) -> None:
+    in_this_process.correct(range(1, 9))
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    [job] = queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs
+    assert job.func_name == "backend.jobs.refresh_predictions"
+    assert list(job.args) == [1, outcome["version"]]
+
+
+def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process.correct(range(1, 9))
+    unchanged = TrainingRecord()
+    monkeypatch.setattr(jobs, "fine_tune", lambda serving, *_: (serving, unchanged))
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert not outcome["published"]
+    [version] = in_this_process.registry.versions(1)
+    assert (version.published, version.decision) == (False, outcome["decision"])
+    assert version.decision.startswith("not better")
+    assert in_this_process.registry.serving(1) == in_this_process.bundle.version
+    assert queue(in_this_process.redis, LABEL_STUDIO_QUEUE).count == 0
+    assert in_this_process.inbox.waiting(1) == 0
+
+
+def test_a_person_who_promotes_during_a_training_is_not_overruled(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process.correct(range(1, 9))
+    jobs.retrain(1, "a test")
+    in_this_process.correct(range(9, 12))
+    fine_tune = jobs.fine_tune
+
+    def fine_tune_while_somebody_rolls_back(*arguments: Any) -> Any:
+        in_this_process.registry.rollback(1, by="admin")
+        return fine_tune(*arguments)
+
+    monkeypatch.setattr(jobs, "fine_tune", fine_tune_while_somebody_rolls_back)
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert outcome["version"] is None
+    assert in_this_process.registry.serving(1) == in_this_process.bundle.version
+    assert queue(in_this_process.redis, RETRAIN_QUEUE).deferred_job_registry.count == 1
+    assert in_this_process.inbox.waiting(1) == 3
+
+
+def test_while_another_process_trains_the_project_the_job_comes_again_later(in_this_process: Workplace) -> None:
+    in_this_process.correct(range(1, 9))
+    running = queue(in_this_process.redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
+    in_this_process.redis.hset("captioner:retraining:1", "running", running.id)
+
+    assert isinstance(jobs.retrain(1, "a test"), Retry)
+
+    assert in_this_process.registry.versions(1) == []
+
+
+def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_train(in_this_process: Workplace) -> None:
+    held_out = [
+        correction
+        for n in range(1, 40)
+        if int(str((correction := make_pictured_correction(n)).image_key)[:8], 16) % 5 == 0
+    ]
+    in_this_process.store_features(held_out[0])
+    in_this_process.inbox.store(held_out[0])
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert "held out; more must come" in outcome["decision"]
+    in_this_process.inbox.remove(1, [held_out[0].annotation_id])
+    outcome = jobs.retrain(1, "a test")
+    assert isinstance(outcome, dict)
+    assert outcome["decision"] == "the project has no corrections any more"

@@ -1,0 +1,23 @@
+"""Jobs for tests that run until the test lets go of them: it holds the other end of a socket."""
+
+import socket
+
+from rq import get_current_job
+
+from worker.queues import connect_patiently, only_training
+from worker.settings import Settings
+
+
+def held(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port)) as line:
+        line.recv(1)
+    return "released"
+
+
+def held_training(project_id: int, port: int) -> bool:
+    """As `worker.jobs.retrain` does, hold the project's place of the one that trains."""
+    job = get_current_job()
+    assert job is not None
+    with only_training(connect_patiently(Settings.from_env().redis_url), project_id, job.id) as is_ours:
+        held(port)
+    return is_ours

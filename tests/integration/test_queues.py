@@ -1,0 +1,192 @@
+"""Triggers and coalescing on a real Redis; no worker takes the jobs unless the test starts one."""
+
+import json
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from redis import Redis
+from rq.job import JobStatus
+
+from tests.factories import make_correction
+from tests.integration.conftest import Hold, Workplace
+from tests.worker_process import WorkerProcess
+from worker.idle import retrain_if_idle
+from worker.queues import (
+    LABEL_STUDIO_QUEUE,
+    RETRAIN_QUEUE,
+    enqueue_backend_job,
+    enqueue_retraining,
+    is_pending,
+    only_training,
+    queue,
+    retrain_when_due,
+    schedule_idle_check,
+)
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+def trigger(workplace: Workplace, project_id: int = 1) -> str:
+    return enqueue_retraining(workplace.redis, workplace.settings, project_id, "a test")
+
+
+def idle_checks(redis: Redis) -> list[str]:
+    return list(queue(redis, RETRAIN_QUEUE).scheduled_job_registry.get_job_ids())
+
+
+def test_ten_triggers_make_one_retraining_wait_behind_one_pull(workplace: Workplace) -> None:
+    job_ids = {trigger(workplace) for _ in range(10)}
+
+    assert len(job_ids) == 1
+    assert queue(workplace.redis, LABEL_STUDIO_QUEUE).count == 1
+    assert queue(workplace.redis, RETRAIN_QUEUE).deferred_job_registry.get_job_ids() == list(job_ids)
+
+
+def test_triggers_of_many_backends_at_once_make_one_retraining(workplace: Workplace) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        job_ids = set(pool.map(lambda _: trigger(workplace), range(40)))
+
+    assert len(job_ids) == 1
+    assert queue(workplace.redis, LABEL_STUDIO_QUEUE).count == 1
+    assert queue(workplace.redis, RETRAIN_QUEUE).deferred_job_registry.count == 1
+
+
+def test_each_project_has_a_retraining_of_its_own(workplace: Workplace) -> None:
+    assert trigger(workplace, 1) != trigger(workplace, 2)
+
+
+def test_jobs_are_json_with_time_limits_and_an_end_to_what_is_kept(workplace: Workplace) -> None:
+    job_id = trigger(workplace)
+    backend_job_id = enqueue_backend_job(workplace.redis, "refresh_predictions", 1, "v1-00000000")
+
+    stored = zlib.decompress(workplace.redis.hget(f"rq:job:{job_id}", "data"))  # type: ignore[arg-type]
+    assert json.loads(stored) == ["worker.jobs.retrain", None, [1, "a test"], {}]
+    for job in (workplace.job(job_id), workplace.job(backend_job_id)):
+        assert 0 < int(job.timeout or 0) <= 3600
+        assert 0 < int(job.result_ttl or 0) < int(job.failure_ttl or 0)
+        assert job.retries_left
+
+
+@pytest.mark.parametrize("loss", ["the job", "the pull it waits for", "its turn"])
+def test_a_retraining_that_got_lost_is_replaced_by_the_next_trigger(workplace: Workplace, loss: str) -> None:
+    lost = trigger(workplace)
+    [pull] = queue(workplace.redis, LABEL_STUDIO_QUEUE).job_ids
+    match loss:
+        case "the job":
+            workplace.redis.delete(f"rq:job:{lost}")
+        case "the pull it waits for":
+            workplace.redis.delete(f"rq:job:{pull}")
+        case "its turn":  # a worker took the pull from the queue and died before it started
+            workplace.redis.delete(f"rq:queue:{LABEL_STUDIO_QUEUE}")
+
+    assert not is_pending(workplace.redis, lost)
+    assert trigger(workplace) != lost
+
+
+def test_after_redis_lost_everything_the_next_trigger_works(workplace: Workplace) -> None:
+    lost = trigger(workplace)
+    workplace.redis.flushall()
+
+    assert is_pending(workplace.redis, trigger(workplace))
+    assert not is_pending(workplace.redis, lost)
+
+
+def test_a_place_that_a_dead_job_left_is_taken(workplace: Workplace) -> None:
+    workplace.redis.hset("captioner:retraining:1", "running", "retrain-1-dead")
+
+    with only_training(workplace.redis, 1, "retrain-1-next") as is_ours:
+        assert is_ours
+
+    assert not workplace.redis.exists("captioner:retraining:1")
+
+
+def test_triggers_during_a_training_make_exactly_one_more_that_follows_it(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    start_worker(workplace.environment())
+    start_worker(workplace.environment())
+    retrain = queue(workplace.redis, RETRAIN_QUEUE)
+    running = retrain.enqueue_call("tests.integration.held_jobs.held_training", args=[1, hold.port])
+    hold.wait_until_running()
+    workplace.correct(range(1, 6))
+
+    [following] = {trigger(workplace) for _ in range(10)}
+    other = trigger(workplace, project_id=2)
+
+    workplace.result(other)  # another project does not wait for this one
+    assert workplace.job(following).get_status() == JobStatus.DEFERRED
+    hold.release()
+    assert workplace.result(following).type.name == "SUCCESSFUL"
+    assert workplace.result(running.id).return_value is True
+    ended, started = workplace.job(running.id).ended_at, workplace.job(following).started_at
+    assert ended is not None
+    assert started is not None
+    assert ended < started
+
+
+def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Workplace) -> None:
+    settings = replace(workplace.settings, retrain_after=3)
+    for number in (1, 2):
+        workplace.inbox.store(make_correction(annotation_id=number))
+        assert retrain_when_due(workplace.redis, settings, 1) is None
+    workplace.inbox.store(make_correction(annotation_id=3))
+    assert retrain_when_due(workplace.redis, settings, 1) is not None
+
+    workplace.inbox.take(1)
+    workplace.inbox.store(make_correction(annotation_id=4))
+
+    assert workplace.inbox.waiting(1) == 4
+    assert retrain_when_due(workplace.redis, settings, 1) is None
+
+
+def test_one_check_for_quiet_is_scheduled_however_many_corrections_come(workplace: Workplace) -> None:
+    for _ in range(5):
+        schedule_idle_check(workplace.redis, workplace.settings, 1)
+    schedule_idle_check(workplace.redis, workplace.settings, 2)
+
+    assert len(idle_checks(workplace.redis)) == 2
+
+
+def test_an_idle_time_of_0_schedules_nothing(workplace: Workplace) -> None:
+    schedule_idle_check(workplace.redis, replace(workplace.settings, retrain_idle_s=0), 1)
+
+    assert idle_checks(workplace.redis) == []
+
+
+def test_the_check_moves_on_while_corrections_keep_coming(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
+    workplace.inbox.store(make_correction())
+
+    assert retrain_if_idle(1) is None
+
+    assert len(idle_checks(workplace.redis)) == 1
+
+
+def test_the_check_finds_nothing_to_do_when_all_is_trained(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
+    workplace.inbox.store(make_correction())
+    workplace.inbox.mark_trained(1, workplace.inbox.change_number(1))
+
+    assert retrain_if_idle(1) is None
+
+    assert idle_checks(workplace.redis) == []
+
+
+def test_after_a_quiet_time_few_corrections_are_enough(workplace: Workplace, start_worker: StartWorker) -> None:
+    settings = replace(workplace.settings, retrain_idle_s=1)
+    start_worker(workplace.environment(RETRAIN_IDLE_S="1"))
+    workplace.correct(range(1, 4))
+
+    assert retrain_when_due(workplace.redis, settings, 1) is None
+
+    [check] = idle_checks(workplace.redis)
+    retraining = workplace.result(check).return_value
+    assert workplace.result(str(retraining)).type.name == "SUCCESSFUL"
+    assert workplace.inbox.waiting(1) == 0

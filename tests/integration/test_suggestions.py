@@ -1,0 +1,93 @@
+"""The log of suggestions on a real Redis."""
+
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from worker.suggestions import KEPT_PER_TASK, KEPT_S, Suggestion, SuggestionLog
+
+
+def make_suggestion(**changes: Any) -> Suggestion:
+    values: dict[str, Any] = {
+        "project_id": 1,
+        "task_id": 5,
+        "control": "caption",
+        "image_ref": "/data/upload/1/dog.jpg",
+        "image_key": "ab" * 32,
+        "caption": "a dog",
+        "model_version": "v1-00000000",
+        "score": 0.5,
+    }
+    return Suggestion(**values | changes)
+
+
+@pytest.fixture
+def log(redis: Redis) -> SuggestionLog:
+    return SuggestionLog(redis)
+
+
+def find(log: SuggestionLog, **changes: Any) -> list[Suggestion]:
+    place: dict[str, Any] = {
+        "project_id": 1,
+        "task_id": 5,
+        "control": "caption",
+        "image_ref": "/data/upload/1/dog.jpg",
+    }
+    return log.find(**place | changes)
+
+
+def test_suggestions_come_back_whole_and_newest_first(log: SuggestionLog) -> None:
+    first, second = make_suggestion(), make_suggestion(model_version="v2-11111111", caption="一隻狗", score=1 / 3)
+
+    log.remember([first])
+    log.remember([second])
+
+    assert find(log) == [second, first]
+
+
+def test_a_suggestion_is_found_only_where_it_was_made(log: SuggestionLog) -> None:
+    log.remember([make_suggestion()])
+
+    assert find(log, project_id=2) == []
+    assert find(log, task_id=6) == []
+    assert find(log, control="other") == []
+
+
+def test_a_task_id_that_is_reused_for_another_image_does_not_find_the_old_suggestion(log: SuggestionLog) -> None:
+    log.remember([make_suggestion()])
+
+    assert find(log, image_ref="/data/upload/1/cat.jpg") == []
+
+
+def test_the_same_suggestion_again_is_kept_once_and_is_the_newest(log: SuggestionLog, redis: Redis) -> None:
+    first, second = make_suggestion(), make_suggestion(model_version="v2-11111111")
+
+    log.remember([first, second, first, first])
+
+    assert find(log) == [first, second]
+    assert redis.llen("captioner:suggestions:1:5") == 2
+
+
+def test_memory_is_bounded_in_number_and_time_and_an_image_inside_the_task_is_not_kept(
+    log: SuggestionLog, redis: Redis
+) -> None:
+    image_ref = "data:image/png;base64," + "A" * 100_000
+
+    log.remember([make_suggestion(model_version=f"v{i}-00000000", image_ref=image_ref) for i in range(100)])
+
+    found = find(log, image_ref=image_ref)
+    assert [suggestion.model_version for suggestion in found][:2] == ["v99-00000000", "v98-00000000"]
+    assert len(found) == KEPT_PER_TASK
+    assert (redis.memory_usage("captioner:suggestions:1:5") or 0) < 20_000
+    assert 0 < redis.ttl("captioner:suggestions:1:5") <= KEPT_S
+
+
+def test_deleted_tasks_are_forgotten(log: SuggestionLog) -> None:
+    log.remember([make_suggestion(task_id=5), make_suggestion(task_id=6)])
+
+    log.forget_tasks(1, [5])
+    log.forget_tasks(1, [])
+
+    assert find(log, task_id=5) == []
+    assert len(find(log, task_id=6)) == 1
