@@ -115,18 +115,28 @@ def run_without_label_studio() -> int:
 
 
 @contextmanager
-def demo_product(photos: Path | None, narrator: Narrator) -> Iterator[DemoProduct]:
-    """Start everything in a directory of its own, fresh each time; it is kept only when something went wrong."""
+def demo_product(
+    photos: Path | None, narrator: Narrator, changes: Mapping[str, str] | None = None
+) -> Iterator[DemoProduct]:
+    """Start everything in a directory of its own, fresh each time; it is kept only when something went wrong.
+
+    Args:
+        photos: directory of pictures, or None for drawn scenes.
+        narrator: told of every step.
+        changes: settings that are to differ from the demo's.
+    """
     DEMO_HOME.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=DEMO_HOME.resolve()))
     pictures = photo_files(photos) if photos else draw_pictures(directory / "pictures")
     narrator.say(f"{len(pictures)} pictures are ready")
     with stopped_by_signals(), Services(directory / "logs") as services:
-        yield _start(services, directory, pictures, narrator)
+        yield _start(services, directory, pictures, changes or {}, narrator)
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _start(services: Services, directory: Path, pictures: Sequence[Path], narrator: Narrator) -> DemoProduct:
+def _start(
+    services: Services, directory: Path, pictures: Sequence[Path], changes: Mapping[str, str], narrator: Narrator
+) -> DemoProduct:
     account = LabelStudioAccount(
         username="demo@example.com", password=secrets.token_urlsafe(9), token=secrets.token_hex(20)
     )
@@ -135,6 +145,7 @@ def _start(services: Services, directory: Path, pictures: Sequence[Path], narrat
     redis = start_redis(services, directory / "redis")
     narrator.say(f"Redis is up at {redis.url}")
     settings = demo_settings(directory / "store", redis.url, label_studio.url, account.token)
+    settings |= changes
     backend = start_backend(services, settings)
     narrator.say(f"the backend is up at {backend.url}")
     worker = start_worker(services, settings)
