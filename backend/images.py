@@ -36,9 +36,6 @@ from worker.settings import Settings
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 """References that only Label Studio can resolve, with the credentials of its storage."""
 
-HEAD_TIMEOUT_S = 15.0
-"""From a request to the last byte of the reply's head."""
-
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 65_536
 
@@ -255,8 +252,8 @@ class _GuardedConnection(HTTPConnection):
         return connection
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
-        """Wait for the reply's head; a server that sends it byte by byte is cut off."""
-        cut = threading.Timer(HEAD_TIMEOUT_S, self._cut)
+        """Wait for the reply's head, as a whole hardly longer than for its first byte."""
+        cut = threading.Timer((self.sock.gettimeout() or 0.0) + 1.0, self._cut)
         cut.daemon = True
         cut.start()
         try:

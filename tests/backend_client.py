@@ -1,0 +1,83 @@
+"""The backend as Label Studio meets it: the real app on a real Redis, without a server in between."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from backend.app import create_app
+from backend.captioning import EXTENSION, CaptioningParts
+from tests.payloads import load_payload
+from worker.corrections import Correction, CorrectionInbox
+from worker.settings import Settings
+
+LABEL_CONFIG = """<View><Image name="image" value="$captioning"/><Header value="Describe the image:"/>
+<TextArea name="caption" toName="image" rows="5" maxSubmissions="1" editable="true"/></View>"""
+
+
+class BackendClient:
+    """One backend process and a caller that may log in."""
+
+    def __init__(self, settings: Settings, login: tuple[str, str] | None = None) -> None:
+        self.settings = settings
+        self.app: Flask = create_app(settings)
+        self.headers = basic_auth(*login) if login else {}
+
+    @property
+    def parts(self) -> CaptioningParts:
+        parts: CaptioningParts = self.app.extensions[EXTENSION]
+        return parts
+
+    @property
+    def inbox(self) -> CorrectionInbox:
+        return self.parts.inbox
+
+    def corrections(self, project_id: int) -> list[Correction]:
+        return self.inbox.corrections(project_id)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> TestResponse:
+        return self.app.test_client().get(path, headers={**self.headers, **(headers or {})})
+
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> TestResponse:
+        return self.app.test_client().post(path, json=body, headers={**self.headers, **(headers or {})})
+
+    def send(self, path: str, content: bytes, content_type: str = "application/json") -> TestResponse:
+        return self.app.test_client().post(path, data=content, content_type=content_type, headers=self.headers)
+
+    def replay(self, name: str) -> TestResponse:
+        """Send a recorded request of Label Studio, headers included."""
+        recorded = load_payload(name)
+        left_out = {"Host", "Content-Type", "Connection"}
+        headers = {key: value for key, value in recorded["headers"].items() if key not in left_out}
+        if recorded["method"] == "GET":
+            return self.get(recorded["path"], headers)
+        return self.post(recorded["path"], recorded["body"], headers)
+
+    def predict(self, tasks: list[dict[str, Any]], label_config: str = LABEL_CONFIG, **params: Any) -> list[Any]:
+        body = {
+            "tasks": tasks,
+            "project": "1.1795230827",
+            "label_config": label_config,
+            "params": {"login": None, "password": None, "context": None} | params,
+        }
+        response = self.post("/predict", body)
+        assert response.status_code == 200, response.text
+        results: list[Any] = response.get_json()["results"]
+        return results
+
+
+def basic_auth(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def make_settings(folder: Path, **changes: Any) -> Settings:
+    """Settings of a backend on the bundle in this folder, with a Label Studio that does not answer."""
+    values: dict[str, Any] = {
+        "model_store": str(folder / "store"),
+        "caption_bundle": str(folder / "bundle"),
+        "label_studio_url": "http://127.0.0.1:9",
+    }
+    return Settings(**values | changes)

@@ -1,0 +1,102 @@
+"""A web server of our own on a free port, that serves images and plays the tricks servers play."""
+
+import io
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One request that arrived."""
+
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    connection: int
+    """The caller's port: the same for requests on one kept connection."""
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: our callers hang up on purpose."""
+
+
+class ImageServer:
+    """Answers what `pages` holds: bytes as they are, or a function that writes the reply itself."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.asked: list[Asked] = []
+        self.stopping = threading.Event()
+        self._server = _QuietServer((host, 0), self._make_handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.url = f"http://{host}:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def show(self, path: str, color: str = "red") -> str:
+        """Serve a picture of one colour at this path; returns its address."""
+        self.pages[path] = png(color)
+        return self.url + path
+
+    def redirect(self, path: str, target: str) -> str:
+        """Send whoever asks for this path elsewhere; returns its address."""
+
+        def reply(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(303)
+            handler.send_header("Location", target)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+        self.pages[path] = reply
+        return self.url + path
+
+    def _make_handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                server.asked.append(Asked(path=self.path, headers=headers, connection=self.client_address[1]))
+                page = server.pages.get(self.path)
+                if callable(page):
+                    page(self)
+                elif page is None:
+                    send(self, 404, b"no such page")
+                else:
+                    send(self, 200, page)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def png(color: str = "red", size: tuple[int, int] = (64, 48)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()

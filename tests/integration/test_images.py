@@ -1,0 +1,298 @@
+"""Images from wherever Label Studio says they are: bounded, and the token goes to Label Studio only."""
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from backend.images import FetchLimits, ImageFetcher
+from model.errors import ImageError, LabelStudioError
+from tests.image_server import ImageServer, png, send
+
+TOKEN = {"Authorization": "Token 0123456789abcdef"}
+
+
+@pytest.fixture
+def label_studio(image_server: ImageServer) -> ImageServer:
+    return image_server
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[ImageServer]:
+    """Another host of the network."""
+    with ImageServer() as server:
+        yield server
+
+
+@pytest.fixture
+def fetcher(label_studio: ImageServer) -> ImageFetcher:
+    limits = FetchLimits(connect_timeout_s=1, read_timeout_s=0.5, total_timeout_s=1, max_image_bytes=100_000)
+    return ImageFetcher(label_studio_url=label_studio.url, authorization=lambda: TOKEN, limits=limits)
+
+
+@pytest.mark.parametrize("path", ["/data/upload/6/9a3d7c6a-dog%200.png", "/data/local-files/?d=images/dog0.png"])
+def test_files_of_label_studio_are_fetched_with_the_token(
+    label_studio: ImageServer, fetcher: ImageFetcher, path: str
+) -> None:
+    label_studio.show(path)
+
+    assert fetcher.fetch(path, 1) == png()
+    assert label_studio.asked[0].headers["authorization"] == TOKEN["Authorization"]
+
+
+def test_a_sub_path_of_label_studio_is_not_doubled(label_studio: ImageServer) -> None:
+    fetcher = ImageFetcher(label_studio_url=label_studio.url + "/ls/", authorization=dict)
+    label_studio.show("/ls/data/upload/1/a.png")
+
+    assert fetcher.fetch("/ls/data/upload/1/a.png", 1) == png()
+
+
+@pytest.mark.parametrize("uri", ["s3://pics/a/dog0.png", "gs://pics/hund?ü.png", "azure-blob://c/a.png"])
+def test_cloud_files_are_resolved_by_label_studio_and_the_token_stays_there(
+    label_studio: ImageServer, elsewhere: ImageServer, fetcher: ImageFetcher, uri: str
+) -> None:
+    signed = elsewhere.show("/bucket/dog0.png?signature=abc")
+    encoded = base64.urlsafe_b64encode(uri.encode()).decode()
+    label_studio.redirect(f"/tasks/194/resolve/?fileuri={encoded}", signed)
+
+    assert fetcher.fetch(uri, 194) == png()
+    assert label_studio.asked[0].headers["authorization"] == TOKEN["Authorization"]
+    assert "authorization" not in elsewhere.asked[0].headers
+
+
+def test_label_studio_may_also_send_the_cloud_file_itself(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    encoded = base64.urlsafe_b64encode(b"s3://pics/dog.png").decode()
+    label_studio.show(f"/tasks/1/resolve/?fileuri={encoded}", "blue")
+
+    assert fetcher.fetch("s3://pics/dog.png", 1) == png("blue")
+
+
+def test_other_hosts_get_no_token(elsewhere: ImageServer, fetcher: ImageFetcher) -> None:
+    assert fetcher.fetch(elsewhere.show("/dog.png"), 1) == png()
+    assert "authorization" not in elsewhere.asked[0].headers
+
+
+def test_an_address_on_label_studio_itself_gets_the_token(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    assert fetcher.fetch(label_studio.show("/data/upload/1/a.png"), 1) == png()
+    assert "authorization" in label_studio.asked[0].headers
+
+
+@pytest.mark.parametrize("trick", ["//{other}/x.png", "http://{label_studio}@{other}/x.png"])
+def test_addresses_that_only_look_like_label_studio_get_no_token(
+    label_studio: ImageServer, elsewhere: ImageServer, fetcher: ImageFetcher, trick: str
+) -> None:
+    elsewhere.show("/x.png")
+    hosts = {"label_studio": label_studio.url.removeprefix("http://"), "other": elsewhere.url.removeprefix("http://")}
+
+    assert fetcher.fetch(trick.format(**hosts), 1) == png()
+    assert elsewhere.asked[0].headers.get("authorization") != TOKEN["Authorization"]
+    assert label_studio.asked == []
+
+
+def test_a_redirect_back_to_label_studio_gets_the_token_again_and_one_away_loses_it(
+    label_studio: ImageServer, elsewhere: ImageServer, fetcher: ImageFetcher
+) -> None:
+    label_studio.show("/data/upload/1/a.png")
+    start = elsewhere.redirect("/a", label_studio.url + "/data/upload/1/a.png")
+
+    fetcher.fetch(start, 1)
+
+    assert "authorization" not in elsewhere.asked[0].headers
+    assert "authorization" in label_studio.asked[0].headers
+
+
+def test_redirects_are_followed_three_times_and_no_more(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    label_studio.show("/0")
+    for hop in range(1, 5):
+        label_studio.redirect(f"/{hop}", f"/{hop - 1}")
+
+    assert fetcher.fetch("/3", 1) == png()
+    with pytest.raises(ImageError, match="redirects more than 3 times"):
+        fetcher.fetch("/4", 1)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.png", "gopher://127.0.0.1:6379/_x"])
+def test_a_redirect_leaves_neither_http_nor_https(
+    label_studio: ImageServer, fetcher: ImageFetcher, target: str
+) -> None:
+    label_studio.redirect("/a.png", target)
+
+    with pytest.raises(ImageError, match="only http and https"):
+        fetcher.fetch("/a.png", 1)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://2852039166/latest/meta-data/",
+        "http://[::ffff:169.254.169.254]/latest/",
+        "http://[fe80::1]/",
+        "http://[fd00:ec2::254]/latest/",
+    ],
+)
+def test_metadata_services_are_never_asked(fetcher: ImageFetcher, address: str) -> None:
+    with pytest.raises(ImageError, match=r"link-local|cannot be reached"):
+        fetcher.fetch(address, 1)
+
+
+def test_a_redirect_to_a_metadata_service_is_not_followed(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    label_studio.redirect("/a.png", "http://169.254.169.254/latest/meta-data/")
+
+    with pytest.raises(ImageError, match="link-local"):
+        fetcher.fetch("/a.png", 1)
+
+
+def test_a_name_that_leads_to_a_metadata_service_is_refused_before_anything_is_sent(
+    label_studio: ImageServer, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is where the connection really went, so we let ours claim that it went there."""
+    monkeypatch.setattr("socket.socket.getpeername", lambda _: ("169.254.169.254", 80), raising=False)
+
+    with pytest.raises(ImageError, match=r"169\.254\.169\.254 is a link-local address"):
+        fetcher.fetch("/data/upload/1/a.png", 1)
+
+    monkeypatch.undo()
+    assert label_studio.asked == []
+
+
+def test_too_many_bytes_are_refused_while_they_stream(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    sent: list[int] = []
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        while not label_studio.stopping.is_set() and len(sent) < 10_000:
+            sent.append(handler.wfile.write(b"x" * 10_000))
+
+    label_studio.pages["/a.png"] = swallow_broken_pipe(endless)
+
+    with pytest.raises(ImageError, match="larger than 100,000 bytes"):
+        fetcher.fetch("/a.png", 1)
+    assert len(sent) < 10_000
+
+
+def test_chunked_replies_are_read(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    def chunked(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for part in (png()[:20], png()[20:]):
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    label_studio.pages["/a.png"] = chunked
+
+    assert fetcher.fetch("/a.png", 1) == png()
+
+
+def drip_body(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "50000")
+    handler.end_headers()
+    while not stop.wait(0.05):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+def drip_chunk(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"c350\r\n")
+    while not stop.wait(0.05):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+def drip_head(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
+    while not stop.wait(0.05):
+        handler.wfile.write(b"H")
+        handler.wfile.flush()
+
+
+@pytest.mark.parametrize("drip", [drip_body, drip_chunk, drip_head])
+def test_a_server_that_drips_byte_by_byte_is_left(
+    label_studio: ImageServer,
+    fetcher: ImageFetcher,
+    drip: Callable[[BaseHTTPRequestHandler, threading.Event], None],
+) -> None:
+    label_studio.pages["/a.png"] = swallow_broken_pipe(lambda handler: drip(handler, label_studio.stopping))
+
+    with pytest.raises(ImageError):
+        fetcher.fetch("/a.png", 1)
+
+
+def test_a_silent_server_is_left(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    def stay_silent(_: BaseHTTPRequestHandler) -> None:
+        label_studio.stopping.wait(10)
+
+    label_studio.pages["/a.png"] = stay_silent
+
+    with pytest.raises(ImageError, match="its host stopped sending"):
+        fetcher.fetch("/a.png", 1)
+
+
+def test_a_packed_reply_is_refused_because_it_could_unpack_to_anything(
+    label_studio: ImageServer, fetcher: ImageFetcher
+) -> None:
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, b"...", Content_Encoding="gzip")
+
+    with pytest.raises(ImageError, match="packed as gzip"):
+        fetcher.fetch("/a.png", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "refuses LABEL_STUDIO_API_KEY"), (404, "no such file"), (500, "no such file"), (418, "answered 418")],
+)
+def test_what_label_studio_answers_comes_with_a_way_out(
+    label_studio: ImageServer, fetcher: ImageFetcher, status: int, advice: str
+) -> None:
+    label_studio.pages["/a.png"] = lambda handler: send(handler, status, b"{}")
+
+    with pytest.raises(ImageError, match=advice):
+        fetcher.fetch("/a.png", 1)
+
+
+def test_a_host_that_is_not_there_is_said_so(fetcher: ImageFetcher) -> None:
+    with pytest.raises(ImageError, match=r"^http://127.0.0.1:9/a.png cannot be fetched: its host cannot be reached$"):
+        fetcher.fetch("http://127.0.0.1:9/a.png?signature=secret", 1)
+
+
+def test_a_token_that_cannot_be_renewed_is_said_so(label_studio: ImageServer) -> None:
+    def fail() -> dict[str, str]:
+        raise LabelStudioError("Label Studio refuses LABEL_STUDIO_API_KEY")
+
+    fetcher = ImageFetcher(label_studio_url=label_studio.url, authorization=fail)
+
+    with pytest.raises(ImageError, match="cannot be fetched: Label Studio refuses LABEL_STUDIO_API_KEY"):
+        fetcher.fetch("/data/upload/1/a.png", 1)
+
+
+def test_connections_are_kept_and_cookies_are_not(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, png(), Set_Cookie="sessionid=1; Path=/")
+
+    for _ in range(3):
+        fetcher.fetch("/a.png", 1)
+
+    assert len({asked.connection for asked in label_studio.asked}) == 1
+    assert "cookie" not in label_studio.asked[-1].headers
+
+
+def swallow_broken_pipe(
+    reply: Callable[[BaseHTTPRequestHandler], None],
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Let a reply end quietly when the other side has had enough."""
+
+    def quiet(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        try:
+            reply(handler)
+        except OSError:
+            return
+
+    return quiet

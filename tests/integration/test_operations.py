@@ -1,0 +1,267 @@
+"""What an operator sees: readiness, metrics, the admin's pages and who may see them."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+from tests.backend_client import BackendClient, basic_auth
+from tests.factories import make_task
+from tests.image_server import ImageServer
+from tests.redis_server import RedisServer
+from worker.queues import LABEL_STUDIO_QUEUE, queue
+
+ADMIN = ("admin", "right")
+
+
+@pytest.fixture
+def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
+    """A protected backend, and a caller who is logged in."""
+    return make_backend(login=ADMIN, basic_auth_user=ADMIN[0], basic_auth_pass=ADMIN[1])
+
+
+def test_ready_says_so_once_redis_store_and_model_answer(backend: BackendClient) -> None:
+    backend.parts.captioners.bundle()
+
+    response = backend.get("/ready")
+
+    assert response.status_code == 200
+    assert response.get_json() == {"ready": True, "checks": {"redis": "ok", "store": "ok", "model": "ok"}}
+
+
+def test_not_ready_names_what_is_missing(
+    make_backend: Callable[..., BackendClient], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    backend = make_backend(redis_url=own_redis.url)
+    backend.parts.captioners.bundle()
+    own_redis.kill()
+    (tmp_path / "store").write_text("a file where the folder should be")
+
+    response = backend.get("/ready")
+
+    assert response.status_code == 503
+    assert response.get_json() == {
+        "ready": False,
+        "checks": {"redis": "Redis cannot be reached", "store": "the model store cannot be read", "model": "ok"},
+    }
+
+
+def test_metrics_count_what_happened(backend: BackendClient, image_server: ImageServer) -> None:
+    good = make_task(data={"captioning": image_server.show("/a.png")})
+    bad = make_task(data={"captioning": "/missing.png"})
+    backend.predict([good, bad])
+    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
+    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
+    backend.get("/nothing")
+
+    found = samples(backend)
+
+    assert found['captioner_requests_total{route="/webhook",status="201"}'] == 1
+    assert found['captioner_requests_total{route="/webhook",status="200"}'] == 1
+    assert found['captioner_requests_total{route="none",status="404"}'] == 1
+    assert found['captioner_predictions_total{outcome="captioned"}'] == 1
+    assert found['captioner_task_failures_total{kind="ImageError"}'] == 1
+    assert found['captioner_corrections_total{kind="accepted"}'] == 1
+    assert found['captioner_predict_stage_seconds_count{stage="decode"}'] == 1
+    assert found["captioner_webhook_seconds_count"] == 2
+    assert found['captioner_corrections_waiting{project="6"}'] == 1
+    base_version = backend.parts.captioners.registry.base_version
+    assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
+    assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
+    assert found["captioner_workers_alive"] == 0
+    assert found["captioner_state_complete"] == 1
+
+
+def test_metrics_are_there_while_redis_is_not(
+    make_backend: Callable[..., BackendClient], own_redis: RedisServer
+) -> None:
+    backend = make_backend(redis_url=own_redis.url)
+    own_redis.kill()
+
+    assert samples(backend)["captioner_state_complete"] == 0
+
+
+def test_two_apps_in_one_process_count_for_themselves(make_backend: Callable[..., BackendClient]) -> None:
+    first, second = make_backend(), make_backend()
+
+    first.get("/health")
+
+    assert 'captioner_requests_total{route="/health",status="200"}' not in samples(second)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/setup", "/predict", "/versions", "/admin/", "/admin/queues/", "/nothing"]
+)
+def test_with_a_login_configured_everything_of_value_needs_it(admin: BackendClient, path: str) -> None:
+    client = admin.app.test_client()
+
+    refused = [
+        client.get(path),
+        client.get(path, headers=basic_auth("admin", "wrong")),
+        client.get(path, headers=basic_auth("nobody", "right")),
+        client.get(path, headers={"Authorization": "Bearer right"}),
+        client.get(path, headers={"Authorization": "Basic !!!"}),
+    ]
+
+    assert [response.status_code for response in refused] == [401] * 5
+    assert refused[0].headers["WWW-Authenticate"].startswith("Basic")
+    assert "login needed" in refused[0].get_json()["error"]
+    assert admin.get(path).status_code in {200, 404, 405}
+
+
+@pytest.mark.parametrize("path", ["/ready", "/metrics"])
+def test_probes_need_no_login_and_hold_no_secret(admin: BackendClient, path: str) -> None:
+    response = admin.app.test_client().get(path)
+
+    assert response.status_code in {200, 503}
+    assert "right" not in response.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin/", "/admin", "/admin/api/overview", "/admin/queues/", "/admin/queues/0/data/queues.json"]
+)
+def test_without_a_login_configured_the_admin_pages_are_closed_and_say_how_to_open_them(
+    backend: BackendClient, path: str
+) -> None:
+    response = backend.get(path)
+
+    assert response.status_code == 403
+    assert "set BASIC_AUTH_USER and BASIC_AUTH_PASS" in response.get_json()["error"]
+
+
+def test_the_overview_shows_projects_queues_and_jobs_as_page_and_as_json(admin: BackendClient) -> None:
+    admin.post("/webhook", {"action": "START_TRAINING", "project": {"id": 14}})
+    admin.replay("20_webhook_ANNOTATION_CREATED_accepted")
+
+    facts = admin.get("/admin/api/overview").get_json()
+    page = admin.get("/admin/")
+
+    base_version = admin.parts.captioners.registry.base_version
+    (project,) = facts["projects"]
+    assert (project["project_id"], project["serving"], project["waiting"]) == (6, base_version, 1)
+    assert {found["name"]: found["waiting"] for found in facts["queues"]} == {"label-studio": 1, "retrain": 0}
+    assert {job["status"] for job in facts["jobs"]} == {"queued", "deferred"}
+    assert facts["problems"] == []
+    assert page.status_code == 200
+    for expected in (base_version, "collect_corrections(14)", "not retrained yet", "captioner worker"):
+        assert expected in page.text
+    assert "script-src" not in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Frame-Options"] == "DENY"
+
+
+def test_the_overview_opens_and_says_so_while_redis_is_down(
+    make_backend: Callable[..., BackendClient], own_redis: RedisServer
+) -> None:
+    admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=own_redis.url)
+    own_redis.kill()
+
+    page = admin.get("/admin/")
+
+    assert page.status_code == 200
+    assert page.text.count("Redis cannot be reached") == 1
+
+
+def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
+    jobs = queue(admin.parts.redis, LABEL_STUDIO_QUEUE)
+    jobs.enqueue_call("backend.jobs.connect_project", args=["<script>alert(1)</script>"])
+
+    page = admin.get("/admin/").text
+
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page
+
+
+def test_the_queue_pages_show_json_jobs_and_their_failures(admin: BackendClient) -> None:
+    job_id = failed_job(admin)
+
+    facts = admin.get(f"/admin/queues/0/data/job/{job_id}.json").get_json()
+    listed = admin.get(f"/admin/queues/0/data/jobs/{LABEL_STUDIO_QUEUE}/failed/8/asc/1.json").get_json()
+
+    assert facts["status"] == "failed"
+    assert "ValueError: math domain error" in facts["exc_info"]
+    assert [job["id"] for job in listed["jobs"]] == [job_id]
+    assert admin.get(f"/admin/queues/0/view/job/{job_id}").status_code == 200
+    assert admin.get("/admin/queues/").status_code == 200
+    assert admin.get("/admin/queues/0/data/workers.json").get_json() == {"workers": []}
+
+
+def test_a_failed_job_can_be_retried_from_the_queue_pages(admin: BackendClient) -> None:
+    job_id = failed_job(admin)
+
+    response = admin.post(f"/admin/queues/job/{job_id}/requeue", None, {"Origin": "http://localhost"})
+
+    assert response.get_json() == {"status": "OK"}
+    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
+    again = admin.post(f"/admin/queues/job/{job_id}/requeue", None)
+    assert (again.status_code, list(again.get_json())) == (409, ["error"])
+    gone = admin.post("/admin/queues/job/nothing/requeue", None)
+    assert (gone.status_code, list(gone.get_json())) == (404, ["error"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Referer": "http://evil.example/page"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
+    ],
+)
+def test_actions_that_other_sites_make_a_browser_send_are_refused(
+    admin: BackendClient, headers: dict[str, str]
+) -> None:
+    job_id = failed_job(admin)
+
+    answers = [
+        admin.post(f"/admin/queues/job/{job_id}/delete", None, headers),
+        admin.post(f"/admin/queues/queue/{LABEL_STUDIO_QUEUE}/failed/empty", None, headers),
+        admin.get(f"/admin/queues/requeue/{LABEL_STUDIO_QUEUE}", headers),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403] * 3
+    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
+        {"Referer": "http://localhost/admin/queues/"},
+        {"Origin": "https://captions.example", "X-Forwarded-Host": "captions.example"},
+        {},
+    ],
+)
+def test_actions_from_our_own_pages_and_from_scripts_are_done(admin: BackendClient, headers: dict[str, str]) -> None:
+    job_id = failed_job(admin)
+
+    response = admin.post(f"/admin/queues/job/{job_id}/delete", None, headers)
+
+    assert response.get_json() == {"status": "OK"}
+    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
+
+
+def failed_job(backend: BackendClient) -> str:
+    """Let a worker run a job that fails; returns its id."""
+    jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
+    job = jobs.enqueue_call("math.sqrt", args=[-1])
+    SimpleWorker([jobs], connection=backend.parts.redis, serializer=JSONSerializer).work(burst=True)
+    return str(job.id)
+
+
+def samples(backend: BackendClient) -> dict[str, float]:
+    """Scrape, and return each sample by its name with labels, as Prometheus reads it."""
+    response = backend.app.test_client().get("/metrics")
+    assert response.status_code == 200
+    assert re.match(r"text/plain; version=", response.headers["Content-Type"])
+    found = {}
+    for family in text_string_to_metric_families(response.text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found

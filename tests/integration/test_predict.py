@@ -1,0 +1,333 @@
+"""/setup and /predict as Label Studio calls them: the real app, a tiny real captioner, a real Redis."""
+
+import base64
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.routes import routes
+from model.features import FeatureStore
+from tests.backend_client import LABEL_CONFIG, BackendClient
+from tests.factories import make_task
+from tests.image_server import ImageServer, png
+from tests.payloads import load_payload, payload_names
+from tests.redis_server import RedisServer
+from worker.suggestions import Suggestion
+
+TWO_PAIRS = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/><Text name="t" value="$c"/>
+<TextArea name="left caption" toName="left"/><TextArea name="说明" toName="right"/>
+<TextArea name="n" toName="t"/></View>"""
+
+
+def task(number: int, image_ref: str) -> dict[str, Any]:
+    return make_task(id=number, data={"captioning": image_ref})
+
+
+@pytest.mark.parametrize("name", payload_names("02_*", "03_*", "04_*"))
+def test_setup_names_the_serving_version(backend: BackendClient, name: str) -> None:
+    response = backend.replay(name)
+
+    assert response.status_code == 200
+    assert response.get_json() == {"model_version": backend.parts.captioners.registry.base_version}
+
+
+def test_setup_loads_no_weights(backend: BackendClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.serving.ServingCaptioners.bundle", lambda _: pytest.fail("weights were loaded"))
+
+    assert backend.replay("02_setup").status_code == 200
+    assert backend.replay("01_health").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["10_predict_label_stream", "11_predict_open_task_upload"])
+def test_a_recorded_task_gets_a_caption_of_the_version_that_setup_names(
+    backend: BackendClient, image_server: ImageServer, name: str
+) -> None:
+    body = load_payload(name)["body"]
+    image_server.show(body["tasks"][0]["data"]["captioning"])
+
+    response = backend.replay(name)
+
+    assert response.status_code == 200
+    (entry,) = response.get_json()["results"]
+    assert entry["model_version"] == backend.replay("02_setup").get_json()["model_version"]
+    assert 0 <= entry["score"] <= 1
+    (region,) = entry["result"]
+    assert (region["from_name"], region["to_name"], region["type"]) == ("caption", "image", "textarea")
+    assert region["score"] == entry["score"]
+    assert [type(text) for text in region["value"]["text"]] == [str]
+
+
+def test_local_files_web_addresses_and_cloud_files_are_captioned(
+    backend: BackendClient, image_server: ImageServer
+) -> None:
+    encoded = base64.urlsafe_b64encode(b"s3://pics/a/dog0.png").decode()
+    image_server.show("/data/local-files/?d=images/dog0.png")
+    image_server.show(f"/tasks/194/resolve/?fileuri={encoded}")
+    address = image_server.show("/pic.png")
+    inside = "data:image/png;base64," + base64.b64encode(png()).decode()
+
+    results = backend.predict(
+        [
+            task(8, "/data/local-files/?d=images/dog0.png"),
+            task(5, address),
+            task(194, "s3://pics/a/dog0.png"),
+            task(7, inside),
+        ]
+    )
+
+    # The same picture four times: one caption.
+    assert len({entry["result"][0]["value"]["text"][0] for entry in results}) == 1
+
+
+def test_all_selected_tasks_of_retrieve_predictions_are_answered_in_order(
+    backend: BackendClient, image_server: ImageServer
+) -> None:
+    tasks = load_payload("15_predict_batch_retrieve_predictions")["body"]["tasks"]
+    for number, asked in enumerate(tasks):
+        image_server.show(asked["data"]["captioning"], ("red", "green", "blue")[number % 3])
+
+    together = backend.replay("15_predict_batch_retrieve_predictions").get_json()["results"]
+
+    alone = [backend.predict([asked])[0] for asked in tasks]
+    assert len(together) == len(tasks) > 1
+    assert [entry["result"][0]["value"] for entry in together] == [entry["result"][0]["value"] for entry in alone]
+
+
+def test_a_broken_image_gets_an_error_and_the_rest_are_captioned(
+    backend: BackendClient, image_server: ImageServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    image_server.pages["/text.jpg"] = b"I am a text file"
+    good = image_server.show("/good.png")
+    tasks = [
+        task(1, good),
+        task(2, image_server.url + "/text.jpg"),
+        task(3, image_server.url + "/missing.png"),
+        make_task(id=4, data={"title": "no image"}),
+        task(5, good),
+    ]
+
+    with caplog.at_level(logging.WARNING):
+        results = backend.predict(tasks)
+
+    assert ["result" in entry for entry in results] == [True, False, False, False, True]
+    assert "not an image" in results[1]["error"]
+    assert "answered 404" in results[2]["error"]
+    assert "no image reference at 'captioning', its fields: title" in results[3]["error"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 3
+    assert [f"task={number} " in warning for number, warning in zip((2, 3, 4), warnings, strict=True)] == [True] * 3
+
+
+def test_no_task_at_all_is_an_empty_answer(backend: BackendClient) -> None:
+    assert backend.predict([]) == []
+
+
+def test_interactive_calls_never_overwrite_what_the_annotator_typed(backend: BackendClient) -> None:
+    response = backend.replay("17_predict_interactive")
+
+    assert response.get_json() == {"results": [{"result": []}]}
+    assert backend.predict([make_task()], context={}) == [{"result": []}]
+
+
+def test_send_test_request_is_answered(backend: BackendClient, image_server: ImageServer) -> None:
+    body = load_payload("16_predict_send_test_request")["body"]
+    image_server.show(body["tasks"][0]["data"]["captioning"])
+
+    assert "result" in backend.replay("16_predict_send_test_request").get_json()["results"][0]
+
+
+@pytest.mark.parametrize("name", payload_names("12_*", "13_*", "14_*"))
+def test_every_recorded_predict_is_answered_for_each_task(backend: BackendClient, name: str) -> None:
+    """Nobody serves these images, so each task says why it has no caption."""
+    response = backend.replay(name)
+
+    assert response.status_code == 200
+    assert [list(entry) for entry in response.get_json()["results"]] == [["error"]]
+
+
+def test_each_text_area_describes_its_own_image(backend: BackendClient, image_server: ImageServer) -> None:
+    left, right = image_server.show("/left.png", "red"), image_server.show("/right.png", "blue")
+    asked = make_task(data={"a": left, "b": right, "c": "text"})
+
+    (entry,) = backend.predict([asked], TWO_PAIRS)
+
+    regions = {region["from_name"]: region for region in entry["result"]}
+    assert {name: region["to_name"] for name, region in regions.items()} == {"left caption": "left", "说明": "right"}
+    assert len({region["id"] for region in entry["result"]}) == 2
+    assert entry["score"] == min(region["score"] for region in entry["result"])
+    for name, address in (("left caption", left), ("说明", right)):
+        (alone,) = backend.predict([task(9, address)])
+        assert regions[name]["value"] == alone["result"][0]["value"]
+
+
+def test_an_empty_field_of_one_control_leaves_the_others(backend: BackendClient, image_server: ImageServer) -> None:
+    asked = make_task(data={"a": image_server.show("/left.png"), "b": "", "c": "text"})
+
+    (entry,) = backend.predict([asked], TWO_PAIRS)
+
+    assert [region["from_name"] for region in entry["result"]] == ["left caption"]
+
+
+def test_alternatives_are_distinct_and_the_best_comes_last(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    backend = make_backend(alternatives=3, beam_size=5, label_studio_url=image_server.url)
+    asked = task(1, image_server.show("/a.png"))
+
+    (entry,) = backend.predict([asked])
+
+    texts = [prediction["result"][0]["value"]["text"][0] for prediction in entry]
+    assert len(set(texts)) == len(texts) == 3
+    assert {prediction["model_version"] for prediction in entry} == {backend.parts.captioners.version_of(1)}
+    (best,) = make_backend(beam_size=5, label_studio_url=image_server.url).predict([asked])
+    assert best["result"][0]["value"]["text"][0] == texts[-1]
+
+
+def test_the_encoder_looks_once_at_each_image_content(
+    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, put = threading.Semaphore(0), FeatureStore.put
+
+    def put_and_tell(features: FeatureStore, key: str, values: Tensor) -> None:
+        put(features, key, values)
+        kept.release()
+
+    monkeypatch.setattr(FeatureStore, "put", put_and_tell)
+    addresses = [image_server.show(f"/{number}.png", "red") for number in range(3)] + [image_server.show("/b", "blue")]
+    tasks = [task(number, address) for number, address in enumerate(addresses)]
+    first = backend.predict(tasks)
+    for _ in ("red", "blue"):
+        assert kept.acquire(timeout=30)
+    monkeypatch.setattr("backend.pictures.encode", lambda *_: pytest.fail("encoded again"))
+
+    again = backend.predict(tasks)
+
+    assert again == first
+
+
+def test_a_batch_larger_than_the_encoders_and_decoders_is_answered_whole(
+    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.pictures.ENCODER_BATCH", 2)
+    monkeypatch.setattr("backend.captioning.DECODER_BATCH", 3)
+    colors = ("red", "green", "blue", "yellow", "black", "white", "orange")
+    tasks = [task(number, image_server.show(f"/{color}", color)) for number, color in enumerate(colors)]
+
+    results = backend.predict(tasks)
+
+    monkeypatch.undo()
+    assert [entry["result"][0]["value"] for entry in results] == [
+        entry["result"][0]["value"] for entry in backend.predict(tasks)
+    ]
+
+
+def test_what_was_suggested_is_remembered_for_the_correction(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    backend = make_backend(alternatives=2, label_studio_url=image_server.url)
+    address = image_server.show("/a.png")
+
+    (entry,) = backend.predict([task(7, address)])
+
+    remembered = backend.parts.suggestions.find(1, 7, "caption", address)
+    assert [found.caption for found in remembered] == [
+        prediction["result"][0]["value"]["text"][0] for prediction in reversed(entry)
+    ]
+    assert isinstance(remembered[0], Suggestion)
+    assert {found.model_version for found in remembered} == {entry[0]["model_version"]}
+
+
+def test_with_redis_down_annotators_still_get_suggestions(
+    make_backend: Callable[..., BackendClient],
+    own_redis: RedisServer,
+    image_server: ImageServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = make_backend(redis_url=own_redis.url, label_studio_url=image_server.url)
+    own_redis.kill()
+
+    (entry,) = backend.predict([task(1, image_server.show("/a.png"))])
+
+    assert "result" in entry
+    assert "suggestions not remembered" in caplog.text
+
+
+def test_a_published_version_serves_without_a_restart_and_only_its_project(
+    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = backend.parts.captioners.registry
+    candidate = backend.parts.captioners.bundle().captioner()
+    torch.nn.init.zeros_(next(candidate.decoder.parameters()))
+    address = image_server.show("/a.png")
+    backend.predict([task(1, address)])
+
+    version = registry.publish(
+        1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
+    )
+    monkeypatch.setattr("backend.serving.POINTER_AGE_S", 0.0)
+
+    assert backend.predict([task(1, address)])[0]["model_version"] == version.name
+    assert backend.replay("02_setup").get_json()["model_version"] == registry.base_version  # project 2
+    assert backend.post("/versions", {"project": "1.1795230827"}).get_json() == {
+        "versions": [registry.base_version, version.name],
+        "model_version": version.name,
+    }
+
+
+def test_versions_without_a_project_name_the_bundle(backend: BackendClient) -> None:
+    base_version = backend.parts.captioners.registry.base_version
+
+    assert backend.replay("05_versions").get_json() == {"versions": [base_version]}
+    assert backend.get("/versions?project=3").get_json() == {
+        "versions": [base_version],
+        "model_version": base_version,
+    }
+
+
+def test_a_labeling_config_can_be_validated(backend: BackendClient) -> None:
+    response = backend.post("/validate", {"config": LABEL_CONFIG})
+
+    assert response.get_json() == {
+        "valid": True,
+        "controls": [{"from_name": "caption", "to_name": "image", "image_field": "captioning"}],
+    }
+
+
+def test_a_project_can_start_where_another_one_is_and_start_over(backend: BackendClient) -> None:
+    registry = backend.parts.captioners.registry
+    candidate = backend.parts.captioners.bundle().captioner()
+    version = registry.publish(
+        1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
+    )
+
+    copied = backend.post("/duplicate_model", {"project_src": "1.5", "project_dst": "2.5"}).get_json()
+
+    assert registry.serving(2) == copied["model_version"] != registry.base_version
+    assert registry.versions(2)[0].decision == f"copied from version {version.name} of project 1"
+    assert backend.post("/delete", {"project": "1.5"}).get_json()["model_version"] == registry.base_version
+    assert registry.serving(1) == registry.base_version
+    assert registry.serving(2) == copied["model_version"]
+    assert [found.name for found in registry.versions(1)] == [version.name]
+
+
+def test_every_route_of_label_studios_side_exists(backend: BackendClient) -> None:
+    rules = {rule.rule for rule in backend.app.url_map.iter_rules() if rule.endpoint.startswith(routes.name)}
+
+    assert rules == {
+        "/",
+        "/health",
+        "/setup",
+        "/predict",
+        "/webhook",
+        "/train",
+        "/versions",
+        "/job_status",
+        "/validate",
+        "/delete",
+        "/duplicate_model",
+    }
