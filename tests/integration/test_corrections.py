@@ -48,6 +48,26 @@ def test_each_control_of_an_annotation_has_its_own_correction(inbox: CorrectionI
     assert inbox.remove(1, [1]) == 2
 
 
+def test_one_control_of_an_annotation_is_emptied_and_the_others_stay(inbox: CorrectionInbox) -> None:
+    for control in ("caption", "caption2", "other"):
+        inbox.store(make_correction(control=control))
+
+    assert inbox.remove_control(1, 1, "caption")
+    assert not inbox.remove_control(1, 1, "caption")
+
+    assert {correction.control for correction in inbox.corrections(1)} == {"caption2", "other"}
+
+
+def test_thousands_of_deleted_tasks_are_forgotten_at_once(inbox: CorrectionInbox) -> None:
+    for number in range(1, 301):
+        inbox.store(make_correction(annotation_id=number))
+
+    assert inbox.forget_tasks(1, range(1, 5001)) == 300
+    assert inbox.forget_tasks(1, []) == 0
+
+    assert inbox.corrections(1) == []
+
+
 def test_projects_never_meet(inbox: CorrectionInbox) -> None:
     inbox.store(make_correction(project_id=1, caption="one"))
     inbox.store(make_correction(project_id=11, caption="eleven"))

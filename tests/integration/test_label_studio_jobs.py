@@ -16,7 +16,7 @@ from backend.labeling import compact_image_ref
 from model.errors import LabelStudioError
 from model.images import image_key
 from tests.factories import make_correction, make_image
-from tests.integration.conftest import Workplace
+from tests.workplace import Workplace
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 from worker.suggestions import Suggestion, SuggestionLog
 

@@ -11,8 +11,8 @@ from redis import Redis
 from rq.job import JobStatus
 
 from tests.factories import make_correction
-from tests.integration.conftest import Hold, Workplace
 from tests.worker_process import WorkerProcess
+from tests.workplace import Hold, Workplace
 from worker.idle import retrain_if_idle
 from worker.queues import (
     LABEL_STUDIO_QUEUE,

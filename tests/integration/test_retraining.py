@@ -7,8 +7,8 @@ import pytest
 from rq import Retry
 
 from model.training import TrainingRecord
-from tests.integration.conftest import Workplace, make_pictured_correction
 from tests.worker_process import WorkerProcess
+from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
 

@@ -14,9 +14,9 @@ from rq import Queue, Worker
 from rq.job import JobStatus
 from rq.serializers import DefaultSerializer
 
-from tests.integration.conftest import DEADLINE_S, Hold, Workplace
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
+from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker.process import GRACE_S
 from worker.queues import RETRAIN_QUEUE, enqueue_retraining, queue
 

@@ -1,0 +1,114 @@
+"""Everything that one backend and its workers share, for tests that start real workers; the bundle may be tiny."""
+
+import hashlib
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from redis import Redis
+from rq.job import Job
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from model.bundle import Bundle
+from model.features import FeatureStore
+from model.registry import ModelRegistry
+from model.store import Store
+from tests.factories import make_correction, make_image
+from worker.corrections import Correction, CorrectionInbox
+from worker.settings import Settings
+
+DEADLINE_S = 120
+"""When a test gives up waiting; nothing here takes a tenth of it on an idle machine."""
+COLORS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
+
+
+@dataclass
+class Workplace:
+    """Everything that one backend and its workers share, seen from the side of the backend."""
+
+    redis: Redis
+    settings: Settings
+    bundle: Bundle
+    log_folder: Path
+
+    @property
+    def inbox(self) -> CorrectionInbox:
+        return CorrectionInbox(self.redis)
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return ModelRegistry(Store(self.settings.model_store), self.bundle.version)
+
+    @property
+    def features(self) -> FeatureStore:
+        return FeatureStore(Store(self.settings.model_store), self.bundle.encoder.fingerprint)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The settings as a worker process gets them."""
+        rows = {name.upper(): value for name, value in vars(self.settings).items() if value is not None}
+        return {name: str(value) for name, value in rows.items()} | changes
+
+    def correct(self, numbers: range, project_id: int = 1, **changes: Any) -> list[Correction]:
+        """Store corrections of so many pictures, each with its features, as webhook and pull would."""
+        corrections = [make_pictured_correction(number, project_id, **changes) for number in numbers]
+        for correction in corrections:
+            self.store_features(correction)
+            self.inbox.store(correction)
+        return corrections
+
+    def store_features(self, correction: Correction) -> None:
+        picture = self.picture(correction.annotation_id)
+        self.features.put(str(correction.image_key), self.bundle.captioner().encode([picture])[0])
+
+    @staticmethod
+    def picture(number: int) -> Image.Image:
+        return make_image(COLORS[number % len(COLORS)], size=(40 + number, 40))
+
+    def result(self, job_id: str) -> Result:
+        """Wait for the end of a job, whatever it is; a blocking read of its result stream."""
+        job = self.job(job_id)
+        result = job.latest_result(timeout=DEADLINE_S)
+        assert result is not None, f"job {job_id} is {job.get_status()} after {DEADLINE_S} s; logs in {self.log_folder}"
+        return result
+
+    def job(self, job_id: str) -> Job:
+        return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
+
+
+def make_pictured_correction(number: int, project_id: int = 1, **changes: Any) -> Correction:
+    """A correction of picture `number`, the higher the later, with the key of an image of its own."""
+    values = {
+        "project_id": project_id,
+        "annotation_id": number,
+        "image_key": hashlib.sha256(f"picture {number} of project {project_id}".encode()).hexdigest(),
+        "caption": f"two {COLORS[number % 3]} circle left of the square",
+        "updated_at": (datetime(2025, 1, 31, tzinfo=UTC) + timedelta(seconds=number)).isoformat(),
+    }
+    return make_correction(**values | changes)
+
+
+class Hold:
+    """Keeps a job of `tests.integration.held_jobs` running until it is released."""
+
+    def __init__(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._door.settimeout(DEADLINE_S)
+        self.port: int = self._door.getsockname()[1]
+        self._guests: list[socket.socket] = []
+
+    def wait_until_running(self) -> None:
+        guest, _ = self._door.accept()
+        self._guests.append(guest)
+
+    def release(self) -> None:
+        for guest in self._guests:
+            guest.close()
+        self._guests.clear()
+
+    def close(self) -> None:
+        self.release()
+        self._door.close()
