@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from redis import RedisError
 
@@ -36,7 +37,8 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
         for connection in connections:
             yield from _project(client, settings, connection, repair=repair)
     except (LabelStudioError, SettingsError) as problem:
-        yield Finding(name="Label Studio", ok=False, message=str(problem))
+        is_about_key = isinstance(problem, SettingsError) or getattr(problem, "status", None) == HTTPStatus.UNAUTHORIZED
+        yield Finding(name="API key" if is_about_key else "Label Studio", ok=False, message=str(problem))
 
 
 def _no_key() -> Finding:
