@@ -39,6 +39,9 @@ RUN_HOME = Path(".run")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 SCENES = 60
 FIRST_SCENE = 7_000_000
+SCENES_ON_PHOTOS = """  The bundle `scenes` has seen drawn scenes only and will guess at your pictures. CAPTION_BUNDLE=<directory>
+  names one for photographs, which `captioner train` makes from captioned ones.
+"""
 CHOSEN_BY_PERSON = (
     "CAPTION_BUNDLE",
     "BEAM_SIZE",
@@ -90,6 +93,8 @@ def run_demo(photos: Path | None, setup_s: float) -> int:
     narrator = Narrator(setup_s)
     with demo_product(photos, narrator) as product:
         print(what_to_try(product), flush=True)
+        if photos and product.settings["CAPTION_BUNDLE"] == "scenes":
+            print(SCENES_ON_PHOTOS, flush=True)
         wait_for_end(product.services)
     return 0
 
