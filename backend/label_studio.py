@@ -17,12 +17,14 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-TASKS_PER_PAGE = 100
+TASKS_PER_PAGE = 500
+TASK_FIELDS = "id,data,annotations,predictions"
+"""What is asked of tasks; all that the data manager knows takes it twice as long."""
 PROJECT_FIELDS = "id,title,label_config,model_version,show_collab_predictions"
 PREDICTIONS_PER_REQUEST = 100
 
 Task = dict[str, Any]
-"""A task as Label Studio's data manager sends it: id, data, annotations, predictions, ..."""
+"""A task as Label Studio's data manager sends it: id, data, annotations, predictions."""
 
 Read = TypeVar("Read")
 
@@ -228,8 +230,8 @@ class LabelStudioClient:
     ) -> "_Page":
         query = {"filters": {"conjunction": "and", "items": filters}, "ordering": [ordering]}
         # resolve_uri=false: s3:// and the like stay what webhooks and /predict call them.
-        asked = {"project": project_id, "fields": "all", "page": 1, "page_size": page_size}
-        asked |= {"resolve_uri": "false", "query": json.dumps(query)}
+        asked = {"project": project_id, "page": 1, "page_size": page_size, "query": json.dumps(query)}
+        asked |= {"fields": "all", "include": TASK_FIELDS, "resolve_uri": "false"}
         return self._api.ask("GET", "api/tasks", _parse_page, params=asked)
 
     def _import_chunk(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
