@@ -39,8 +39,8 @@ RUN_HOME = Path(".run")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 SCENES = 60
 FIRST_SCENE = 7_000_000
-SCENES_ON_PHOTOS = """  The bundle `scenes` has seen drawn scenes only and will guess at your pictures. CAPTION_BUNDLE=<directory>
-  names one for photographs, which `captioner train` makes from captioned ones.
+SCENES_ON_PHOTOS = """  The bundle `scenes` has seen drawn scenes only and will guess at your pictures.
+  CAPTION_BUNDLE=<directory> names one for photographs, which `captioner train` makes from captioned ones.
 """
 CHOSEN_BY_PERSON = (
     "CAPTION_BUNDLE",
