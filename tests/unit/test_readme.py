@@ -45,3 +45,13 @@ def test_every_make_target_exists(document: str) -> None:
 def test_every_linked_file_exists(document: str) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / document).read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_every_bench_has_its_place_in_the_results() -> None:
+    results = (ROOT / "tests/benchmarks/RESULTS.md").read_text()
+
+    benches = sorted((ROOT / "tests/benchmarks").glob("bench_*.py"))
+
+    missing = [bench.stem for bench in benches if f"`make {bench.stem.replace('_', '-')}`" not in results]
+    assert benches
+    assert missing == []
