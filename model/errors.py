@@ -1,19 +1,19 @@
 """The errors of the captioner, sorted by whose matter each is.
 
-    CaptionerError
-    ├── SettingsError         the operator's: the process stops at start
-    ├── RequestError          the caller's: a request's body lacks a key or holds a wrong type
-    ├── LabelConfigError      the project owner's: the labeling config cannot be captioned
-    ├── TaskError             this task gets an empty prediction, the batch goes on
-    │   └── ImageError        its image cannot be had or read
-    ├── CorrectionError       this annotation is not stored
-    ├── CaptionFileError      a captions file for training or evaluation cannot be read
-    ├── StoreError            the model store cannot be read or written
-    ├── ModelVersionError     a version is unknown, damaged or made for another bundle
-    │   └── BundleError       a bundle is missing, damaged or does not fit together
-    ├── TrainingError         nothing is published, the current version keeps serving
-    ├── LabelStudioError      Label Studio cannot be reached or refuses
-    └── ServiceError          a process of the product did not start (demo, tests)
+CaptionerError
+├── SettingsError         the operator's: the process stops at start
+├── RequestError          the caller's: a request's body lacks a key or holds a wrong type
+├── LabelConfigError      the project owner's: the labeling config cannot be captioned
+├── TaskError             this task gets an empty prediction, the batch goes on
+│   └── ImageError        its image cannot be had or read
+├── CorrectionError       this annotation is not stored
+├── CaptionFileError      a captions file for training or evaluation cannot be read
+├── StoreError            the model store cannot be read or written
+├── ModelVersionError     a version is unknown, damaged or made for another bundle
+│   └── BundleError       a bundle is missing, damaged or does not fit together
+├── TrainingError         nothing is published, the current version keeps serving
+├── LabelStudioError      Label Studio cannot be reached or refuses
+└── ServiceError          a process of the product did not start (demo, tests)
 """
 
 
