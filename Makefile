@@ -12,14 +12,14 @@ PRODUCT_STAMP := $(VENV)/.product-installed
 DEV_STAMP := $(VENV)/.dev-installed
 LABEL_STUDIO_STAMP := .label-studio/.installed
 
-# The first Python that is new enough and can make an environment; `make BASE_PYTHON=... ` names another.
-SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+# The first Python that the pinned packages support and that can make an environment; `make BASE_PYTHON=... ` names another.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 BASE_PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c "$(SUITABLE)" >/dev/null 2>&1 && echo $(python))))
 
 # pip without resolution (see requirements.txt), told in a few lines: big downloads and every 20th package.
 define install
-	test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)"; exit 1; }
+	test -n "$(BASE_PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt install python3-venv)"; exit 1; }
 	test -x $(1)/bin/python || $(BASE_PYTHON) -m venv $(1)
 	set -o pipefail; $(1)/bin/python -u -m pip install --disable-pip-version-check --progress-bar off --no-compile --no-deps -r $(2) | awk ' \
 		BEGIN { "grep -c == $(2)" | getline wanted; print "$(3): installing " wanted " packages" } \
