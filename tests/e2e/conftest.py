@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from backend.demo_user import LabelStudioUser
 from backend.label_studio import LabelStudioClient
@@ -32,8 +34,9 @@ from model.registry import ModelRegistry
 from model.store import Store
 from tests.e2e.pictures import draw_pictures
 from worker.corrections import Correction, CorrectionInbox
+from worker.queues import queue
 
-FEW_S = 30
+FEW_S = 60
 """When a test gives up waiting for what takes a second or two; a busy machine gets its chance."""
 
 
@@ -87,6 +90,12 @@ class Product:
         """Return the stored corrections by annotation."""
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:
             return {found.annotation_id: found for found in CorrectionInbox(redis).corrections(project_id)}
+
+    def finished_jobs(self, queue_name: str) -> list[Job]:
+        with Redis.from_url(self.settings["REDIS_URL"]) as redis:
+            home = queue(redis, queue_name)
+            found = Job.fetch_many(home.finished_job_registry.get_job_ids(), redis, serializer=JSONSerializer)
+            return [job for job in found if job is not None]
 
     def wait(self, expected: str, is_true: Callable[[], bool], timeout_s: float = FEW_S) -> None:
         wait_until(self.worker, is_true, timeout_s, expected)

@@ -12,6 +12,7 @@ from backend.demo_user import LabelStudioUser, ShownSuggestion, ShownTask
 from tests.e2e.conftest import Connected, Product
 from tests.e2e.pictures import in_house_style, is_right, scene_of, seeds_with
 from worker.corrections import Correction
+from worker.queues import LABEL_STUDIO_QUEUE
 
 CORRECTED, UNSEEN = 22, 12
 TRAINING_S = 150
@@ -226,6 +227,14 @@ def test_annotated_tasks_keep_their_suggestions(
 
     assert len(tasks) == CORRECTED + 1
     assert {found["model_version"] for task in tasks for found in task["predictions"]} == {suggested.version}
+
+
+def test_the_refresh_tells_the_admin_how_far_it_came(product: Product, retrained: Shown) -> None:
+    jobs = [job for job in product.finished_jobs(LABEL_STUDIO_QUEUE) if retrained.version in job.args]
+
+    done = len(retrained.quick_view) + 1  # the skipped task too
+    assert [job.meta for job in jobs] == [{"phase": "refreshing", "done": done, "total": done}]
+    assert [job.return_value() for job in jobs] == [{"refreshed": done, "current": 0, "failed": 0, "stopped": None}]
 
 
 def test_rollback_restores_the_old_suggestions(suggested: Shown, rolled_back: Shown) -> None:
