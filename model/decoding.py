@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.decoder import AttentionDecoder, DecoderState, Memory
 from model.errors import SettingsError
-from model.tokenizer import END, PAD, START
+from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 
 NEVER = float("-inf")
 
@@ -67,8 +67,13 @@ def beam_search(decoder: AttentionDecoder, features: Tensor, options: DecodingOp
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log-probabilities [B, K, V] in which padding and start never come."""
+    """Return log-probabilities [B, K, V] in which padding and start never come, and words are never spelled.
+
+    Spelling lets every caption be read; a decoder that wrote its own would invent words. A word that a correction
+    brings becomes a token of its own before the decoder learns it.
+    """
     logits[..., [PAD, START]] = NEVER
+    logits[..., SPELL:FIRST_WORD] = NEVER
     return logits.log_softmax(dim=-1)
 
 

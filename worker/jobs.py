@@ -16,6 +16,7 @@ from model.store import Store
 from model.training import CaptionedFeatures, TrainingOptions, TrainingRecord, caption_tokens, fit_decoder, token_loss
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset
+from worker.new_words import with_new_words
 from worker.policy import Metrics, is_better
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
@@ -115,8 +116,9 @@ def fine_tune(
     serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
 ) -> tuple[Captioner, TrainingRecord]:
     """Return the serving version as it is after training on the dataset, new words included."""
-    tokenizer = serving.tokenizer.extended(dataset.captions)
-    decoder = serving.decoder.widened(tokenizer.size)
+    # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
+    tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
+    decoder = with_new_words(serving.decoder, tokenizer, [learned.example for learned in dataset.learned])
     # Held-out captions judge the candidate afterwards, so they do not choose its epoch.
     options = TrainingOptions(
         epochs=12, learning_rate=5e-4, label_smoothing=0.05, dropout=0.2, budget_s=budget_s, seed=seed

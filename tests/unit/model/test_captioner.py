@@ -3,6 +3,7 @@ import math
 import pytest
 
 from model.decoding import DecodingOptions
+from model.training import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image, make_replay
 
 
@@ -28,12 +29,15 @@ def test_the_score_is_the_mean_probability_of_a_token() -> None:
 
 def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
     captioner = make_captioner()
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], TrainingOptions(epochs=5))
     features = captioner.encode([make_image()])
 
     captions = captioner.caption(features, DecodingOptions(alternatives=3))[0]
 
     texts = [caption.text for caption in captions]
     assert len(texts) == len(set(texts)) == 3
+    ranks = [caption.log_prob / (len(caption.tokens) + 1) ** 0.7 for caption in captions]
+    assert ranks == sorted(ranks, reverse=True)
 
 
 def test_stored_half_precision_features_give_the_same_captions() -> None:

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from model.decoder import AttentionDecoder, DecoderState, Memory
-from model.decoding import Beams, DecodingOptions, Hypothesis, beam_search
+from model.decoding import Beams, DecodingOptions, Hypothesis, beam_search, log_probabilities
 from model.errors import SettingsError
-from model.tokenizer import END, PAD, START
+from model.tokenizer import END, FIRST_WORD, GLUE, START
 from tests.factories import make_decoder
 
 A, B = 3, 4
@@ -88,8 +88,8 @@ def greedy(decoder: AttentionDecoder, features: Tensor, max_tokens: int) -> list
         state, token, tokens = decoder.start(memory), START, []
         for _ in range(max_tokens):
             logits, state, _ = decoder.step(torch.tensor([[token]]), state, memory)
-            logits[..., [PAD, START]] = float("-inf")
-            token = int(logits.argmax())
+            log_probs = log_probabilities(logits)
+            token = int(log_probs.argmax())
             if token == END:
                 break
             tokens.append(token)
@@ -121,8 +121,7 @@ def test_the_log_probability_is_that_of_the_whole_caption() -> None:
     best = beam_search(decoder, features, DecodingOptions(beam_size=3, max_tokens=15))[0][0]
 
     logits = decoder(features, torch.tensor([[START, *best.token_ids]])).detach()
-    logits[..., [PAD, START]] = float("-inf")
-    expected = logits.log_softmax(-1)[0].gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
+    expected = log_probabilities(logits)[0].gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
     assert best.log_prob == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -134,6 +133,13 @@ def test_a_caption_that_never_ends_is_cut_at_the_limit() -> None:
     found = beam_search(decoder, torch.randn(1, 6, 8), DecodingOptions(beam_size=2, max_tokens=7))
 
     assert len(found[0][0].token_ids) == 7
+
+
+def test_a_decoder_writes_words_and_never_spells_its_own() -> None:
+    found = beam_search(make_decoder(features=8, seed=5), torch.randn(4, 6, 8), DecodingOptions(max_tokens=10))
+
+    written = {token for hypotheses in found for h in hypotheses for token in h.token_ids}
+    assert written <= {GLUE, *range(FIRST_WORD, 300)}
 
 
 def test_no_image_gives_no_caption() -> None:

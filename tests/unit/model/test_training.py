@@ -18,7 +18,7 @@ from model.training import (
 )
 from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
 
-FAST = TrainingOptions(epochs=30, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)
+FAST = TrainingOptions(epochs=80, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)
 
 
 def test_training_teaches_the_captions_of_three_pictures() -> None:
