@@ -64,19 +64,19 @@ class Encoder(nn.Module):
 class SceneCNN(nn.Sequential):
     """A compact network for small drawn scenes, trained from scratch: four strided stages to a grid of D channels.
 
-    Two extra input channels carry the pixel coordinates (Liu et al. 2018, https://arxiv.org/abs/1807.03247),
-    so that "left of" and "above" can be read off a feature.
+    Two extra channels before each stage and in the output carry the coordinates (Liu et al. 2018,
+    https://arxiv.org/abs/1807.03247), so that "left of" and "above" can be read off a feature.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 160)) -> None:
-        channels = 5
-        layers: list[nn.Module] = [Coordinates()]
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 158)) -> None:
+        channels = 3
+        layers: list[nn.Module] = []
         for stage, width in enumerate(widths):
-            layers += convolution(channels, width, stride=2)
+            layers += [Coordinates(), *convolution(channels + 2, width, stride=2)]
             if stage > 0:
                 layers += convolution(width, width, stride=1)
             channels = width
-        super().__init__(*layers)
+        super().__init__(*layers, Coordinates())
 
 
 class Coordinates(nn.Module):
@@ -84,8 +84,16 @@ class Coordinates(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         batch, _, height, width = images.shape
-        y = torch.linspace(-1, 1, height, device=images.device).view(1, 1, -1, 1).expand(batch, 1, -1, width)
-        x = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1).expand(batch, 1, height, -1)
+        y = (
+            torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)
+            .view(1, 1, -1, 1)
+            .expand(batch, 1, -1, width)
+        )
+        x = (
+            torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
+            .view(1, 1, 1, -1)
+            .expand(batch, 1, height, -1)
+        )
         return torch.cat([images, x, y], dim=1)
 
 

@@ -40,8 +40,9 @@ bundle. Weights are stored in half precision.
 
     {record["command"]}
 
-{options["scenes"]:,} scenes, {options["epochs"]} epochs, seed {options["seed"]}, {record["minutes"]} minutes with
-{record["threads"]} CPU threads (drawing and evaluation included), torch {record["torch"]}.
+{options["scenes"]:,} scenes, {options["epochs"]} epochs of all parts together, then {options["decoder_epochs"]} of the
+decoder alone, seed {options["seed"]}; {record["minutes"]} minutes with {record["threads"]} CPU threads (drawing and
+evaluation included), torch {record["torch"]}.
 
 ## Numbers
 

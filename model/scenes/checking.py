@@ -198,4 +198,4 @@ class _Reader:
         return found
 
     def _unreadable(self) -> UnreadableCaptionError:
-        return UnreadableCaptionError(f"not a sentence about a scene, at {self.rest!r}")
+        return UnreadableCaptionError(f"wording: not a sentence of this world, at {self.rest!r}")

@@ -17,12 +17,13 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from model.scenes.drawing import draw_scene
-from model.scenes.scene import COLOURS, GROUNDS, PATTERNS, SHAPES, SIZES, Group, Scene, sample_scene
+from model.scenes.scene import COLOURS, GROUNDS, OPPOSITES, PATTERNS, SHAPES, SIZES, Group, Scene, sample_scene
 from model.scenes.wording import write_captions
 
 IMAGE_SIZE = 112
 CELLS = 7
 CAPTIONS_PER_SCENE = 8
+OVERLAPS = ("apart", "inside", "around", "in front of", "behind")
 DRAWN_SIZES = (128, 160, 192, 256)
 """Scenes are drawn at one of these sizes in pixels and then squashed, as pictures of people's are."""
 _SCENES_PER_JOB = 200
@@ -39,7 +40,7 @@ class SceneExamples:
     cells: Tensor
     """Which group fills most of each grid cell, [N, C * C]; -1 where there is none."""
     facts: Tensor
-    """Shape, colour, size and count of each group as class numbers, [N, 3, 4]."""
+    """Shape, colour, size, count and overlap of each group as class numbers, [N, 3, 5]."""
     boxes: Tensor
     """Left, top, right, bottom of each group, [N, 3, 4]."""
     grounds: Tensor
@@ -55,7 +56,8 @@ def draw_examples(seeds: Sequence[int], processes: int = 2) -> SceneExamples:
     images = torch.empty(len(seeds), 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
     captions: list[list[str]] = []
     labels: list[Labels] = []
-    with get_context("spawn").Pool(processes) as pool, tqdm(total=len(seeds), desc="drawing", unit="scene") as bar:
+    bar = tqdm(total=len(seeds), desc="drawing", unit="scene", disable=None)
+    with get_context("spawn").Pool(processes) as pool, bar:
         for pixels, texts, targets in pool.imap(_draw_job, jobs):
             images[len(captions) : len(captions) + len(texts)] = torch.from_numpy(pixels)
             captions += texts
@@ -88,18 +90,28 @@ def _pixels(scene: Scene) -> NDArray[np.uint8]:
 
 
 def label(scene: Scene) -> Labels:
-    facts = np.zeros((3, 4), dtype=np.int64)
+    facts = np.zeros((3, 5), dtype=np.int64)
     boxes = np.zeros((3, 4), dtype=np.float32)
     for row, group in enumerate(scene.groups):
-        facts[row] = class_numbers(group)
+        facts[row] = class_numbers(scene, group)
         boxes[row] = group.box.left, group.box.top, group.box.right, group.box.bottom
     background = scene.background
     grounds = np.array([GROUNDS.index(background.colour), PATTERNS.index(background.pattern)])
     return Labels(cells=_cells(scene), facts=facts, boxes=boxes, grounds=grounds)
 
 
-def class_numbers(group: Group) -> tuple[int, int, int, int]:
-    return SHAPES.index(group.shape), COLOURS.index(group.colour), SIZES.index(group.size), group.count - 1
+def class_numbers(scene: Scene, group: Group) -> tuple[int, ...]:
+    shape, colour, size = SHAPES.index(group.shape), COLOURS.index(group.colour), SIZES.index(group.size)
+    return shape, colour, size, group.count - 1, OVERLAPS.index(_overlap_of(scene, group))
+
+
+def _overlap_of(scene: Scene, group: Group) -> str:
+    """Return how the group stands to the one it overlaps."""
+    if scene.overlap and group == scene.groups[-1]:
+        return scene.overlap
+    if scene.overlap and group == scene.groups[-2]:
+        return OPPOSITES[scene.overlap]
+    return "apart"
 
 
 def _cells(scene: Scene, steps: int = 6) -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ Shapes:  B batch   P regions   D feature size
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from model.scenes.examples import OVERLAPS
 from model.scenes.scene import COLOURS, GROUNDS, MAX_COUNT, PATTERNS, SHAPES, SIZES
 
-FACT_CLASSES = (len(SHAPES), len(COLOURS), len(SIZES), MAX_COUNT)
+FACT_CLASSES = (len(SHAPES), len(COLOURS), len(SIZES), MAX_COUNT, len(OVERLAPS))
 GROUND_CLASSES = (len(GROUNDS), len(PATTERNS))
 
 
@@ -29,7 +30,7 @@ class Scaffold(nn.Module):
         Args:
             features: [B, P, D].
             cells: which group each region shows, [B, P]; -1 for none.
-            facts: class numbers of each group, [B, 3, 4].
+            facts: class numbers of each group, [B, 3, 5].
             boxes: of each group, [B, 3, 4].
             grounds: class numbers of the background, [B, 2].
         """

@@ -6,6 +6,7 @@ time; positions and relations are stated only where they are plainly true.
 
 import random
 from collections.abc import Sequence
+from functools import cmp_to_key
 from itertools import permutations
 
 from model.scenes.scene import NAMED_PATTERNS, POSITIONS, RELATIONS, Background, Group, Scene
@@ -37,8 +38,7 @@ def write_captions(scene: Scene, count: int, seed: int = 0) -> list[str]:
 
 
 def _write_caption(scene: Scene, rng: random.Random) -> str:
-    groups = list(scene.groups)
-    rng.shuffle(groups)
+    groups = _in_order_of_mention(scene, rng)
     wordings = {1: _single, 2: _pair, 3: _triple}[len(groups)](scene, groups, rng.random() < 0.8, rng)
     sentence = rng.choices([text for text, _ in wordings], weights=[weight for _, weight in wordings])[0]
     if rng.random() < 0.12:
@@ -46,6 +46,25 @@ def _write_caption(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.5:
         sentence = f"{sentence} on a {_background_words(scene.background, rng)} background"
     return sentence
+
+
+def _in_order_of_mention(scene: Scene, rng: random.Random) -> list[Group]:
+    """Return the groups as people mostly name them: the one in front, else the larger one, else along the reading."""
+    groups = list(scene.groups)
+    if rng.random() < 0.15:
+        rng.shuffle(groups)
+        return groups
+    overlapping = [groups.pop(), groups.pop()] if scene.overlap else []
+    return overlapping + sorted(groups, key=cmp_to_key(_mention))
+
+
+def _mention(a: Group, b: Group) -> int:
+    """Return a number below zero if a is mostly named before b."""
+    if a.size != b.size:
+        return -1 if a.size == "large" else 1
+    (ax, ay), (bx, by) = a.box.centre, b.box.centre
+    along = ax - bx if abs(ax - bx) > abs(ay - by) else ay - by
+    return -1 if along < 0 else 1
 
 
 Wordings = list[tuple[str, float]]
