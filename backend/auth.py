@@ -87,8 +87,8 @@ def _check_admin(settings: Settings) -> Response | None:
 
 
 def refuse(status: HTTPStatus, sentence: str) -> Response:
-    """Return an error as every route answers it."""
-    response = jsonify(error=sentence)
+    """Return an error as every route answers it: one line, whatever a library had to say after it."""
+    response = jsonify(error=sentence.partition("\n")[0])
     response.status_code = status
     return response
 

@@ -13,6 +13,7 @@ from redis import RedisError
 from backend.captioning import CaptioningParts
 from backend.overview import look_around
 from backend.routes import parts
+from backend.serving import ServingCaptioners
 from model.errors import CaptionerError
 
 operations = Blueprint("operations", __name__)
@@ -27,7 +28,7 @@ def ready() -> tuple[Response, int]:
     checks = {
         "redis": _reason(found.redis.ping),
         "store": _reason(lambda: found.store.exists("ready")),
-        "model": "ok" if found.captioners.is_loaded else "the bundle is not loaded yet",
+        "model": _model_reason(found.captioners),
     }
     is_ready = set(checks.values()) == {"ok"}
     status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -89,6 +90,13 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily(
             "captioner_state_complete", "0 while Redis or the store cannot be asked.", value=not seen.problems
         )
+
+
+def _model_reason(captioners: ServingCaptioners) -> str:
+    if captioners.is_loaded:
+        return "ok"
+    problem = captioners.loading_problem
+    return problem.partition("\n")[0] if problem else "the bundle is not loaded yet"
 
 
 def _reason(check: Callable[[], object]) -> str:

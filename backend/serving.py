@@ -33,6 +33,7 @@ class ServingCaptioners:
         self.registry = registry
         self._bundle_name = bundle_name
         self._bundle: Bundle | None = None
+        self._problem: str | None = None
         self._kept = kept
         self._clock = clock
         self._versions: dict[int, tuple[str, float]] = {}
@@ -43,6 +44,11 @@ class ServingCaptioners:
     def is_loaded(self) -> bool:
         """Whether the bundle is in memory, so that a prediction starts at once."""
         return self._bundle is not None
+
+    @property
+    def loading_problem(self) -> str | None:
+        """Why it is not, when loading it has failed."""
+        return None if self.is_loaded else self._problem
 
     def start_loading(self) -> threading.Thread:
         """Load the bundle beside the requests, so that the process answers from its first moment."""
@@ -105,5 +111,6 @@ class ServingCaptioners:
     def _load_reported(self) -> None:
         try:
             self.bundle()
-        except CaptionerError as problem:  # each prediction and /ready say it again
+        except CaptionerError as problem:  # /ready and each prediction say it again
+            self._problem = str(problem)
             logger.error("bundle not loaded bundle=%s problem=%s", self._bundle_name, problem)  # noqa: TRY400

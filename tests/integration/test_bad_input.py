@@ -198,7 +198,9 @@ def test_a_damaged_bundle_is_a_503_that_names_the_file(
 
     assert response.status_code == 503
     assert "decoder.safetensors is damaged" in sentence(response)
-    assert backend.get("/ready").status_code == 503
+    ready = backend.get("/ready")
+    assert ready.status_code == 503
+    assert "decoder.safetensors is damaged" in ready.get_json()["checks"]["model"]
 
 
 def bomb() -> bytes:

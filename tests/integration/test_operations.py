@@ -1,5 +1,7 @@
 """What an operator sees: readiness, metrics, the admin's pages and who may see them."""
 
+import os
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rq import SimpleWorker
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from tests.backend_client import BackendClient, basic_auth
@@ -189,6 +192,30 @@ def test_the_queue_pages_show_json_jobs_and_their_failures(admin: BackendClient)
     assert admin.get("/admin/queues/0/data/workers.json").get_json() == {"workers": []}
 
 
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_from_redis_is_unpickled_by_the_pages(admin: BackendClient, tmp_path: Path) -> None:
+    job_id = failed_job(admin)
+    trap = pickle.dumps(Trap(tmp_path / "unpickled"))
+    admin.parts.redis.hset(f"rq:job:{job_id}", mapping={"meta": trap, "data": trap})
+
+    for path in (f"view/job/{job_id}", f"data/job/{job_id}.json", "data/workers.json"):
+        admin.get(f"/admin/queues/0/{path}")
+    for action in ("requeue", "delete"):
+        admin.post(f"/admin/queues/job/{job_id}/{action}", None)
+    admin.get("/admin/")
+
+    assert not (tmp_path / "unpickled").exists()
+
+
 def test_a_failed_job_can_be_retried_from_the_queue_pages(admin: BackendClient) -> None:
     job_id = failed_job(admin)
 
@@ -196,6 +223,8 @@ def test_a_failed_job_can_be_retried_from_the_queue_pages(admin: BackendClient) 
 
     assert response.get_json() == {"status": "OK"}
     assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
+    job = Job.fetch(job_id, connection=admin.parts.redis, serializer=JSONSerializer)
+    assert (job.args, job.meta) == ([-1], {"phase": "training"})
     again = admin.post(f"/admin/queues/job/{job_id}/requeue", None)
     assert (again.status_code, list(again.get_json())) == (409, ["error"])
     gone = admin.post("/admin/queues/job/nothing/requeue", None)
@@ -249,7 +278,7 @@ def test_actions_from_our_own_pages_and_from_scripts_are_done(admin: BackendClie
 def failed_job(backend: BackendClient) -> str:
     """Let a worker run a job that fails; returns its id."""
     jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
-    job = jobs.enqueue_call("math.sqrt", args=[-1])
+    job = jobs.enqueue_call("math.sqrt", args=[-1], meta={"phase": "training"})
     SimpleWorker([jobs], connection=backend.parts.redis, serializer=JSONSerializer).work(burst=True)
     return str(job.id)
 

@@ -269,6 +269,17 @@ def test_with_redis_down_nothing_is_acknowledged_and_it_works_again_when_redis_d
     assert backend.replay("21_webhook_ANNOTATION_CREATED_corrected_edited").status_code == 201
 
 
+def test_a_redis_that_goes_down_in_the_middle_is_not_acknowledged(
+    backend: BackendClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RedisConnectionError
+
+    monkeypatch.setattr("worker.corrections.CorrectionInbox.store", fail)
+
+    assert backend.replay(ACCEPTED).status_code == 503
+
+
 def test_a_correction_is_in_redis_files_before_the_answer(
     make_backend: Callable[..., BackendClient], own_redis: RedisServer
 ) -> None:
