@@ -16,10 +16,8 @@ from backend.label_studio import LabelStudioClient
 from backend.reconciliation import reconcile
 from backend.webhooks import find_fault, mend
 from model.errors import LabelStudioError
-from worker.corrections import CorrectionInbox
 from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due
 from worker.settings import Settings
-from worker.suggestions import SuggestionLog
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ def connect_project(project_id: int) -> dict[str, Any]:
 
 
 def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project_id: int) -> dict[str, int]:
-    done = reconcile(client, CorrectionInbox(redis), SuggestionLog(redis), project_id)
+    done = reconcile(client, redis, project_id)
     if done.changed:
         retrain_when_due(redis, settings, project_id)
     return {"stored": done.stored, "removed": done.removed}

@@ -6,7 +6,7 @@ are, for `annotations` and `images` to read; everything else becomes a type of o
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,8 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 TASKS_PER_PAGE = 500
+TASKS_PER_SELECTION = 200
+"""Their ids travel in the address, which proxies cut at 8 kB."""
 TASK_FIELDS = (
     "id,data,annotations,predictions,task,project,result,was_cancelled,updated_at,completed_by,lead_time,ground_truth,"
     "parent_prediction,unique_id"
@@ -112,9 +114,21 @@ class LabelStudioClient:
 
     # Tasks
 
-    def annotated_tasks(self, project_id: int) -> Iterator[Task]:
-        """Yield the tasks with an annotation that is not skipped; annotations and predictions are complete."""
-        return self._tasks(project_id, _filter("total_annotations", "greater", 0))
+    def annotated_task_times(self, project_id: int) -> dict[int, str]:
+        """Return when each task that has an annotation (skipped ones do not count) last changed, by task id.
+
+        The time moves with every change of the task's annotations, and not with its predictions.
+        """
+        annotated = _filter("total_annotations", "greater", 0)
+        found = self._tasks(project_id, annotated, include="id,updated_at")
+        return {int(task["id"]): str(task["updated_at"]) for task in found}
+
+    def tasks(self, project_id: int, task_ids: Iterable[int]) -> Iterator[Task]:
+        """Yield these tasks of a project; annotations and predictions are complete."""
+        ids = list(task_ids)
+        for start in range(0, len(ids), TASKS_PER_SELECTION):
+            chosen = {"selectedItems": {"all": False, "included": ids[start : start + TASKS_PER_SELECTION]}}
+            yield from self._page(project_id, chosen, TASKS_PER_SELECTION).tasks
 
     def unannotated_tasks(self, project_id: int) -> Iterator[Task]:
         """Yield the tasks without annotations (skipped ones too), with their predictions."""
@@ -122,11 +136,11 @@ class LabelStudioClient:
 
     def any_task(self, project_id: int) -> Task | None:
         """Return the newest task of a project, or None when it has none."""
-        page = self._page(project_id, [], page_size=1, ordering="-tasks:id")
+        page = self._page(project_id, {"ordering": ["-tasks:id"]}, page_size=1)
         return page.tasks[0] if page.tasks else None
 
     def count_unannotated_tasks(self, project_id: int) -> int:
-        return self._page(project_id, [_filter("total_annotations", "equal", 0)], page_size=1).total
+        return self._page(project_id, _query(_filter("total_annotations", "equal", 0)), page_size=1).total
 
     def task(self, task_id: int) -> Task:
         """Return a task with its raw data."""
@@ -217,24 +231,21 @@ class LabelStudioClient:
     def token_policy(self) -> TokenPolicy:
         return self._api.ask("GET", "api/jwt/settings", _parse_token_policy)
 
-    def _tasks(self, project_id: int, *filters: Mapping[str, Any]) -> Iterator[Task]:
+    def _tasks(self, project_id: int, wanted: Mapping[str, Any], include: str | None = None) -> Iterator[Task]:
         # By id and not by page number: tasks that leave the filter meanwhile would shift the pages.
         last_id = 0
-        while tasks := self._page(project_id, [*filters, _filter("id", "greater", last_id)]).tasks:
+        while tasks := self._page(project_id, _query(wanted, _filter("id", "greater", last_id)), include=include).tasks:
             yield from tasks
             last_id = max(int(task["id"]) for task in tasks)
 
     def _page(
-        self,
-        project_id: int,
-        filters: Sequence[Mapping[str, Any]],
-        page_size: int = TASKS_PER_PAGE,
-        ordering: str = "tasks:id",
+        self, project_id: int, query: Mapping[str, Any], page_size: int = TASKS_PER_PAGE, include: str | None = None
     ) -> "_Page":
-        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": [ordering]}
-        # resolve_uri=false: s3:// and the like stay what webhooks and /predict call them.
+        """Ask for the first tasks a query finds, whole or (much faster) only these fields of them."""
         asked = {"project": project_id, "page": 1, "page_size": page_size, "query": json.dumps(query)}
-        asked |= {"fields": "all", "include": TASK_FIELDS, "resolve_uri": "false"}
+        asked |= {"include": include} if include else {"fields": "all", "include": TASK_FIELDS}
+        # Without it s3:// and the like would not be what webhooks and /predict call them.
+        asked |= {"resolve_uri": "false"}
         return self._api.ask("GET", "api/tasks", _parse_page, params=asked)
 
     def _import_chunk(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
@@ -264,6 +275,10 @@ class LabelStudioClient:
                 return None
             raise
         raise LabelStudioError(f"Label Studio at {self._api.url} accepted an incomplete request at {path}")
+
+
+def _query(*filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
 
 
 def _filter(column: str, operator: str, value: int) -> dict[str, Any]:

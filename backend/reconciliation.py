@@ -3,10 +3,13 @@
 A webhook has one second and is never repeated, and some deletions send none at all (CONTRACT.md section 7).
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from redis import Redis
 
 from backend.annotations import AnnotationReading, Submission, parse_annotation, with_proposal
 from backend.label_studio import LabelStudioClient, Task
@@ -30,28 +33,72 @@ class Reconciliation:
         return self.stored + self.removed
 
 
-def reconcile(
-    client: LabelStudioClient, inbox: CorrectionInbox, suggestions: SuggestionLog, project_id: int
-) -> Reconciliation:
+def reconcile(client: LabelStudioClient, redis: Redis, project_id: int) -> Reconciliation:
     """Pull a project's annotations and change the inbox where it differs.
+
+    Of tasks that have not changed since the last pull only the time is asked, which is seven times cheaper.
 
     Raises:
         LabelStudioError: they cannot be pulled; what was pulled before is stored.
         LabelConfigError: the project's labeling config has no caption.
     """
-    # Looked at before the pull: what arrives meanwhile by webhook may be too new for the pages we read.
-    before = {correction.annotation_id for correction in inbox.corrections(project_id)}
-    controls = parse_caption_controls(client.project(project_id).label_config)
+    inbox, suggestions = CorrectionInbox(redis), SuggestionLog(redis)
+    label_config = client.project(project_id).label_config
+    controls = parse_caption_controls(label_config)
+    # Looked at before the pull: what arrives meanwhile by webhook may be too new for what we read.
+    before = inbox.corrections(project_id)
+    memory = _PullMemory(redis, project_id, label_config)
+    known = memory.read() if before else {}
+    times = client.annotated_task_times(project_id)
+    changed = {task_id for task_id, time in times.items() if known.get(task_id) != time}
     stored, counted = 0, set()
-    for task in client.annotated_tasks(project_id):
+    for task in client.tasks(project_id, sorted(changed)):
         for reading, annotation_id in _readings(task, project_id, controls):
             if reading.removed is None:
                 counted.add(annotation_id)
             stored += sum(inbox.store(_beside_proposal(found, task, suggestions)) for found in reading.submissions)
-    gone = [found for found in sorted(before - counted) if not _still_counts(client, found, project_id, controls)]
+    unseen = {found.annotation_id for found in before if found.task_id in changed or found.task_id not in times}
+    gone = [found for found in sorted(unseen - counted) if not _still_counts(client, found, project_id, controls)]
     done = Reconciliation(stored=stored, removed=inbox.remove(project_id, gone))
-    logger.info("annotations pulled project=%s stored=%s removed=%s", project_id, done.stored, done.removed)
+    memory.write(times)
+    logger.info(
+        "annotations pulled project=%s tasks=%s changed=%s stored=%s removed=%s",
+        project_id,
+        len(times),
+        len(changed),
+        done.stored,
+        done.removed,
+    )
     return done
+
+
+class _PullMemory:
+    """When each task last changed, as the last complete pull saw it.
+
+    captioner:pulled:<project>   hash   task id -> time; "read-as" -> what the annotations were read with
+    """
+
+    def __init__(self, redis: Redis, project_id: int, label_config: str) -> None:
+        self._redis = redis
+        self._key = f"captioner:pulled:{project_id}"
+        # Another labeling config, or another way to read annotations (raise the number), sees old ones anew.
+        self._read_as = hashlib.sha256(f"1 {label_config}".encode()).hexdigest()
+
+    def read(self) -> dict[int, str]:
+        times = {_text(task_id): _text(time) for task_id, time in self._redis.hgetall(self._key).items()}
+        if times.pop("read-as", None) != self._read_as:
+            return {}
+        return {int(task_id): time for task_id, time in times.items()}
+
+    def write(self, times: Mapping[int, str]) -> None:
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.delete(self._key)
+            pipeline.hset(self._key, mapping={"read-as": self._read_as, **{str(id_): at for id_, at in times.items()}})
+            pipeline.execute()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _readings(

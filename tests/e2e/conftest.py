@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.demo_user import LabelStudioUser
-from backend.label_studio import LabelStudioClient
+from backend.label_studio import LabelStudioClient, Task
 from backend.services import (
     LOOPBACK,
     LabelStudioAccount,
@@ -90,6 +90,10 @@ class Product:
         """Return the stored corrections by annotation."""
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:
             return {found.annotation_id: found for found in CorrectionInbox(redis).corrections(project_id)}
+
+    def annotated_tasks(self, project_id: int) -> list[Task]:
+        """Return the tasks that have annotations, as Label Studio stores them."""
+        return list(self.client.tasks(project_id, self.client.annotated_task_times(project_id)))
 
     def finished_jobs(self, queue_name: str) -> list[Job]:
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:

@@ -67,7 +67,7 @@ def test_an_annotator_edits_the_suggestion_in_place_and_the_correction_is_in_the
     with page.expect_response(lambda reply: reply.request.method == "POST" and "/annotations" in reply.url):
         page.get_by_role("button", name="Submit").click()
 
-    [annotated] = product.client.annotated_tasks(connected.project_id)
+    [annotated] = product.annotated_tasks(connected.project_id)
     [annotation] = annotated["annotations"]
     correction = product.inbox(connected.project_id)[annotation["id"]]
     assert annotation["result"][0]["origin"] == "prediction-changed"

@@ -223,7 +223,7 @@ def test_new_suggestions_follow_the_house_style_and_are_right(suggested: Shown, 
 def test_annotated_tasks_keep_their_suggestions(
     product: Product, connected: Connected, retrained: Shown, suggested: Shown
 ) -> None:
-    tasks = list(product.client.annotated_tasks(connected.project_id))
+    tasks = product.annotated_tasks(connected.project_id)
 
     assert len(tasks) == CORRECTED + 1
     assert {found["model_version"] for task in tasks for found in task["predictions"]} == {suggested.version}

@@ -62,6 +62,7 @@ def task(number: int, *annotations: dict[str, Any], image: str | None = None, **
         "data": {"captioning": image or f"{LS}/data/upload/1/{number:08x}-dog.jpg"},
         "annotations": list(annotations),
         "predictions": [],
+        "updated_at": max((found["updated_at"] for found in annotations), default=AT),
     }
     return values | changes
 
@@ -77,6 +78,8 @@ class FakeLabelStudio:
     def __init__(self, mocker: Mocker) -> None:
         self.mocker = mocker
         self.tasks: list[dict[str, Any]] = []
+        self.read_whole = 0
+        """How many tasks were asked for with their annotations."""
         mocker.get(re.compile(f"{LS}/data/upload/"), status_code=500)
         mocker.get(f"{LS}/api/projects/1/", json=PROJECT)
         mocker.get(f"{LS}/api/tasks", json=self._page)
@@ -87,15 +90,20 @@ class FakeLabelStudio:
         )
 
     def _page(self, request: Any, _context: Any) -> dict[str, Any]:
-        [annotated, *by_id] = json.loads(request.qs["query"][0])["filters"]["items"]
-        wants_annotated = annotated["operator"] == "greater"
-        last = by_id[0]["value"] if by_id else 0
-        found = [
-            task
-            for task in self.tasks
-            if any(not found["was_cancelled"] for found in task["annotations"]) is wants_annotated and task["id"] > last
-        ]
+        query = json.loads(request.qs["query"][0])
+        self.read_whole += request.qs.get("fields") == ["all"] and len(
+            query.get("selecteditems", {}).get("included", [])
+        )
+        found = [task for task in self.tasks if self._is_wanted(task, query)]
         return {"tasks": found[: int(request.qs["page_size"][0])], "total": len(found)}
+
+    @staticmethod
+    def _is_wanted(task: dict[str, Any], query: dict[str, Any]) -> bool:
+        if "selecteditems" in query:  # requests_mock lowers the case of queries
+            return task["id"] in query["selecteditems"]["included"]
+        [annotated, *by_id] = query["filters"]["items"]
+        is_annotated = any(not found["was_cancelled"] for found in task["annotations"])
+        return is_annotated is (annotated["operator"] == "greater") and task["id"] > (by_id[0]["value"] if by_id else 0)
 
     def has(self, *annotations: dict[str, Any]) -> None:
         """Answer for single annotations; any other is unknown."""
@@ -153,6 +161,49 @@ def test_collecting_twice_changes_nothing(
 
     assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "left": 0}
     assert workplace.inbox.corrections(1) == before
+    assert label_studio.read_whole == 1
+
+
+@pytest.mark.usefixtures("configure")
+def test_only_tasks_that_changed_are_read_again(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+    jobs.collect_corrections(1)
+    label_studio.tasks[1] = task(2, annotation(2, "a box", updated_at=LATER))
+    label_studio.tasks[2] = task(3, annotation(3, "a square"), annotation(4, "another", updated_at=LATER))
+
+    outcome = jobs.collect_corrections(1)
+
+    assert outcome["stored"] == 2
+    assert label_studio.read_whole == 3 + 2
+    captions = {correction.annotation_id: correction.caption for correction in workplace.inbox.corrections(1)}
+    assert captions == {1: "a square", 2: "a box", 3: "a square", 4: "another"}
+
+
+@pytest.mark.usefixtures("configure")
+def test_another_labeling_config_sees_every_annotation_anew(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    jobs.collect_corrections(1)
+    renamed = CONFIG.replace('name="caption"', 'name="text"')
+    label_studio.mocker.get(f"{LS}/api/projects/1/", json=PROJECT | {"label_config": renamed})
+
+    jobs.collect_corrections(1)
+
+    assert label_studio.read_whole == 2 + 2
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_redis_that_lost_everything_gets_every_annotation_again(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    jobs.collect_corrections(1)
+    redis.delete("captioner:corrections:1")
+
+    outcome = jobs.collect_corrections(1)
+
+    assert outcome["stored"] == 2
 
 
 @pytest.mark.usefixtures("configure")

@@ -178,6 +178,15 @@ def test_tasks_are_asked_for_by_id_so_that_none_is_missed_when_others_leave(requ
     assert all(request.qs["resolve_uri"] == ["false"] for request in asked.request_history)
 
 
+def test_chosen_tasks_are_asked_for_in_addresses_that_are_not_too_long(requests_mock: Mocker) -> None:
+    asked = requests_mock.get(f"{URL}/api/tasks", json={"tasks": [{"id": 1}], "total": 1})
+
+    list(LabelStudioClient(URL, LEGACY).tasks(7, range(1_000_000, 1_000_450)))
+
+    assert asked.call_count == 3
+    assert max(len(request.url) for request in asked.request_history) < 4_000
+
+
 def test_projects_are_read_to_the_last_page(requests_mock: Mocker) -> None:
     project = {
         "id": 1,
