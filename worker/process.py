@@ -76,9 +76,10 @@ class CaptionWorker(SpawnWorker):
             maintenance_interval=MAINTENANCE_EVERY_S,
         )
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def monitor_work_horse(self, job: Job, queue: Queue) -> None:
         started = time.monotonic()
-        super().execute_job(job, queue)
+        super().monitor_work_horse(job, queue)
+        # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
         seconds = time.monotonic() - started
         logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
 
