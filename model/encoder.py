@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from model.errors import BundleError
 from model.images import Preprocessing
@@ -136,6 +135,8 @@ def freeze(encoder: Encoder) -> Encoder:
 
 def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
     """Return a torchvision network without its pooling and classifier."""
+    from torchvision import models  # 1.6 s and 170 MB that the scenes bundle need not spend in every process
+
     if name not in models.list_models(module=models):
         raise BundleError(f"encoder {name!r} is unknown: use {SCENE_CNN!r} or a torchvision classification model")
     if weights is None or Path(weights).exists():
