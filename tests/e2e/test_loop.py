@@ -98,16 +98,14 @@ def retrained(
     product: Product,
     connected: Connected,
     inbox: Mapping[int, Correction],
-    suggested: Shown,
     look: Callable[[], Shown],
 ) -> Shown:
     user.start_training(connected.backend_id)
-
-    def is_new() -> bool:
-        return user.serving_version(connected.backend_id) != suggested.version
-
-    product.wait("to publish a new version", is_new, TRAINING_S)
-    wait_for_suggestions(user, product, connected, user.serving_version(connected.backend_id))
+    project_id, registry = connected.project_id, product.registry
+    product.wait("to end a retraining", lambda: bool(registry.versions(project_id)), TRAINING_S)
+    [version] = registry.versions(project_id)
+    assert version.published, version.decision
+    wait_for_suggestions(user, product, connected, version.name)
     return look()
 
 
