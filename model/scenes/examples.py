@@ -115,7 +115,8 @@ def _overlap_of(scene: Scene, group: Group) -> str:
 
 
 def _cells(scene: Scene, steps: int = 6) -> NDArray[np.int64]:
-    """Return which group fills most of each cell, at least an eighth of it, as [C * C]; -1 for none."""
+    """Return which group each cell shows, [C * C]: the one in whose object's middle it lies, else the one that
+    fills most of it and at least an eighth; -1 for none."""
     side = CELLS * steps
     canvas = Image.new("L", (side, side), 255)
     pen = ImageDraw.Draw(canvas)
@@ -124,7 +125,11 @@ def _cells(scene: Scene, steps: int = 6) -> NDArray[np.int64]:
             pen.polygon([(x * side, y * side) for x, y in points], fill=number)
     drawn = np.asarray(canvas).reshape(CELLS, steps, CELLS, steps)
     areas = np.stack([(drawn == number).sum(axis=(1, 3)) for number in range(3)])
-    return np.where(areas.max(axis=0) >= steps * steps // 8, areas.argmax(axis=0), -1).reshape(-1)
+    cells = np.where(areas.max(axis=0) >= steps * steps // 8, areas.argmax(axis=0), -1)
+    for number, group in enumerate(scene.groups):
+        for item in group.items:
+            cells[int(item.y * CELLS), int(item.x * CELLS)] = number
+    return cells.reshape(-1)
 
 
 def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -44,8 +44,8 @@ OPPOSITES = {
 }
 MAX_COUNT = 4
 FRAME_MARGIN = 0.025
-GROUP_GAP = 0.04
-"""Groups that do not overlap are at least this far apart, along at least one axis."""
+GROUP_GAP = 0.05
+"""Groups that do not overlap are at least this far apart along an axis, or share at least as much of it."""
 MIN_VISIBLE, MAX_VISIBLE = 0.66, 0.86
 """How much of an object shows at least and at most when another one stands in front of it."""
 
@@ -205,7 +205,7 @@ def _place_group(rng: random.Random, kind: tuple[str, str], placed: list[Group])
 def _stand_clear(a: Box, b: Box) -> bool:
     """Tell whether the boxes are apart, and on each axis either clearly apart or clearly level."""
     gaps = (a.gap_x(b), a.gap_y(b))
-    return max(gaps) >= GROUP_GAP and all(gap >= GROUP_GAP / 2 or gap <= -GROUP_GAP / 2 for gap in gaps)
+    return max(gaps) >= GROUP_GAP and all(abs(gap) >= GROUP_GAP for gap in gaps)
 
 
 def _arrangement(rng: random.Random, count: int, size: str) -> list[Point]:
@@ -266,7 +266,7 @@ def _sample_pair(
 def _put_over(rng: random.Random, lower: Item, kind: tuple[str, str], overlap: Overlap) -> Group | None:
     angle = rng.uniform(0, 2 * math.pi)
     if overlap == "inside":
-        size, radius, distance = "small", rng.uniform(0.055, 0.068), rng.uniform(0, 0.25) * lower.radius
+        size, radius, distance = "small", rng.uniform(0.058, 0.07), rng.uniform(0, 0.25) * lower.radius
     else:
         size, radius, distance = "large", rng.uniform(0.12, 0.15), rng.uniform(0.9, 1.7) * lower.radius
     item = Item(

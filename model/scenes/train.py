@@ -41,10 +41,10 @@ VALIDATION_SEED, VALIDATION_SCENES = 77, 200
 class SceneTraining:
     """How the bundle is trained."""
 
-    scenes: int = 30_000
+    scenes: int = 40_000
     epochs: int = 4
     """Times each scene is seen while encoder and decoder learn together."""
-    decoder_epochs: int = 8
+    decoder_epochs: int = 4
     """Times each scene is seen while the decoder learns alone."""
     batch_size: int = 32
     captions_per_image: int = 2
