@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 
 def create_app(settings: Settings) -> Flask:
-    """Return the application; the bundle is loaded in the background and answers wait for it only to predict.
+    """Return the application; nothing is connected or loaded yet, and no thread runs.
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
@@ -41,7 +41,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(operations)
     mount_queue_pages(app, settings.redis_url)
     watch_queues(parts)
-    parts.captioners.start_loading()
     return app
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner
-from model.errors import CaptionerError, StoreError
+from model.errors import BundleError, StoreError
 from model.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,7 @@ class ServingCaptioners:
         """
         with self._loading:
             if self._bundle is None:
-                began = self._clock()
-                self._bundle = load_bundle(self._bundle_name)
-                logger.info("bundle loaded version=%s seconds=%.2f", self._bundle.version, self._clock() - began)
+                self._bundle = self._load()
             return self._bundle
 
     def version_of(self, project_id: int) -> str:
@@ -108,9 +106,18 @@ class ServingCaptioners:
                 self._captioners.popitem(last=False)
             return self._captioners[key]
 
+    def _load(self) -> Bundle:
+        began = self._clock()
+        try:
+            bundle = load_bundle(self._bundle_name)
+        except BundleError as problem:
+            self._problem = str(problem)
+            raise
+        logger.info("bundle loaded version=%s seconds=%.2f", bundle.version, self._clock() - began)
+        return bundle
+
     def _load_reported(self) -> None:
         try:
             self.bundle()
-        except CaptionerError as problem:  # /ready and each prediction say it again
-            self._problem = str(problem)
+        except BundleError as problem:  # /ready and each prediction say it again
             logger.error("bundle not loaded bundle=%s problem=%s", self._bundle_name, problem)  # noqa: TRY400

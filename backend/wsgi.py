@@ -1,7 +1,9 @@
 """The backend as a web server: `captioner serve`, or `gunicorn backend.wsgi:app`."""
 
+import ctypes
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,9 +11,14 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from backend.app import create_app
+from backend.captioning import EXTENSION
 from worker.settings import Settings
 
 THREADS = 8
+
+# Names and numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def serve(settings: Settings) -> None:
@@ -21,7 +28,14 @@ def serve(settings: Settings) -> None:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place files can be kept.
     """
-    _Server(settings).run()
+    app = make_app(settings)
+
+    # Everything is imported and made before the port opens, so that no request waits for it; the weights come
+    # after the fork, because no thread lives through one.
+    def start_loading(_worker: object) -> None:
+        app.extensions[EXTENSION].captioners.start_loading()
+
+    _Server(app, server_options(settings) | {"post_worker_init": start_loading}).run()
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
@@ -36,13 +50,15 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "timeout": 120,
         "graceful_timeout": 10,
         "keepalive": 5,
+        "preload_app": True,
         "control_socket_disable": True,
     }
 
 
 def make_app(settings: Settings) -> Flask:
-    """Return the application in a process made ready for it."""
+    """Return the application in a process made ready for it; its bundle is not loaded yet."""
     start_logging()
+    keep_freed_memory()
     # One caption is faster on one thread than on two, and requests run beside each other anyway.
     torch.set_num_threads(1)
     return create_app(settings)
@@ -59,20 +75,29 @@ def start_logging() -> None:
     logging.getLogger("rq").setLevel(logging.WARNING)
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc not to hand big blocks back at once: the next prediction would pay a page fault for each page."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # macOS has none
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 2**20)
+
+
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings and without its command line."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, app: Flask, options: Mapping[str, Any]) -> None:
+        self._app = app
+        self._options = options
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in server_options(self._settings).items():
+        for name, value in self._options.items():
             if name in self.cfg.settings:  # older gunicorns lack some
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return make_app(self._settings)
+        return self._app
 
 
 def __getattr__(name: str) -> Flask:
@@ -80,5 +105,6 @@ def __getattr__(name: str) -> Flask:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = make_app(Settings.from_env())
+    app.extensions[EXTENSION].captioners.start_loading()
     globals()["app"] = app
     return app

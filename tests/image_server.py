@@ -69,6 +69,8 @@ class ImageServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body are two writes; with Nagle's algorithm the second one waits 40 ms.
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}

@@ -1,0 +1,231 @@
+"""How fast the backend answers, alone and while a training runs on the same machine, and what memory it takes.
+
+    python -m tests.benchmarks.bench_serving [--bundle scenes] [--webhooks 1000]
+
+A real Redis with an append-only file, a real `captioner serve` and a real `captioner worker`; images come from a web
+server in this process. As Label Studio does, every webhook opens a connection of its own.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from backend.services import Service, Services, free_port, start_backend, start_redis, start_worker
+from model.scenes.drawing import draw_scenes
+from tests.factories import make_task
+from tests.image_server import ImageServer
+from tests.payloads import load_payload
+
+LABEL_CONFIG = load_payload("02_setup")["body"]["schema"]
+TRAINED_PROJECT, MEASURED_PROJECT = 1, 2
+CORRECTIONS = 60
+RETRAIN_BUDGET_S = 60
+ROUNDS = 15
+DEADLINE_S = 240
+BARS = {"webhook_p99_ms": 50.0, "setup_ms": 100.0, "health_ms": 20.0}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    with tempfile.TemporaryDirectory() as folder, ImageServer() as images, Services(Path(folder) / "logs") as services:
+        print(f"bundle {arguments.bundle}, {arguments.webhooks} webhooks, {ROUNDS} rounds of each prediction")
+        bench = Bench(services, images, arguments.bundle, Path(folder))
+        report(bench.measure(arguments.webhooks), bench.memory())
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench_serving", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--bundle", default="scenes", help="CAPTION_BUNDLE; one whose training takes a while")
+    parser.add_argument("--webhooks", type=int, default=1000, help="how many to send while the training runs")
+    return parser.parse_args(argv)
+
+
+class Bench:
+    """One backend and one worker, and the requests they get."""
+
+    def __init__(self, services: Services, images: ImageServer, bundle: str, folder: Path) -> None:
+        self.images = images
+        self.redis_url = start_redis(services, folder / "redis").url
+        settings = {
+            "HOST": "127.0.0.1",
+            "PORT": str(free_port()),
+            "REDIS_URL": self.redis_url,
+            "MODEL_STORE": str(folder / "store"),
+            "CAPTION_BUNDLE": bundle,
+            "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+            "RETRAIN_AFTER": "100000",
+            "RETRAIN_IDLE_S": "0",
+            "RETRAIN_BUDGET_S": str(RETRAIN_BUDGET_S),
+            "REFRESH_PREDICTIONS": "false",
+        }
+        self.backend = start_backend(services, settings)
+        self.worker = start_worker(services, settings)
+        self._numbers = iter(range(1, 1_000_000))
+        self._pictures = self._draw()
+
+    def measure(self, webhooks: int) -> dict[str, list[float]]:
+        """Return what each kind of request took, in milliseconds."""
+        took = {
+            "GET /health": [self._ms("GET", "/health") for _ in range(200)],
+            "POST /setup": [self._ms("POST", "/setup", load_payload("02_setup")["body"]) for _ in range(200)],
+            "webhook, alone": [self._ms("POST", "/webhook", self._event()) for _ in range(webhooks // 2)],
+            "predict 1 task, new image": self._predictions(1, new=True),
+            "predict 1 task, known image": self._predictions(1, new=False),
+            "predict 25 tasks, new images": self._predictions(25, new=True),
+            "predict 25 tasks, known images": self._predictions(25, new=False),
+        }
+        with self._training() as is_running:
+            took["webhook, while training"] = self._while(
+                is_running, webhooks, lambda: self._ms("POST", "/webhook", self._event())
+            )
+            took["predict 1 task, new image, while training"] = self._while(
+                is_running, ROUNDS, lambda: self._predict(1, new=True)
+            )
+        return took
+
+    def memory(self) -> dict[str, float]:
+        """Return the resident memory of each service with its processes, in MB."""
+        return {service.name: resident_mb(service) for service in (self.backend, self.worker)}
+
+    def _predictions(self, tasks: int, *, new: bool) -> list[float]:
+        self._predict(tasks, new=new)
+        return [self._predict(tasks, new=new) for _ in range(ROUNDS)]
+
+    def _predict(self, count: int, *, new: bool) -> float:
+        """Ask for captions of so many tasks; returns milliseconds."""
+        pictures = [next(self._pictures) for _ in range(count)] if new else list(self.images.pages)[:count]
+        return self._ms("POST", "/predict", self._prediction(MEASURED_PROJECT, pictures))
+
+    def _prediction(self, project_id: int, pictures: Sequence[str]) -> dict[str, Any]:
+        tasks = [
+            make_task(id=next(self._numbers), data={"captioning": self.images.url + picture}) for picture in pictures
+        ]
+        return {"tasks": tasks, "project": f"{project_id}.1", "label_config": LABEL_CONFIG, "params": {}}
+
+    def _event(self, project_id: int = MEASURED_PROJECT, caption: str = "", task: Any = None) -> dict[str, Any]:
+        """A recorded submission as that of another annotator: a new annotation of a new task."""
+        body: dict[str, Any] = load_payload("21_webhook_ANNOTATION_CREATED_corrected_edited")["body"]
+        number = next(self._numbers)
+        body["project"]["id"] = project_id
+        body["task"] |= task or {"id": number}
+        body["annotation"] |= {"id": number, "unique_id": str(number)}
+        if caption:
+            body["annotation"]["result"][0]["value"]["text"] = [caption]
+        return body
+
+    @contextmanager
+    def _training(self) -> Iterator[Callable[[], bool]]:
+        """Let the worker train on corrections of another project; yields whether it still does."""
+        asked = self._prediction(TRAINED_PROJECT, [next(self._pictures) for _ in range(CORRECTIONS)])
+        results = self._reply("POST", "/predict", asked)["results"]
+        for task, entry in zip(asked["tasks"], results, strict=True):
+            caption = entry["result"][0]["value"]["text"][0] + " in the bench"
+            self._reply("POST", "/webhook", self._event(TRAINED_PROJECT, caption, task))
+        job_id = self._reply("POST", "/train", {"project": TRAINED_PROJECT})["job"]
+        with Redis.from_url(self.redis_url) as redis:
+            job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+            wait_for(lambda: phase(job) == "training" or job.is_finished or job.is_failed, "the training to begin")
+            if phase(job) != "training":
+                raise SystemExit(f"the training was over before it could be measured beside: {job.get_status()}")
+            yield lambda: phase(job) == "training"
+
+    def _while(self, is_running: Callable[[], bool], count: int, ask: Callable[[], float]) -> list[float]:
+        """Ask so often, but only as long as the training runs."""
+        took: list[float] = []
+        while len(took) < count and (len(took) % 20 or is_running()):
+            took.append(ask())
+        if len(took) < count:
+            print(f"the training ended after {len(took)} of {count} requests")
+        return took
+
+    def _ms(self, method: str, path: str, body: Any = None) -> float:
+        content = None if body is None else json.dumps(body).encode()
+        began = time.perf_counter()
+        self._send(method, path, content)
+        return (time.perf_counter() - began) * 1000
+
+    def _reply(self, method: str, path: str, body: Any) -> Any:
+        return json.loads(self._send(method, path, json.dumps(body).encode()))
+
+    def _send(self, method: str, path: str, content: bytes | None) -> bytes:
+        connection = http.client.HTTPConnection(urlsplit(self.backend.url).netloc, timeout=100)
+        connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+        response = connection.getresponse()
+        reply = response.read()
+        connection.close()
+        if response.status >= 300:
+            raise SystemExit(f"{path} answered {response.status}: {reply[:500]!r}")
+        return reply
+
+    def _draw(self) -> Iterator[str]:
+        """Yield the path of one picture after the other that nobody has seen."""
+        seed = 0
+        while True:
+            seed += 1
+            for number, (picture, _) in enumerate(draw_scenes(50, seed=1_000_000 + seed)):
+                file = io.BytesIO()
+                picture.save(file, "JPEG", quality=90)
+                path = f"/{seed}-{number}.jpg"
+                self.images.pages[path] = file.getvalue()
+                yield path
+
+
+def phase(job: Job) -> str | None:
+    found = job.get_meta(refresh=True).get("phase")
+    return None if found is None else str(found)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {DEADLINE_S} s for {what}")
+        time.sleep(0.1)
+
+
+def resident_mb(service: Service) -> float:
+    own = psutil.Process(service.process.pid)
+    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)]) / 1e6
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of all values does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def report(took: dict[str, list[float]], memory: dict[str, float]) -> None:
+    print(f"\n{'milliseconds':44} {'n':>5} {'p50':>8} {'p95':>8} {'p99':>8} {'most':>8}")
+    for name, values in took.items():
+        shares = [percentile(values, share) for share in (0.95, 0.99)]
+        row = " ".join(f"{value:8.1f}" for value in [statistics.median(values), *shares, max(values)])
+        print(f"{name:44} {len(values):5} {row}")
+    for name, resident in memory.items():
+        print(f"memory of the {name} with its processes: {resident:.0f} MB")
+    measured = {
+        "webhook_p99_ms": percentile(took["webhook, while training"], 0.99),
+        "setup_ms": percentile(took["POST /setup"], 0.99),
+        "health_ms": percentile(took["GET /health"], 0.99),
+    }
+    bars = {
+        name: {"value": round(value, 1), "bar": BARS[name], "holds": value <= BARS[name]}
+        for name, value in measured.items()
+    }
+    print(json.dumps({"bars": bars}))
+
+
+if __name__ == "__main__":
+    main()
