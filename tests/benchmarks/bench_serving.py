@@ -98,8 +98,8 @@ class Bench:
         return took
 
     def memory(self) -> dict[str, float]:
-        """Return the resident memory of each service with its processes, in MB."""
-        return {service.name: resident_mb(service) for service in (self.backend, self.worker)}
+        """Return what each service and its processes hold in memory, in MB."""
+        return {service.name: memory_mb(service) for service in (self.backend, self.worker)}
 
     def _predictions(self, tasks: int, *, new: bool) -> list[float]:
         self._predict(tasks, new=new)
@@ -197,9 +197,11 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-def resident_mb(service: Service) -> float:
+def memory_mb(service: Service) -> float:
+    """Add up a service's processes; what they share (torch, mostly) counts once, where the system can tell."""
     own = psutil.Process(service.process.pid)
-    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)]) / 1e6
+    found = [process.memory_full_info() for process in [own, *own.children(recursive=True)]]
+    return sum(getattr(memory, "pss", memory.rss) for memory in found) / 1e6
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -213,8 +215,8 @@ def report(took: dict[str, list[float]], memory: dict[str, float]) -> None:
         shares = [percentile(values, share) for share in (0.95, 0.99)]
         row = " ".join(f"{value:8.1f}" for value in [statistics.median(values), *shares, max(values)])
         print(f"{name:44} {len(values):5} {row}")
-    for name, resident in memory.items():
-        print(f"memory of the {name} with its processes: {resident:.0f} MB")
+    for name, held in memory.items():
+        print(f"memory of the {name} with its processes: {held:.0f} MB")
     measured = {
         "webhook_p99_ms": percentile(took["webhook, while training"], 0.99),
         "setup_ms": percentile(took["POST /setup"], 0.99),
