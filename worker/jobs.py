@@ -119,9 +119,10 @@ def fine_tune(
     # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
     tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
     decoder = with_new_words(serving.decoder, tokenizer, [learned.example for learned in dataset.learned])
-    # Held-out captions judge the candidate afterwards, so they do not choose its epoch.
+    # A short and gentle course: the decoder can caption already and replay is little, so more of either would
+    # teach it the replay by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
     options = TrainingOptions(
-        epochs=12, learning_rate=5e-4, label_smoothing=0.05, dropout=0.2, budget_s=budget_s, seed=seed
+        epochs=12, learning_rate=5e-4, label_smoothing=0.0, dropout=0.0, budget_s=budget_s, seed=seed
     )
     examples = dataset.training_examples(seed)
     record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step)
