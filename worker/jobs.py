@@ -13,10 +13,10 @@ from model.errors import TrainingError
 from model.features import FeatureStore
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
-from model.training import CaptionedFeatures, TrainingOptions, TrainingRecord, caption_tokens, fit_decoder, token_loss
+from model.training import CaptionedFeatures, TrainingRecord, caption_tokens, token_loss
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset
-from worker.new_words import with_new_words
+from worker.fine_tuning import fine_tune
 from worker.policy import Metrics, is_better
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
@@ -110,23 +110,6 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
         )
     inbox.mark_trained(project_id, change_number)
     return no_version(project_id, "the project has no corrections any more")
-
-
-def fine_tune(
-    serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
-) -> tuple[Captioner, TrainingRecord]:
-    """Return the serving version as it is after training on the dataset, new words included."""
-    # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
-    tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
-    decoder = with_new_words(serving.decoder, tokenizer, [learned.example for learned in dataset.learned])
-    # A short and gentle course: the decoder can caption already and replay is little, so more of either would
-    # teach it the replay by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
-    options = TrainingOptions(
-        epochs=12, learning_rate=5e-4, label_smoothing=0.0, dropout=0.0, budget_s=budget_s, seed=seed
-    )
-    examples = dataset.training_examples(seed)
-    record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step)
-    return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
 
 
 def publish_or_refuse(

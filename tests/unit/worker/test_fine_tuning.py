@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from model.captioner import Captioner
+from model.training import CaptionedFeatures
+from tests.factories import make_captioner, make_correction, make_image
+from worker.dataset import Dataset, LearnedCorrection
+from worker.fine_tuning import EPOCHS, affordable_epochs, fine_tune
+from worker.jobs import caption_loss, measure
+from worker.progress import Progress
+
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return make_captioner()
+
+
+def make_dataset(captioner: Captioner, caption: str = "two crimson circle", color: str = "red") -> Dataset:
+    features = captioner.encode([make_image(color)])[0].half()
+    example = CaptionedFeatures(features=features, caption=caption)
+    correction = make_correction(caption=caption)
+    return Dataset(
+        learned=(LearnedCorrection(correction=correction, example=example),) * 4,
+        held_out=(example,),
+        replay=(),
+        anchors=(),
+        left_out={},
+    )
+
+
+def test_fine_tuning_learns_the_corrections_with_new_words_and_leaves_the_serving_version_as_it_was(
+    captioner: Captioner,
+) -> None:
+    dataset = make_dataset(captioner)
+    before = {name: value.clone() for name, value in captioner.decoder.state_dict().items()}
+
+    candidate, record = fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))
+
+    assert "crimson" in candidate.tokenizer.words
+    assert "crimson" not in captioner.tokenizer.words
+    assert candidate.decoder.sizes.vocabulary == candidate.tokenizer.size
+    assert record.train_losses[-1] < record.train_losses[0]
+    assert all(torch.equal(before[name], value) for name, value in captioner.decoder.state_dict().items())
+    after = measure(candidate, dataset).held_out_loss
+    assert after is not None
+    assert after < (measure(captioner, dataset).held_out_loss or 0)
+
+
+def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> None:
+    dataset = make_dataset(captioner)
+
+    first, second = (fine_tune(captioner, dataset, 30, seed=7, progress=Progress(None, NOBODY))[0] for _ in range(2))
+
+    assert caption_loss(first, dataset.held_out) == caption_loss(second, dataset.held_out)
+
+
+def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: Captioner) -> None:
+    examples = [learned.example for learned in make_dataset(captioner).learned] * 50
+
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, 1e6) == EPOCHS
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, 0.0) == 1
+    assert all(value.grad is None for value in captioner.decoder.parameters())

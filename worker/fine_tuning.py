@@ -1,0 +1,68 @@
+"""How the serving decoder learns a project's corrections, within the seconds it is given."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from model.captioner import Captioner
+from model.decoder import AttentionDecoder
+from model.tokenizer import Tokenizer
+from model.training import (
+    CaptionedFeatures,
+    TrainingOptions,
+    TrainingRecord,
+    caption_loss,
+    caption_tokens,
+    fit_decoder,
+    padded,
+)
+from worker.dataset import Dataset
+from worker.new_words import with_new_words
+from worker.progress import Progress
+
+EPOCHS = 12
+BATCH = 64
+
+
+def fine_tune(
+    serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
+) -> tuple[Captioner, TrainingRecord]:
+    """Return the serving version as it is after training on the dataset, new words included.
+
+    A short and gentle course: the decoder can caption already and replay is little, so more of either would teach
+    it the replay by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
+    """
+    tokenizer = serving.tokenizer.extended(dataset.captions)
+    decoder = with_new_words(serving.decoder, tokenizer, [learned.example for learned in dataset.learned])
+    examples = dataset.training_examples(seed)
+    options = TrainingOptions(
+        epochs=affordable_epochs(decoder, tokenizer, examples, budget_s),
+        batch_size=BATCH,
+        learning_rate=5e-4,
+        label_smoothing=0.0,
+        dropout=0.0,
+        budget_s=budget_s,
+        seed=seed,
+    )
+    record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step)
+    return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+
+
+def affordable_epochs(
+    decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], budget_s: float
+) -> int:
+    """Return how many epochs the budget allows, 1 to EPOCHS, by the time that one batch takes here and now.
+
+    The learning rate falls over the planned steps; a plan that the budget cuts short would stop while it is high.
+    """
+    batch = examples[:: max(1, len(examples) // BATCH)][:BATCH]
+    tokens = padded([caption_tokens(tokenizer, example.caption) for example in batch])
+    features = torch.stack([example.features for example in batch]).float()
+    took_s = 0.0
+    for _ in range(2):  # the first time also pays for memory and threads
+        started = time.perf_counter()
+        caption_loss(decoder(features, tokens[:, :-1]), tokens[:, 1:], torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
+        took_s = time.perf_counter() - started
+    decoder.zero_grad(set_to_none=True)
+    return max(1, min(EPOCHS, int(budget_s / (took_s * len(examples) / len(batch)))))
