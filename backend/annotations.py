@@ -1,4 +1,4 @@
-"""What a webhook, or a pulled annotation, says about our captions (CONTRACT.md section 7).
+"""What one annotation says about our captions, told by a webhook or pulled (CONTRACT.md section 7).
 
 Foreign JSON stops here. Nothing is stored and nobody is asked: these functions are pure, `CaptionBackend.fit` acts.
 """
@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.fields import checked, need, need_ids, need_objects
-from backend.labeling import CaptionControl, compact_image_ref, parse_caption_controls, read_image_ref
-from model.errors import CorrectionError, LabelConfigError, RequestError, TaskError
+from backend.fields import LARGEST_NUMBER, checked, need, need_objects
+from backend.labeling import CaptionControl, compact_image_ref, read_image_ref
+from model.errors import CorrectionError, TaskError
 from worker.corrections import Correction
 from worker.suggestions import Suggestion
-
-START_TRAINING = "START_TRAINING"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +34,6 @@ class AnnotationReading:
     """Its id, when whatever it corrected before no longer counts: skipped, or without any caption now."""
     ignored: str | None = None
     """Why a caption in it cannot be used, in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WebhookEvent:
-    """What one webhook asks of us."""
-
-    project_id: int
-    """0 only where the whole event is ignored."""
-    submissions: tuple[Submission, ...] = ()
-    emptied_controls: tuple[tuple[int, str], ...] = ()
-    """Annotation id and from_name of a control without a caption now, while others of the annotation have one."""
-    removed_annotations: tuple[int, ...] = ()
-    deleted_tasks: tuple[int, ...] = ()
-    wants_training: bool = False
-    ignored: str | None = None
-    """Why nothing, or not everything, is done."""
-
-
-def parse_webhook(action: str, body: Mapping[str, Any]) -> WebhookEvent:
-    """Read the body of a webhook.
-
-    Raises:
-        RequestError: a key that this action needs is missing or of a wrong type.
-    """
-    if action not in _ACTIONS:
-        return WebhookEvent(project_id=0, ignored="unknown action")
-    project = need(body, "project", dict)
-    return _ACTIONS[action](need(project, "id", int, "project."), body)
 
 
 def parse_annotation(
@@ -130,69 +100,6 @@ def with_proposal(submission: Submission, suggestions: Sequence[Suggestion]) -> 
     return replace(final, proposed=final.caption) if submission.origin == "prediction" else final
 
 
-def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
-    project = need(body, "project", dict)
-    label_config = need(project, "label_config", str, "project.")
-    pairs = _annotations_with_tasks(body)
-    try:
-        controls = parse_caption_controls(label_config)
-    except LabelConfigError as problem:
-        return WebhookEvent(project_id=project_id, ignored=str(problem))
-    readings = [parse_annotation(annotation, task, project_id, controls, path) for annotation, task, path in pairs]
-    return WebhookEvent(
-        project_id=project_id,
-        submissions=tuple(found for reading in readings for found in reading.submissions),
-        emptied_controls=tuple(
-            (found.submissions[0].correction.annotation_id, control) for found in readings for control in found.emptied
-        ),
-        removed_annotations=tuple(reading.removed for reading in readings if reading.removed is not None),
-        ignored="; ".join(reading.ignored for reading in readings if reading.ignored) or None,
-    )
-
-
-def _annotations_deleted(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
-    return WebhookEvent(project_id=project_id, removed_annotations=need_ids(body, "annotations"))
-
-
-def _tasks_deleted(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
-    return WebhookEvent(project_id=project_id, deleted_tasks=need_ids(body, "tasks"))
-
-
-def _start_training(project_id: int, _body: Mapping[str, Any]) -> WebhookEvent:
-    return WebhookEvent(project_id=project_id, wants_training=True)
-
-
-def _nothing_to_do(project_id: int, _body: Mapping[str, Any]) -> WebhookEvent:
-    return WebhookEvent(project_id=project_id, ignored="it holds no captions")
-
-
-_ACTIONS = {
-    "ANNOTATION_CREATED": _saved,
-    "ANNOTATION_UPDATED": _saved,
-    "ANNOTATIONS_CREATED": _saved,
-    "ANNOTATIONS_DELETED": _annotations_deleted,
-    "TASKS_DELETED": _tasks_deleted,
-    "TASKS_CREATED": _nothing_to_do,
-    # The labeling config comes with every event, so a changed one needs no memory here.
-    "PROJECT_UPDATED": _nothing_to_do,
-    START_TRAINING: _start_training,
-}
-
-
-def _annotations_with_tasks(body: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Return (annotation, its task, path); a single event holds objects, a bulk event lists."""
-    if not isinstance(body.get("annotation"), list):
-        return [(need(body, "annotation", dict), need(body, "task", dict), "annotation.")]
-    annotations, tasks = need_objects(body, "annotation"), need_objects(body, "task")
-    if len(annotations) != len(tasks):
-        raise RequestError(f"task must hold as many items as annotation ({len(annotations)}), got {len(tasks)}")
-    by_id = {task.get("id"): task for task in tasks}
-    return [
-        (annotation, by_id.get(annotation.get("task"), task), f"annotation[{index}].")
-        for index, (annotation, task) in enumerate(zip(annotations, tasks, strict=True))
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _TextRegion:
     """The rows of text that one region of a TextArea holds."""
@@ -248,7 +155,6 @@ def _correction(
     caption: str,
     path: str,
 ) -> Correction:
-    lead_time = annotation.get("lead_time")
     annotation_id = need(annotation, "id", int, path)
     return Correction(
         project_id=project_id,
@@ -262,7 +168,7 @@ def _correction(
         caption=caption,
         model_version=None,
         annotator=_annotator(annotation.get("completed_by")),
-        lead_time_s=float(lead_time) if isinstance(lead_time, int | float) else None,
+        lead_time_s=_lead_time_s(annotation.get("lead_time")),
         ground_truth=annotation.get("ground_truth") is True,
         updated_at=need(annotation, "updated_at", str, path),
     )
@@ -271,4 +177,10 @@ def _correction(
 def _annotator(completed_by: Any) -> int | None:
     """Return the user's id; some replies of Label Studio hold the whole user."""
     found = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
-    return found if isinstance(found, int) else None
+    return found if isinstance(found, int) and 0 < found <= LARGEST_NUMBER else None
+
+
+def _lead_time_s(lead_time: Any) -> float | None:
+    """Return the seconds; what is no such number (NaN is none either) must not cost us the caption."""
+    is_seconds = isinstance(lead_time, int | float) and 0 <= lead_time <= LARGEST_NUMBER
+    return float(lead_time) if is_seconds else None

@@ -11,7 +11,8 @@ from flask import current_app
 from label_studio_ml.model import LabelStudioMLBase
 from redis import Redis, RedisError
 
-from backend.annotations import Submission, WebhookEvent, parse_webhook, with_proposal
+from backend.annotations import Submission, with_proposal
+from backend.events import WebhookEvent, parse_webhook
 from backend.fields import parse_project_id
 from backend.labeling import parse_caption_controls
 from backend.metrics import Metrics

@@ -7,6 +7,9 @@ from model.errors import RequestError
 
 T = TypeVar("T")
 
+LARGEST_NUMBER = 2**53
+"""Beyond it Redis' scripts, and JavaScript, no longer tell one id from the next."""
+
 _WORDS = {
     object: "a value",
     dict: "an object",
@@ -38,6 +41,8 @@ def checked(value: Any, kind: type[T], name: str) -> T:
         RequestError: it is of another type; true and false are no numbers.
     """
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise RequestError(f"{name} must be at most {LARGEST_NUMBER}, got a number of {len(str(value))} digits")
         return value
     raise RequestError(f"{name} must be {_WORDS[kind]}, got {_shown(value)}")
 
@@ -63,10 +68,10 @@ def parse_project_id(value: Any) -> int:
     if isinstance(value, Mapping):
         return need(value, "id", int, "project.")
     number = value.partition(".")[0] if isinstance(value, str) else value
-    if isinstance(number, str) and number.isascii() and number.isdecimal():
-        return int(number)
+    if isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 20:
+        number = int(number)
     if isinstance(number, int) and not isinstance(number, bool):
-        return number
+        return checked(number, int, "project")
     raise RequestError(f'project must be a project id such as "6.1795230827", got {_shown(value)}')
 
 

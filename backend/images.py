@@ -8,26 +8,18 @@ team's image servers are.
 
 import base64
 import binascii
-import ipaddress
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self
+from typing import Self
 from urllib.parse import unquote_to_bytes, urljoin
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, ProtocolError
-from urllib3.response import HTTPResponse
 from urllib3.util import parse_url
 
+from backend.guarded_session import make_guarded_session, refuse_metadata_service
 from backend.label_studio import LabelStudioClient
 from backend.labeling import INSIDE_TASK
 from model.errors import ImageError, LabelStudioError
@@ -73,7 +65,7 @@ class ImageFetcher:
         self.label_studio_url = label_studio_url.rstrip("/") + "/"
         self.authorization = authorization
         self.limits = limits or FetchLimits()
-        self._session = _make_session()
+        self._session = make_guarded_session()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -130,7 +122,7 @@ class ImageFetcher:
         raise ImageError(f"{shown(url)} redirects more than {self.limits.max_redirects} times")
 
     def _ask(self, url: str) -> requests.Response:
-        _refuse_metadata_service(parse_url(url).host or "")
+        refuse_metadata_service(parse_url(url).host or "")
         return self._session.get(
             url,
             headers=dict(self.authorization()) if self._is_label_studio(url) else {},
@@ -227,68 +219,3 @@ def _reason(cause: Exception) -> str:
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Keep requests from replacing our headers by what the machine's .netrc holds for that host."""
     return request
-
-
-def _refuse_metadata_service(host: str) -> None:
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return  # a name; the address behind it is checked when connected
-    mapped = getattr(address, "ipv4_mapped", None)
-    if (mapped or address).is_link_local or address == ipaddress.ip_address("fd00:ec2::254"):
-        raise ImageError(f"{host} is a link-local address, images are not fetched from there")
-
-
-class _GuardedConnection(HTTPConnection):
-    """Looks at the address that a name really led to before a byte is sent: a name may change between two looks."""
-
-    def _new_conn(self) -> socket.socket:
-        connection = super()._new_conn()
-        try:
-            _refuse_metadata_service(str(connection.getpeername()[0]))
-        except ImageError:
-            connection.close()
-            raise
-        return connection
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
-        """Wait for the reply's head, as a whole hardly longer than for its first byte."""
-        cut = threading.Timer((self.sock.gettimeout() or 0.0) + 1.0, self._cut)
-        cut.daemon = True
-        cut.start()
-        try:
-            return super().getresponse()
-        finally:
-            cut.cancel()
-
-    def _cut(self) -> None:
-        with suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-
-
-class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
-    """The same under https."""
-
-
-class _GuardedPool(HTTPConnectionPool):
-    ConnectionCls = _GuardedConnection
-
-
-class _GuardedTLSPool(HTTPSConnectionPool):
-    ConnectionCls = _GuardedTLSConnection
-
-
-class _GuardedAdapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _GuardedPool, "https": _GuardedTLSPool}
-
-
-def _make_session() -> requests.Session:
-    session = requests.Session()
-    adapter = _GuardedAdapter(pool_connections=16, pool_maxsize=16)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update({"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"})
-    return session

@@ -1,10 +1,14 @@
 """Whatever arrives, the answer is one sentence of JSON with the right status, never a traceback."""
 
+import copy
+import functools
 import io
+import json
 import logging
+import operator
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +294,46 @@ def test_bad_input_never_shows_a_warning_of_python(backend: BackendClient, caplo
         backend.post("/predict", {})
 
     assert caplog.records == []
+
+
+STRANGE: tuple[Any, ...] = (None, True, -1, 1.5, 2**60, 10**400, "", "x", "\ud83d", "\0", [], [[]], {}, {"id": {}})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to every value inside a body; of the large project only what is read."""
+    keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in keys:
+        if path[:1] != ("project",) or key in {"id", "label_config"}:
+            yield (*path, key)
+            yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/webhook", "20_webhook_ANNOTATION_CREATED_accepted"),
+        ("/webhook", "36_webhook_ANNOTATIONS_CREATED_bulk"),
+        ("/webhook", "33_webhook_ANNOTATIONS_DELETED"),
+        ("/webhook", "44_webhook_TASKS_DELETED"),
+        ("/webhook", "51_webhook_START_TRAINING"),
+        ("/setup", "02_setup"),
+        ("/predict", "17_predict_interactive"),
+        ("/predict", "14_predict_open_task_s3"),
+    ],
+)
+def test_whatever_one_value_is_replaced_by_the_answer_is_no_bug(
+    make_backend: Callable[..., BackendClient], path: str, name: str
+) -> None:
+    backend = make_backend(label_studio_url="http://127.0.0.1:9")
+    recorded = load_payload(name)["body"]
+    for place in places(recorded):
+        for strange in STRANGE:
+            body = copy.deepcopy(recorded)
+            *steps, last = place
+            functools.reduce(operator.getitem, steps, body)[last] = strange
+            # As text, because half a surrogate pair has no other form.
+            response = backend.send(path, json.dumps(body).encode())
+            assert response.status_code in {200, 201, 400}, f"{place} = {strange!r}: {response.text}"
 
 
 def webhook() -> dict[str, Any]:

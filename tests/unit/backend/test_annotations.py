@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from backend.annotations import WebhookEvent, parse_annotation, parse_webhook, with_proposal
+from backend.annotations import parse_annotation, with_proposal
+from backend.events import WebhookEvent, parse_webhook
 from backend.labeling import CaptionControl
 from model.errors import RequestError
 from tests.payloads import load_payload, payload_names
