@@ -111,7 +111,7 @@ class CorrectionInbox:
         """Forget every correction of these tasks; returns how many that were."""
         return self._remove(project_id, [f"t:{task_id}:" for task_id in task_ids])
 
-    def attach_imageinbox_key(self, correction: Correction, image_key: str) -> bool:
+    def attach_image_key(self, correction: Correction, image_key: str) -> bool:
         """Add the image's key to a stored correction; False when it changed or went meanwhile. No change by itself."""
         known = replace(correction, image_key=image_key)
         return bool(self._run(REPLACE, correction.project_id, correction.name, correction.to_json(), known.to_json()))
