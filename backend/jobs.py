@@ -1,6 +1,6 @@
 """Jobs that speak to Label Studio; RQ workers run them by name, with JSON arguments, and may run them twice.
 
-Each starts in a process of its own, so torch (2 s to import) is only imported where images are looked at.
+Each starts in a process of its own, so what needs torch (2 s to import) is imported where it is used.
 """
 
 import logging
@@ -11,7 +11,6 @@ from typing import Any
 from redis import Redis
 from rq import get_current_job
 
-from backend.connection import find_connection
 from backend.label_studio import LabelStudioClient
 from backend.reconciliation import reconcile
 from backend.webhooks import find_fault, mend
@@ -82,6 +81,9 @@ def connect_project(project_id: int) -> dict[str, Any]:
     if client is None:
         logger.info("webhook not looked at project=%s reason=LABEL_STUDIO_API_KEY is not set", project_id)
         return {"mended": False}
+
+    from backend.connection import find_connection
+
     connection = find_connection(client, settings, client.project(project_id))
     if connection is None:
         raise LabelStudioError(f"project {project_id} has no backend yet; Label Studio stores it after /setup")
