@@ -10,6 +10,7 @@ from model.training import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
+from worker.fine_tuning import fine_tune
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
@@ -176,13 +177,12 @@ def test_a_person_who_promotes_during_a_training_is_not_overruled(
     in_this_process.correct(range(1, 9))
     jobs.retrain(1, "a test")
     in_this_process.correct(range(9, 12))
-    fine_tune = jobs.fine_tune
 
     def fine_tune_while_somebody_rolls_back(*arguments: Any) -> Any:
         in_this_process.registry.rollback(1, by="admin")
         return fine_tune(*arguments)
 
-    monkeypatch.setattr(jobs, "fine_tune", fine_tune_while_somebody_rolls_back)
+    monkeypatch.setattr("worker.jobs.fine_tune", fine_tune_while_somebody_rolls_back)
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
