@@ -25,8 +25,8 @@ can be tried and tested without a download, on pictures of which every fact is k
 
 Drawn by `model/scenes` from seeds; no picture, text or weight of anybody else is in it. A scene has one to three
 groups of one to {MAX_COUNT} equal objects: {", ".join(SHAPES)}; {", ".join(COLOURS)}; small or large.
-Backgrounds are {", ".join(GROUNDS)}, plain, shaded, grainy, {", ".join(NAMED_PATTERNS)}. Objects may lie inside or in
-front of another, shadows and pixel noise come and go. Captions name every group, in several wordings, with positions
+Backgrounds are {", ".join(GROUNDS)}, plain, shaded, grainy, {", ".join(NAMED_PATTERNS)}. Objects may stand in front of
+another, shadows and pixel noise come and go. Captions name every group, in several wordings, with positions
 and relations only where they are plainly true.
 
 ## Model

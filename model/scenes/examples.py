@@ -23,7 +23,7 @@ from model.scenes.wording import write_captions
 IMAGE_SIZE = 112
 CELLS = 7
 CAPTIONS_PER_SCENE = 8
-OVERLAPS = ("apart", "inside", "around", "in front of", "behind")
+OVERLAPS = ("apart", "in front of", "behind")
 DRAWN_SIZES = (128, 160, 192, 256)
 """Scenes are drawn at one of these sizes in pixels and then squashed, as pictures of people's are."""
 _SCENES_PER_JOB = 200

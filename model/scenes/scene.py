@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from model.scenes.shapes import Box, Point, enclosing, is_within, outline, outline_box, visible_fraction
+from model.scenes.shapes import Box, Point, enclosing, outline, outline_box, visible_fraction
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
@@ -31,14 +31,12 @@ POSITIONS = (
     "bottom left corner",
     "bottom right corner",
 )
-RELATIONS = ("above", "below", "left of", "right of", "inside", "around", "in front of", "behind")
+RELATIONS = ("above", "below", "left of", "right of", "in front of", "behind")
 OPPOSITES = {
     "above": "below",
     "below": "above",
     "left of": "right of",
     "right of": "left of",
-    "inside": "around",
-    "around": "inside",
     "in front of": "behind",
     "behind": "in front of",
 }
@@ -49,7 +47,7 @@ GROUP_GAP = 0.05
 MIN_VISIBLE, MAX_VISIBLE = 0.66, 0.86
 """How much of an object shows at least and at most when another one stands in front of it."""
 
-Overlap = Literal["inside", "in front of"]
+Overlap = Literal["in front of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +174,11 @@ def _sample_groups(rng: random.Random) -> tuple[tuple[Group, ...], Overlap | Non
     number = rng.choices((1, 2, 3), weights=(2, 6, 3))[0]
     overlap: Overlap | None = None
     placed: list[Group] = []
-    if number > 1 and rng.random() < 0.3:
-        kind: Overlap = rng.choice(("inside", "in front of"))
-        pair = _sample_pair(rng, kinds[0], kinds[1], kind)
+    if number > 1 and rng.random() < 0.15:
+        pair = _sample_pair(rng, kinds[0], kinds[1])
         if pair is None:
             return (), None
-        overlap = kind
+        overlap = "in front of"
         placed.extend(pair)
     while len(placed) < number:
         group = _place_group(rng, kinds[len(placed)], placed)
@@ -247,48 +244,33 @@ def _lay_out(rng: random.Random, kind: tuple[str, str], size: str, steps: list[P
 
 
 def _sample_pair(
-    rng: random.Random, lower_kind: tuple[str, str], upper_kind: tuple[str, str], overlap: Overlap
+    rng: random.Random, lower_kind: tuple[str, str], upper_kind: tuple[str, str]
 ) -> tuple[Group, Group] | None:
-    """Return two single objects, the second drawn inside or in front of the first."""
+    """Return two single objects, the second drawn in front of the first."""
     if lower_kind[1] == upper_kind[1]:
         return None
-    lower_radius = rng.uniform(0.16, 0.19) if overlap == "inside" else rng.uniform(0.125, 0.155)
-    lower = _lay_out(rng, lower_kind, "large", [(0.0, 0.0)], lower_radius)
+    lower = _lay_out(rng, lower_kind, "large", [(0.0, 0.0)], rng.uniform(0.125, 0.155))
     if lower is None:
         return None
     for _ in range(20):
-        upper = _put_over(rng, lower.items[0], upper_kind, overlap)
-        if upper and _overlap_is_clear(lower, upper, overlap):
+        upper = _put_over(rng, lower.items[0], upper_kind)
+        if upper and MIN_VISIBLE <= visible_fraction(lower.outlines[0], upper.outlines[0]) <= MAX_VISIBLE:
             return lower, upper
     return None
 
 
-def _put_over(rng: random.Random, lower: Item, kind: tuple[str, str], overlap: Overlap) -> Group | None:
-    angle = rng.uniform(0, 2 * math.pi)
-    if overlap == "inside":
-        size, radius, distance = "small", rng.uniform(0.058, 0.07), rng.uniform(0, 0.25) * lower.radius
-    else:
-        size, radius, distance = "large", rng.uniform(0.12, 0.15), rng.uniform(0.9, 1.7) * lower.radius
+def _put_over(rng: random.Random, lower: Item, kind: tuple[str, str]) -> Group | None:
+    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.9, 1.7) * lower.radius
     item = Item(
         x=lower.x + distance * math.cos(angle),
         y=lower.y + distance * math.sin(angle),
-        radius=radius,
+        radius=rng.uniform(0.12, 0.15),
         tilt=rng.uniform(-0.2, 0.2),
     )
-    group = Group(shape=kind[0], colour=kind[1], size=size, items=(item,))
+    group = Group(shape=kind[0], colour=kind[1], size="large", items=(item,))
     box = group.box
     fits = min(box.left, box.top, 1 - box.right, 1 - box.bottom) >= FRAME_MARGIN
     return group if fits else None
-
-
-def _overlap_is_clear(lower: Group, upper: Group, overlap: Overlap) -> bool:
-    below, above = lower.outlines[0], upper.outlines[0]
-    if overlap == "inside":
-        rim = outline(
-            upper.shape, upper.items[0].x, upper.items[0].y, upper.items[0].radius * 1.15, upper.items[0].tilt
-        )
-        return is_within(rim, below)
-    return MIN_VISIBLE <= visible_fraction(below, above) <= MAX_VISIBLE
 
 
 def _sample_background(rng: random.Random, colours: set[str]) -> Background:

@@ -65,10 +65,6 @@ def visible_fraction(hidden: list[Point], covering: list[Point]) -> float:
     return float((below & ~above).sum() / max(1, below.sum()))
 
 
-def is_within(inner: list[Point], outer: list[Point]) -> bool:
-    return visible_fraction(inner, outer) == 0
-
-
 def _mask(points: list[Point], side: int = 128) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
     image = Image.new("1", (side, side))
     ImageDraw.Draw(image).polygon([(x * side, y * side) for x, y in points], fill=1)

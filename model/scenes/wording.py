@@ -22,8 +22,6 @@ RELATION_PHRASES = {relation: relation for relation in RELATIONS} | {
 }
 PLAIN_MARGIN = 0.06
 """How far inside its region a group's centre lies before a caption states the position."""
-UNSPOKEN = "around"
-"""Said the other way round: the smaller one is inside the larger one."""
 
 
 def write_captions(scene: Scene, count: int, seed: int = 0) -> list[str]:
@@ -124,7 +122,7 @@ def _related(scene: Scene, a: Group, b: Group, sized: bool, rng: random.Random) 
 
 def _relation(scene: Scene, a: Group, b: Group, rng: random.Random) -> str | None:
     """Return a true relation; of two, mostly the one along which the groups lie further apart."""
-    true = [r for r in RELATIONS if r != UNSPOKEN and scene.holds_relation(a, r, b)]
+    true = [r for r in RELATIONS if scene.holds_relation(a, r, b)]
     if len(true) < 2:
         return true[0] if true else None
     vertical, horizontal = true

@@ -48,7 +48,6 @@ def test_true_statements_hold_in_any_wording(caption: str) -> None:
         ("a large red star", ["shape: said star, but it is circle"]),
         ("a red circle on the right", ["position: the red circle is not on the right"]),
         ("a red circle below two blue squares", ["relation: the red circle is not below the blue square"]),
-        ("a red circle inside two blue squares", ["relation: the red circle is not inside the blue square"]),
         ("a red circle on a dotted background", ["background: said dotted, but it is striped"]),
         ("a red circle on a white background", ["background: said white, but it is grey"]),
         ("a red circle, two blue squares and a red star", ["object: there is no further red star"]),
@@ -73,7 +72,6 @@ def test_two_wrong_facts_are_two_lines() -> None:
         ("an orange star behind a green heart", True),
         ("an orange star with a green heart in front of it", True),
         ("a green heart behind an orange star", False),
-        ("a green heart inside an orange star", False),
         ("a green heart to the right of an orange star", False),
     ],
 )

@@ -28,7 +28,7 @@ def test_captions_speak_of_every_kind_of_fact() -> None:
 
     for words in (
         *("an orange ", " three small ", " crosses", "there is a", "there are four"),
-        *(" above ", " below ", " to the left of ", " to the right of ", " inside ", " in front of ", " behind "),
+        *(" above ", " below ", " to the left of ", " to the right of ", " in front of ", " behind "),
         *(" below it", " behind it", " above them", "on the left and ", "in the top right corner"),
         *("on a striped grey background", "on a dotted background", "on a dark background"),
     ):
