@@ -123,7 +123,7 @@ bench-%: $(DEV_STAMP)
 	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*)
 
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
-	$(PYTHON) -m model.scenes.train
+	$(PYTHON) -m model.scenes.train --out model/bundles/scenes
 
 clean: ## forget environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
