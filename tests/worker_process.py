@@ -35,6 +35,10 @@ class WorkerProcess:
     def stop(self, timeout_s: float = 30) -> int:
         """Ask it to end, as a container runtime does, and return its exit status."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end and return its exit status."""
         return self._process.wait(timeout=timeout_s)
 
     def kill(self) -> None:

@@ -19,8 +19,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import RedisError
+from redis.retry import Retry as Reconnect
 from rq import Queue, SpawnWorker
 from rq.exceptions import AbandonedJobError, InvalidJobOperation
 from rq.job import Job
@@ -37,6 +39,8 @@ WORTH_REPEATING = (OSError, RedisError, StoreError, LabelStudioError, AbandonedJ
 
 GRACE_S = 5.0
 """What SIGTERM leaves a running job before it is handed back; containers are killed after 10 s."""
+
+SCHEDULER_GRACE_S = 3.0
 
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 30
@@ -93,7 +97,17 @@ class CaptionWorker(SpawnWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.is_stopping = True
+        self.connection.set_retry(Reconnect(NoBackoff(), retries=1))  # no patience with a Redis that is away
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def stop_scheduler(self) -> None:
+        """RQ would wait for as long as the scheduler waits for a Redis that is away; its locks expire by themselves."""
+        process = self.scheduler._process if self.scheduler else None
+        if process is not None and process.is_alive():
+            process.terminate()
+            process.join(timeout=SCHEDULER_GRACE_S)
+            process.kill()
+            process.join()
 
     def handle_warm_shutdown_request(self) -> None:
         timer = threading.Timer(GRACE_S, self._hand_back)

@@ -37,6 +37,12 @@ def job_process(worker: WorkerProcess) -> psutil.Process:
     return process
 
 
+def left_running(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that have not ended; one that ended and only waits to be noticed by init has."""
+    _, alive = psutil.wait_procs(family, timeout=2)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 def test_a_worker_survives_a_restart_of_redis_and_nothing_is_lost(
     own_redis: RedisServer, make_workplace: MakeWorkplace, start_worker: StartWorker
 ) -> None:
@@ -112,10 +118,24 @@ def test_an_idle_worker_ends_cleanly_when_told_to(
 
     os.kill(worker.pid, signal_number)
 
-    psutil.wait_procs(family, timeout=10)
-    assert not any(process.is_running() for process in family)
-    assert worker.stop() == 0
+    assert worker.wait(timeout_s=10) == 0
+    assert left_running(family) == []
     assert Worker.all(workplace.redis) == []
+
+
+def test_a_worker_ends_in_time_when_redis_is_away(
+    own_redis: RedisServer, make_workplace: MakeWorkplace, start_worker: StartWorker
+) -> None:
+    workplace = make_workplace(own_redis.url)
+    workplace.redis = own_redis.client()
+    worker = start_worker(workplace.environment())
+    workplace.result(enqueue_retraining(workplace.redis, workplace.settings, 1, "to see that it works"))
+    family = worker.family()
+
+    own_redis.kill()
+
+    assert worker.stop(timeout_s=10) == 0
+    assert left_running(family) == []
 
 
 def test_a_worker_that_is_told_to_end_hands_its_job_back_and_another_does_it(
