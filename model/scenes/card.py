@@ -15,6 +15,7 @@ def model_card(version: str, record: Mapping[str, Any], report: FactReport) -> s
         f"| {groups} group{'s' if groups > 1 else ''} per scene | {share:.1%} |"
         for groups, share in report.correct_by_groups.items()
     )
+    history = "".join(f"\n{line}\n" for line in record.get("history", ()))
     wrong = ", ".join(f"{kind} {count}" for kind, count in sorted(report.wrong_kinds.items())) or "none"
     return f"""# Model card: {version}
 
@@ -43,7 +44,7 @@ bundle. Weights are stored in half precision.
 {options["scenes"]:,} scenes, {options["epochs"]} epochs of all parts together, then {options["decoder_epochs"]} of the
 decoder alone, seed {options["seed"]}; {record["minutes"]} minutes with {record["threads"]} CPU threads (drawing and
 evaluation included), torch {record["torch"]}.
-
+{history}
 ## Numbers
 
 {report.scenes:,} scenes of unseen seeds, one caption each (beam 3); every claim is checked against the scene graph.
