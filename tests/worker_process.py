@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it and every process it started, as a power cut would."""
         for process in self.family():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # a job may come to its end in this moment
+                process.kill()
         self._process.wait()
 
     def family(self) -> list[psutil.Process]:
