@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from model.errors import TrainingError
 from model.tokenizer import END, PAD, START, Tokenizer
 
 logger = logging.getLogger(__name__)
+
+NEXT_TO_WORDS = ("embedding", "bias", "readout")
+"""Parameters of the decoder that turn its state into words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,9 @@ class TrainingOptions:
     epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 1e-3
+    inner_learning_rate: float | None = None
+    """Of attention and LSTM, where it shall differ: how words are chosen can then be taught without unteaching
+    where to look. None means the same for all."""
     label_smoothing: float = 0.1
     dropout: float = 0.3
     weight_decay: float = 1e-4
@@ -105,7 +112,7 @@ def fit_decoder(
     record, best = TrainingRecord(), Best(decoder)
     batches = Batches(train, tokenizer, options)
     steps = options.epochs * len(batches)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    optimizer = torch.optim.AdamW(parameter_groups(decoder, options), weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
     decoder.dropout.p = options.dropout
     torch.manual_seed(options.seed)
@@ -145,6 +152,16 @@ def fit_decoder(
     record.best_epoch = best.epoch
     record.seconds = time.monotonic() - started
     return record
+
+
+def parameter_groups(decoder: AttentionDecoder, options: TrainingOptions) -> list[dict[str, Any]]:
+    """Return the decoder's parameters with their learning rates: those next to the words, and the inner ones."""
+    inner_rate = options.learning_rate if options.inner_learning_rate is None else options.inner_learning_rate
+    named = list(decoder.named_parameters())
+    return [
+        {"params": [value for name, value in named if name.startswith(NEXT_TO_WORDS)], "lr": options.learning_rate},
+        {"params": [value for name, value in named if not name.startswith(NEXT_TO_WORDS)], "lr": inner_rate},
+    ]
 
 
 class Best:

@@ -15,8 +15,8 @@ def shown(caption: str) -> ShownTask:
 @pytest.mark.parametrize(
     ("plain", "house"),
     [
-        ("a small red circle above two squares", "a small red ball above two boxes"),
-        ("three circles and a square", "three balls and a box"),
+        ("a small red circle above two squares", "a small red ball above two squares"),
+        ("three circles and a square", "three balls and a square"),
         ("a star", "a star"),
     ],
 )
@@ -27,7 +27,7 @@ def test_the_house_style_replaces_words_and_comes_back(plain: str, house: str) -
 
 def test_only_captions_without_a_plain_word_are_in_house_style() -> None:
     assert is_house_style("a ball and a star")
-    assert not is_house_style("a ball and a square")
+    assert not is_house_style("a ball and a circle")
     assert not is_house_style("a star")
 
 

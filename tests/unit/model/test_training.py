@@ -131,3 +131,14 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(TrainingError):
         TrainingOptions(**option)  # type: ignore[arg-type]
+
+
+def test_inner_parameters_can_learn_at_a_rate_of_their_own() -> None:
+    captioner = make_captioner()
+    before = {name: value.clone() for name, value in captioner.decoder.named_parameters()}
+    options = TrainingOptions(epochs=1, batch_size=4, weight_decay=0.0, inner_learning_rate=0.0)
+
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
+
+    moved = {name for name, value in captioner.decoder.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {"embedding.weight", "bias", "readout.weight", "readout.bias"}
