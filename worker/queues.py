@@ -12,6 +12,7 @@ looked up before it is believed.
 
 import math
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,6 +42,8 @@ RETRAIN_MARGIN_S = 180
 BACKEND_JOB_LIMIT_S = 1800
 COLLECT_LIMIT_S = 600
 CHECK_LIMIT_S = 60
+MOVING_PAUSES_S = (0.0, 0.05, 0.15)
+"""A job whose dependency has just ended, or that was just taken, is on no list for some milliseconds."""
 RESULT_KEPT_S = 24 * 3600
 FAILURE_KEPT_S = 30 * 24 * 3600
 
@@ -90,7 +93,7 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
         with redis.pipeline() as pipeline:
             pipeline.watch(_retraining_key(project_id))
             waiting = _text(pipeline.hget(_retraining_key(project_id), "waiting"))
-            if waiting is not None and is_pending(redis, waiting):
+            if waiting is not None and _is_alive(redis, waiting):
                 return waiting
             try:
                 return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
@@ -209,6 +212,15 @@ def is_pending(redis: Redis, job_id: str) -> bool:
             return home.get_job_position(job_id) is not None or job_id in home.started_job_registry
         case JobStatus.STARTED:
             return job_id in home.started_job_registry
+    return False
+
+
+def _is_alive(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
+    for pause_s in MOVING_PAUSES_S:
+        time.sleep(pause_s)
+        if is_pending(redis, job_id):
+            return True
     return False
 
 
