@@ -38,7 +38,7 @@ from worker.settings import setting_rows
 DEMO_HOME = Path(".demo")
 RUN_HOME = Path(".run")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
-SCENES = 60
+SCENES = 90
 FIRST_SCENE = 7_000_000
 SCENES_ON_PHOTOS = """  The bundle `scenes` has seen drawn scenes only and will guess at your pictures.
   CAPTION_BUNDLE=<directory> names one for photographs, which `captioner train` makes from captioned ones.
