@@ -51,15 +51,20 @@ def reconcile(client: LabelStudioClient, redis: Redis, project_id: int) -> Recon
     known = memory.read() if before else {}
     times = client.annotated_task_times(project_id)
     changed = {task_id for task_id, time in times.items() if known.get(task_id) != time}
-    stored, counted = 0, set()
+    stored = 0
+    readings: dict[int, AnnotationReading] = {}
     for task in client.tasks(project_id, sorted(changed)):
         for reading, annotation_id in _readings(task, project_id, controls):
-            if reading.removed is None:
-                counted.add(annotation_id)
+            readings[annotation_id] = reading
             stored += sum(inbox.store(_beside_proposal(found, task, suggestions)) for found in reading.submissions)
-    unseen = {found.annotation_id for found in before if found.task_id in changed or found.task_id not in times}
-    gone = [found for found in sorted(unseen - counted) if not _still_counts(client, found, project_id, controls)]
-    done = Reconciliation(stored=stored, removed=inbox.remove(project_id, gone))
+    gone = [
+        (found.annotation_id, found.control)
+        for found in before
+        if (found.task_id in changed or found.task_id not in times)
+        and not _counts(readings.get(found.annotation_id), found.control)
+        and not _still_counts(client, found.annotation_id, found.control, project_id, controls)
+    ]
+    done = Reconciliation(stored=stored, removed=sum(inbox.remove_control(project_id, *found) for found in gone))
     memory.write(times)
     logger.info(
         "annotations pulled project=%s tasks=%s changed=%s stored=%s removed=%s",
@@ -111,16 +116,21 @@ def _readings(
             logger.warning("annotation not read project=%s task=%s problem=%s", project_id, task["id"], problem)
 
 
+def _counts(reading: AnnotationReading | None, control: str) -> bool:
+    """Say whether what this control of the annotation corrected still counts."""
+    return reading is not None and reading.removed is None and control not in reading.emptied
+
+
 def _still_counts(
-    client: LabelStudioClient, annotation_id: int, project_id: int, controls: Sequence[CaptionControl]
+    client: LabelStudioClient, annotation_id: int, control: str, project_id: int, controls: Sequence[CaptionControl]
 ) -> bool:
     """Ask for one annotation again: a page may have missed it, and removing it wrongly would lose a correction."""
     annotation = client.annotation(annotation_id)
     if annotation is None or annotation.get("project") != project_id:
         return False
-    task = {"id": annotation["task"], "data": {control.image_field: "unread" for control in controls}}
+    task = {"id": annotation["task"], "data": {known.image_field: "unread" for known in controls}}
     try:
-        return parse_annotation(annotation, task, project_id, controls).removed is None
+        return _counts(parse_annotation(annotation, task, project_id, controls), control)
     except RequestError:
         return True
 

@@ -266,6 +266,24 @@ def test_what_is_gone_skipped_or_emptied_in_label_studio_is_removed(
 
 
 @pytest.mark.usefixtures("configure")
+def test_one_emptied_text_area_of_two_is_removed_and_the_other_stays(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    both = CONFIG.replace("</View>", '<TextArea name="title" toName="image"/></View>')
+    label_studio.mocker.get(f"{LS}/api/projects/1/", json=PROJECT | {"label_config": both})
+    workplace.correct(range(1, 2), updated_at=AT)
+    workplace.correct(range(1, 2), updated_at=AT, control="title")
+    titled_no_more = annotation(1, "a square", updated_at=LATER)
+    label_studio.tasks = [task(1, titled_no_more)]
+    label_studio.has(titled_no_more)
+
+    outcome = jobs.collect_corrections(1)
+
+    assert [(found.control, found.caption) for found in workplace.inbox.corrections(1)] == [("caption", "a square")]
+    assert outcome["removed"] == 1
+
+
+@pytest.mark.usefixtures("configure")
 def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
     workplace.correct(range(1, 2))
     label_studio.has(annotation(1, "still there"))
