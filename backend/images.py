@@ -204,7 +204,7 @@ def _redirect_target(response: requests.Response) -> str:
 def _reason(cause: Exception) -> str:
     """Say in words what went wrong on the network; the libraries' own texts repeat the whole URL."""
     if isinstance(cause, requests.exceptions.SSLError):
-        return "its certificate is not accepted"
+        return "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
     if isinstance(cause, requests.exceptions.ConnectTimeout):
         return "its host does not answer"
     if isinstance(cause, requests.exceptions.ReadTimeout) or "timed out" in str(cause):

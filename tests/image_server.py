@@ -1,6 +1,7 @@
 """A web server of our own on a free port, that serves images and plays the tricks servers play."""
 
 import io
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,13 +30,15 @@ class _QuietServer(ThreadingHTTPServer):
 class ImageServer:
     """Answers what `pages` holds: bytes as they are, or a function that writes the reply itself."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
         self.asked: list[Asked] = []
         self.stopping = threading.Event()
         self._server = _QuietServer((host, 0), self._make_handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://{host}:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,11 +1,14 @@
 """Images from wherever Label Studio says they are: bounded, and the token goes to Label Studio only."""
 
 import base64
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
+import trustme
 
 from backend.images import FetchLimits, ImageFetcher
 from model.errors import ImageError, LabelStudioError
@@ -24,6 +27,28 @@ def elsewhere() -> Iterator[ImageServer]:
     """Another host of the network."""
     with ImageServer() as server:
         yield server
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    """Who signed the certificate of the secured server."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def secured(authority: trustme.CA) -> Iterator[ImageServer]:
+    """A host that speaks https."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with ImageServer(tls=tls) as server:
+        yield server
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this machine trust the authority, as REQUESTS_CA_BUNDLE does for a company's own."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
 
 
 @pytest.fixture
@@ -77,6 +102,18 @@ def test_other_hosts_get_no_token(elsewhere: ImageServer, fetcher: ImageFetcher)
 def test_an_address_on_label_studio_itself_gets_the_token(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
     assert fetcher.fetch(label_studio.show("/data/upload/1/a.png"), 1) == png()
     assert "authorization" in label_studio.asked[0].headers
+
+
+@pytest.mark.usefixtures("trusted")
+def test_images_come_by_https_too(secured: ImageServer, fetcher: ImageFetcher) -> None:
+    assert fetcher.fetch(secured.show("/dog.png"), 1) == png()
+
+
+def test_a_certificate_of_nobody_we_trust_is_said_so(secured: ImageServer, fetcher: ImageFetcher) -> None:
+    with pytest.raises(ImageError, match="REQUESTS_CA_BUNDLE"):
+        fetcher.fetch(secured.show("/dog.png"), 1)
+
+    assert not secured.asked
 
 
 @pytest.mark.parametrize("trick", ["//{other}/x.png", "http://{label_studio}@{other}/x.png"])
@@ -224,6 +261,14 @@ def test_a_server_that_drips_byte_by_byte_is_left(
 
     with pytest.raises(ImageError):
         fetcher.fetch("/a.png", 1)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_server_that_drips_under_https_is_left_too(secured: ImageServer, fetcher: ImageFetcher) -> None:
+    secured.pages["/a.png"] = swallow_broken_pipe(lambda handler: drip_head(handler, secured.stopping))
+
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        fetcher.fetch(secured.url + "/a.png", 1)
 
 
 def test_a_silent_server_is_left(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
