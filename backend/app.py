@@ -6,15 +6,15 @@ import time
 
 from flask import Flask, Response, g, request
 
+from backend.admin.operations import operations, watch_queues
+from backend.admin.queue_pages import mount_queue_pages
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
 from backend.images import ImageFetcher
 from backend.metrics import Metrics
 from backend.newcomers import Newcomers
-from backend.operations import operations, watch_queues
 from backend.pictures import PictureReader
-from backend.queue_pages import mount_queue_pages
 from backend.routes import routes
 from backend.serving import ServingCaptioners
 from model.bundle import bundle_version

@@ -34,17 +34,17 @@ def worker(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    from backend import demo, demo_check
+    from backend.demo import check, product
 
     if arguments.check:
-        return demo_check.check_demo(arguments.setup_seconds)
+        return check.check_demo(arguments.setup_seconds)
     if arguments.no_label_studio:
-        return demo.run_without_label_studio()
-    return demo.run_demo(arguments.photos, arguments.setup_seconds)
+        return product.run_without_label_studio()
+    return product.run_demo(arguments.photos, arguments.setup_seconds)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    from backend.doctor import examine
+    from backend.doctor.examination import examine
 
     return examine(Settings.from_env(), repair=arguments.repair)
 

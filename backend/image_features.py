@@ -10,7 +10,7 @@ from typing import Any
 from redis import Redis
 
 from backend.images import ImageFetcher
-from backend.label_studio import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient
 from backend.labeling import INSIDE_TASK, compact_image_ref
 from backend.pictures import encode
 from model.bundle import load_bundle

@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import parse_url
 
 from backend.guarded_session import make_guarded_session, refuse_metadata_service
-from backend.label_studio import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient
 from backend.labeling import INSIDE_TASK
 from model.errors import ImageError, LabelStudioError
 from worker.settings import Settings

@@ -11,9 +11,9 @@ from typing import Any
 from redis import Redis
 from rq import get_current_job
 
-from backend.label_studio import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.webhooks import find_fault, mend
 from backend.reconciliation import reconcile
-from backend.webhooks import find_fault, mend
 from model.errors import LabelStudioError
 from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due
 from worker.settings import Settings
@@ -82,7 +82,7 @@ def connect_project(project_id: int) -> dict[str, Any]:
         logger.info("webhook not looked at project=%s reason=LABEL_STUDIO_API_KEY is not set", project_id)
         return {"mended": False}
 
-    from backend.connection import find_connection
+    from backend.label_studio.connection import find_connection
 
     connection = find_connection(client, settings, client.project(project_id))
     if connection is None:

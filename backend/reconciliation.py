@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 
 from backend.annotations import AnnotationReading, Submission, parse_annotation, with_proposal
-from backend.label_studio import LabelStudioClient, Task
+from backend.label_studio.client import LabelStudioClient, Task
 from backend.labeling import CaptionControl, parse_caption_controls
 from model.errors import RequestError
 from worker.corrections import Correction, CorrectionInbox

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.captioning import CaptionBackend, CaptioningParts
-from backend.label_studio import LabelStudioClient, Task
+from backend.label_studio.client import LabelStudioClient, Task
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from backend.admin.overview import last_line
 from backend.auth import WEBHOOK_HEADER, may_report_events, refuse
 from backend.captioning import EXTENSION, CaptionBackend, CaptioningParts
 from backend.errors import MAX_BODY_BYTES
 from backend.events import START_TRAINING
 from backend.fields import checked, need, need_objects, parse_project_id
-from backend.overview import last_line
 from backend.versions import promote_version
 from model.errors import RequestError
 

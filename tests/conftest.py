@@ -1,5 +1,10 @@
 """Fixtures every kind of test may ask for."""
 
+import os
+
+# Before torch is imported: its networks are small here, and threads that wait for a busy core cost minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 
 import pytest

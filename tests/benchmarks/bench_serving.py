@@ -24,7 +24,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.services import Service, Services, free_port, start_backend, start_redis, start_worker
+from backend.demo.services import Service, Services, free_port, start_backend, start_redis, start_worker
 from model.scenes.drawing import draw_scenes
 from tests.factories import make_task
 from tests.image_server import ImageServer

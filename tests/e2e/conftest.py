@@ -12,9 +12,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.demo_user import LabelStudioUser
-from backend.label_studio import LabelStudioClient, Task
-from backend.services import (
+from backend.demo.services import (
     LOOPBACK,
     LabelStudioAccount,
     Service,
@@ -28,6 +26,8 @@ from backend.services import (
     start_worker,
     wait_until,
 )
+from backend.demo.user import LabelStudioUser
+from backend.label_studio.client import LabelStudioClient, Task
 from model.bundle import bundle_version
 from model.errors import ServiceError
 from model.registry import ModelRegistry

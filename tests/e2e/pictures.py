@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
 
-from backend.demo_user import ShownTask
+from backend.demo.user import ShownTask
 from model.scenes import draw_scene, sample_scene, wrong_facts
 from model.scenes.scene import Scene
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from backend.demo_user import LabelStudioUser, ShownSuggestion, ShownTask
+from backend.demo.user import LabelStudioUser, ShownSuggestion, ShownTask
 from tests.e2e.conftest import Connected, Product
 from tests.e2e.pictures import in_house_style, is_right, scene_of, seeds_with
 from worker.corrections import Correction

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 import requests
 
-from backend.demo_user import LabelStudioUser
-from backend.webhooks import credentials, webhook_url
+from backend.demo.user import LabelStudioUser
+from backend.label_studio.webhooks import credentials, webhook_url
 from tests.e2e.conftest import Connected, LabelStudio, Product
 from tests.e2e.pictures import seeds_with
 from worker.settings import Settings

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from backend.doctor import diagnose
-from backend.findings import Finding
+from backend.doctor.examination import diagnose
+from backend.doctor.findings import Finding
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
 from worker.queues import RETRAIN_QUEUE, queue

@@ -1,7 +1,7 @@
 import pytest
 
-from backend.demo_check import final_caption, house_style, is_house_style, plain_style
-from backend.demo_user import ShownSuggestion, ShownTask
+from backend.demo.check import final_caption, house_style, is_house_style, plain_style
+from backend.demo.user import ShownSuggestion, ShownTask
 from model.scenes import sample_scene, write_captions, wrong_facts
 
 SEED = 11

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from requests_mock import Mocker
 
-from backend import doctor
-from backend.findings import Finding
-from backend.label_studio_checks import check_label_studio
+from backend.doctor import examination
+from backend.doctor.findings import Finding
+from backend.doctor.label_studio import check_label_studio
 from model.bundle import bundle_version
 from tests.factories import make_image, write_bundle
 from worker.settings import Settings
@@ -280,7 +280,7 @@ def test_a_finding_is_one_line() -> None:
 
 def lines_of(settings: Settings) -> tuple[int, list[str]]:
     lines: list[str] = []
-    return doctor.examine(settings, show=lines.append), lines
+    return examination.examine(settings, show=lines.append), lines
 
 
 def test_the_exit_code_is_0_only_if_all_is_well(tmp_path: Path, bundle: Path) -> None:

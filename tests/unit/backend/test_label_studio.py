@@ -10,7 +10,7 @@ import pytest
 import requests
 from requests_mock import Mocker
 
-from backend.label_studio import LabelStudioClient, Webhook
+from backend.label_studio.client import LabelStudioClient, Webhook
 from model.errors import LabelStudioError, SettingsError
 from worker.settings import Settings
 
@@ -80,7 +80,7 @@ def test_an_access_token_is_renewed_before_its_300_seconds_end(
 ) -> None:
     requests_mock.post(f"{URL}/api/token/refresh/", [{"json": {"access": ACCESS}}, {"json": {"access": OTHER_ACCESS}}])
     clock = Clock()
-    monkeypatch.setattr("backend.api_key.time", clock)
+    monkeypatch.setattr("backend.label_studio.api_key.time", clock)
     client = LabelStudioClient(URL, PAT)
 
     headers = []

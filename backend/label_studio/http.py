@@ -6,7 +6,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from backend.api_key import ApiKey
+from backend.label_studio.api_key import ApiKey
 from model.errors import LabelStudioError
 
 CONNECT_TIMEOUT_S = 5.0

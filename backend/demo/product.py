@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from backend.demo_user import LabelStudioUser
-from backend.services import (
+from backend.demo.services import (
     LOOPBACK,
     LabelStudioAccount,
     Service,
@@ -32,6 +31,7 @@ from backend.services import (
     start_redis,
     start_worker,
 )
+from backend.demo.user import LabelStudioUser
 from model.errors import ServiceError
 from worker.settings import setting_rows
 

@@ -10,8 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import RedisError
 
+from backend.admin.overview import look_around
 from backend.captioning import CaptioningParts
-from backend.overview import look_around
 from backend.routes import parts
 from backend.serving import ServingCaptioners
 from model.errors import CaptionerError

@@ -36,7 +36,7 @@ class Watchdog:
     def __init__(self) -> None:
         # A session of its own: Ctrl-C in the terminal must not reach it.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "backend.watchdog"],
+            [sys.executable, "-m", "backend.demo.watchdog"],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,

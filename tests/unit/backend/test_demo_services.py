@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.services import LOOPBACK, Services, bare_environment, free_port, our_environment, wait_until
+from backend.demo.services import LOOPBACK, Services, bare_environment, free_port, our_environment, wait_until
 from model.errors import ServiceError
 
 

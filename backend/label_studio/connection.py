@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.label_studio import ConnectedBackend, LabelStudioClient, Project
+from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
 from model.bundle import bundle_version
 from model.errors import CaptionerError
 from model.registry import ModelRegistry

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from backend.label_studio import ConnectedBackend, Webhook
-from backend.webhooks import WebhookFault, credentials, find_fault
+from backend.label_studio.client import ConnectedBackend, Webhook
+from backend.label_studio.webhooks import WebhookFault, credentials, find_fault
 from worker.settings import Settings
 
 BACKEND = "http://backend:9090"

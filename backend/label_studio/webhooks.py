@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from backend.auth import WEBHOOK_HEADER
-from backend.label_studio import ConnectedBackend, LabelStudioClient, Webhook
+from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Webhook
 from worker.settings import Settings
 
 NEEDED_ACTIONS = frozenset(

@@ -6,12 +6,12 @@ from http import HTTPStatus
 
 from redis import RedisError
 
-from backend.connection import Connection, find_connection
-from backend.findings import Finding
+from backend.doctor.findings import Finding
 from backend.images import ImageFetcher
-from backend.label_studio import LabelStudioClient, Project
+from backend.label_studio.client import LabelStudioClient, Project
+from backend.label_studio.connection import Connection, find_connection
+from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.labeling import CaptionControl, parse_caption_controls, read_image_ref
-from backend.webhooks import find_fault, mend, webhook_url
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
 from model.images import decode_image
 from worker.queues import connect, enqueue_backend_job

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from backend.services import LabelStudioAccount
+from backend.demo.services import LabelStudioAccount
 from model.errors import LabelStudioError
 
 LABEL_CONFIG = """<View>

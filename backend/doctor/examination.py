@@ -11,8 +11,8 @@ from PIL import Image
 from redis import Redis, RedisError
 from rq import Worker
 
-from backend.findings import Finding
-from backend.label_studio_checks import check_label_studio
+from backend.doctor.findings import Finding
+from backend.doctor.label_studio import check_label_studio
 from model.bundle import load_bundle
 from model.decoding import DecodingOptions
 from model.errors import CaptionerError

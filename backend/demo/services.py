@@ -20,14 +20,14 @@ from typing import Self
 import redis
 import requests
 
-from backend.watchdog import Watchdog, stop_trees
+from backend.demo.watchdog import Watchdog, stop_trees
 from model.errors import ServiceError
 from worker.liveness import registered_workers
 from worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL_STUDIO_HOME = REPOSITORY / ".label-studio"
 """Where `make label-studio` puts Label Studio's own environment and a database already migrated."""
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from backend.api_key import KeyKind
-from backend.label_studio_http import LabelStudioHttp, LabelStudioRefusalError
+from backend.label_studio.api_key import KeyKind
+from backend.label_studio.http import LabelStudioHttp, LabelStudioRefusalError
 from model.errors import LabelStudioError
 from worker.settings import Settings
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from backend.watchdog import Watchdog, stop_trees
+from backend.demo.watchdog import Watchdog, stop_trees
 
 PARENT = "import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)"
 PARENT += "; print(c.pid, flush=True); sys.stdin.read()"
@@ -63,7 +63,7 @@ def test_a_process_that_is_gone_is_no_error(parent: subprocess.Popen[str]) -> No
 def test_killing_the_one_who_started_them_stops_them_all(parent: subprocess.Popen[str]) -> None:
     child = child_of(parent)
     starter = started(
-        f"from backend.watchdog import Watchdog; Watchdog().add({parent.pid}); print(flush=True); input()"
+        f"from backend.demo.watchdog import Watchdog; Watchdog().add({parent.pid}); print(flush=True); input()"
     )
     assert starter.stdout is not None
     starter.stdout.readline()

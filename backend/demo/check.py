@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 
 import requests
 
-from backend.demo import DemoProduct, Narrator, demo_product
-from backend.demo_user import ShownSuggestion, ShownTask
-from backend.services import wait_until
+from backend.demo.product import DemoProduct, Narrator, demo_product
+from backend.demo.services import wait_until
+from backend.demo.user import ShownSuggestion, ShownTask
 from model.errors import CaptionerError, ServiceError
 from model.scenes import sample_scene, write_captions, wrong_facts
 from model.scenes.scene import Scene

@@ -1,0 +1,1 @@
+"""What operations and admins see: readiness, counters, projects, queues."""

@@ -1,0 +1,1 @@
+"""`captioner doctor`: everything the product needs, looked at and mended."""

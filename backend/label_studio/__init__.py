@@ -1,0 +1,1 @@
+"""Label Studio over its HTTP API: what it holds, and how it reaches us."""
