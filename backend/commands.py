@@ -170,9 +170,11 @@ def rollback(arguments: argparse.Namespace) -> int:
 def _captioner(settings: Settings, arguments: argparse.Namespace) -> "Captioner":
     """Return the bundle's captioner, or the one that serves `--project`."""
     from model.bundle import load_bundle
+    from model.captioner import prefer_fast_products
     from model.registry import ModelRegistry
     from model.store import Store
 
+    prefer_fast_products()
     bundle = load_bundle(arguments.bundle or settings.caption_bundle)
     if arguments.project is None:
         return bundle.captioner()

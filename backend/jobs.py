@@ -62,7 +62,9 @@ def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
 
     from backend.app import make_parts
     from backend.refreshing import refresh
+    from model.captioner import prefer_fast_products
 
+    prefer_fast_products()
     parts = make_parts(settings)
     report = refresh(client, parts, project_id, version, _progress("refreshing"))
     logger.info("predictions refreshed project=%s version=%s %s", project_id, version, _words(vars(report)))

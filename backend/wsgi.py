@@ -12,6 +12,7 @@ from gunicorn.app.base import BaseApplication
 
 from backend.app import create_app
 from backend.captioning import EXTENSION
+from model.captioner import prefer_fast_products
 from worker.settings import Settings
 
 THREADS = 8
@@ -61,6 +62,7 @@ def make_app(settings: Settings) -> Flask:
     keep_freed_memory()
     # One caption is faster on one thread than on two, and requests run beside each other anyway.
     torch.set_num_threads(1)
+    prefer_fast_products()
     return create_app(settings)
 
 

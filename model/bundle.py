@@ -25,7 +25,7 @@ from model.images import Preprocessing
 from model.tokenizer import Tokenizer
 from model.training import CaptionedFeatures
 
-FORMAT = 1
+FORMAT = 2
 BUILT_IN = Path(__file__).parent / "bundles"
 
 

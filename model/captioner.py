@@ -29,6 +29,15 @@ class Caption:
     """Weights over the regions for each token, [T, P]."""
 
 
+def prefer_fast_products() -> None:
+    """Let torch choose how products are computed in this process, for every thread.
+
+    That is oneDNN instead of MKL: with the few rows of a beam it writes captions twice as fast on a CPU
+    (tests/benchmarks/RESULTS.md). Where the CPU multiplies bfloat16 itself, near ties may fall the other way.
+    """
+    torch.set_float32_matmul_precision("medium")
+
+
 class Captioner:
     """Writes captions with one model version. Safe to share between threads."""
 

@@ -43,11 +43,15 @@ class DecoderState(NamedTuple):
 
     hidden: Tensor
     cell: Tensor
+    context: Tensor
+    """What attention saw for the last word."""
 
 
 class AttentionDecoder(nn.Module):
     """LSTM over words, with soft attention over image regions at every step.
 
+    Attention looks after the LSTM has read the last word, so "red" decides which region names its shape; what it saw
+    is read with the next word (input feeding, Luong et al. 2015, section 3.3, https://arxiv.org/abs/1508.04025).
     The word embedding is shared with the output layer (Press and Wolf 2017, https://arxiv.org/abs/1608.05859).
     Wide features are projected to the hidden size once per image, keys and values before the first step.
     """
@@ -76,8 +80,9 @@ class AttentionDecoder(nn.Module):
 
     def start(self, memory: Memory) -> DecoderState:
         """Return the state before the first word, from the mean over regions; one beam."""
-        hidden, cell = torch.tanh(self.first(memory.values.mean(dim=1, keepdim=True))).chunk(2, dim=-1)
-        return DecoderState(hidden, cell)
+        mean = memory.values.mean(dim=1, keepdim=True)
+        hidden, cell = torch.tanh(self.first(mean)).chunk(2, dim=-1)
+        return DecoderState(hidden, cell, mean)
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
         """Read one word and predict the next.
@@ -91,8 +96,8 @@ class AttentionDecoder(nn.Module):
             logits [B, K, V], the next state, and attention weights [B, K, P] (each row sums to 1).
         """
         word = self.embedding(tokens)
-        state, context, weights = self._recur(self.from_word(word), state, memory)
-        return self._logits(word, state.hidden, context), state, weights
+        state, weights = self._recur(self.from_word(word), state, memory)
+        return self._logits(word, state.hidden, state.context), state, weights
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Teacher forcing: logits [B, T, V] of the word after each of tokens [B, T], given features [B, P, D]."""
@@ -102,9 +107,9 @@ class AttentionDecoder(nn.Module):
         inputs = self.from_word(words)
         hidden, contexts = [], []
         for t in range(tokens.shape[1]):
-            state, context, _ = self._recur(inputs[:, t : t + 1], state, memory)
+            state, _ = self._recur(inputs[:, t : t + 1], state, memory)
             hidden.append(state.hidden)
-            contexts.append(context)
+            contexts.append(state.context)
         return self._logits(words, torch.cat(hidden, dim=1), torch.cat(contexts, dim=1))
 
     def widened(self, vocabulary: int) -> "AttentionDecoder":
@@ -123,17 +128,17 @@ class AttentionDecoder(nn.Module):
         wide.load_state_dict(weights)
         return wide.train(self.training)
 
-    def _recur(self, inputs: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor, Tensor]:
-        context, weights = self._attend(state.hidden, memory)
-        gates = inputs + self.recurrent(torch.cat([context, state.hidden], dim=-1))  # [B, K, 4H]
+    def _recur(self, inputs: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor]:
+        gates = inputs + self.recurrent(torch.cat([state.context, state.hidden], dim=-1))  # [B, K, 4H]
         forget, enter, leave, candidate = gates.chunk(4, dim=-1)
         cell = torch.sigmoid(forget + 1) * state.cell + torch.sigmoid(enter) * torch.tanh(candidate)
         hidden = torch.sigmoid(leave) * torch.tanh(cell)
-        return DecoderState(hidden, cell), context, weights
+        context, weights = self._attend(hidden, memory)
+        return DecoderState(hidden, cell, context), weights
 
     def _attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Additive attention, gated by the state (Xu et al. 2015, sections 3.1.2 and 4.2.1)."""
-        mixed = torch.tanh(memory.keys.unsqueeze(1) + self.query(hidden).unsqueeze(2))  # [B, K, P, A]
+        mixed = (memory.keys.unsqueeze(1) + self.query(hidden).unsqueeze(2)).tanh_()  # [B, K, P, A]
         weights = self.energy(mixed).squeeze(-1).softmax(dim=-1)  # [B, K, P]
         context = torch.sigmoid(self.gate(hidden)) * (weights @ memory.values)  # [B, K, H]
         return context, weights

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from model.captioner import prefer_fast_products
 from model.decoder import AttentionDecoder, DecoderSizes
 from model.decoding import DecodingOptions, beam_search
 from model.tokenizer import END
@@ -68,7 +69,7 @@ def captions_per_s(decode: Callable[[], object], images: int, seconds: float = 4
 def main() -> None:
     torch.manual_seed(0)
     # A knob that tutorials could turn as well; it counts for both.
-    torch.set_float32_matmul_precision("medium")
+    prefer_fast_products()
     options = DecodingOptions(beam_size=BEAMS, max_tokens=TOKENS)
     tutorial = TutorialDecoder().eval()
     one_large = torch.randn(196, 2048)

@@ -28,11 +28,11 @@ def next_log_probs(tokens: Tensor) -> Tensor:
 
 
 def search_chain(options: DecodingOptions) -> list[Hypothesis]:
-    empty = DecoderState(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+    empty = DecoderState(*[torch.zeros(1, 1, 1)] * 3)
     beams = Beams(empty, Memory(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), options)
     for _ in range(options.max_tokens):
         width = beams.last_tokens.shape[1]
-        state = DecoderState(torch.zeros(1, width, 1), torch.zeros(1, width, 1))
+        state = DecoderState(*[torch.zeros(1, width, 1)] * 3)
         beams.grow(next_log_probs(beams.last_tokens), state, torch.full((1, width, 2), 0.5))
         if beams.settled.all():
             break
