@@ -7,6 +7,7 @@ import copy
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.decoder import AttentionDecoder
+from model.decoder import AttentionDecoder, predicted
 from model.errors import TrainingError
 from model.tokenizer import END, PAD, START, Tokenizer
 
@@ -120,8 +121,8 @@ def fit_decoder(
     for epoch in range(1, options.epochs + 1):
         losses = []
         decoder.train()
-        for features, tokens, weights in batches:
-            loss = caption_loss(decoder(features, tokens[:, :-1]), tokens[:, 1:], weights, options.label_smoothing)
+        for features, images, tokens, weights in batches:
+            loss = caption_loss(decoder(features, tokens, images), tokens, weights, options.label_smoothing)
             update(decoder, optimizer, loss, options.clip_norm)
             schedule.step()
             losses.append(loss.item())
@@ -185,37 +186,45 @@ class Best:
 
 
 class Batches:
-    """Shuffled batches of captions of similar length, anew in each epoch, the same for a seed.
+    """Shuffled batches of captions, anew in each epoch, the same for a seed; an image's captions stay together.
 
-    Yields features [B, P, D] float32, tokens [B, T] from start to end padded at the right, weights [B].
+    Yields features [B, P, D] float32, which of them each caption describes [N], tokens [N, T] from start to end
+    padded at the right, and weights [N].
     """
 
     def __init__(self, examples: Sequence[CaptionedFeatures], tokenizer: Tokenizer, options: TrainingOptions) -> None:
         self._examples = examples
         self._tokens = [caption_tokens(tokenizer, example.caption) for example in examples]
+        self._images = together(examples)
         self._size = options.batch_size
         self._random = torch.Generator().manual_seed(options.seed)
 
     def __len__(self) -> int:
         return math.ceil(len(self._examples) / self._size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        order = torch.randperm(len(self._examples), generator=self._random).tolist()
-        pool = 16 * self._size
-        # Sorting within pools keeps padding small and the order random enough.
-        order = [
-            i
-            for at in range(0, len(order), pool)
-            for i in sorted(order[at : at + pool], key=lambda i: len(self._tokens[i]))
-        ]
-        starts = torch.randperm(len(self), generator=self._random).tolist()
-        for start in starts:
-            chosen = order[start * self._size : (start + 1) * self._size]
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        shuffled = [self._images[image] for image in torch.randperm(len(self._images), generator=self._random).tolist()]
+        order = [(image, example) for image, examples in enumerate(shuffled) for example in examples]
+        for start in range(0, len(order), self._size):
+            described, chosen = zip(*order[start : start + self._size], strict=True)
+            images = torch.tensor(described) - described[0]
             yield (
-                torch.stack([self._examples[i].features for i in chosen]).float(),
-                padded([self._tokens[i] for i in chosen]),
-                torch.tensor([self._examples[i].weight for i in chosen]),
+                torch.stack([self._examples[shuffled[image][0]].features for image in sorted(set(described))]).float(),
+                images,
+                padded([self._tokens[example] for example in chosen]),
+                torch.tensor([self._examples[example].weight for example in chosen]),
             )
+
+
+def together(examples: Sequence[CaptionedFeatures]) -> list[list[int]]:
+    """Group the different captions of each image; a caption that is repeated is one of another group each time."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    repeats: Counter[tuple[int, str]] = Counter()
+    for number, example in enumerate(examples):
+        caption = (id(example.features), example.caption)
+        groups.setdefault((caption[0], repeats[caption]), []).append(number)
+        repeats[caption] += 1
+    return list(groups.values())
 
 
 def caption_tokens(tokenizer: Tokenizer, caption: str) -> list[int]:
@@ -229,18 +238,16 @@ def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*tokens, *[PAD] * (longest - len(tokens))] for tokens in sequences])
 
 
-def caption_loss(logits: Tensor, targets: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def caption_loss(logits: Tensor, tokens: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the weighted mean cross-entropy per token, in nats.
 
     Args:
-        logits: [B, T, V].
-        targets: [B, T]; padding does not count.
-        weights: of each caption, [B].
+        logits: what the decoder said of these captions, [M, V].
+        tokens: from start to end, [N, T]; padding does not count.
+        weights: of each caption, [N].
     """
-    losses = nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=label_smoothing
-    ).view_as(targets)
-    counts = (targets != PAD) * weights.unsqueeze(1)
+    losses = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none", label_smoothing=label_smoothing)
+    counts = weights.repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))
     return (losses * counts).sum() / counts.sum()
 
 
@@ -280,8 +287,8 @@ def token_loss(decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequen
     for start in range(0, len(examples), 64):
         chosen = examples[start : start + 64]
         tokens = padded([caption_tokens(tokenizer, example.caption) for example in chosen])
-        logits = decoder(torch.stack([example.features for example in chosen]).float(), tokens[:, :-1])
-        words = int((tokens[:, 1:] != PAD).sum())
-        total += caption_loss(logits, tokens[:, 1:], torch.ones(len(chosen))).item() * words
+        logits = decoder(torch.stack([example.features for example in chosen]).float(), tokens)
+        words = len(logits)
+        total += caption_loss(logits, tokens, torch.ones(len(chosen))).item() * words
         count += words
     return total / count

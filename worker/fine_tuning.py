@@ -65,7 +65,7 @@ def affordable_epochs(
     took_s = 0.0
     for _ in range(2):  # the first time also pays for memory and threads
         started = time.perf_counter()
-        caption_loss(decoder(features, tokens[:, :-1]), tokens[:, 1:], torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
+        caption_loss(decoder(features, tokens), tokens, torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
         took_s = time.perf_counter() - started
     decoder.zero_grad(set_to_none=True)
     return max(1, min(EPOCHS, int(budget_s / (took_s * len(examples) / len(batch)))))

@@ -5,14 +5,14 @@ starts as what the decoder would have said in its place: the mean of the old wor
 probable each of them is where the captions say the new one (a kind of weight imprinting, Qi et al. 2018,
 https://arxiv.org/abs/1712.07136). Where annotators write "crimson" for our "red", it starts as a second "red".
 
-Shapes:  B batch   T tokens   V old vocabulary   N new words
+Shapes:  M predicted tokens   V old vocabulary   N new words
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from model.decoder import AttentionDecoder
+from model.decoder import AttentionDecoder, predicted
 from model.tokenizer import Tokenizer
 from model.training import CaptionedFeatures, caption_tokens, padded
 
@@ -36,12 +36,13 @@ def with_new_words(
     for start in range(0, len(examples), BATCH):
         chosen = examples[start : start + BATCH]
         tokens = padded([caption_tokens(tokenizer, example.caption) for example in chosen])
-        is_new = tokens[:, 1:] >= old
+        targets = predicted(tokens)  # [M]
+        is_new = targets >= old
         if not is_new.any():
             continue
-        logits = wide(torch.stack([example.features for example in chosen]).float(), tokens[:, :-1])
-        expected = logits[..., :old][is_new].softmax(dim=-1)
-        substitutes.index_add_(0, tokens[:, 1:][is_new] - old, expected)
+        logits = wide(torch.stack([example.features for example in chosen]).float(), tokens)  # [M, V]
+        expected = logits[is_new, :old].softmax(dim=-1)
+        substitutes.index_add_(0, targets[is_new] - old, expected)
     seen = substitutes.sum(dim=1) > 0
     weights = substitutes[seen] / substitutes[seen].sum(dim=1, keepdim=True)
     wide.embedding.weight[old:][seen] = weights @ decoder.embedding.weight

@@ -173,10 +173,10 @@ class Apprentice:
         """Return the mean loss of some captions of each scene, in nats per token."""
         chosen = [self._pick(scene, captions_per_image) for scene in batch.tolist()]
         tokens = padded([caption for few in chosen for caption in few])  # [N, T]
-        repeats = torch.tensor([len(few) for few in chosen])
+        images = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(few) for few in chosen]))
         with reduced_precision():
-            logits = self.decoder(features.repeat_interleave(repeats, dim=0), tokens[:, :-1])
-        return caption_loss(logits.float(), tokens[:, 1:], torch.ones(len(tokens)))
+            logits = self.decoder(features, tokens, images)
+        return caption_loss(logits.float(), tokens, torch.ones(len(tokens)))
 
     def _pick(self, scene: int, count: int) -> list[list[int]]:
         captions = self.tokens[scene]

@@ -29,7 +29,7 @@ def test_the_score_is_the_mean_probability_of_a_token() -> None:
 
 def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
     captioner = make_captioner()
-    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], TrainingOptions(epochs=5))
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], TrainingOptions(epochs=40))
     features = captioner.encode([make_image()])
 
     captions = captioner.caption(features, DecodingOptions(alternatives=3))[0]

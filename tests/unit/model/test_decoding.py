@@ -120,8 +120,8 @@ def test_the_log_probability_is_that_of_the_whole_caption() -> None:
 
     best = beam_search(decoder, features, DecodingOptions(beam_size=3, max_tokens=15))[0][0]
 
-    logits = decoder(features, torch.tensor([[START, *best.token_ids]])).detach()
-    expected = log_probabilities(logits)[0].gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
+    logits = decoder(features, torch.tensor([[START, *best.token_ids, END]])).detach()
+    expected = log_probabilities(logits).gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
     assert best.log_prob == pytest.approx(float(expected), abs=1e-4)
 
 

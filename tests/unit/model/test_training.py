@@ -7,6 +7,7 @@ from model.decoding import DecodingOptions
 from model.errors import TrainingError
 from model.tokenizer import END, START
 from model.training import (
+    Batches,
     CaptionedFeatures,
     TrainingOptions,
     TrainingProgress,
@@ -88,10 +89,9 @@ def test_a_caption_of_more_weight_wins_over_a_contradiction() -> None:
 
 
 def test_padding_does_not_count_in_the_loss() -> None:
-    logits = torch.zeros(2, 3, 4)
-    targets = padded([[3, 3, 3], [3]])
+    tokens = padded([[START, 3, 3, 3], [START, 3]])
 
-    loss = caption_loss(logits, targets, torch.ones(2))
+    loss = caption_loss(torch.zeros(4, 4), tokens, torch.ones(2))
 
     assert loss.item() == pytest.approx(math.log(4))
 
@@ -104,8 +104,34 @@ def test_token_loss_is_the_mean_surprise_per_token() -> None:
 
     loss = token_loss(decoder, tokenizer, [example])
 
-    log_probs = decoder(example.features.unsqueeze(0), tokens[:, :-1]).detach().log_softmax(-1)
-    assert loss == pytest.approx(-float(log_probs[0].gather(1, tokens[:, 1:].T).mean()), abs=1e-5)
+    log_probs = decoder(example.features.unsqueeze(0), tokens).detach().log_softmax(-1)
+    assert loss == pytest.approx(-float(log_probs.gather(1, tokens[:, 1:].T).mean()), abs=1e-5)
+
+
+def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_twice() -> None:
+    images = [torch.full((1, 1), float(image)) for image in range(3)]
+    examples = [
+        CaptionedFeatures(features=image, caption=f"{word} {int(image)}") for image in images for word in ("a", "one")
+    ]
+    tokenizer = make_tokenizer().extended([example.caption for example in examples], min_count=1)
+
+    seen = []
+    for features, described, tokens, weights in Batches(examples, tokenizer, TrainingOptions(batch_size=4)):
+        assert len(features) < len(tokens) == len(weights)
+        for image, row in zip(described.tolist(), tokens.tolist(), strict=True):
+            text = tokenizer.decode(row)
+            assert text.endswith(str(int(features[image])))
+            seen.append(text)
+
+    assert sorted(seen) == sorted(example.caption for example in examples)
+
+
+def test_a_repeated_caption_is_spread_over_the_batches() -> None:
+    example = CaptionedFeatures(features=torch.zeros(1, 1), caption="a red circle")
+
+    batches = list(Batches([example] * 6, make_tokenizer(), TrainingOptions(batch_size=2)))
+
+    assert [len(features) for features, *_ in batches] == [2, 2, 2]
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.tokenizer import START
+from model.tokenizer import END, START
 from model.training import CaptionedFeatures, caption_tokens
 from tests.factories import make_captioner, make_image
 from worker.new_words import with_new_words
@@ -32,13 +32,13 @@ def test_old_words_are_as_probable_as_before_relative_to_each_other(captioner: C
 def test_a_new_word_starts_as_what_would_have_been_said_in_its_place(captioner: Captioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
     one = example(captioner, "crimson")
-    first_word = torch.tensor([[START]])
+    first_word = torch.tensor([[START, END]])
 
     wide = with_new_words(captioner.decoder, tokenizer, [one])
 
     with torch.no_grad():
-        expected = captioner.decoder(one.features.float().unsqueeze(0), first_word)[0, 0].softmax(dim=-1)
-        logits = wide(one.features.float().unsqueeze(0), first_word)[0, 0]
+        expected = captioner.decoder(one.features.float().unsqueeze(0), first_word)[0].softmax(dim=-1)
+        logits = wide(one.features.float().unsqueeze(0), first_word)[0]
     assert torch.allclose(wide.embedding.weight[-1], expected @ captioner.decoder.embedding.weight, atol=1e-6)
     assert torch.allclose(wide.bias[-1], expected @ captioner.decoder.bias, atol=1e-6)
     assert logits[-1] > logits[:-1].mean()
