@@ -1,8 +1,7 @@
-"""How near captions come to what people wrote: BLEU, ROUGE-L and CIDEr-D.
+"""How near captions come to what people wrote: BLEU, ROUGE-L, CIDEr-D, and the word edits that are left to do.
 
-All take one caption and several references per image, and compare words in lower case without punctuation
-(a Chinese, Japanese or Korean character is a word). The formulas are those of the reference implementation
-(https://github.com/salaniz/pycocoevalcap); its tokenizer differs slightly from ours.
+All take one caption and several references per image and compare `metric_words`. The numbers are those of the
+reference implementation, pycocoevalcap 1.2 (https://github.com/salaniz/pycocoevalcap), to four decimals.
 """
 
 import math
@@ -10,24 +9,40 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.tokenizer import pieces
-
-Words = tuple[str, ...]
+from model.metric_words import Words, metric_words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Scores of a set of captions; higher is better."""
+    """Scores of a set of captions; higher is better, but for `word_error_rate` and `word_edits`."""
 
     images: int
     bleu_1: float
-    """0 to 1, like all but CIDEr-D."""
+    """0 to 1, like all but CIDEr-D and those that count edits."""
     bleu_2: float
     bleu_3: float
     bleu_4: float
     rouge_l: float
     cider_d: float
     """0 to 10."""
+    word_error_rate: float
+    """Edits per word of the nearest reference, mean over the images; 0 or more."""
+    word_edits: float
+    """Words to insert, delete or replace until the nearest reference is reached, mean over the images."""
+    unedited: float
+    """Share of the images whose caption is one of their references, word for word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMetrics:
+    """What can be said of one caption alone."""
+
+    cider_d: float
+    """0 to 10; its weights come from the whole set of captions."""
+    edits: int
+    """Word edits to the nearest reference."""
+    reference_words: int
+    """Length of the nearest reference."""
 
 
 def measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Metrics:
@@ -36,11 +51,9 @@ def measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Met
     Raises:
         ValueError: there is no caption, or an image without references.
     """
-    if not captions or len(captions) != len(references) or not all(references):
-        raise ValueError("metrics need at least one caption, and at least one reference for each")
-    candidates = [metric_words(caption) for caption in captions]
-    people = [[metric_words(reference) for reference in several] for several in references]
+    candidates, people = _words(captions, references)
     bleu_1, bleu_2, bleu_3, bleu_4 = bleu(candidates, people)
+    nearest = [edits_to_nearest(*pair) for pair in zip(candidates, people, strict=True)]
     return Metrics(
         images=len(captions),
         bleu_1=bleu_1,
@@ -48,20 +61,29 @@ def measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Met
         bleu_3=bleu_3,
         bleu_4=bleu_4,
         rouge_l=rouge_l(candidates, people),
-        cider_d=cider_d(candidates, people),
+        cider_d=_mean(cider_d(candidates, people)),
+        word_error_rate=_mean([edits / max(length, 1) for edits, length in nearest]),
+        word_edits=_mean([edits for edits, _ in nearest]),
+        unedited=_mean([edits == 0 for edits, _ in nearest]),
     )
 
 
-def metric_words(text: str) -> Words:
-    """Return the words that are compared."""
-    return tuple(piece for piece in pieces(text.lower()) if any(char.isalnum() for char in piece))
+def measure_each(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[ImageMetrics]:
+    """Score every caption by itself, in order; raises ValueError as `measure` does."""
+    candidates, people = _words(captions, references)
+    nearest = (edits_to_nearest(*pair) for pair in zip(candidates, people, strict=True))
+    return [
+        ImageMetrics(cider_d=score, edits=edits, reference_words=length)
+        for score, (edits, length) in zip(cider_d(candidates, people), nearest, strict=True)
+    ]
 
 
 def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
     """Return corpus BLEU-1 to BLEU-4 (Papineni et al. 2002, https://aclanthology.org/P02-1040).
 
     Precision of n-grams, clipped by the reference that has most of each, over the whole corpus; geometric mean;
-    brevity penalty against the reference nearest in length (the shorter of two). No smoothing.
+    brevity penalty against the reference nearest in length (the shorter of two). Where nothing matches, the reference
+    implementation counts 1e-15 matches in 1e-9 n-grams, and so do we.
     """
     length = sum(map(len, candidates))
     nearest = sum(
@@ -84,8 +106,8 @@ def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) 
     return sum(scores) / len(scores)
 
 
-def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """Return the mean CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
+def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """Return the CIDEr-D of each candidate (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
 
     10 x the mean over n = 1..4 and over references r of
     exp(-(len c - len r)^2 / (2 * 6^2)) * min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|),
@@ -98,11 +120,26 @@ def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) 
     )
     rarity = {gram: math.log(len(references) / count) for gram, count in seen_in.items()}
     unseen = math.log(len(references))
-    total = 0.0
-    for candidate, several in zip(candidates, references, strict=True):
-        for reference in several:
-            total += _cider_similarity(candidate, reference, rarity, unseen) / len(several)
-    return 10 * total / len(candidates)
+    return [
+        10 * _mean([_cider_similarity(candidate, reference, rarity, unseen) for reference in several])
+        for candidate, several in zip(candidates, references, strict=True)
+    ]
+
+
+def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int, int]:
+    """Return the fewest word edits that make the candidate a reference, and that reference's length.
+
+    Of references equally near the longest counts: its share of edits is the least.
+    """
+    edits, shorter = min((_edits(candidate, reference), -len(reference)) for reference in references)
+    return edits, -shorter
+
+
+def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[Words], list[list[Words]]]:
+    if not captions or len(captions) != len(references) or not all(references):
+        raise ValueError("metrics need at least one caption, and at least one reference for each")
+    people = [[metric_words(reference) for reference in several] for several in references]
+    return [metric_words(caption) for caption in captions], people
 
 
 def _precision(candidates: Sequence[Words], references: Sequence[Sequence[Words]], n: int) -> float:
@@ -114,7 +151,7 @@ def _precision(candidates: Sequence[Words], references: Sequence[Sequence[Words]
         found = _grams(candidate, n)
         matches += (found & allowed).total()
         total += found.total()
-    return matches / total if total else 0.0
+    return (matches + 1e-15) / (total + 1e-9)
 
 
 def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
@@ -138,6 +175,18 @@ def _common_subsequence(left: Words, right: Words) -> int:
     return row[-1]
 
 
+def _edits(left: Words, right: Words) -> int:
+    """Return the Levenshtein distance in words."""
+    row = list(range(len(right) + 1))
+    for at_left, word in enumerate(left, start=1):
+        before, row[0] = row[0], at_left
+        for at, other in enumerate(right, start=1):
+            replaced = before + (word != other)
+            before = row[at]
+            row[at] = min(replaced, row[at] + 1, row[at - 1] + 1)
+    return row[-1]
+
+
 def _cider_similarity(candidate: Words, reference: Words, rarity: dict[Words, float], unseen: float) -> float:
     total = 0.0
     for n in range(1, 5):
@@ -148,7 +197,13 @@ def _cider_similarity(candidate: Words, reference: Words, rarity: dict[Words, fl
         norms = math.hypot(*ours.values()) * math.hypot(*theirs.values())
         shared = sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours.keys() & theirs.keys())
         total += shared / norms if norms else 0.0
-    return total / 4 * math.exp(-((len(candidate) - len(reference)) ** 2) / (2 * 6.0**2))
+    # The reference implementation counts pairs of words, so no word is as long as one.
+    longer = max(len(candidate) - 1, 0) - max(len(reference) - 1, 0)
+    return total / 4 * math.exp(-(longer**2) / (2 * 6.0**2))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _grams(words: Words, n: int) -> Counter[Words]:
