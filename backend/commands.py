@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.settings import Settings
@@ -77,7 +78,6 @@ def train(arguments: argparse.Namespace) -> int:
     from model.photo_training import BundleOptions, imagenet_encoder, train_bundle
     from model.progress import ProgressDisplay
     from model.store import Store
-    from model.training import TrainingOptions
 
     source = CaptionSource(captions=arguments.captions, images=arguments.images, names=arguments.names)
     held_out = None
@@ -87,17 +87,25 @@ def train(arguments: argparse.Namespace) -> int:
             images=arguments.held_out_images or arguments.images,
             names=arguments.held_out_names,
         )
+    recipe = BundleOptions()
     options = BundleOptions(
         name=arguments.name,
         hidden=arguments.hidden,
+        layers=arguments.layers,
+        cell=arguments.cell,
+        attention=arguments.attention,
+        residual=arguments.residual,
         min_count=arguments.min_count,
-        training=TrainingOptions(
+        training=replace(
+            recipe.training,
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
+            dropout=arguments.dropout,
             learning_rate=arguments.learning_rate,
             budget_s=math.inf if arguments.budget_s is None else arguments.budget_s,
             seed=arguments.seed,
         ),
+        self_critical=replace(recipe.self_critical, epochs=arguments.reward_epochs, seed=arguments.seed),
     )
     with ProgressDisplay() as show:
         trained = train_bundle(

@@ -66,8 +66,36 @@ def beam_search(decoder: AttentionDecoder, features: Tensor, options: DecodingOp
     return beams.hypotheses()
 
 
+@torch.no_grad()
+def sample_captions(decoder: AttentionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
+    """Draw captions word by word as probable as the decoder finds them.
+
+    Args:
+        decoder: in evaluation mode.
+        features: of the images, [B, P, D].
+        samples: captions of each image, K.
+        max_tokens: a caption without an end is cut here.
+
+    Returns:
+        tokens [B * K, T] from start to end, padded at the right; the samples of an image follow each other.
+    """
+    memory = decoder.remember(features)
+    state = decoder.start(memory)
+    state = DecoderState(*(part.expand(-1, samples, *part.shape[2:]) for part in state))
+    tokens = torch.full((len(features) * samples, 1), START)
+    for _ in range(max_tokens):
+        last = tokens[:, -1]
+        logits, state, _ = decoder.step(last.view(-1, samples), state, memory)
+        drawn = log_probabilities(logits.float()).exp().flatten(0, 1).multinomial(1)
+        ended = (last == END) | (last == PAD)
+        if ended.all():
+            break
+        tokens = torch.cat([tokens, drawn.masked_fill(ended.unsqueeze(1), PAD)], dim=1)
+    return tokens
+
+
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log-probabilities [B, K, V] in which padding and start never come, and words are never spelled.
+    """Return log-probabilities [..., V] in which padding and start never come, and words are never spelled.
 
     Spelling lets every caption be read; a decoder that wrote its own would invent words. A word that a correction
     brings becomes a token of its own before the decoder learns it.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from model.captioner import Caption, Captioner
@@ -90,12 +90,21 @@ def encode_files(
     files: Sequence[Path],
     *,
     features: FeatureStore | None = None,
+    mirrored: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
-    """Yield the features of each file, in order; those the feature store has are not computed again."""
+    """Yield the features of each file, in order; those the feature store has are not computed again.
+
+    Args:
+        encoder: reads the images.
+        files: image files.
+        features: where features are kept; None computes them each time.
+        mirrored: turn each image left to right before it is encoded.
+        on_progress: told after each batch.
+    """
     done = 0
     for batch in in_batches(files, BATCH):
-        yield from _encode_batch(encoder, batch, features)
+        yield from _encode_batch(encoder, batch, features, mirrored)
         done += len(batch)
         on_progress(Progress(phase="encode images", done=done, total=len(files)))
 
@@ -115,16 +124,20 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _encode_batch(encoder: Encoder, files: Sequence[Path], features: FeatureStore | None) -> Iterator[EncodedFile]:
+def _encode_batch(
+    encoder: Encoder, files: Sequence[Path], features: FeatureStore | None, mirrored: bool
+) -> Iterator[EncodedFile]:
+    view = "-mirrored" if mirrored else ""
     found: dict[Path, EncodedFile] = {}
     pictures: dict[Path, tuple[str, Image.Image]] = {}
     for file in files:
         try:
             content = file.read_bytes()
             key = image_key(content)
-            known = features.get(key) if features else None
+            known = features.get(key + view) if features else None
             if known is None:
-                pictures[file] = key, decode_image(content)
+                picture = decode_image(content)
+                pictures[file] = key, ImageOps.mirror(picture) if mirrored else picture
             else:
                 found[file] = EncodedFile(file=file, image_key=key, features=known)
         except (OSError, ImageError) as problem:
@@ -133,6 +146,6 @@ def _encode_batch(encoder: Encoder, files: Sequence[Path], features: FeatureStor
         encoded = encode_images(encoder, [picture for _, picture in pictures.values()])
         for (file, (key, _)), values in zip(pictures.items(), encoded, strict=True):
             if features:
-                features.put(key, values)
+                features.put(key + view, values)
             found[file] = EncodedFile(file=file, image_key=key, features=values)
     yield from (found[file] for file in files)

@@ -4,7 +4,7 @@ Shapes:  P image regions   D feature size
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,7 +14,10 @@ from model.errors import CaptionFileError, TrainingError
 from model.features import FeatureStore
 from model.image_files import encode_files
 from model.progress import OnProgress, ignore_progress
+from model.tokenizer import pieces
 from model.training import CaptionedFeatures
+
+SIDES = frozenset({"left", "right", "左", "右"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,17 @@ class CaptionedExample:
     """SHA-256 of the image's content."""
     features: Tensor
     """[P, D], half precision."""
+    mirrored: Tensor | None = None
+    """Of the image turned left to right, [P, D]."""
 
     def captioned(self) -> list[CaptionedFeatures]:
         """Return one training example per caption; they share the features."""
-        return [CaptionedFeatures(features=self.features, caption=caption) for caption in self.image.captions]
+        return [
+            CaptionedFeatures(
+                features=self.features, caption=caption, mirrored=None if names_a_side(caption) else self.mirrored
+            )
+            for caption in self.image.captions
+        ]
 
 
 class ExampleReader:
@@ -86,6 +96,14 @@ class ExampleReader:
             )
         return learned, measured
 
+    def with_mirrored(self, examples: Sequence[CaptionedExample]) -> list[CaptionedExample]:
+        """Return the examples with the features of their mirrored images."""
+        files = [example.image.file for example in examples]
+        turned = encode_files(
+            self._encoder, files, features=self._features, mirrored=True, on_progress=self._on_progress
+        )
+        return [replace(example, mirrored=found.features) for example, found in zip(examples, turned, strict=True)]
+
     def _examples(self, source: CaptionSource) -> list[CaptionedExample]:
         captions = read_captions(source, strict=self._strict)
         self.left_out.add_all(captions.left_out)
@@ -115,6 +133,11 @@ class ExampleReader:
         self.left_out.add(reason, case)
         if self._strict:
             raise CaptionFileError(self.left_out.summary())
+
+
+def names_a_side(caption: str) -> bool:
+    """Say whether a caption is no longer true of the mirrored image."""
+    return any(piece in SIDES for piece in pieces(caption.lower()))
 
 
 def is_held_out(image_key: str, share: int) -> bool:

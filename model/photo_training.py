@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from model.features import FeatureStore
 from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from model.photo_examples import CaptionedExample, ExampleReader
 from model.progress import OnProgress, Progress, ignore_progress
+from model.self_critical import SelfCriticalOptions, reward_captions
 from model.store import Store
 from model.tokenizer import Tokenizer
 from model.training import CaptionedFeatures, TrainingOptions, TrainingProgress, fit_decoder, token_loss
@@ -40,19 +41,32 @@ class BundleOptions:
     name: str = "photos"
     """Versions of the bundle are called `<name>-<8 hex digits>`."""
     hidden: int = 512
-    """Size of the decoder's hidden state, word embedding and attention."""
+    """Size of the decoder's hidden state and word embedding; attention has half of it."""
+    layers: int = 2
+    cell: str = "lstm"
+    """`lstm`, `peephole`, `gru` or `rnn`."""
+    attention: bool = True
+    residual: bool = False
+    mirrored: bool = True
+    """Learn from mirrored images too, where a caption names no side."""
     min_count: int = 4
     """A word that stands fewer times in the captions is spelled in bytes."""
     replay: int = 200
     """How many captions, with their images' features, the bundle keeps for retraining."""
     held_out_share: int = 10
     """Without a held-out source every such image is held out, chosen by its content's hash."""
-    training: TrainingOptions = field(default_factory=TrainingOptions)
-    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    training: TrainingOptions = field(
+        default_factory=lambda: TrainingOptions(
+            epochs=12, batch_size=160, dropout=0.5, averaging=0.998, reduced_precision=True, warmup_steps=200
+        )
+    )
+    self_critical: SelfCriticalOptions = field(default_factory=SelfCriticalOptions)
+    """What follows once the decoder captions."""
+    decoding: DecodingOptions = field(default_factory=lambda: DecodingOptions(beam_size=5))
     """For the held-out metrics."""
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 1), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
+        for name, least in (("hidden", 2), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
@@ -114,6 +128,8 @@ def train_bundle(
     seen = FeatureStore(features, network.fingerprint) if features else None
     examples = ExampleReader(network, features=seen, strict=strict, on_progress=on_progress)
     learned, judged = examples.read(train, held_out, options.held_out_share)
+    if options.mirrored:
+        learned = examples.with_mirrored(learned)
     left_out = examples.left_out
     logger.info("images encoded train=%s held_out=%s %s", len(learned), len(judged), left_out.summary())
 
@@ -173,18 +189,27 @@ def _fit(
             features=encoder.feature_size,
             hidden=options.hidden,
             embedding=options.hidden,
-            attention=options.hidden,
+            attention=options.hidden // 2 if options.attention else 0,
+            layers=options.layers,
+            cell=options.cell,
+            residual=options.residual,
         ),
         dropout=options.training.dropout,
     )
+    decoder.standardise(torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]]))
     untrained = token_loss(decoder, tokenizer, held_out)
 
-    def report(progress: TrainingProgress) -> None:
-        note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
-        on_progress(Progress(phase="train decoder", done=progress.step, total=progress.steps, note=note))
+    def reporter(phase: str) -> Callable[[TrainingProgress], None]:
+        def report(progress: TrainingProgress) -> None:
+            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
+            on_progress(Progress(phase=phase, done=progress.step, total=progress.steps, note=note))
 
-    fitted = fit_decoder(decoder, tokenizer, train, held_out, options.training, report)
-    return tokenizer, decoder, {"untrained_loss": untrained, "vocabulary": tokenizer.size, **asdict(fitted)}
+        return report
+
+    fitted = fit_decoder(decoder, tokenizer, train, held_out, options.training, reporter("train decoder"))
+    rewards = reward_captions(decoder, tokenizer, train, options.self_critical, reporter("reward captions"))
+    record = {"untrained_loss": untrained, "vocabulary": tokenizer.size, **asdict(fitted), "rewards": rewards}
+    return tokenizer, decoder, record
 
 
 def _replay(learned: Sequence[CaptionedExample], options: BundleOptions) -> list[CaptionedFeatures]:

@@ -30,7 +30,15 @@ from model.scenes.evaluation import FactReport, caption_facts
 from model.scenes.examples import IMAGE_SIZE, SceneExamples, draw_examples, shuffled_batches
 from model.scenes.scaffold import Scaffold
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures, caption_loss, caption_tokens, padded, update, warmup_then_cosine
+from model.training import (
+    CaptionedFeatures,
+    caption_loss,
+    caption_tokens,
+    padded,
+    reduced_precision,
+    update,
+    warmup_then_cosine,
+)
 
 BUNDLE_NAME = "scenes"
 PREPROCESSING = Preprocessing(size=IMAGE_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -208,11 +216,6 @@ class Apprentice:
         correct = caption_facts(captioner, VALIDATION_SCENES, seed=VALIDATION_SEED, size=160).correct
         self.log.append({"phase": phase, "epoch": epoch, "loss": round(loss, 4), "validation_correct": correct})
         return f"{phase}, epoch {epoch}: loss {loss:.3f}, {correct:.1%} of captions without a wrong fact"
-
-
-def reduced_precision() -> torch.autocast:
-    """bfloat16 halves the time on CPUs that have it; losses and weights stay in float32."""
-    return torch.autocast("cpu", torch.bfloat16)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from model.captions import CaptionSource
 from model.decoding import DecodingOptions
 from model.image_files import caption_files
 from model.photo_training import BundleOptions, imagenet_encoder, train_bundle
+from model.self_critical import SelfCriticalOptions
 from model.training import TrainingOptions
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -31,6 +32,7 @@ def test_a_captioner_trained_on_200_photos_describes_photos_it_never_saw(tmp_pat
         hidden=128,
         replay=5,
         training=TrainingOptions(epochs=5, batch_size=16, learning_rate=4e-3, warmup_steps=10, dropout=0.1),
+        self_critical=SelfCriticalOptions(epochs=1),
     )
 
     trained = train_bundle(

@@ -18,6 +18,7 @@ from model.image_files import encode_images
 from model.images import decode_image
 from model.photo_examples import is_held_out
 from model.photo_training import BundleOptions, TrainedBundle, train_bundle
+from model.self_critical import SelfCriticalOptions
 from model.store import Store
 from model.training import TrainingOptions
 from tests.factories import make_encoder
@@ -29,6 +30,7 @@ OPTIONS = BundleOptions(
     replay=5,
     held_out_share=4,
     training=TrainingOptions(epochs=2, batch_size=16),
+    self_critical=SelfCriticalOptions(epochs=1),
     decoding=DecodingOptions(max_tokens=10),
 )
 
@@ -130,7 +132,7 @@ def test_features_are_computed_once_for_many_trainings(squares: CaptionSource, t
 
     second = train(squares, tmp_path / "two", features=store)
 
-    assert len(kept) == 60
+    assert len([path for path in kept if "mirrored" not in path]) == 60
     assert {path: store.read(path) for path in store.list()} == kept
     assert second.record["training"]["held_out_losses"] == first.record["training"]["held_out_losses"]
 

@@ -5,13 +5,14 @@ import torch
 
 from model.decoding import DecodingOptions
 from model.errors import TrainingError
-from model.tokenizer import END, START
+from model.tokenizer import END, SPELL, START
 from model.training import (
     Batches,
     CaptionedFeatures,
     TrainingOptions,
     TrainingProgress,
     caption_loss,
+    caption_tokens,
     fit_decoder,
     padded,
     token_loss,
@@ -124,6 +125,37 @@ def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_t
             seen.append(text)
 
     assert sorted(seen) == sorted(example.caption for example in examples)
+
+
+def test_mirrored_features_take_turns_with_the_image_itself_unless_a_caption_names_a_side() -> None:
+    image, turned = torch.zeros(1, 1), torch.ones(1, 1)
+    free = CaptionedFeatures(features=image, caption="a circle", mirrored=turned)
+    sided = CaptionedFeatures(features=torch.full((1, 1), 2.0), caption="on the left")
+    batches = Batches([free, sided], make_tokenizer(), TrainingOptions(batch_size=1))
+
+    seen = {float(features) for _ in range(20) for features, *_ in batches}
+
+    assert seen == {0.0, 1.0, 2.0}
+
+
+def test_the_averaged_decoder_lags_behind_the_trained_one() -> None:
+    moved = []
+    for averaging in (0.0, 0.99):
+        captioner = make_captioner()
+        start = captioner.decoder.embedding.weight.detach().clone()
+        options = TrainingOptions(epochs=3, batch_size=4, averaging=averaging)
+        fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
+        moved.append(float((captioner.decoder.embedding.weight.detach() - start).norm()))
+
+    assert 0 < moved[1] < moved[0]
+
+
+def test_a_word_out_of_vocabulary_is_one_token_for_the_decoder() -> None:
+    tokenizer = make_tokenizer()
+
+    tokens = caption_tokens(tokenizer, "a zyzzyva circle")
+
+    assert tokens == [START, *tokenizer.encode("a"), SPELL, *tokenizer.encode("circle"), END]
 
 
 def test_a_repeated_caption_is_spread_over_the_batches() -> None:

@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.cider import CiderD
+from model.decoding import DecodingOptions, sample_captions
+from model.errors import TrainingError
+from model.self_critical import SelfCriticalOptions, reward_captions
+from model.tokenizer import END, START
+from model.training import CaptionedFeatures, TrainingOptions, fit_decoder
+from tests.factories import make_captioner, make_image
+
+OPTIONS = SelfCriticalOptions(
+    epochs=40, images_per_step=1, learning_rate=5e-3, max_tokens=8, averaging=0.9, warmup_steps=1
+)
+
+
+def test_of_captions_that_are_as_probable_the_one_that_people_wrote_becomes_the_one_that_is_written() -> None:
+    captioner = make_captioner()
+    endings = {"red": "circle left", "green": "square", "blue": "circle"}
+    features = {color: captioner.encode([make_image(color)])[0].half() for color in endings}
+    taught = [
+        CaptionedFeatures(features=features[color], caption=f"a {color} {ending}")
+        for color in endings
+        for ending in endings.values()
+    ]
+    options = TrainingOptions(epochs=150, batch_size=3, learning_rate=1e-2, dropout=0, label_smoothing=0)
+    captioner.decoder.standardise(torch.stack(list(features.values())))
+    fit_decoder(captioner.decoder, captioner.tokenizer, taught, [], options)
+    wanted = [
+        CaptionedFeatures(features=features[color], caption=f"a {color} {ending}") for color, ending in endings.items()
+    ]
+
+    rewards = reward_captions(captioner.decoder, captioner.tokenizer, wanted, OPTIONS)
+
+    assert sum(rewards[-10:]) > sum(rewards[:10]) + 10
+    written = captioner.caption(torch.stack(list(features.values())), DecodingOptions())
+    assert [captions[0].text for captions in written] == [example.caption for example in wanted]
+
+
+def test_no_epoch_leaves_the_decoder_as_it_is() -> None:
+    captioner = make_captioner()
+    before = captioner.decoder.embedding.weight.clone()
+    example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
+
+    assert reward_captions(captioner.decoder, captioner.tokenizer, [example], replace(OPTIONS, epochs=0)) == []
+    assert torch.equal(captioner.decoder.embedding.weight, before)
+
+
+def test_samples_run_from_start_to_end_and_belong_to_their_image() -> None:
+    captioner = make_captioner()
+    features = captioner.encode([make_image("red"), make_image("blue")])
+    torch.manual_seed(1)
+
+    tokens = sample_captions(captioner.decoder, features, samples=3, max_tokens=6)
+
+    assert tokens.shape[0] == 6
+    assert tokens.shape[1] <= 7
+    assert (tokens[:, 0] == START).all()
+    for row in tokens.tolist():
+        ended = row.index(END) if END in row else len(row)
+        assert set(row[ended + 1 :]) <= {0}
+
+
+def test_one_sample_has_nothing_to_be_compared_with() -> None:
+    with pytest.raises(TrainingError, match="samples must be 2 or more, got 1"):
+        SelfCriticalOptions(samples=1)
+
+
+def test_cider_d_of_single_captions_by_hand() -> None:
+    # Every n-gram is in one of two images, so all weigh log 2. The first caption has n = 1, 2 right: 10 * 2/4.
+    # The second has one of two words, one word too few: 10/4 * 1/sqrt(2) * exp(-1/72).
+    cider = CiderD([[("a", "b")], [("c", "d")]])
+
+    assert cider.score(0, ("a", "b")) == pytest.approx(5.0)
+    assert cider.score(1, ("c",)) == pytest.approx(1.7433843)
+    assert cider.score(1, ("a", "b")) == 0
+    assert cider.score(0, ()) == 0
