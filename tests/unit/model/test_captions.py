@@ -1,4 +1,4 @@
-"""Captions files of four formats, and what is wrong with them."""
+"""Captions files of five formats, and what is wrong with them."""
 
 import json
 from collections.abc import Sequence
@@ -23,20 +23,40 @@ COCO = json.dumps(
     }
 )
 
+KARPATHY = json.dumps(
+    {
+        "images": [
+            {"filename": "t.jpg", "split": "train", "sentences": [{"raw": "A cat", "sentid": 5}]},
+            {
+                "filename": "a.jpg",
+                "split": "test",
+                "sentences": [{"raw": "A dog runs .", "sentid": 1}, {"raw": "A brown dog .", "sentid": 2}],
+            },
+            {"filename": "r.jpg", "split": "restval", "sentences": [{"raw": "A bird", "sentid": 6}]},
+            {"filename": "b.jpg", "split": "test", "sentences": [{"raw": "Two men", "sentid": 3}]},
+        ],
+        "dataset": "flickr8k",
+    }
+)
+
 
 def source(
-    folder: Path, text: str | bytes, *, names: str | None = None, images: Sequence[str] = ("a.jpg", "b.jpg")
+    folder: Path,
+    text: str | bytes,
+    *,
+    names: str | None = None,
+    split: str | None = None,
+    images: Sequence[str] = ("a.jpg", "b.jpg"),
 ) -> CaptionSource:
-    (folder / "images").mkdir()
     for image in images:
+        (folder / "images" / image).parent.mkdir(parents=True, exist_ok=True)
         (folder / "images" / image).write_bytes(b"")
     captions = folder / "captions"
     captions.write_bytes(text if isinstance(text, bytes) else text.encode())
     if names is not None:
         (folder / "names").write_text(names)
-    return CaptionSource(
-        captions=captions, images=folder / "images", names=folder / "names" if names is not None else None
-    )
+    listed = folder / "names" if names is not None else None
+    return CaptionSource(captions=captions, images=folder / "images", names=listed, split=split)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +84,53 @@ def test_every_format_is_told_from_its_content(tmp_path: Path, text: str) -> Non
         CaptionedImage(file=tmp_path / "images/b.jpg", captions=("Two men",)),
     )
     assert found.left_out.summary() == "nothing left out"
+
+
+def test_of_a_karpathy_file_only_the_split_is_taken(tmp_path: Path) -> None:
+    found = read_captions(source(tmp_path, KARPATHY, split="test"), strict=True)
+
+    assert found.images == (
+        CaptionedImage(file=tmp_path / "images/a.jpg", captions=("A dog runs.", "A brown dog.")),
+        CaptionedImage(file=tmp_path / "images/b.jpg", captions=("Two men",)),
+    )
+
+
+def test_several_karpathy_splits_are_taken_together_and_a_single_one_needs_no_name(tmp_path: Path) -> None:
+    images = ("t.jpg", "r.jpg")
+    both = read_captions(source(tmp_path, KARPATHY, split="train,restval", images=images), strict=True)
+    only_train = json.dumps({"images": json.loads(KARPATHY)["images"][:1]})
+    single = read_captions(source(tmp_path, only_train, images=images), strict=True)
+
+    assert [image.file.name for image in both.images] == ["t.jpg", "r.jpg"]
+    assert [image.file.name for image in single.images] == ["t.jpg"]
+
+
+def test_karpathy_images_of_coco_are_in_the_folder_that_the_file_names(tmp_path: Path) -> None:
+    text = KARPATHY.replace('"filename": "a.jpg"', '"filepath": "val2014", "filename": "a.jpg"')
+
+    found = read_captions(source(tmp_path, text, split="test", images=("val2014/a.jpg",)))
+
+    assert [image.file for image in found.images] == [tmp_path / "images/val2014/a.jpg"]
+    assert found.left_out.counts() == {"missing images": 1}
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("dev", r"has no split 'dev': choose of restval \(1 images\), test \(2 images\), train \(1 images\) with"),
+        ("test,dev,val", "has no split 'dev, val': choose of"),
+        (None, r"has several splits: choose of restval \(1 images\), test .* with --split"),
+    ],
+)
+def test_a_wrong_split_is_told_which_splits_are_there(tmp_path: Path, split: str | None, message: str) -> None:
+    with pytest.raises(CaptionFileError, match=message):
+        read_captions(source(tmp_path, KARPATHY, split=split))
+
+
+@pytest.mark.parametrize("text", [FLICKR, CSV, JSONL, COCO])
+def test_a_file_without_splits_points_to_the_list_of_names(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CaptionFileError, match=r"has no splits to take 'test' from: list .* --names"):
+        read_captions(source(tmp_path, text, split="test"))
 
 
 def test_chinese_captions_are_read_as_they_are(tmp_path: Path) -> None:
@@ -131,6 +198,8 @@ def test_strict_stops_with_the_summary(tmp_path: Path) -> None:
         ("[1, 2]", "not in COCO's captions format"),
         ('{"images": [], "annotations": [{"image_id": 3, "caption": "x"}]}', r"annotations\[0\]: expected a caption"),
         ('{"images": [], "annotations": [7]}', r"annotations\[0\]: expected a caption"),
+        ('{"images": [{"sentences": []}]}', r"images\[0\]: expected filename, split and sentences with raw, got"),
+        (KARPATHY.replace('"raw": "Two men"', '"tokens": []'), r"images\[3\]: expected filename, split and sentences"),
         (FLICKR.encode() + b"a.jpg#2\t\xff\n", "line 4: not UTF-8"),
     ],
 )
