@@ -1,17 +1,20 @@
 """How good a captioner is on captioned images it never saw."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.captioner import Captioner
-from model.captions import CaptionedImage
+from torch import Tensor
+
+from model.captioner import Caption, Captioner
+from model.captions import CaptionedImage, LeftOut
 from model.decoding import DecodingOptions
 from model.errors import CaptionFileError
 from model.features import FeatureStore
 from model.image_files import caption_files
-from model.metrics import Metrics, measure
+from model.java_metrics import JavaMetric, java_metrics
+from model.metrics import ImageMetrics, Metrics, measure, measure_each
 from model.progress import OnProgress, ignore_progress
 
 
@@ -22,6 +25,19 @@ class JudgedCaption:
     file: Path
     caption: str
     references: tuple[str, ...]
+    metrics: ImageMetrics
+    tokens: tuple[str, ...]
+    """The words as the decoder wrote them."""
+    attention: Tensor = field(compare=False, repr=False)
+    """Weights over the regions for each token, [T, P]."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "image": str(self.file),
+            "caption": self.caption,
+            "references": self.references,
+            **asdict(self.metrics),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,8 @@ class Evaluation:
     version: str
     """The model version that wrote the captions."""
     metrics: Metrics
+    java: tuple[JavaMetric, ...] = ()
+    """METEOR and SPICE, when they were asked for."""
     captions: tuple[JudgedCaption, ...]
     unreadable: dict[Path, str]
     """Image files that could not be captioned, and why; they are not in the metrics."""
@@ -38,24 +56,29 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         return {
             "version": self.version,
-            "metrics": asdict(self.metrics),
+            "metrics": asdict(self.metrics) | {metric.name.lower(): metric.score for metric in self.java},
+            "missing_metrics": {metric.name.lower(): metric.missing for metric in self.java if metric.missing},
             "unreadable": {str(file): problem for file, problem in self.unreadable.items()},
-            "captions": [
-                {"image": str(judged.file), "caption": judged.caption, "references": judged.references}
-                for judged in self.captions
-            ],
+            "captions": [judged.to_json() for judged in self.captions],
         }
 
     def table(self) -> str:
         """Return the metrics as lines for a terminal, in per cent as papers print them."""
-        scores = asdict(self.metrics)
-        lines = [f"{self.version} on {scores.pop('images')} images"]
-        names = {"rouge_l": "ROUGE-L", "cider_d": "CIDEr-D"}
-        lines += [
-            f"  {names.get(name, name.upper().replace('_', '-')):8} {100 * value:6.1f}"
-            for name, value in scores.items()
-        ]
-        return "\n".join(lines)
+        lines = [f"{self.version} on {self.metrics.images} images"]
+        lines += [f"  {name:8} {'-' if score is None else f'{100 * score:.1f}':>6}" for name, score in self.scores()]
+        lines.append(
+            f"  words to edit until the nearest reference is reached: {self.metrics.word_edits:.1f} a caption "
+            f"({self.metrics.word_error_rate:.1%}); none in {self.metrics.unedited:.1%} of the captions"
+        )
+        return "\n".join([*lines, *(f"  {metric.name} {metric.missing}" for metric in self.java if metric.missing)])
+
+    def scores(self) -> list[tuple[str, float | None]]:
+        """Return names and scores in the order papers print them; None is a score that cannot be computed here."""
+        java: dict[str, float | None] = {metric.name: metric.score for metric in self.java}
+        ordered = {f"BLEU-{n}": getattr(self.metrics, f"bleu_{n}") for n in range(1, 5)}
+        ordered |= {name: java[name] for name in ("METEOR",) if name in java}
+        ordered |= {"ROUGE-L": self.metrics.rouge_l, "CIDEr-D": self.metrics.cider_d}
+        return list((ordered | java).items())
 
 
 def evaluate(
@@ -63,29 +86,66 @@ def evaluate(
     images: Sequence[CaptionedImage],
     options: DecodingOptions,
     *,
+    java: bool = False,
+    strict: bool = False,
     features: FeatureStore | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Evaluation:
     """Caption the images and score the best caption of each against all its references.
 
+    Args:
+        captioner: the model version that writes.
+        images: captioned images that it never saw.
+        options: how captions are searched for.
+        java: METEOR and SPICE too, where their runtime is; METEOR starts a process of 2 GB.
+        strict: stop at an image that cannot be read.
+        features: where the images' features are kept; None computes them each time.
+        on_progress: told after each image.
+
     Raises:
-        CaptionFileError: not one of the images can be read.
+        CaptionFileError: not one of the images can be read; or one of them cannot, and `strict` is set.
     """
-    references = {image.file: image.captions for image in images}
-    judged, unreadable = [], {}
-    for captioned in caption_files(captioner, list(references), options, features=features, on_progress=on_progress):
-        if captioned.problem is not None:
-            unreadable[captioned.file] = captioned.problem
-        else:
-            judged.append(
-                JudgedCaption(
-                    file=captioned.file,
-                    caption=captioned.captions[0].text,
-                    references=references[captioned.file],
-                )
-            )
-    if not judged:
+    written: dict[Path, Caption] = {}
+    unreadable: dict[Path, str] = {}
+    files = list(dict.fromkeys(image.file for image in images))
+    for captioned in caption_files(captioner, files, options, features=features, on_progress=on_progress):
+        if captioned.problem is None:
+            written[captioned.file] = captioned.captions[0]
+            continue
+        unreadable[captioned.file] = captioned.problem
+        if strict:
+            raise CaptionFileError(unreadable_images(unreadable).summary())
+    if not written:
         first = next(iter(unreadable.items()), "there is none")
         raise CaptionFileError(f"no image to evaluate on can be read: {first}")
-    metrics = measure([j.caption for j in judged], [j.references for j in judged])
-    return Evaluation(version=captioner.version, metrics=metrics, captions=tuple(judged), unreadable=unreadable)
+    captions = [caption.text for caption in written.values()]
+    people = {image.file: image.captions for image in images}
+    references = [people[file] for file in written]
+    return Evaluation(
+        version=captioner.version,
+        metrics=measure(captions, references),
+        java=java_metrics(captions, references, on_progress) if java else (),
+        captions=tuple(_judged(written, references)),
+        unreadable=unreadable,
+    )
+
+
+def unreadable_images(problems: Mapping[Path, str]) -> LeftOut:
+    """Return image files that cannot be read as something left out."""
+    left_out = LeftOut()
+    for file, problem in problems.items():
+        left_out.add("unreadable images", f"{file.name}: {problem}")
+    return left_out
+
+
+def _judged(written: Mapping[Path, Caption], references: Sequence[tuple[str, ...]]) -> Iterator[JudgedCaption]:
+    metrics = measure_each([caption.text for caption in written.values()], references)
+    for (file, caption), several, scores in zip(written.items(), references, metrics, strict=True):
+        yield JudgedCaption(
+            file=file,
+            caption=caption.text,
+            references=several,
+            metrics=scores,
+            tokens=caption.tokens,
+            attention=caption.attention,
+        )
