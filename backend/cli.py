@@ -107,6 +107,7 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     held_out.add_argument("--held-out-captions", type=Path, metavar="FILE", help="default: the same file")
     held_out.add_argument("--held-out-images", type=Path, metavar="DIR", help="default: the same directory")
     held_out.add_argument("--held-out-names", type=Path, metavar="FILE", help="list of image names, one per line")
+    held_out.add_argument("--held-out-split", metavar="SPLIT", help="of a Karpathy file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
     parser.add_argument("--name", default="photos", help="versions are called NAME-<8 hex digits> (%(default)s)")
     parser.add_argument(
@@ -125,12 +126,19 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     how.add_argument("--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru or rnn (%(default)s)")
     how.add_argument("--layers", type=int, default=2, help="%(default)s")
     how.add_argument("--no-attention", dest="attention", action="store_false", help="read the mean of the regions")
+    how.add_argument(
+        "--recurrent-regions", action="store_true", help="read the regions in both directions before attention looks"
+    )
     how.add_argument("--residual", action="store_true", help="upper layers add what they read from below")
     how.add_argument("--hidden", type=int, default=512, help="size of state and embedding (%(default)s)")
     how.add_argument("--dropout", type=float, default=0.5, help="%(default)s")
     how.add_argument("--min-count", type=int, default=4, help="rarer words are never written (%(default)s)")
     how.add_argument("--epochs", type=int, default=12, help="times each caption is learned (%(default)s)")
     how.add_argument("--reward-epochs", type=int, default=6, help="then times CIDEr-D rewards it; 0: not (%(default)s)")
+    how.add_argument(
+        "--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd (%(default)s)"
+    )
+    how.add_argument("--weight-decay", type=float, default=1e-4, help="L2 (%(default)s)")
     how.add_argument("--batch-size", type=int, default=160, help="captions of one step (%(default)s)")
     how.add_argument("--learning-rate", type=float, default=1e-3, help="%(default)s")
     how.add_argument("--budget-s", type=float, metavar="S", help="stop training after this many seconds")
@@ -138,10 +146,23 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
 
 
 def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
-    parser = _add(subcommands, commands.evaluate, "score captions against what people wrote (BLEU, ROUGE-L, CIDEr-D)")
+    parser = _add(
+        subcommands,
+        commands.evaluate,
+        "score captions against what people wrote (BLEU, METEOR, ROUGE-L, CIDEr-D, SPICE)",
+    )
     _add_captions_source(parser)
     _add_model_choice(parser)
+    parser.add_argument("--strict", action="store_true", help="stop at anything that is unusable")
+    parser.add_argument("--no-java", dest="java", action="store_false", help="without METEOR and SPICE")
     parser.add_argument("--json", action="store_true", help="metrics and every caption as JSON")
+    gallery = parser.add_argument_group("gallery")
+    gallery.add_argument(
+        "--gallery", type=Path, metavar="FILE", help="write an HTML page of images, captions and attention"
+    )
+    gallery.add_argument(
+        "--gallery-images", type=int, default=100, metavar="N", help="of more so many are drawn (%(default)s)"
+    )
 
 
 def _add_versions(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
@@ -172,10 +193,13 @@ def _add_captions_source(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="Flickr token file, COCO captions JSON, CSV with the columns image and caption, or JSONL",
+        help="Flickr token file, COCO or Karpathy JSON, CSV with the columns image and caption, or JSONL",
     )
     source.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the named images are")
     source.add_argument("--names", type=Path, metavar="FILE", help="only the images listed here, one name per line")
+    source.add_argument(
+        "--split", help="of a Karpathy file: train, val, test or restval, or several, with commas between"
+    )
 
 
 def _add_model_choice(parser: argparse.ArgumentParser) -> None:

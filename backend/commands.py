@@ -14,6 +14,7 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from model.captioner import Captioner
+    from model.captions import CaptionSource
 
 
 def serve(_: argparse.Namespace) -> int:
@@ -79,13 +80,13 @@ def train(arguments: argparse.Namespace) -> int:
     from model.progress import ProgressDisplay
     from model.store import Store
 
-    source = CaptionSource(captions=arguments.captions, images=arguments.images, names=arguments.names)
     held_out = None
-    if arguments.held_out_captions or arguments.held_out_images or arguments.held_out_names:
+    if arguments.held_out_captions or arguments.held_out_images or arguments.held_out_names or arguments.held_out_split:
         held_out = CaptionSource(
             captions=arguments.held_out_captions or arguments.captions,
             images=arguments.held_out_images or arguments.images,
             names=arguments.held_out_names,
+            split=arguments.held_out_split,
         )
     recipe = BundleOptions()
     options = BundleOptions(
@@ -94,6 +95,7 @@ def train(arguments: argparse.Namespace) -> int:
         layers=arguments.layers,
         cell=arguments.cell,
         attention=arguments.attention,
+        recurrent_regions=arguments.recurrent_regions,
         residual=arguments.residual,
         min_count=arguments.min_count,
         training=replace(
@@ -101,6 +103,8 @@ def train(arguments: argparse.Namespace) -> int:
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             dropout=arguments.dropout,
+            optimizer=arguments.optimizer,
+            weight_decay=arguments.weight_decay,
             learning_rate=arguments.learning_rate,
             budget_s=math.inf if arguments.budget_s is None else arguments.budget_s,
             seed=arguments.seed,
@@ -110,7 +114,7 @@ def train(arguments: argparse.Namespace) -> int:
     with ProgressDisplay() as show:
         trained = train_bundle(
             arguments.out,
-            train=source,
+            train=_caption_source(arguments),
             held_out=held_out,
             encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
             weights=None if arguments.weights == "none" else arguments.weights,
@@ -126,23 +130,34 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from model.captions import CaptionSource, read_captions
+    from model.captions import read_captions
     from model.decoding import DecodingOptions
-    from model.evaluation import evaluate
+    from model.evaluation import evaluate, unreadable_images
+    from model.gallery import write_gallery
     from model.progress import ProgressDisplay
 
     settings = Settings.from_env()
-    source = CaptionSource(captions=arguments.captions, images=arguments.images, names=arguments.names)
-    captioned = read_captions(source)
+    captioned = read_captions(_caption_source(arguments), strict=arguments.strict)
     captioner = _captioner(settings, arguments)
     with ProgressDisplay() as show:
-        options = DecodingOptions(beam_size=settings.beam_size)
-        evaluation = evaluate(captioner, captioned.images, options, on_progress=show)
+        evaluation = evaluate(
+            captioner,
+            captioned.images,
+            DecodingOptions(beam_size=settings.beam_size),
+            java=arguments.java,
+            strict=arguments.strict,
+            on_progress=show,
+        )
+    captioned.left_out.add_all(unreadable_images(evaluation.unreadable))
     if arguments.json:
-        print(json.dumps(evaluation.to_json(), ensure_ascii=False, indent=1))
+        record = evaluation.to_json() | {"left_out": captioned.left_out.cases}
+        print(json.dumps(record, ensure_ascii=False, indent=1))
     else:
         print(evaluation.table())
         print(captioned.left_out.summary())
+    if arguments.gallery:
+        shown = write_gallery(arguments.gallery, evaluation, max_images=arguments.gallery_images)
+        print(f"{arguments.gallery} shows {shown} images; open it in a browser", file=sys.stderr)
     return 0
 
 
@@ -173,6 +188,14 @@ def rollback(arguments: argparse.Namespace) -> int:
 
     print(roll_back(Settings.from_env(), arguments.project, by="command line"))
     return 0
+
+
+def _caption_source(arguments: argparse.Namespace) -> "CaptionSource":
+    from model.captions import CaptionSource
+
+    return CaptionSource(
+        captions=arguments.captions, images=arguments.images, names=arguments.names, split=arguments.split
+    )
 
 
 def _captioner(settings: Settings, arguments: argparse.Namespace) -> "Captioner":

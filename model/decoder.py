@@ -28,6 +28,9 @@ class DecoderSizes:
     layers: int = 1
     cell: str = "lstm"
     """`lstm`, `peephole`, `gru` or `rnn`."""
+    recurrent_regions: bool = False
+    """The regions are read in rows, forwards and backwards, before attention looks (Shi et al. 2015,
+    https://arxiv.org/abs/1507.05717), so that each knows of those around it."""
     residual: bool = False
     """Each layer above the first adds what it reads from below to what it says."""
 
@@ -36,6 +39,8 @@ class DecoderSizes:
             value, least = getattr(self, name), 0 if name == "attention" else 1
             if not isinstance(value, int) or value < least:
                 raise BundleError(f"decoder size {name} must be {least} or more, got {value!r}")
+        if self.recurrent_regions and self.hidden % 2:
+            raise BundleError(f"decoder size hidden must be even to read regions in both directions, got {self.hidden}")
         if self.cell not in CELLS:
             raise BundleError(f"decoder cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
 
@@ -84,6 +89,8 @@ class AttentionDecoder(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(sizes.features))
         self.register_buffer("feature_scale", torch.ones(sizes.features))
         self.value = nn.Linear(sizes.features, hidden)
+        if sizes.recurrent_regions:
+            self.around = nn.LSTM(hidden, hidden // 2, batch_first=True, bidirectional=True)
         if sizes.attention:
             self.key = nn.Linear(hidden, sizes.attention)
             self.query = nn.Linear(hidden, sizes.attention, bias=False)
@@ -110,6 +117,8 @@ class AttentionDecoder(nn.Module):
         """Project encoder features [B, P, D] once, for all steps and beams."""
         features = (features - self.feature_mean) * self.feature_scale
         values = torch.relu(self.value(self.dropout(features)))
+        if self.sizes.recurrent_regions:
+            values = values + self.around(values)[0]
         return Memory(self.key(values) if self.sizes.attention else values[..., :0], values)
 
     def start(self, memory: Memory) -> DecoderState:

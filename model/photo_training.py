@@ -46,6 +46,7 @@ class BundleOptions:
     cell: str = "lstm"
     """`lstm`, `peephole`, `gru` or `rnn`."""
     attention: bool = True
+    recurrent_regions: bool = False
     residual: bool = False
     mirrored: bool = True
     """Learn from mirrored images too, where a caption names no side."""
@@ -192,6 +193,7 @@ def _fit(
             attention=options.hidden // 2 if options.attention else 0,
             layers=options.layers,
             cell=options.cell,
+            recurrent_regions=options.recurrent_regions,
             residual=options.residual,
         ),
         dropout=options.training.dropout,

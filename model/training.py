@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ from model.errors import TrainingError
 from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
+"""All take the weight decay as L2 in the loss, but AdamW, which takes it from the weights."""
 
 NEXT_TO_WORDS = ("embedding", "bias", "readout")
 """Parameters of the decoder that turn its state into words."""
@@ -51,6 +61,8 @@ class TrainingOptions:
     label_smoothing: float = 0.1
     dropout: float = 0.3
     weight_decay: float = 1e-4
+    optimizer: str = "adamw"
+    """One of OPTIMIZERS."""
     clip_norm: float = 5.0
     averaging: float = 0.0
     """The decoder that is judged and kept is an average of the weights over the steps, in which the past keeps this
@@ -68,6 +80,8 @@ class TrainingOptions:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         for name in ("dropout", "label_smoothing", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -122,7 +136,7 @@ def fit_decoder(
     best = Best(average.decoder)
     batches = Batches(train, tokenizer, options)
     steps = options.epochs * len(batches)
-    optimizer = torch.optim.AdamW(parameter_groups(decoder, options), weight_decay=options.weight_decay)
+    optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
     decoder.dropout.p = options.dropout
     torch.manual_seed(options.seed)

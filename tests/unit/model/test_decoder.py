@@ -60,6 +60,7 @@ def test_every_kind_of_decoder_decodes_as_it_was_trained_and_learns(
         layers=layers,
         cell=cell,
         residual=residual,
+        recurrent_regions=residual,
     )
     torch.manual_seed(0)
     decoder = AttentionDecoder(sizes)

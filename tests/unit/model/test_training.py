@@ -7,6 +7,7 @@ from model.decoding import DecodingOptions
 from model.errors import TrainingError
 from model.tokenizer import END, SPELL, START
 from model.training import (
+    OPTIMIZERS,
     Batches,
     CaptionedFeatures,
     TrainingOptions,
@@ -148,6 +149,21 @@ def test_the_averaged_decoder_lags_behind_the_trained_one() -> None:
         moved.append(float((captioner.decoder.embedding.weight.detach() - start).norm()))
 
     assert 0 < moved[1] < moved[0]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_learns(optimizer: str) -> None:
+    captioner = make_captioner()
+    options = TrainingOptions(epochs=15, batch_size=4, optimizer=optimizer, dropout=0.0, learning_rate=1e-2)
+
+    record = fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
+
+    assert record.train_losses[-1] < record.train_losses[0]
+
+
+def test_an_unknown_optimizer_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(TrainingError, match="one of adamw, adam, rmsprop, adagrad, sgd, got 'lion'"):
+        TrainingOptions(optimizer="lion")
 
 
 def test_a_word_out_of_vocabulary_is_one_token_for_the_decoder() -> None:
