@@ -75,11 +75,10 @@ def _spice(candidates: Sequence[str], references: Sequence[Sequence[str]], on_pr
     """Run the program on files and return the mean of the images' F-scores."""
     _require_java()
     home = _package() / "spice"
-    absent = [name for name in CORENLP if not (home / "lib" / name).is_file()]
-    if absent:
+    if not all((home / "lib" / name).is_file() for name in CORENLP):
         raise _MissingError(
-            f"needs {' and '.join(absent)} in {home / 'lib'}, and 8 GB of memory: "
-            "python -m pycocoevalcap.spice.get_stanford_models"
+            "needs Stanford CoreNLP 3.6.0 with its models and 8 GB of memory "
+            "(python -m pycocoevalcap.spice.get_stanford_models)"
         )
     on_progress(Progress(phase="SPICE", done=0, total=len(candidates)))
     images = [

@@ -61,7 +61,7 @@ def test_spice_is_not_tried_before_its_models_are_there(package: Path, monkeypat
     spice = java_metrics(CAPTIONS, REFERENCES)[1]
 
     assert spice.score is None
-    assert spice.missing.startswith("needs stanford-corenlp-3.6.0-models.jar in ")
+    assert "python -m pycocoevalcap.spice.get_stanford_models" in spice.missing
 
 
 def test_a_program_that_dies_is_told_with_its_last_words(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
