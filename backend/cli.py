@@ -161,7 +161,7 @@ def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
         "--gallery", type=Path, metavar="FILE", help="write an HTML page of images, captions and attention"
     )
     gallery.add_argument(
-        "--gallery-images", type=int, default=100, metavar="N", help="of more so many are drawn (%(default)s)"
+        "--gallery-images", type=_count, default=100, metavar="N", help="of more so many are drawn (%(default)s)"
     )
 
 
@@ -205,6 +205,12 @@ def _add_captions_source(parser: argparse.ArgumentParser) -> None:
 def _add_model_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
     parser.add_argument("--project", type=int, help="use the version that serves this project (MODEL_STORE)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from model.errors import SettingsError
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from model.progress import ProgressDisplay
 
     settings = Settings.from_env()
+    if arguments.gallery and not arguments.gallery.parent.is_dir():
+        raise SettingsError(f"--gallery {arguments.gallery}: there is no directory {arguments.gallery.parent}")
     captioned = read_captions(_caption_source(arguments), strict=arguments.strict)
     captioner = _captioner(settings, arguments)
     with ProgressDisplay() as show:
@@ -157,7 +160,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         print(captioned.left_out.summary())
     if arguments.gallery:
         shown = write_gallery(arguments.gallery, evaluation, max_images=arguments.gallery_images)
-        print(f"{arguments.gallery} shows {shown} images; open it in a browser", file=sys.stderr)
+        print(f"{arguments.gallery} is written (images: {shown}); open it in a browser", file=sys.stderr)
     return 0
 
 

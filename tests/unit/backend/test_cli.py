@@ -64,17 +64,87 @@ def test_caption_writes_one_json_object_per_image(tmp_path: Path, capsys: pytest
     assert broken["error"]
 
 
-def test_evaluate_prints_metrics_of_captioned_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = write_bundle(tmp_path / "bundle")
-    make_image().save(tmp_path / "red.png")
-    (tmp_path / "captions.csv").write_text("image,caption\nred.png,a red picture\n")
+def evaluate_arguments(folder: Path, rows: str = "red.png,a red picture\n") -> list[str]:
+    """Write a bundle, a red picture and its captions; return the command that evaluates them."""
+    bundle = write_bundle(folder / "bundle")
+    make_image().save(folder / "red.png")
+    (folder / "captions.csv").write_text("image,caption\n" + rows)
+    files = ["--captions", str(folder / "captions.csv"), "--images", str(folder)]
+    return ["evaluate", *files, "--bundle", str(bundle), "--no-java"]
 
-    code = main(
-        ["evaluate", "--captions", str(tmp_path / "captions.csv"), "--images", str(tmp_path), "--bundle", str(bundle)]
+
+def test_evaluate_prints_metrics_of_captioned_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(evaluate_arguments(tmp_path))
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert "BLEU-4" in told
+    assert "words to edit until the nearest reference is reached" in told
+    assert "nothing left out" in told
+
+
+def test_evaluate_counts_what_it_leaves_out_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    rows = "red.png,a red picture\nred.png,\nred.png,a red picture\ngone.png,nothing\ntext.png,a text\n"
+
+    code = main(evaluate_arguments(tmp_path, rows))
+
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert code == 0
+    assert summary.startswith(
+        "left out: empty captions: 1 (line 3); duplicate captions: 1 (line 4); missing images: 1 (gone.png); "
+        "unreadable images: 1 (text.png: "
     )
 
+
+def test_evaluate_strict_stops_at_what_it_would_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.png").write_text("no image")
+
+    arguments = [*evaluate_arguments(tmp_path, "red.png,a\ngone.png,nothing\n"), "--strict"]
+
+    missing = main(arguments)
+    told_missing = capsys.readouterr()
+    (tmp_path / "captions.csv").write_text("image,caption\nred.png,a\ntext.png,a text\n")
+    unreadable = main(arguments)
+    told_unreadable = capsys.readouterr()
+
+    assert (missing, unreadable) == (2, 2)
+    assert (told_missing.out, told_unreadable.out) == ("", "")
+    assert "missing images: 1 (gone.png)" in told_missing.err
+    assert "unreadable images: 1 (text.png: " in told_unreadable.err
+
+
+def test_evaluate_takes_a_karpathy_split_and_writes_json_and_a_gallery(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = evaluate_arguments(tmp_path)
+    images = [
+        {"filename": "red.png", "split": "test", "sentences": [{"raw": "a red picture"}]},
+        {"filename": "unseen.png", "split": "train", "sentences": [{"raw": "a secret"}]},
+    ]
+    (tmp_path / "captions.csv").write_text(json.dumps({"images": images}))
+    page = tmp_path / "out.html"
+
+    code = main([*arguments, "--split", "test", "--json", "--gallery", str(page)])
+
+    told = capsys.readouterr()
+    record = json.loads(told.out)
     assert code == 0
-    assert "BLEU-4" in capsys.readouterr().out
+    assert record["metrics"]["images"] == 1
+    assert record["captions"][0]["references"] == ["a red picture"]
+    assert record["left_out"] == {}
+    assert "a red picture" in page.read_text("utf-8")
+    assert f"{page} is written (images: 1)" in told.err
+
+
+def test_evaluate_refuses_a_gallery_it_cannot_write_before_it_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = main([*evaluate_arguments(tmp_path), "--gallery", str(tmp_path / "nowhere" / "out.html")])
+
+    told = capsys.readouterr()
+    assert (nowhere, told.out) == (2, "")
+    assert "--gallery" in told.err
 
 
 def test_train_makes_a_bundle_that_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
