@@ -123,7 +123,9 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
     parser.add_argument("--strict", action="store_true", help="stop at anything in the captions that is unusable")
     how = parser.add_argument_group("network and training")
-    how.add_argument("--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru or rnn (%(default)s)")
+    how.add_argument(
+        "--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru, rnn or transformer (%(default)s)"
+    )
     how.add_argument("--layers", type=int, default=2, help="%(default)s")
     how.add_argument("--no-attention", dest="attention", action="store_false", help="read the mean of the regions")
     how.add_argument(

@@ -18,7 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.captioner import Captioner
-from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoder import CaptionDecoder, DecoderSizes
+from model.decoders import build_decoder
 from model.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.errors import BundleError
 from model.images import Preprocessing
@@ -37,7 +38,7 @@ class Bundle:
     digest: str
     """SHA-256 of bundle.json, which holds those of the other files."""
     encoder: Encoder
-    decoder: AttentionDecoder
+    decoder: CaptionDecoder
     tokenizer: Tokenizer
     replay: tuple[CaptionedFeatures, ...]
     """Captions of the original training data, kept so that retraining does not forget them."""
@@ -110,7 +111,7 @@ def save_bundle(
     *,
     name: str,
     encoder: Encoder,
-    decoder: AttentionDecoder,
+    decoder: CaptionDecoder,
     tokenizer: Tokenizer,
     replay: Sequence[CaptionedFeatures],
     record: Mapping[str, Any],
@@ -208,9 +209,9 @@ def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> E
     return freeze(encoder)
 
 
-def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AttentionDecoder:
+def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> CaptionDecoder:
     """Build a decoder from its stored sizes and weights, ready to decode."""
-    decoder = AttentionDecoder(DecoderSizes(**sizes))
+    decoder = build_decoder(DecoderSizes(**sizes))
     load_strictly(decoder, weights)
     return decoder.eval()
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.decoder import AttentionDecoder
+from model.decoder import CaptionDecoder
 from model.decoding import DecodingOptions, Hypothesis, beam_search
 from model.encoder import Encoder
 from model.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ def prefer_fast_products() -> None:
 class Captioner:
     """Writes captions with one model version. Safe to share between threads."""
 
-    def __init__(self, encoder: Encoder, decoder: AttentionDecoder, tokenizer: Tokenizer, version: str) -> None:
+    def __init__(self, encoder: Encoder, decoder: CaptionDecoder, tokenizer: Tokenizer, version: str) -> None:
         self.encoder = encoder
         self.decoder = decoder.eval()
         self.tokenizer = tokenizer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.decoder import AttentionDecoder, DecoderState, Memory
+from model.decoder import CaptionDecoder, DecoderState, Memory
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 
@@ -52,7 +52,7 @@ class Hypothesis:
 
 
 @torch.inference_mode()
-def beam_search(decoder: AttentionDecoder, features: Tensor, options: DecodingOptions) -> list[list[Hypothesis]]:
+def beam_search(decoder: CaptionDecoder, features: Tensor, options: DecodingOptions) -> list[list[Hypothesis]]:
     """Return for each image of features [B, P, D] the best `options.beams` hypotheses, best first."""
     if not len(features):
         return []
@@ -67,7 +67,7 @@ def beam_search(decoder: AttentionDecoder, features: Tensor, options: DecodingOp
 
 
 @torch.no_grad()
-def sample_captions(decoder: AttentionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
+def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
     """Draw captions word by word as probable as the decoder finds them.
 
     Args:

@@ -17,7 +17,8 @@ import torch
 from model.bundle import save_bundle
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
-from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoder import CaptionDecoder, DecoderSizes
+from model.decoders import build_decoder
 from model.decoding import DecodingOptions
 from model.encoder import Encoder, EncoderSpec, build_encoder
 from model.errors import TrainingError
@@ -44,7 +45,7 @@ class BundleOptions:
     """Size of the decoder's hidden state and word embedding; attention has half of it."""
     layers: int = 2
     cell: str = "lstm"
-    """`lstm`, `peephole`, `gru` or `rnn`."""
+    """`lstm`, `peephole`, `gru`, `rnn` or `transformer`."""
     attention: bool = True
     recurrent_regions: bool = False
     residual: bool = False
@@ -178,13 +179,13 @@ def _fit(
     encoder: Encoder,
     options: BundleOptions,
     on_progress: OnProgress,
-) -> tuple[Tokenizer, AttentionDecoder, dict[str, Any]]:
+) -> tuple[Tokenizer, CaptionDecoder, dict[str, Any]]:
     """Return the vocabulary, the trained decoder, and the losses of the training."""
     train = [caption for example in learned for caption in example.captioned()]
     held_out = [caption for example in judged for caption in example.captioned()]
     tokenizer = Tokenizer.build((example.caption for example in train), options.min_count)
     torch.manual_seed(options.training.seed)
-    decoder = AttentionDecoder(
+    decoder = build_decoder(
         DecoderSizes(
             vocabulary=tokenizer.size,
             features=encoder.feature_size,

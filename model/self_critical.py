@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.cider import CiderD
-from model.decoder import AttentionDecoder, predicted
+from model.decoder import CaptionDecoder, predicted
 from model.decoding import log_probabilities, sample_captions
 from model.errors import TrainingError
 from model.metric_words import metric_words
@@ -56,7 +56,7 @@ class SelfCriticalOptions:
 
 
 def reward_captions(
-    decoder: AttentionDecoder,
+    decoder: CaptionDecoder,
     tokenizer: Tokenizer,
     train: Sequence[CaptionedFeatures],
     options: SelfCriticalOptions,
@@ -115,7 +115,7 @@ class Critic:
     def __init__(self, cider: CiderD, tokenizer: Tokenizer, options: SelfCriticalOptions) -> None:
         self._cider, self._tokenizer, self._options = cider, tokenizer, options
 
-    def judge(self, decoder: AttentionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float]:
+    def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float]:
         """Return the loss whose gradient makes good samples likelier, and the mean reward.
 
         Args:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.decoder import AttentionDecoder, predicted
+from model.decoder import CaptionDecoder, predicted
 from model.errors import TrainingError
 from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
 
@@ -115,7 +115,7 @@ class TrainingRecord:
 
 
 def fit_decoder(
-    decoder: AttentionDecoder,
+    decoder: CaptionDecoder,
     tokenizer: Tokenizer,
     train: Sequence[CaptionedFeatures],
     held_out: Sequence[CaptionedFeatures],
@@ -181,7 +181,7 @@ def fit_decoder(
     return record
 
 
-def parameter_groups(decoder: AttentionDecoder, options: TrainingOptions) -> list[dict[str, Any]]:
+def parameter_groups(decoder: CaptionDecoder, options: TrainingOptions) -> list[dict[str, Any]]:
     """Return the decoder's parameters with their learning rates: those next to the words, and the inner ones."""
     inner_rate = options.learning_rate if options.inner_learning_rate is None else options.inner_learning_rate
     named = list(decoder.named_parameters())
@@ -194,7 +194,7 @@ def parameter_groups(decoder: AttentionDecoder, options: TrainingOptions) -> lis
 class Best:
     """Remembers the decoder at its best epoch."""
 
-    def __init__(self, decoder: AttentionDecoder) -> None:
+    def __init__(self, decoder: CaptionDecoder) -> None:
         self.epoch = 0
         self._decoder = decoder
         self._loss = math.inf
@@ -206,7 +206,7 @@ class Best:
             self.epoch, self._loss = epoch, loss
             self._weights = copy.deepcopy(self._decoder.state_dict())
 
-    def restore(self, decoder: AttentionDecoder) -> None:
+    def restore(self, decoder: CaptionDecoder) -> None:
         decoder.load_state_dict(self._weights)
         decoder.eval()
 
@@ -214,7 +214,7 @@ class Best:
 class RunningAverage:
     """A decoder that follows another one's weights slowly; with a decay of 0 it is that other one."""
 
-    def __init__(self, decoder: AttentionDecoder, decay: float) -> None:
+    def __init__(self, decoder: CaptionDecoder, decay: float) -> None:
         self.decoder = copy.deepcopy(decoder) if decay else decoder
         self._followed, self._decay, self._steps = decoder, decay, 0
 
@@ -335,7 +335,7 @@ def warmup_then_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
 
 
 @torch.inference_mode()
-def token_loss(decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> float:
+def token_loss(decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> float:
     """Return the mean negative log-likelihood per token of the captions, in nats.
 
     Raises:

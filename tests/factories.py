@@ -10,7 +10,8 @@ from PIL import Image
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioner import Captioner
-from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoder import CaptionDecoder, DecoderSizes
+from model.decoders import build_decoder
 from model.encoder import Encoder, EncoderSpec, build_encoder
 from model.images import Preprocessing
 from model.tokenizer import Tokenizer
@@ -44,12 +45,12 @@ def normalise(encoder: Encoder) -> None:
     encoder.network.eval()
 
 
-def make_decoder(features: int, vocabulary: int | None = None, seed: int = 0) -> AttentionDecoder:
+def make_decoder(features: int, vocabulary: int | None = None, seed: int = 0) -> CaptionDecoder:
     torch.manual_seed(seed)
     sizes = DecoderSizes(
         vocabulary=vocabulary or make_tokenizer().size, features=features, hidden=32, embedding=32, attention=32
     )
-    return AttentionDecoder(sizes).eval()
+    return build_decoder(sizes).eval()
 
 
 def make_captioner(seed: int = 0, version: str = "tiny-00000000") -> Captioner:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from model.captioner import Captioner
-from model.decoder import AttentionDecoder
+from model.decoder import CaptionDecoder
 from model.tokenizer import Tokenizer
 from model.training import (
     CaptionedFeatures,
@@ -53,7 +53,7 @@ def fine_tune(
 
 
 def affordable_epochs(
-    decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], budget_s: float
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], budget_s: float
 ) -> int:
     """Return how many epochs the budget allows, 1 to EPOCHS, by the time that one batch takes here and now.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model.decoder import AttentionDecoder, predicted
+from model.decoder import CaptionDecoder, predicted
 from model.tokenizer import Tokenizer
 from model.training import CaptionedFeatures, caption_tokens, padded
 
@@ -21,8 +21,8 @@ BATCH = 64
 
 @torch.no_grad()
 def with_new_words(
-    decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
-) -> AttentionDecoder:
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
+) -> CaptionDecoder:
     """Return a copy of the decoder with a row for each new word of the tokenizer; old logits stay as they are.
 
     Args:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from model.bundle import save_bundle
 from model.captioner import Captioner
-from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoder import DecoderSizes
+from model.decoders import build_decoder
 from model.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
 from model.images import Preprocessing
 from model.scenes.card import model_card
@@ -143,7 +144,7 @@ class Apprentice:
             embedding=options.embedding,
             attention=options.attention,
         )
-        self.decoder = AttentionDecoder(sizes, dropout=options.dropout)
+        self.decoder = build_decoder(sizes, dropout=options.dropout)
         self.scaffold = Scaffold(self.encoder.feature_size)
         self.networks = nn.ModuleList([self.encoder, self.decoder, self.scaffold])
         self.order = torch.Generator().manual_seed(options.seed)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from model.captioner import prefer_fast_products
-from model.decoder import AttentionDecoder, DecoderSizes
+from model.decoder import CaptionDecoder, DecoderSizes
+from model.decoders import build_decoder
 from model.decoding import DecodingOptions, beam_search
 from model.tokenizer import END
 
@@ -48,9 +49,9 @@ class TutorialDecoder(nn.Module):
             hidden, cell = hidden[parent], cell[parent]
 
 
-def our_decoder(features: int) -> AttentionDecoder:
+def our_decoder(features: int) -> CaptionDecoder:
     """Ours at the same sizes, made never to end a caption early."""
-    decoder = AttentionDecoder(DecoderSizes(vocabulary=VOCABULARY, features=features)).eval()
+    decoder = build_decoder(DecoderSizes(vocabulary=VOCABULARY, features=features)).eval()
     with torch.no_grad():
         decoder.bias[END] = -1e9
     return decoder

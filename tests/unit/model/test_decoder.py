@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from model.cells import CELLS
-from model.decoder import AttentionDecoder, DecoderSizes, predicted
+from model.decoder import TRANSFORMER, DecoderSizes, predicted
+from model.decoders import build_decoder
 from model.errors import BundleError
 from model.training import padded
 from tests.factories import make_decoder
@@ -46,7 +47,7 @@ def test_captions_of_different_length_and_image_are_read_as_if_each_were_alone()
     assert predicted(padded(captions)).tolist() == [9, 2, 7, 8, 9, 2, 7, 2]
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, TRANSFORMER])
 @pytest.mark.parametrize(("layers", "attention", "residual"), [(1, 16, False), (2, 16, False), (3, 0, True)])
 def test_every_kind_of_decoder_decodes_as_it_was_trained_and_learns(
     cell: str, layers: int, attention: int, residual: bool
@@ -63,7 +64,7 @@ def test_every_kind_of_decoder_decodes_as_it_was_trained_and_learns(
         recurrent_regions=residual,
     )
     torch.manual_seed(0)
-    decoder = AttentionDecoder(sizes)
+    decoder = build_decoder(sizes)
     features, tokens = torch.randn(2, 6, 8), torch.tensor([[1, 5, 6, 7, 2], [1, 8, 9, 10, 2]])
 
     memory = decoder.remember(features)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoder import AttentionDecoder, DecoderState, Memory
+from model.decoder import CaptionDecoder, DecoderState, Memory
 from model.decoding import Beams, DecodingOptions, Hypothesis, beam_search, log_probabilities
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, GLUE, START
@@ -81,7 +81,7 @@ def test_beam_one_equals_greedy_decoding_of_a_network() -> None:
     assert [hypotheses[0].token_ids for hypotheses in found] == greedy(decoder, features, 12)
 
 
-def greedy(decoder: AttentionDecoder, features: Tensor, max_tokens: int) -> list[tuple[int, ...]]:
+def greedy(decoder: CaptionDecoder, features: Tensor, max_tokens: int) -> list[tuple[int, ...]]:
     written = []
     for image in features:
         memory = decoder.remember(image.unsqueeze(0))

@@ -1,0 +1,11 @@
+"""Every kind of caption decoder, by the cell its sizes name."""
+
+from model.decoder import TRANSFORMER, CaptionDecoder, DecoderSizes
+from model.recurrent_decoder import AttentionDecoder
+from model.transformer_decoder import TransformerDecoder
+
+
+def build_decoder(sizes: DecoderSizes, dropout: float = 0.0) -> CaptionDecoder:
+    """Return a decoder with random weights."""
+    kind = TransformerDecoder if sizes.cell == TRANSFORMER else AttentionDecoder
+    return kind(sizes, dropout)
