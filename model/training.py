@@ -278,12 +278,17 @@ def together(examples: Sequence[CaptionedFeatures]) -> list[list[int]]:
     return list(groups.values())
 
 
-def caption_tokens(tokenizer: Tokenizer, caption: str) -> list[int]:
+def caption_tokens(tokenizer: Tokenizer, caption: str, *, spelled: bool = False) -> list[int]:
     """Return the token ids of a caption between start and end.
 
-    A word outside of the vocabulary is the one token `SPELL`, without its bytes: a decoder never spells.
+    Args:
+        tokenizer: of the decoder.
+        caption: any text.
+        spelled: write a word outside of the vocabulary in bytes, which a decoder is never taught; else it is the one
+            token `SPELL`, which a decoder may learn to expect, but not to write.
     """
-    return [START, *(token for token in tokenizer.encode(caption) if not FIRST_BYTE <= token < FIRST_WORD), END]
+    tokens = tokenizer.encode(caption)
+    return [START, *(token for token in tokens if spelled or not FIRST_BYTE <= token < FIRST_WORD), END]
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -335,8 +340,16 @@ def warmup_then_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
 
 
 @torch.inference_mode()
-def token_loss(decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> float:
+def token_loss(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
+) -> float:
     """Return the mean negative log-likelihood per token of the captions, in nats.
+
+    Args:
+        decoder: is left in evaluation mode.
+        tokenizer: of the decoder.
+        examples: captions with the features of their images.
+        spelled: as in `caption_tokens`; words that the decoder cannot write then cost what they should.
 
     Raises:
         TrainingError: there are no examples, so there is no mean.
@@ -347,7 +360,7 @@ def token_loss(decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence
     total, count = 0.0, 0
     for start in range(0, len(examples), 64):
         chosen = examples[start : start + 64]
-        tokens = padded([caption_tokens(tokenizer, example.caption) for example in chosen])
+        tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
         logits = decoder(torch.stack([example.features for example in chosen]).float(), tokens)
         words = len(logits)
         total += caption_loss(logits, tokens, torch.ones(len(chosen))).item() * words

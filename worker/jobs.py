@@ -157,8 +157,8 @@ def caption_loss(captioner: Captioner, examples: Sequence[CaptionedFeatures]) ->
     """
     if not examples:
         return None
-    tokens = sum(len(caption_tokens(captioner.tokenizer, example.caption)) - 1 for example in examples)
-    return token_loss(captioner.decoder, captioner.tokenizer, examples) * tokens / len(examples)
+    tokens = sum(len(caption_tokens(captioner.tokenizer, example.caption, spelled=True)) - 1 for example in examples)
+    return token_loss(captioner.decoder, captioner.tokenizer, examples, spelled=True) * tokens / len(examples)
 
 
 def outcome(version: ModelVersion, dataset: Dataset, training: TrainingRecord) -> dict[str, Any]:

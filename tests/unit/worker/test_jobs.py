@@ -5,7 +5,7 @@ import torch
 
 from model.captioner import Captioner
 from model.training import CaptionedFeatures
-from tests.factories import make_captioner
+from tests.factories import make_captioner, make_image
 from worker.jobs import caption_loss
 
 
@@ -28,3 +28,15 @@ def test_the_loss_is_of_whole_captions_so_that_vocabularies_compare(captioner: C
 
 def test_without_examples_there_is_no_loss(captioner: Captioner) -> None:
     assert caption_loss(captioner, []) is None
+
+
+def test_a_word_that_a_version_cannot_write_costs_more_than_one_token_of_surprise(captioner: Captioner) -> None:
+    features = captioner.encode([make_image()])[0].half()
+    known = CaptionedFeatures(features=features, caption="a red circle")
+    unknown = CaptionedFeatures(features=features, caption="a vermilion circle")
+
+    with_unknown, with_known = caption_loss(captioner, [unknown]), caption_loss(captioner, [known])
+
+    assert with_unknown is not None
+    assert with_known is not None
+    assert with_unknown > with_known + 5 * math.log(captioner.tokenizer.size)
