@@ -107,7 +107,7 @@ def evaluate(
     """
     written: dict[Path, Caption] = {}
     unreadable: dict[Path, str] = {}
-    files = list(dict.fromkeys(image.file for image in images))
+    files = [image.file for image in images]
     for captioned in caption_files(captioner, files, options, features=features, on_progress=on_progress):
         if captioned.problem is None:
             written[captioned.file] = captioned.captions[0]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.cider import CiderD
 from model.metric_words import Words, metric_words
 
 
@@ -103,27 +104,13 @@ def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) 
     Precision and recall are each the best over the references; recall weighs 1.2 times precision.
     """
     scores = [_rouge_l(*pair) for pair in zip(candidates, references, strict=True)]
-    return sum(scores) / len(scores)
+    return _mean(scores)
 
 
 def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """Return the CIDEr-D of each candidate (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 5).
-
-    10 x the mean over n = 1..4 and over references r of
-    exp(-(len c - len r)^2 / (2 * 6^2)) * min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|),
-    where g counts n-grams, each weighted by log(images / images that have it in a reference).
-    """
-    seen_in = Counter(
-        gram
-        for several in references
-        for gram in {gram for reference in several for n in range(1, 5) for gram in _grams(reference, n)}
-    )
-    rarity = {gram: math.log(len(references) / count) for gram, count in seen_in.items()}
-    unseen = math.log(len(references))
-    return [
-        10 * _mean([_cider_similarity(candidate, reference, rarity, unseen) for reference in several])
-        for candidate, several in zip(candidates, references, strict=True)
-    ]
+    """Return the CIDEr-D of each candidate, 0 to 10; how rare an n-gram is, the references of the set tell."""
+    cider = CiderD(references)
+    return [cider.score(image, candidate) for image, candidate in enumerate(candidates)]
 
 
 def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int, int]:
@@ -185,21 +172,6 @@ def _edits(left: Words, right: Words) -> int:
             before = row[at]
             row[at] = min(replaced, row[at] + 1, row[at - 1] + 1)
     return row[-1]
-
-
-def _cider_similarity(candidate: Words, reference: Words, rarity: dict[Words, float], unseen: float) -> float:
-    total = 0.0
-    for n in range(1, 5):
-        ours, theirs = (
-            {gram: count * rarity.get(gram, unseen) for gram, count in _grams(words, n).items()}
-            for words in (candidate, reference)
-        )
-        norms = math.hypot(*ours.values()) * math.hypot(*theirs.values())
-        shared = sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours.keys() & theirs.keys())
-        total += shared / norms if norms else 0.0
-    # The reference implementation counts pairs of words, so no word is as long as one.
-    longer = max(len(candidate) - 1, 0) - max(len(reference) - 1, 0)
-    return total / 4 * math.exp(-(longer**2) / (2 * 6.0**2))
 
 
 def _mean(values: Sequence[float]) -> float:
