@@ -164,3 +164,32 @@ def test_train_makes_a_bundle_that_captions(tmp_path: Path, capsys: pytest.Captu
     assert code == 0
     assert f"CAPTION_BUNDLE={tmp_path / 'bundle'} uses it" in capsys.readouterr().out
     assert main(["caption", str(tmp_path / "red.png"), "--bundle", str(tmp_path / "bundle")]) == 0
+
+
+def test_train_learns_from_one_split_of_a_karpathy_file_and_measures_on_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = []
+    for number, colour in enumerate(("red", "green", "blue", "yellow", "black", "white")):
+        make_image(colour).save(tmp_path / f"{colour}.png")
+        split = ("train", "train", "train", "val", "val", "test")[number]
+        images.append({"filename": f"{colour}.png", "split": split, "sentences": [{"raw": f"a {colour} picture"}]})
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": images}))
+    source = ["--captions", str(tmp_path / "dataset.json"), "--images", str(tmp_path)]
+    encoder = ["--encoder", "scene_cnn", "--weights", "none", "--image-size", "32"]
+    small = ["--hidden", "8", "--min-count", "1", "--epochs", "1", "--reward-epochs", "0"]
+    out = ["--out", str(tmp_path / "bundle")]
+
+    code = main(["train", *source, "--split", "train", "--held-out-split", "val", *encoder, *small, *out])
+
+    record = json.loads((tmp_path / "bundle" / "bundle.json").read_text("utf-8"))["record"]
+    assert code == 0
+    assert (record["train_images"], record["held_out_images"]) == (3, 2)
+    assert " on 2 images" in capsys.readouterr().out
+
+
+def test_a_gallery_of_no_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["evaluate", "--captions", "a", "--images", "b", "--gallery-images", "0"])
+
+    assert "argument --gallery-images: must be 1 or more, got '0'" in capsys.readouterr().err
