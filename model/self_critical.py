@@ -41,7 +41,7 @@ class SelfCriticalOptions:
     samples: int = 5
     """Captions that are tried for each image in one step."""
     max_tokens: int = 20
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     clip_norm: float = 1.0
     averaging: float = 0.998
     """As in TrainingOptions."""
