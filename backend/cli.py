@@ -110,41 +110,8 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     held_out.add_argument("--held-out-split", metavar="SPLIT", help="of a Karpathy file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
     parser.add_argument("--name", default="photos", help="versions are called NAME-<8 hex digits> (%(default)s)")
-    parser.add_argument(
-        "--encoder", default="mobilenet_v2", metavar="NETWORK", help="torchvision network (%(default)s)"
-    )
-    parser.add_argument(
-        "--weights",
-        default="DEFAULT",
-        metavar="FILE",
-        help="state dict file, torchvision's name of a download, or none for a random start (%(default)s)",
-    )
-    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
-    parser.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
     parser.add_argument("--strict", action="store_true", help="stop at anything in the captions that is unusable")
-    how = parser.add_argument_group("network and training")
-    how.add_argument(
-        "--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru, rnn or transformer (%(default)s)"
-    )
-    how.add_argument("--layers", type=int, default=2, help="%(default)s")
-    how.add_argument("--no-attention", dest="attention", action="store_false", help="read the mean of the regions")
-    how.add_argument(
-        "--recurrent-regions", action="store_true", help="read the regions in both directions before attention looks"
-    )
-    how.add_argument("--residual", action="store_true", help="upper layers add what they read from below")
-    how.add_argument("--hidden", type=int, default=512, help="size of state and embedding (%(default)s)")
-    how.add_argument("--dropout", type=float, default=0.5, help="%(default)s")
-    how.add_argument("--min-count", type=int, default=4, help="rarer words are never written (%(default)s)")
-    how.add_argument("--epochs", type=int, default=12, help="times each caption is learned (%(default)s)")
-    how.add_argument("--reward-epochs", type=int, default=6, help="then times CIDEr-D rewards it; 0: not (%(default)s)")
-    how.add_argument(
-        "--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd (%(default)s)"
-    )
-    how.add_argument("--weight-decay", type=float, default=1e-4, help="L2 (%(default)s)")
-    how.add_argument("--batch-size", type=int, default=160, help="captions of one step (%(default)s)")
-    how.add_argument("--learning-rate", type=float, default=1e-3, help="%(default)s")
-    how.add_argument("--budget-s", type=float, metavar="S", help="stop training after this many seconds")
-    how.add_argument("--seed", type=int, default=0, help="%(default)s")
+    _add_training(parser, "network and training")
 
 
 def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
@@ -202,6 +169,42 @@ def _add_captions_source(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--split", help="of a Karpathy file: train, val, test or restval, or several, with commas between"
     )
+
+
+def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
+    """Add what decides how a decoder becomes: its encoder, its network and its training."""
+    how = parser.add_argument_group(title)
+    how.add_argument("--encoder", default="mobilenet_v2", metavar="NETWORK", help="torchvision network (%(default)s)")
+    how.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="FILE",
+        help="state dict file, torchvision's name of a download, or none for a random start (%(default)s)",
+    )
+    how.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
+    how.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
+    how.add_argument(
+        "--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru, rnn or transformer (%(default)s)"
+    )
+    how.add_argument("--layers", type=int, default=2, help="%(default)s")
+    how.add_argument("--no-attention", dest="attention", action="store_false", help="read the mean of the regions")
+    how.add_argument(
+        "--recurrent-regions", action="store_true", help="read the regions in both directions before attention looks"
+    )
+    how.add_argument("--residual", action="store_true", help="upper layers add what they read from below")
+    how.add_argument("--hidden", type=int, default=512, help="size of state and embedding (%(default)s)")
+    how.add_argument("--dropout", type=float, default=0.5, help="%(default)s")
+    how.add_argument("--min-count", type=int, default=4, help="rarer words are never written (%(default)s)")
+    how.add_argument("--epochs", type=int, default=12, help="times each caption is learned (%(default)s)")
+    how.add_argument("--reward-epochs", type=int, default=6, help="then times CIDEr-D rewards it; 0: not (%(default)s)")
+    how.add_argument(
+        "--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd (%(default)s)"
+    )
+    how.add_argument("--weight-decay", type=float, default=1e-4, help="L2 (%(default)s)")
+    how.add_argument("--batch-size", type=int, default=160, help="captions of one step (%(default)s)")
+    how.add_argument("--learning-rate", type=float, default=1e-3, help="%(default)s")
+    how.add_argument("--budget-s", type=float, metavar="S", help="stop training after this many seconds")
+    how.add_argument("--seed", type=int, default=0, help="%(default)s")
 
 
 def _add_model_choice(parser: argparse.ArgumentParser) -> None:

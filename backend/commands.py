@@ -16,6 +16,7 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from model.captioner import Captioner
     from model.captions import CaptionSource
+    from model.photo_training import BundleOptions
 
 
 def serve(_: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def caption(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     from model.captions import CaptionSource
-    from model.photo_training import BundleOptions, imagenet_encoder, train_bundle
+    from model.photo_training import imagenet_encoder, train_bundle
     from model.progress import ProgressDisplay
     from model.store import Store
 
@@ -89,29 +90,6 @@ def train(arguments: argparse.Namespace) -> int:
             names=arguments.held_out_names,
             split=arguments.held_out_split,
         )
-    recipe = BundleOptions()
-    options = BundleOptions(
-        name=arguments.name,
-        hidden=arguments.hidden,
-        layers=arguments.layers,
-        cell=arguments.cell,
-        attention=arguments.attention,
-        recurrent_regions=arguments.recurrent_regions,
-        residual=arguments.residual,
-        min_count=arguments.min_count,
-        training=replace(
-            recipe.training,
-            epochs=arguments.epochs,
-            batch_size=arguments.batch_size,
-            dropout=arguments.dropout,
-            optimizer=arguments.optimizer,
-            weight_decay=arguments.weight_decay,
-            learning_rate=arguments.learning_rate,
-            budget_s=math.inf if arguments.budget_s is None else arguments.budget_s,
-            seed=arguments.seed,
-        ),
-        self_critical=replace(recipe.self_critical, epochs=arguments.reward_epochs, seed=arguments.seed),
-    )
     with ProgressDisplay() as show:
         trained = train_bundle(
             arguments.out,
@@ -119,7 +97,7 @@ def train(arguments: argparse.Namespace) -> int:
             held_out=held_out,
             encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
             weights=None if arguments.weights == "none" else arguments.weights,
-            options=options,
+            options=_bundle_options(arguments, name=arguments.name),
             features=Store(arguments.features) if arguments.features else None,
             strict=arguments.strict,
             on_progress=show,
@@ -198,6 +176,35 @@ def _caption_source(arguments: argparse.Namespace) -> "CaptionSource":
 
     return CaptionSource(
         captions=arguments.captions, images=arguments.images, names=arguments.names, split=arguments.split
+    )
+
+
+def _bundle_options(arguments: argparse.Namespace, *, name: str) -> "BundleOptions":
+    """Return what the options of training say."""
+    from model.photo_training import BundleOptions
+
+    recipe = BundleOptions()
+    return BundleOptions(
+        name=name,
+        hidden=arguments.hidden,
+        layers=arguments.layers,
+        cell=arguments.cell,
+        attention=arguments.attention,
+        recurrent_regions=arguments.recurrent_regions,
+        residual=arguments.residual,
+        min_count=arguments.min_count,
+        training=replace(
+            recipe.training,
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            dropout=arguments.dropout,
+            optimizer=arguments.optimizer,
+            weight_decay=arguments.weight_decay,
+            learning_rate=arguments.learning_rate,
+            budget_s=math.inf if arguments.budget_s is None else arguments.budget_s,
+            seed=arguments.seed,
+        ),
+        self_critical=replace(recipe.self_critical, epochs=arguments.reward_epochs, seed=arguments.seed),
     )
 
 
