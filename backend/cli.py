@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_caption,
         _add_train,
         _add_evaluate,
+        _add_export,
         _add_versions,
         _add_promote,
         _add_rollback,
@@ -134,6 +135,17 @@ def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     )
 
 
+def _add_export(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        subcommands, commands.export, "write a bundle again in another precision, and tell what that saves and costs"
+    )
+    _add_bundle(parser)
+    parser.add_argument("--precision", required=True, metavar="BITS", help="int8, fp16 or fp32, of what is stored")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
+    _add_captions_source(parser, "captioned images to measure the loss on (default: only sizes)", required=False)
+    parser.add_argument("--strict", action="store_true", help="stop at anything that is unusable")
+
+
 def _add_versions(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     parser = _add(subcommands, commands.versions, "list a project's model versions and say which one serves")
     _add_project(parser)
@@ -155,16 +167,18 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", type=int, metavar="PROJECT", help="the number in the project's address")
 
 
-def _add_captions_source(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_argument_group("captioned images")
+def _add_captions_source(
+    parser: argparse.ArgumentParser, title: str = "captioned images", *, required: bool = True
+) -> None:
+    source = parser.add_argument_group(title)
     source.add_argument(
         "--captions",
         type=Path,
-        required=True,
+        required=required,
         metavar="FILE",
         help="Flickr token file, COCO or Karpathy JSON, CSV with the columns image and caption, or JSONL",
     )
-    source.add_argument("--images", type=Path, required=True, metavar="DIR", help="where the named images are")
+    source.add_argument("--images", type=Path, required=required, metavar="DIR", help="where the named images are")
     source.add_argument("--names", type=Path, metavar="FILE", help="only the images listed here, one name per line")
     source.add_argument(
         "--split", help="of a Karpathy file: train, val, test or restval, or several, with commas between"
@@ -208,8 +222,12 @@ def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
 
 
 def _add_model_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
+    _add_bundle(parser)
     parser.add_argument("--project", type=int, help="use the version that serves this project (MODEL_STORE)")
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
 
 
 def _count(text: str) -> int:

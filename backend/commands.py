@@ -142,6 +142,30 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    from model.captions import read_captions
+    from model.decoding import DecodingOptions
+    from model.evaluation import unreadable_images
+    from model.export import evaluate_export, export_bundle
+    from model.progress import ProgressDisplay
+
+    settings = Settings.from_env()
+    if (arguments.captions is None) != (arguments.images is None):
+        raise SettingsError("--captions and --images go together: give both, or neither for sizes only")
+    captioned = read_captions(_caption_source(arguments), strict=arguments.strict) if arguments.captions else None
+    exported = export_bundle(arguments.bundle or settings.caption_bundle, arguments.precision, arguments.out)
+    print(exported.size_table())
+    if captioned:
+        options = DecodingOptions(beam_size=settings.beam_size)
+        with ProgressDisplay() as show:
+            evaluation = evaluate_export(exported, captioned.images, options, strict=arguments.strict, on_progress=show)
+        captioned.left_out.add_all(unreadable_images(evaluation.after.unreadable))
+        print(evaluation.table())
+        print(captioned.left_out.summary())
+    print(f"{exported.after_version} is in {exported.after}; CAPTION_BUNDLE={exported.after} uses it")
+    return 0
+
+
 def versions(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 

@@ -3,6 +3,8 @@
 bundle.json          names, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
 encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
 MODEL_CARD.md        for people
+
+Weights and replay are stored in any of `model/precision.py`'s ways; a file tells by its tensors which one it is.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from model.decoders import build_decoder
 from model.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.errors import BundleError
 from model.images import Preprocessing
+from model.precision import restored, stored
 from model.tokenizer import Tokenizer
 from model.training import CaptionedFeatures
 
@@ -92,14 +95,15 @@ def load_bundle(name_or_path: str) -> Bundle:
                 f"the parts of bundle {path} do not fit: the decoder expects {decoder.sizes.vocabulary} words and "
                 f"{decoder.sizes.features} features, got {tokenizer.size} and {encoder.feature_size}"
             )
-        replay = zip(tensors["replay.safetensors"]["features"], manifest["replay_captions"], strict=True)
+        features = restored(tensors["replay.safetensors"])["features"].half()
+        replay = zip(features, manifest["replay_captions"], strict=True)
         return Bundle(
             name=manifest["name"],
             digest=hashlib.sha256(content).hexdigest(),
             encoder=encoder,
             decoder=decoder,
             tokenizer=tokenizer,
-            replay=tuple(CaptionedFeatures(features=features, caption=caption) for features, caption in replay),
+            replay=tuple(CaptionedFeatures(features=seen, caption=caption) for seen, caption in replay),
             record=manifest["record"],
         )
     except (KeyError, TypeError, ValueError) as cause:
@@ -115,22 +119,21 @@ def save_bundle(
     tokenizer: Tokenizer,
     replay: Sequence[CaptionedFeatures],
     record: Mapping[str, Any],
-    half: bool = True,
+    precision: str = "fp16",
 ) -> str:
     """Write a bundle and return its version.
 
     Args:
         replay: captions to keep beside corrections; may be empty.
         record: anything JSON that says how it was trained.
-        half: store weights in half precision, which halves the files.
+        precision: of the weights, one of PRECISIONS; replay is never more than half, as features are.
     """
-    path.mkdir(parents=True, exist_ok=True)
     regions = torch.zeros(0, encoder.regions, encoder.feature_size)
     features = torch.stack([example.features for example in replay]) if replay else regions
     contents = {
-        "encoder.safetensors": save(stored(encoder.network.state_dict(), half=half)),
-        "decoder.safetensors": save(stored(decoder.state_dict(), half=half)),
-        "replay.safetensors": save(stored({"features": features}, half=True)),
+        "encoder.safetensors": save(stored(encoder.network.state_dict(), precision)),
+        "decoder.safetensors": save(stored(decoder.state_dict(), precision)),
+        "replay.safetensors": save(stored({"features": features}, "int8" if precision == "int8" else "fp16")),
     }
     manifest = {
         "format": FORMAT,
@@ -142,18 +145,11 @@ def save_bundle(
         "record": dict(record),
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
     }
+    path.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
         (path / file).write_bytes(content)
     (path / "bundle.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", "utf-8")
     return bundle_version(str(path))
-
-
-def stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
-    """Return tensors as they are written: contiguous, on the CPU, floats in half precision if asked."""
-    return {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in tensors.items()
-    }
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
@@ -173,7 +169,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read a safetensors file whose SHA-256 is known; half precision stays half.
+    """Read a safetensors file whose SHA-256 is known, as it is stored.
 
     Raises:
         BundleError: the file is missing or not the one that was written.
@@ -220,9 +216,9 @@ def load_strictly(network: torch.nn.Module, weights: Mapping[str, Tensor]) -> No
     """Load weights of whatever precision into a float32 network.
 
     Raises:
-        BundleError: a tensor is missing, unexpected or of another shape.
+        BundleError: a tensor is missing, unexpected or of another shape, or its scales are damaged.
     """
     try:
-        network.load_state_dict(dict(weights))
+        network.load_state_dict(restored(weights))
     except RuntimeError as cause:
         raise BundleError(f"stored weights do not fit {type(network).__name__}: {cause}") from cause

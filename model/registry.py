@@ -14,9 +14,10 @@ from typing import Any
 
 from safetensors.torch import save
 
-from model.bundle import Bundle, parse_decoder, parse_tensors, stored
+from model.bundle import Bundle, parse_decoder, parse_tensors
 from model.captioner import Captioner
 from model.errors import ModelVersionError
+from model.precision import stored
 from model.store import Store
 from model.tokenizer import Tokenizer
 
@@ -113,7 +114,7 @@ class ModelRegistry:
         decision: str,
     ) -> ModelVersion:
         """Store a candidate and let it serve. A reader sees the old version or the new one, never half."""
-        content = save(stored(candidate.decoder.state_dict(), half=False))
+        content = save(stored(candidate.decoder.state_dict(), "fp32"))
         digest = hashlib.sha256(content).hexdigest()
         version = self._new_version(
             project_id, candidate, digest, parent, metrics, corrections, decision, published=True
@@ -143,7 +144,7 @@ class ModelRegistry:
         decision: str,
     ) -> ModelVersion:
         """Record a candidate that was not better, without its weights; the serving version stays."""
-        digest = hashlib.sha256(save(stored(candidate.decoder.state_dict(), half=False))).hexdigest()
+        digest = hashlib.sha256(save(stored(candidate.decoder.state_dict(), "fp32"))).hexdigest()
         version = self._new_version(
             project_id, candidate, digest, parent, metrics, corrections, decision, published=False
         )

@@ -8,7 +8,19 @@ import pytest
 from backend.cli import build_parser, main
 from tests.factories import make_image, write_bundle
 
-COMMANDS = ["serve", "worker", "demo", "doctor", "caption", "train", "evaluate", "versions", "promote", "rollback"]
+COMMANDS = [
+    "serve",
+    "worker",
+    "demo",
+    "doctor",
+    "caption",
+    "train",
+    "evaluate",
+    "export",
+    "versions",
+    "promote",
+    "rollback",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -145,6 +157,32 @@ def test_evaluate_refuses_a_gallery_it_cannot_write_before_it_works(
     told = capsys.readouterr()
     assert (nowhere, told.out) == (2, "")
     assert "--gallery" in told.err
+
+
+def test_export_prints_sizes_and_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *files, _, bundle, _ = evaluate_arguments(tmp_path)
+    out = tmp_path / "int8"
+
+    code = main(["export", "--bundle", bundle, "--precision", "int8", "--out", str(out), *files])
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert [line.split()[0] for line in told.splitlines()[1:6]] == [
+        "encoder.safetensors",
+        "decoder.safetensors",
+        "replay.safetensors",
+        "BLEU-4",
+        "CIDEr-D",
+    ]
+    assert f"CAPTION_BUNDLE={out} uses it" in told
+    assert main(["caption", str(tmp_path / "red.png"), "--bundle", str(out)]) == 0
+
+
+def test_export_wants_captions_and_images_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["export", "--precision", "int8", "--out", str(tmp_path / "out"), "--captions", "a.csv"])
+
+    assert (code, (tmp_path / "out").exists()) == (2, False)
+    assert "--captions and --images go together" in capsys.readouterr().err
 
 
 def test_train_makes_a_bundle_that_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
