@@ -16,6 +16,11 @@ from model.images import Preprocessing
 
 SCENE_CNN = "scene_cnn"
 
+POOLING = ("avgpool", "classifier", "fc")
+"""Where torchvision's networks leave the feature map; some pool without a layer and classify at once."""
+BESIDE = "aux"
+"""Classifiers beside the network that only help its own training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
@@ -33,13 +38,21 @@ class Encoder(nn.Module):
     """A frozen network that turns images into features; it is never trained on corrections."""
 
     def __init__(self, spec: EncoderSpec, network: nn.Module) -> None:
+        """Take a network that ends in a feature map.
+
+        Raises:
+            BundleError: it cannot read images of this size.
+        """
         super().__init__()
         self.spec = spec
         self.network = network
         self._fingerprint: str | None = None
         size = spec.preprocessing.size
-        with torch.inference_mode():
-            grid = network.eval()(torch.zeros(1, 3, size, size))
+        try:
+            with torch.inference_mode():
+                grid = network.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, ValueError) as cause:
+            raise BundleError(f"encoder {spec.name!r} cannot read images of {size} pixels: {cause}") from cause
         self.feature_size: int = grid.shape[1]
         self.regions: int = grid.shape[2] * grid.shape[3]
 
@@ -145,14 +158,14 @@ def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
             load_weights(whole, Path(weights))
     else:
         whole = models.get_model(name, weights=str(weights))
-    if isinstance(getattr(whole, "features", None), nn.Module):
-        trunk: nn.Module = whole.features
-        return trunk
     stages = dict(whole.named_children())
-    if "avgpool" not in stages:
+    pooling = next((stage for stage in stages if stage in POOLING), None)
+    if pooling is None:
         raise BundleError(f"encoder {name!r} has no feature map to attend to: choose a convolutional network")
-    before_pooling = list(stages)[: list(stages).index("avgpool")]
-    return nn.Sequential(*(stages[stage] for stage in before_pooling))
+    before = list(stages)[: list(stages).index(pooling)]
+    needed = [stages[stage] for stage in before if not stage.lower().startswith(BESIDE)]
+    trunk = [nn.Sequential(*stage) if isinstance(stage, nn.ModuleList) else stage for stage in needed]
+    return trunk[0] if len(trunk) == 1 else nn.Sequential(*trunk)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

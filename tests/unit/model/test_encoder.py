@@ -14,8 +14,20 @@ def spec(name: str, size: int = 64) -> EncoderSpec:
 
 
 @pytest.mark.parametrize(
-    ("name", "feature_size"), [("mobilenet_v2", 1280), ("squeezenet1_1", 512), ("resnet18", 512), ("vgg11", 512)]
+    ("name", "feature_size"),
+    [
+        ("mobilenet_v2", 1280),
+        ("squeezenet1_1", 512),
+        ("resnet18", 512),
+        ("vgg11", 512),
+        ("regnet_y_400mf", 440),
+        ("shufflenet_v2_x0_5", 1024),  # pools without a layer
+        ("mnasnet0_5", 1280),
+        ("googlenet", 1024),  # has classifiers beside the network
+        ("swin_t", 768),  # turns its channels to the front at the end
+    ],
 )
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet:FutureWarning")
 def test_a_torchvision_backbone_gives_a_grid_of_regions(name: str, feature_size: int) -> None:
     encoder = build_encoder(spec(name))
 
@@ -57,6 +69,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 def test_a_network_without_a_feature_map_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match=name):
         build_encoder(spec(name, size=224))
+
+
+def test_a_network_that_cannot_read_images_of_that_size_is_refused() -> None:
+    with pytest.raises(BundleError, match="encoder 'alexnet' cannot read images of 16 pixels"):
+        build_encoder(spec("alexnet", size=16))
 
 
 def test_the_fingerprint_changes_with_weights_and_with_preprocessing() -> None:
