@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from fsspec.core import url_to_fs
 
@@ -50,7 +51,8 @@ class Store:
         """Put the whole file in place; when this returns it survives a crash."""
         with self._reported("write", path):
             if self._is_local:
-                _replace_file(Path(self._full(path)), content)
+                with replaced_file(Path(self._full(path))) as file:
+                    file.write(content)
             else:
                 self._remote.pipe_file(self._full(path), content)
 
@@ -94,13 +96,14 @@ class Store:
             raise StoreError(f"cannot {verb} {path!r} in model store {self.location!r}: {cause}") from cause
 
 
-def _replace_file(target: Path, content: bytes) -> None:
-    """Write beside the target, flush to disk, rename over it."""
+@contextmanager
+def replaced_file(target: Path) -> Iterator[BinaryIO]:
+    """Yield a file beside the target to write; when the block ends well it is flushed to disk and renamed over it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
@@ -108,6 +111,13 @@ def _replace_file(target: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     _flush_folder(target.parent)
+
+
+def remove_file(target: Path) -> None:
+    """Remove a file, if it is there, and what killed writers of it left behind; nobody may be writing it."""
+    target.unlink(missing_ok=True)
+    for beside in target.parent.glob(f".{target.name}.*{_UNFINISHED}"):
+        beside.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
