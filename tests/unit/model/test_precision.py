@@ -9,14 +9,14 @@ from model.precision import restored, stored
 
 # Weights, not numbers at the edge of float32, where a scale has no digits left.
 NUMBERS = st.floats(-1e4, 1e4, width=32).map(lambda number: number if abs(number) > 1e-30 else 0.0)
-ROWS = st.lists(st.lists(NUMBERS, min_size=3, max_size=3), max_size=5)
+ROWS = st.lists(st.lists(NUMBERS, min_size=16, max_size=16), max_size=5)
 
 
 @given(ROWS)
-@example([[0.0, 0.0, 0.0], [1e4, 1.0, -1e-4]])
+@example([[0.0] * 16, [1e4, 1.0, -1e-4, 0.0] * 4])
 @example([])
 def test_8_bits_move_a_number_by_half_a_step_of_its_row_at_most(rows: list[list[float]]) -> None:
-    values = torch.tensor(rows).view(-1, 3)
+    values = torch.tensor(rows).view(-1, 16)
 
     back = restored(stored({"weight": values}, "int8"))["weight"]
 
@@ -27,7 +27,7 @@ def test_8_bits_move_a_number_by_half_a_step_of_its_row_at_most(rows: list[list[
 
 @given(ROWS)
 def test_storing_again_what_was_stored_in_8_bits_changes_no_integer(rows: list[list[float]]) -> None:
-    once = stored({"weight": torch.tensor(rows).view(-1, 3)}, "int8")
+    once = stored({"weight": torch.tensor(rows).view(-1, 16)}, "int8")
 
     twice = stored(restored(once), "int8")
 
@@ -45,13 +45,19 @@ def test_every_row_has_a_scale_of_its_own_whatever_follows_the_first_dimension()
     assert written["conv.scale"].tolist() == pytest.approx([0.001 / 127, 1000 / 127])
 
 
-def test_one_dimension_stays_half_and_integers_stay_as_they_are() -> None:
-    tensors = {"bias": torch.tensor([0.5, 1.25]), "batches": torch.tensor(70_000), "rows": torch.tensor([[1, 2]])}
+def test_one_dimension_and_short_rows_stay_half_and_integers_stay_as_they_are() -> None:
+    tensors = {
+        "bias": torch.tensor([0.5, 1.25] * 16),
+        "depthwise": torch.ones(64, 1, 3, 3),
+        "batches": torch.tensor(70_000),
+        "rows": torch.ones(2, 16, dtype=torch.int64),
+    }
 
     written = stored(tensors, "int8")
 
     assert {name: value.dtype for name, value in written.items()} == {
         "bias": torch.float16,
+        "depthwise": torch.float16,
         "batches": torch.int64,
         "rows": torch.int64,
     }
