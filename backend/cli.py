@@ -103,6 +103,11 @@ def _add_caption(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
 
 def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     parser = _add(subcommands, commands.train, "make a bundle from captioned images")
+    parser.epilog = (
+        "The same command goes on after the last whole epoch of a training that was interrupted. training.json and "
+        "curves.png in DIR show how it stands. `torchrun --nproc-per-node N -m backend.cli train ...` trains in N "
+        "processes, each on a GPU of its own where there are any; --features lets them share the work of encoding."
+    )
     _add_captions_source(parser)
     held_out = parser.add_argument_group("held-out images (default: a tenth of the images, always the same)")
     held_out.add_argument("--held-out-captions", type=Path, metavar="FILE", help="default: the same file")
@@ -111,6 +116,7 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     held_out.add_argument("--held-out-split", metavar="SPLIT", help="of a Karpathy file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
     parser.add_argument("--name", default="photos", help="versions are called NAME-<8 hex digits> (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     parser.add_argument("--strict", action="store_true", help="stop at anything in the captions that is unusable")
     _add_training(parser, "network and training")
 

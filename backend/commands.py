@@ -79,7 +79,8 @@ def caption(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     from model.captions import CaptionSource
     from model.photo_training import imagenet_encoder, train_bundle
-    from model.progress import ProgressDisplay
+    from model.processes import join_processes
+    from model.progress import ProgressDisplay, ignore_progress
     from model.store import Store
 
     held_out = None
@@ -90,7 +91,7 @@ def train(arguments: argparse.Namespace) -> int:
             names=arguments.held_out_names,
             split=arguments.held_out_split,
         )
-    with ProgressDisplay() as show:
+    with join_processes(arguments.device) as processes, ProgressDisplay() as show:
         trained = train_bundle(
             arguments.out,
             train=_caption_source(arguments),
@@ -100,8 +101,11 @@ def train(arguments: argparse.Namespace) -> int:
             options=_bundle_options(arguments, name=arguments.name),
             features=Store(arguments.features) if arguments.features else None,
             strict=arguments.strict,
-            on_progress=show,
+            on_progress=show if processes.is_first else ignore_progress,
+            processes=processes,
         )
+    if trained is None:  # the first process has the rest to do and to say
+        return 0
     print(trained.evaluation.table())
     print(trained.left_out.summary())
     print(f"{trained.version} is in {trained.path}; CAPTION_BUNDLE={trained.path} uses it")

@@ -89,6 +89,10 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=sizes.embedding**-0.5)
 
+    @property
+    def device(self) -> torch.device:
+        return self.bias.device
+
     def standardise(self, features: Tensor) -> None:
         """Measure these features [..., D]: from now on each channel is read with mean 0 and deviation 1."""
         flat = features.flatten(0, -2).float()

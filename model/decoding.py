@@ -82,7 +82,7 @@ def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max
     memory = decoder.remember(features)
     state = decoder.start(memory)
     state = DecoderState(*(part.expand(-1, samples, *part.shape[2:]) for part in state))
-    tokens = torch.full((len(features) * samples, 1), START)
+    tokens = torch.full((len(features) * samples, 1), START, device=features.device)
     for _ in range(max_tokens):
         last = tokens[:, -1]
         logits, state, _ = decoder.step(last.view(-1, samples), state, memory)
@@ -117,7 +117,7 @@ class Beams:
         self.attention = memory.keys.new_zeros(images, 1, 0, regions)  # [B, K, T, P]
         self.log_probs = memory.keys.new_zeros(images, 1)  # [B, K]
         self.finished: list[list[Hypothesis]] = [[] for _ in range(images)]
-        self.settled = torch.zeros(images, dtype=torch.bool)
+        self.settled = torch.zeros(images, dtype=torch.bool, device=device)
         self._beams = beams
 
     @property

@@ -3,8 +3,11 @@
 Shapes:  P image regions   D feature size
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -12,7 +15,8 @@ from model.captions import CaptionedImage, CaptionSource, LeftOut, read_captions
 from model.encoder import Encoder
 from model.errors import CaptionFileError, TrainingError
 from model.features import FeatureStore
-from model.image_files import encode_files
+from model.image_files import EncodedFile, encode_files
+from model.processes import ALONE, Processes
 from model.progress import OnProgress, ignore_progress
 from model.tokenizer import pieces
 from model.training import CaptionedFeatures
@@ -51,6 +55,7 @@ class ExampleReader:
         *,
         features: FeatureStore | None = None,
         strict: bool = False,
+        processes: Processes = ALONE,
         on_progress: OnProgress = ignore_progress,
     ) -> None:
         """Choose the encoder.
@@ -59,11 +64,13 @@ class ExampleReader:
             encoder: the network that reads the images.
             features: where features are kept between runs; None computes them each time.
             strict: stop instead of leaving anything out.
+            processes: share out the images to encode, if there is a feature store in which each finds the others'.
             on_progress: told after each batch of images.
         """
         self._encoder = encoder
         self._features = features
         self._strict = strict
+        self._processes = processes
         self._on_progress = on_progress
         self.left_out = LeftOut()
 
@@ -99,9 +106,7 @@ class ExampleReader:
     def with_mirrored(self, examples: Sequence[CaptionedExample]) -> list[CaptionedExample]:
         """Return the examples with the features of their mirrored images."""
         files = [example.image.file for example in examples]
-        turned = encode_files(
-            self._encoder, files, features=self._features, mirrored=True, on_progress=self._on_progress
-        )
+        turned = self._encoded(files, mirrored=True)
         return [replace(example, mirrored=found.features) for example, found in zip(examples, turned, strict=True)]
 
     def _examples(self, source: CaptionSource) -> list[CaptionedExample]:
@@ -109,9 +114,7 @@ class ExampleReader:
         self.left_out.add_all(captions.left_out)
         images = {image.file: image for image in captions.images}
         examples = []
-        for encoded in encode_files(
-            self._encoder, list(images), features=self._features, on_progress=self._on_progress
-        ):
+        for encoded in self._encoded(list(images)):
             if encoded.features is None or encoded.image_key is None:
                 self._leave_out("unreadable images", f"{encoded.file.name}: {encoded.problem}")
                 continue
@@ -119,6 +122,16 @@ class ExampleReader:
                 CaptionedExample(image=images[encoded.file], image_key=encoded.image_key, features=encoded.features)
             )
         return examples
+
+    def _encoded(self, files: Sequence[Path], *, mirrored: bool = False) -> Iterator[EncodedFile]:
+        """Yield the features of each file, in order."""
+        encode = partial(
+            encode_files, self._encoder, features=self._features, mirrored=mirrored, on_progress=self._on_progress
+        )
+        if self._processes.count > 1 and self._features is not None:
+            deque(encode(self._processes.share(files)), maxlen=0)  # into the feature store
+            self._processes.wait()
+        yield from encode(files)
 
     def _without(
         self, found: Sequence[CaptionedExample], measured: Sequence[CaptionedExample]

@@ -3,12 +3,14 @@
 captions file -> images -> features -> vocabulary -> decoder -> held-out metrics -> bundle directory
 """
 
+import hashlib
 import logging
 import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import torch
 from model.bundle import save_bundle
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
+from model.checkpoint import Checkpoint, remove_checkpoint
+from model.course import Course
 from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
 from model.decoding import DecodingOptions
@@ -26,11 +30,14 @@ from model.evaluation import Evaluation, evaluate
 from model.features import FeatureStore
 from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from model.photo_examples import CaptionedExample, ExampleReader
+from model.processes import ALONE, Processes
 from model.progress import OnProgress, Progress, ignore_progress
 from model.self_critical import SelfCriticalOptions, reward_captions
 from model.store import Store
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures, TrainingOptions, TrainingProgress, fit_decoder, token_loss
+from model.training import CaptionedFeatures, TrainingOptions, fit_decoder, token_loss
+from model.training_log import write_training_log
+from model.training_record import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +110,12 @@ def train_bundle(
     features: Store | None = None,
     strict: bool = False,
     on_progress: OnProgress = ignore_progress,
-) -> TrainedBundle:
+    processes: Processes = ALONE,
+) -> TrainedBundle | None:
     """Train a decoder on captioned images and write it as a bundle that was tried on images it never saw.
+
+    Until then `out` holds a checkpoint after each epoch, from which the same call goes on after a kill, and the
+    training's record with its curves. Only the first of several processes writes and returns the bundle.
 
     Args:
         out: directory of the bundle; it must not hold one yet.
@@ -117,25 +128,30 @@ def train_bundle(
         features: where the images' features are kept between runs; None computes them each time.
         strict: stop when anything in the captions files cannot be used.
         on_progress: told after each batch.
+        processes: train together; with `features` they also share out the images to encode.
 
     Raises:
         CaptionFileError: a captions file cannot be understood, or nothing in it can be used.
         BundleError: the encoder is unknown or its weights do not fit.
-        TrainingError: the training came to nothing, or `out` holds a bundle already.
+        TrainingError: the training came to nothing, or `out` holds a bundle already, or another training's checkpoint.
     """
     if (out / "bundle.json").exists():
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
     started = time.monotonic()
     network = as_stored(build_encoder(encoder, weights))
     seen = FeatureStore(features, network.fingerprint) if features else None
-    examples = ExampleReader(network, features=seen, strict=strict, on_progress=on_progress)
+    examples = ExampleReader(network, features=seen, strict=strict, processes=processes, on_progress=on_progress)
     learned, judged = examples.read(train, held_out, options.held_out_share)
     if options.mirrored:
         learned = examples.with_mirrored(learned)
     left_out = examples.left_out
     logger.info("images encoded train=%s held_out=%s %s", len(learned), len(judged), left_out.summary())
 
-    tokenizer, decoder, training = _fit(learned, judged, network, options, on_progress)
+    tokenizer, decoder, training = fit_captions(
+        learned, judged, network, options, on_progress, out=out, processes=processes
+    )
+    if not processes.is_first:
+        return None
     captioner = Captioner(network, decoder, tokenizer, options.name)
     evaluation = evaluate(
         captioner, [example.image for example in judged], options.decoding, features=seen, on_progress=on_progress
@@ -161,6 +177,7 @@ def train_bundle(
         record=record,
     )
     (out / "MODEL_CARD.md").write_text(_model_card(version, record), "utf-8")
+    remove_checkpoint(out)
     logger.info("bundle written path=%s version=%s cider_d=%.3f", out, version, evaluation.metrics.cider_d)
     return TrainedBundle(path=out, version=version, evaluation=evaluation, left_out=left_out, record=record)
 
@@ -173,17 +190,77 @@ def as_stored(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def _fit(
+def fit_captions(
     learned: Sequence[CaptionedExample],
     judged: Sequence[CaptionedExample],
     encoder: Encoder,
     options: BundleOptions,
-    on_progress: OnProgress,
+    on_progress: OnProgress = ignore_progress,
+    *,
+    out: Path | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Tokenizer, CaptionDecoder, dict[str, Any]]:
-    """Return the vocabulary, the trained decoder, and the losses of the training."""
+    """Return the vocabulary, the trained decoder, and the record of the training.
+
+    Args:
+        learned: captioned images to learn from.
+        judged: captioned images to choose the best epoch by.
+        encoder: what gave the features.
+        options: sizes and training.
+        on_progress: told after each step.
+        out: where each epoch is kept and can be looked at, and where an interrupted training goes on; None keeps none.
+        processes: train together, on their devices; each returns the same.
+
+    Raises:
+        TrainingError: the training came to nothing, or another one was interrupted in `out`.
+    """
     train = [caption for example in learned for caption in example.captioned()]
     held_out = [caption for example in judged for caption in example.captioned()]
     tokenizer = Tokenizer.build((example.caption for example in train), options.min_count)
+    course = Course(processes)
+    if out is not None:
+        identity = _identity(learned, judged, tokenizer, encoder, options, processes)
+        course = Course(processes, Checkpoint(out, identity), partial(write_training_log, out))
+        _say_where_it_goes_on(course, options, on_progress)
+    decoder = _new_decoder(learned, tokenizer, encoder, options).to(processes.device)
+    processes.start_alike(decoder)
+    untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
+
+    def reporter(phase: str) -> Callable[[TrainingProgress], None]:
+        def report(progress: TrainingProgress) -> None:
+            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
+            on_progress(Progress(phase=phase, done=progress.step, total=progress.steps, note=note))
+
+        return report
+
+    fit_decoder(decoder, tokenizer, train, held_out, options.training, reporter("train decoder"), course)
+    reward_captions(
+        decoder,
+        tokenizer,
+        train,
+        options.self_critical,
+        reporter("reward captions"),
+        held_out=held_out,
+        course=course,
+    )
+    phases = course.records.items()
+    record = {
+        "untrained_loss": untrained,
+        "vocabulary": tokenizer.size,
+        "epochs": [asdict(epoch) for _, phase in phases for epoch in phase.epochs],
+        "best_epochs": {name: phase.best_epoch for name, phase in phases},
+        "steps": sum(phase.steps for _, phase in phases),
+        "seconds": sum(phase.seconds for _, phase in phases),
+        "device": processes.device.type,
+        "processes": processes.count,
+    }
+    return tokenizer, decoder.cpu(), record
+
+
+def _new_decoder(
+    learned: Sequence[CaptionedExample], tokenizer: Tokenizer, encoder: Encoder, options: BundleOptions
+) -> CaptionDecoder:
+    """Return a decoder with random weights that has measured the features."""
     torch.manual_seed(options.training.seed)
     decoder = build_decoder(
         DecoderSizes(
@@ -200,19 +277,53 @@ def _fit(
         dropout=options.training.dropout,
     )
     decoder.standardise(torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]]))
-    untrained = token_loss(decoder, tokenizer, held_out)
+    return decoder
 
-    def reporter(phase: str) -> Callable[[TrainingProgress], None]:
-        def report(progress: TrainingProgress) -> None:
-            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
-            on_progress(Progress(phase=phase, done=progress.step, total=progress.steps, note=note))
 
-        return report
+def _identity(
+    learned: Sequence[CaptionedExample],
+    judged: Sequence[CaptionedExample],
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    options: BundleOptions,
+    processes: Processes,
+) -> dict[str, str | float | None]:
+    """Return all that the weights come from, by names that people know from the command line."""
+    return {
+        **_flat(asdict(options)),
+        "encoder": f"{encoder.spec.name} {encoder.fingerprint}",
+        "training images and captions": _digest(learned),
+        "held-out images and captions": _digest(judged),
+        "vocabulary": f"{tokenizer.size} words {hashlib.sha256(repr(tokenizer.words).encode()).hexdigest()[:12]}",
+        "device": processes.device.type,
+        "processes": processes.count,
+    }
 
-    fitted = fit_decoder(decoder, tokenizer, train, held_out, options.training, reporter("train decoder"))
-    rewards = reward_captions(decoder, tokenizer, train, options.self_critical, reporter("reward captions"))
-    record = {"untrained_loss": untrained, "vocabulary": tokenizer.size, **asdict(fitted), "rewards": rewards}
-    return tokenizer, decoder, record
+
+def _flat(options: dict[str, Any], within: str = "") -> dict[str, str | float | None]:
+    """Return options of options by names such as `training.epochs`."""
+    flat: dict[str, str | float | None] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value}
+    return flat
+
+
+def _digest(examples: Sequence[CaptionedExample]) -> str:
+    """Return the number of images and 12 hex digits that change with an image, a caption or their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.image_key, example.image.captions)).encode())
+    return f"{len(examples)} {digest.hexdigest()[:12]}"
+
+
+def _say_where_it_goes_on(course: Course, options: BundleOptions, on_progress: OnProgress) -> None:
+    if course.interrupted is None:
+        return
+    epochs = {"captions": options.training.epochs, "rewards": options.self_critical.epochs}[course.interrupted]
+    done = len(course.records[course.interrupted].epochs)
+    note = f"{course.interrupted}: goes on after epoch {done}"
+    logger.info("training resumed phase=%s epoch=%s", course.interrupted, done)
+    on_progress(Progress(phase="resume training", done=done, total=epochs, note=note))
 
 
 def _replay(learned: Sequence[CaptionedExample], options: BundleOptions) -> list[CaptionedFeatures]:

@@ -7,28 +7,23 @@ Shapes:  B images   K samples of each   T tokens   M tokens of all samples   P r
 """
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.cider import CiderD
+from model.course import Course, Plan, Step
 from model.decoder import CaptionDecoder, predicted
 from model.decoding import log_probabilities, sample_captions
+from model.descent import reduced_precision
 from model.errors import TrainingError
 from model.metric_words import metric_words
+from model.processes import ALONE, Processes
 from model.tokenizer import PAD, Tokenizer
-from model.training import (
-    CaptionedFeatures,
-    RunningAverage,
-    TrainingProgress,
-    reduced_precision,
-    together,
-    update,
-    warmup_then_cosine,
-)
+from model.training import CaptionedFeatures, HeldOut, together
+from model.training_record import TrainingProgress, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +56,11 @@ def reward_captions(
     train: Sequence[CaptionedFeatures],
     options: SelfCriticalOptions,
     on_progress: Callable[[TrainingProgress], None] | None = None,
-) -> list[float]:
-    """Train a decoder that captions already, in place; return the mean reward of each epoch.
+    *,
+    held_out: Sequence[CaptionedFeatures] = (),
+    course: Course | None = None,
+) -> TrainingRecord:
+    """Train a decoder that captions already, in place, on its device.
 
     Args:
         decoder: leaves as the average of its steps.
@@ -70,43 +68,57 @@ def reward_captions(
         train: captions of images; those of one image share its features.
         options: how long and how fast.
         on_progress: told after each step; its loss is the mean reward of the samples, negative.
+        held_out: captions to measure on after each epoch; may be empty.
+        course: the training that this is a phase of; None for one that nothing else belongs to.
     """
-    started = time.monotonic()
-    images = [[train[number] for number in group] for group in together(train)]
-    people = [[metric_words(example.caption) for example in several] for several in images]
-    critic = Critic(CiderD(people), tokenizer, options)
-    steps_per_epoch = math.ceil(len(images) / options.images_per_step)
-    steps = options.epochs * steps_per_epoch
+    if not options.epochs:
+        return TrainingRecord()
+    course = course or Course()
+    plan = Plan(
+        phase="rewards",
+        epochs=options.epochs,
+        warmup_steps=options.warmup_steps,
+        averaging=options.averaging,
+        clip_norm=options.clip_norm,
+        seed=options.seed,
+    )
     optimizer = torch.optim.Adam(decoder.parameters(), options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
-    average = RunningAverage(decoder, options.averaging)
-    order = torch.Generator().manual_seed(options.seed)
-    torch.manual_seed(options.seed)
-    decoder.eval()  # samples and their gradients are those of the decoder as it will write, without dropout
-    rewards = []
-    for epoch in range(1, options.epochs + 1):
-        earned = []
-        shuffled = torch.randperm(len(images), generator=order).tolist()
-        for start in range(0, len(images), options.images_per_step):
-            chosen = shuffled[start : start + options.images_per_step]
-            features = torch.stack([images[image][0].features for image in chosen]).float()
-            loss, reward = critic.judge(decoder, features, chosen)
-            update(decoder, optimizer, loss, options.clip_norm)
-            schedule.step()
-            average.follow()
-            earned.append(reward)
-            if on_progress:
-                done = (epoch - 1) * steps_per_epoch + len(earned)
-                eta_s = (time.monotonic() - started) / done * (steps - done)
-                on_progress(
-                    TrainingProgress(
-                        epoch=epoch, epochs=options.epochs, step=done, steps=steps, loss=-reward, eta_s=eta_s
-                    )
-                )
-        rewards.append(sum(earned) / len(earned))
-    decoder.load_state_dict(average.decoder.state_dict())
-    decoder.eval()
-    return rewards
+    lessons = Rewards(decoder, tokenizer, train, options, course.processes)
+    measure = HeldOut(tokenizer, held_out).measure if held_out else None
+    return course.learn(plan, decoder, optimizer, lessons, measure, on_progress)
+
+
+class Rewards:
+    """Steps that sample captions of some images and make the good ones likelier."""
+
+    def __init__(
+        self,
+        decoder: CaptionDecoder,
+        tokenizer: Tokenizer,
+        train: Sequence[CaptionedFeatures],
+        options: SelfCriticalOptions,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.order = torch.Generator().manual_seed(options.seed)
+        images = [[train[number] for number in group] for group in together(train)]
+        people = [[metric_words(example.caption) for example in several] for several in images]
+        self._features = [several[0].features for several in images]
+        self._critic = Critic(CiderD(people), tokenizer, options)
+        self._decoder, self._size, self._processes = decoder, options.images_per_step, processes
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._features) / self._size)
+
+    def __iter__(self) -> Iterator[Step]:
+        self._decoder.eval()  # samples and their gradients are those of the decoder as it will write, without dropout
+        shuffled = torch.randperm(len(self._features), generator=self.order).tolist()
+        for start in range(0, len(shuffled), self._size):
+            batch = shuffled[start : start + self._size]
+            own = self._processes.share(batch)
+            chosen = own or batch[:1]  # too few images for all processes: this one's counts nothing
+            features = torch.stack([self._features[image] for image in chosen]).to(self._decoder.device).float()
+            loss, reward, tokens = self._critic.judge(self._decoder, features, chosen)
+            yield Step(loss=loss, weight=float(tokens if own else 0), reward=reward, images=len(own))
 
 
 class Critic:
@@ -115,8 +127,8 @@ class Critic:
     def __init__(self, cider: CiderD, tokenizer: Tokenizer, options: SelfCriticalOptions) -> None:
         self._cider, self._tokenizer, self._options = cider, tokenizer, options
 
-    def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float]:
-        """Return the loss whose gradient makes good samples likelier, and the mean reward.
+    def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float, int]:
+        """Return the loss whose gradient makes good samples likelier, the mean reward, and how many tokens there are.
 
         Args:
             decoder: writes the samples.
@@ -124,18 +136,21 @@ class Critic:
             images: whose references count, by their place in the critic's CIDEr-D, [B].
         """
         samples, faster = self._options.samples, self._options.reduced_precision
-        described = torch.arange(len(images)).repeat_interleave(samples)
-        with reduced_precision(faster):
+        described = torch.arange(len(images), device=features.device).repeat_interleave(samples)
+        with reduced_precision(faster, features.device):
             tokens = sample_captions(decoder, features, samples, self._options.max_tokens)  # [B * K, T]
-        with reduced_precision(faster):  # a context of its own: the one above remembers weights without gradients
+        with reduced_precision(
+            faster, features.device
+        ):  # a context of its own: the one above remembers weights without gradients
             logits = decoder(features, tokens, described)  # [M, V]
         rewards = torch.tensor(
             [
                 self._cider.score(images[image], metric_words(self._tokenizer.decode(row)))
                 for image, row in zip(described.tolist(), tokens.tolist(), strict=True)
-            ]
+            ],
+            device=features.device,
         ).view(-1, samples)
         others = (rewards.sum(dim=1, keepdim=True) - rewards) / (samples - 1)
         advantage = (rewards - others).flatten().repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))  # [M]
         chosen = log_probabilities(logits.float()).gather(1, predicted(tokens).unsqueeze(1)).squeeze(1)
-        return -(advantage * chosen).mean(), float(rewards.mean())
+        return -(advantage * chosen).mean(), float(rewards.mean()), len(chosen)

@@ -3,24 +3,27 @@
 Shapes:  B batch   T tokens   P regions   D feature size   V vocabulary
 """
 
-import copy
-import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.cider import CiderD
+from model.course import Course, Plan, Step
 from model.decoder import CaptionDecoder, predicted
+from model.decoding import DecodingOptions, beam_search
+from model.descent import reduced_precision
 from model.errors import TrainingError
+from model.metric_words import Words, metric_words
+from model.metrics import bleu
+from model.processes import ALONE, Processes
 from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
-
-logger = logging.getLogger(__name__)
+from model.training_record import HeldOutMetrics, TrainingProgress, TrainingRecord
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -30,6 +33,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
 """All take the weight decay as L2 in the loss, but AdamW, which takes it from the weights."""
+
+NO_WEIGHT = torch.finfo(torch.float32).tiny
+
+MOST_PROBABLE = DecodingOptions(beam_size=1)
 
 NEXT_TO_WORDS = ("embedding", "bias", "readout")
 """Parameters of the decoder that turn its state into words."""
@@ -87,33 +94,6 @@ class TrainingOptions:
                 raise TrainingError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingProgress:
-    """Where a training stands after a step."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    """Training loss of the last batch, nats per token."""
-    eta_s: float
-
-
-@dataclass(kw_only=True)
-class TrainingRecord:
-    """What a training did."""
-
-    train_losses: list[float] = field(default_factory=list)
-    """Mean training loss of each epoch, nats per token."""
-    held_out_losses: list[float] = field(default_factory=list)
-    """Held-out loss after each epoch; empty when nothing is held out."""
-    best_epoch: int = 0
-    """1-based; the decoder is left as it was after this epoch."""
-    steps: int = 0
-    seconds: float = 0.0
-
-
 def fit_decoder(
     decoder: CaptionDecoder,
     tokenizer: Tokenizer,
@@ -121,64 +101,63 @@ def fit_decoder(
     held_out: Sequence[CaptionedFeatures],
     options: TrainingOptions,
     on_progress: Callable[[TrainingProgress], None] | None = None,
+    course: Course | None = None,
 ) -> TrainingRecord:
-    """Train the decoder in place and leave it at its best epoch by held-out loss.
+    """Train the decoder in place, on its device, and leave it at its best epoch by held-out loss.
 
     Without held-out captions that is the last epoch.
+
+    Args:
+        decoder: any weights.
+        tokenizer: of the decoder.
+        train: captions to learn.
+        held_out: captions to measure on after each epoch; may be empty.
+        options: how long and how fast.
+        on_progress: told after each step.
+        course: the training that this is a phase of; None for one that nothing else belongs to.
 
     Raises:
         TrainingError: there is nothing to train on, or the loss stopped being a number.
     """
     if not train:
         raise TrainingError("there is no caption to train on")
-    started = time.monotonic()
-    record, average = TrainingRecord(), RunningAverage(decoder, options.averaging)
-    best = Best(average.decoder)
-    batches = Batches(train, tokenizer, options)
-    steps = options.epochs * len(batches)
-    optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
+    course = course or Course()
+    plan = Plan(
+        phase="captions",
+        epochs=options.epochs,
+        warmup_steps=options.warmup_steps,
+        averaging=options.averaging,
+        clip_norm=options.clip_norm,
+        seed=options.seed,
+        patience=options.patience,
+        budget_s=options.budget_s,
+    )
     decoder.dropout.p = options.dropout
-    torch.manual_seed(options.seed)
+    optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)
+    lessons = TeacherForcing(decoder, Batches(train, tokenizer, options, course.processes), options)
+    measure = HeldOut(tokenizer, held_out).measure if held_out else None
+    return course.learn(plan, decoder, optimizer, lessons, measure, on_progress)
 
-    for epoch in range(1, options.epochs + 1):
-        losses = []
-        decoder.train()
-        for features, images, tokens, weights in batches:
-            with reduced_precision(options.reduced_precision):
-                logits = decoder(features, tokens, images)
+
+class TeacherForcing:
+    """Steps that make the captions of a batch likelier."""
+
+    def __init__(self, decoder: CaptionDecoder, batches: "Batches", options: TrainingOptions) -> None:
+        self.order = batches.order
+        self._decoder, self._batches, self._options = decoder, batches, options
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Step]:
+        device, options = self._decoder.device, self._options
+        self._decoder.train()
+        for batch in self._batches:
+            features, images, tokens, weights = (values.to(device) for values in batch)
+            with reduced_precision(options.reduced_precision, device):
+                logits = self._decoder(features.float(), tokens, images)
             loss = caption_loss(logits.float(), tokens, weights, options.label_smoothing)
-            update(decoder, optimizer, loss, options.clip_norm)
-            schedule.step()
-            average.follow()
-            losses.append(loss.item())
-            record.steps += 1
-            elapsed = time.monotonic() - started
-            if on_progress:
-                eta_s = min(elapsed / record.steps * (steps - record.steps), options.budget_s - elapsed)
-                on_progress(
-                    TrainingProgress(
-                        epoch=epoch,
-                        epochs=options.epochs,
-                        step=record.steps,
-                        steps=steps,
-                        loss=losses[-1],
-                        eta_s=max(eta_s, 0.0),
-                    )
-                )
-            if elapsed > options.budget_s:
-                break
-        record.train_losses.append(sum(losses) / len(losses))
-        if held_out:
-            record.held_out_losses.append(token_loss(average.decoder, tokenizer, held_out))
-        best.consider(epoch, record)
-        if epoch - best.epoch >= options.patience or time.monotonic() - started > options.budget_s:
-            break
-
-    best.restore(decoder)
-    record.best_epoch = best.epoch
-    record.seconds = time.monotonic() - started
-    return record
+            yield Step(loss=loss, weight=float(token_weights(batch[2], batch[3]).sum()))
 
 
 def parameter_groups(decoder: CaptionDecoder, options: TrainingOptions) -> list[dict[str, Any]]:
@@ -191,78 +170,54 @@ def parameter_groups(decoder: CaptionDecoder, options: TrainingOptions) -> list[
     ]
 
 
-class Best:
-    """Remembers the decoder at its best epoch."""
-
-    def __init__(self, decoder: CaptionDecoder) -> None:
-        self.epoch = 0
-        self._decoder = decoder
-        self._loss = math.inf
-        self._weights: dict[str, Tensor] = {}
-
-    def consider(self, epoch: int, record: TrainingRecord) -> None:
-        loss = record.held_out_losses[-1] if record.held_out_losses else -float(epoch)
-        if loss < self._loss:
-            self.epoch, self._loss = epoch, loss
-            self._weights = copy.deepcopy(self._decoder.state_dict())
-
-    def restore(self, decoder: CaptionDecoder) -> None:
-        decoder.load_state_dict(self._weights)
-        decoder.eval()
-
-
-class RunningAverage:
-    """A decoder that follows another one's weights slowly; with a decay of 0 it is that other one."""
-
-    def __init__(self, decoder: CaptionDecoder, decay: float) -> None:
-        self.decoder = copy.deepcopy(decoder) if decay else decoder
-        self._followed, self._decay, self._steps = decoder, decay, 0
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Take in the weights of one more step; the first ones count more, as there are few."""
-        if self.decoder is self._followed:
-            return
-        self._steps += 1
-        decay = min(self._decay, self._steps / (self._steps + 10))
-        for slow, fast in zip(self.decoder.parameters(), self._followed.parameters(), strict=True):
-            slow.lerp_(fast, 1 - decay)
-
-
 class Batches:
     """Shuffled batches of captions, anew in each epoch, the same for a seed; an image's captions stay together.
 
-    Yields features [B, P, D] float32, which of them each caption describes [N], tokens [N, T] from start to end
-    padded at the right, and weights [N].
+    Yields of each batch this process's share: features [B, P, D] as they are stored, which of them each caption
+    describes [N], tokens [N, T] from start to end padded at the right, and weights [N]. Where a batch has too few
+    images for all processes, the others get one of them with weights of 0.
     """
 
-    def __init__(self, examples: Sequence[CaptionedFeatures], tokenizer: Tokenizer, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        examples: Sequence[CaptionedFeatures],
+        tokenizer: Tokenizer,
+        options: TrainingOptions,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.order = torch.Generator().manual_seed(options.seed)
         self._examples = examples
         self._tokens = [caption_tokens(tokenizer, example.caption) for example in examples]
         self._images = together(examples)
         self._size = options.batch_size
-        self._random = torch.Generator().manual_seed(options.seed)
+        self._processes = processes
 
     def __len__(self) -> int:
         return math.ceil(len(self._examples) / self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        shuffled = [self._images[image] for image in torch.randperm(len(self._images), generator=self._random).tolist()]
-        order = [(image, example) for image, examples in enumerate(shuffled) for example in examples]
-        for start in range(0, len(order), self._size):
-            described, chosen = zip(*order[start : start + self._size], strict=True)
+        shuffled = [self._images[image] for image in torch.randperm(len(self._images), generator=self.order).tolist()]
+        ordered = [(image, example) for image, examples in enumerate(shuffled) for example in examples]
+        for start in range(0, len(ordered), self._size):
+            batch = ordered[start : start + self._size]
+            images = sorted({image for image, _ in batch})
+            views = {image: self._view(shuffled[image]) for image in images}  # of all, as all processes draw alike
+            own = self._processes.share(images)
+            places = {image: place for place, image in enumerate(own or images[:1])}
+            chosen = [(places[image], example) for image, example in batch if image in places]
+            weights = torch.tensor([self._examples[example].weight for _, example in chosen])
             yield (
-                torch.stack([self._view(shuffled[image]) for image in sorted(set(described))]).float(),
-                torch.tensor(described) - described[0],
-                padded([self._tokens[example] for example in chosen]),
-                torch.tensor([self._examples[example].weight for example in chosen]),
+                torch.stack([views[image] for image in places]),
+                torch.tensor([place for place, _ in chosen]),
+                padded([self._tokens[example] for _, example in chosen]),
+                weights if own else torch.zeros_like(weights),
             )
 
     def _view(self, image: Sequence[int]) -> Tensor:
         """Return the features of an image or, half of the time, of its mirrored picture, [P, D]."""
         mirrored = self._examples[image[0]].mirrored
         allowed = mirrored is not None and all(self._examples[example].mirrored is not None for example in image)
-        if mirrored is None or not allowed or torch.rand((), generator=self._random) < 0.5:
+        if mirrored is None or not allowed or torch.rand((), generator=self.order) < 0.5:
             return self._examples[image[0]].features
         return mirrored
 
@@ -306,37 +261,47 @@ def caption_loss(logits: Tensor, tokens: Tensor, weights: Tensor, label_smoothin
         weights: of each caption, [N].
     """
     losses = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none", label_smoothing=label_smoothing)
-    counts = weights.repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))
-    return (losses * counts).sum() / counts.sum()
+    counts = token_weights(tokens, weights)
+    return (losses * counts).sum() / counts.sum().clamp(min=NO_WEIGHT)
 
 
-def update(decoder: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:
-    """Take one step of gradient descent, with the gradient's norm clipped."""
-    if not torch.isfinite(loss):
-        raise TrainingError("the loss is no longer a number: lower the learning rate")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(decoder.parameters(), clip_norm)
-    optimizer.step()
+def token_weights(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Return how much each predicted token counts [M], by the weights of its caption [N]."""
+    return weights.repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))
 
 
-def reduced_precision(wanted: bool = True) -> torch.autocast:
-    """Products in bfloat16 inside this context, where the processor has it; losses and weights stay in float32."""
-    # Without such instructions bfloat16 is slower than float32; torch has no public question for it.
-    has_it = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_it)
+class HeldOut:
+    """Captions that are not learned from, to measure a decoder on; a few seconds each time."""
 
+    def __init__(self, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], images: int = 200) -> None:
+        """Choose what is measured on.
 
-def warmup_then_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
-    """Return the learning rate's factor by step: linear up from 0, then half a cosine down to 0."""
-    warmup = min(warmup_steps, max(1, steps // 10))
+        Args:
+            tokenizer: of the decoders.
+            examples: captions; those of one image share its features. All count in the loss.
+            images: the decoder writes captions of this many of them at most, always the same.
+        """
+        self._tokenizer, self._examples = tokenizer, examples
+        groups = together(examples)
+        written = groups[:: math.ceil(len(groups) / images)]
+        self._features = [examples[group[0]].features for group in written]
+        self._people = [[metric_words(examples[number].caption) for number in group] for group in written]
+        self._cider = CiderD(self._people)
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+    def measure(self, decoder: CaptionDecoder) -> HeldOutMetrics:
+        """Leaves the decoder in evaluation mode."""
+        loss = token_loss(decoder, self._tokenizer, self._examples)
+        captions = self._write(decoder)
+        scores = [self._cider.score(image, caption) for image, caption in enumerate(captions)]
+        return HeldOutMetrics(loss, sum(scores) / len(scores), bleu(captions, self._people)[-1])
 
-    return factor
+    def _write(self, decoder: CaptionDecoder) -> list[Words]:
+        captions = []
+        for start in range(0, len(self._features), 64):
+            features = torch.stack(self._features[start : start + 64]).to(decoder.device).float()
+            for best, *_ in beam_search(decoder, features, MOST_PROBABLE):
+                captions.append(metric_words(self._tokenizer.decode(best.token_ids)))
+        return captions
 
 
 @torch.inference_mode()
@@ -361,8 +326,9 @@ def token_loss(
     for start in range(0, len(examples), 64):
         chosen = examples[start : start + 64]
         tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
-        logits = decoder(torch.stack([example.features for example in chosen]).float(), tokens)
+        tokens = tokens.to(decoder.device)
+        logits = decoder(torch.stack([example.features for example in chosen]).to(decoder.device).float(), tokens)
         words = len(logits)
-        total += caption_loss(logits, tokens, torch.ones(len(chosen))).item() * words
+        total += caption_loss(logits, tokens, torch.ones(len(chosen), device=decoder.device)).item() * words
         count += words
     return total / count

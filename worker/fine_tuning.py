@@ -11,12 +11,12 @@ from model.tokenizer import Tokenizer
 from model.training import (
     CaptionedFeatures,
     TrainingOptions,
-    TrainingRecord,
     caption_loss,
     caption_tokens,
     fit_decoder,
     padded,
 )
+from model.training_record import TrainingRecord
 from worker.dataset import Dataset
 from worker.new_words import with_new_words
 from worker.progress import Progress

@@ -13,7 +13,8 @@ from model.errors import TrainingError
 from model.features import FeatureStore
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
-from model.training import CaptionedFeatures, TrainingRecord, caption_tokens, token_loss
+from model.training import CaptionedFeatures, caption_tokens, token_loss
+from model.training_record import TrainingRecord
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset
 from worker.fine_tuning import fine_tune

@@ -10,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from model import photo_training
 from model.bundle import load_bundle
 from model.captions import CaptionSource
+from model.checkpoint import FILE as CHECKPOINT
 from model.decoding import DecodingOptions
 from model.errors import CaptionFileError, TrainingError
 from model.image_files import encode_images
 from model.images import decode_image
 from model.photo_examples import is_held_out
 from model.photo_training import BundleOptions, TrainedBundle, train_bundle
+from model.progress import OnProgress, Progress, ignore_progress
 from model.self_critical import SelfCriticalOptions
 from model.store import Store
 from model.training import TrainingOptions
@@ -59,11 +62,12 @@ def train(
     features: Store | None = None,
     strict: bool = False,
     options: BundleOptions = OPTIONS,
+    on_progress: OnProgress = ignore_progress,
 ) -> TrainedBundle:
     encoder = make_encoder()
     weights = source.images.parent / "encoder.pth"
     torch.save(encoder.network.state_dict(), weights)
-    return train_bundle(
+    trained = train_bundle(
         out,
         train=source,
         held_out=held_out,
@@ -72,18 +76,24 @@ def train(
         options=options,
         features=features,
         strict=strict,
+        on_progress=on_progress,
     )
+    assert trained is not None
+    return trained
+
+
+def held_out_losses(trained: TrainedBundle) -> list[float]:
+    return [epoch["held_out_loss"] for epoch in trained.record["training"]["epochs"]]
 
 
 def test_training_learns_and_writes_a_bundle_that_captions(squares: CaptionSource, tmp_path: Path) -> None:
     thorough = TrainingOptions(
-        epochs=40, batch_size=4, learning_rate=3e-3, patience=40, dropout=0.0, label_smoothing=0.0
+        epochs=20, batch_size=4, learning_rate=4e-3, patience=20, dropout=0.0, label_smoothing=0.0
     )
 
     trained = train(squares, tmp_path / "out", options=replace(OPTIONS, training=thorough))
 
-    record = trained.record["training"]
-    assert min(record["held_out_losses"]) < record["untrained_loss"] / 3
+    assert min(held_out_losses(trained)) < trained.record["training"]["untrained_loss"] / 3
     assert trained.evaluation.metrics.bleu_1 > 0.9
     bundle = load_bundle(str(tmp_path / "out"))
     assert bundle.version == trained.version
@@ -120,7 +130,7 @@ def test_the_bundle_keeps_examples_for_replay_with_the_features_its_encoder_give
 def test_the_same_seed_gives_the_same_bundle(squares: CaptionSource, tmp_path: Path) -> None:
     first, second = train(squares, tmp_path / "one"), train(squares, tmp_path / "two")
 
-    assert first.record["training"]["held_out_losses"] == second.record["training"]["held_out_losses"]
+    assert held_out_losses(first) == held_out_losses(second)
     one, two = load_bundle(str(first.path)), load_bundle(str(second.path))
     assert all(torch.equal(a, b) for a, b in zip(one.decoder.parameters(), two.decoder.parameters(), strict=True))
 
@@ -134,7 +144,7 @@ def test_features_are_computed_once_for_many_trainings(squares: CaptionSource, t
 
     assert len([path for path in kept if "mirrored" not in path]) == 60
     assert {path: store.read(path) for path in store.list()} == kept
-    assert second.record["training"]["held_out_losses"] == first.record["training"]["held_out_losses"]
+    assert held_out_losses(second) == held_out_losses(first)
 
 
 def test_an_image_is_held_out_by_its_content_alone() -> None:
@@ -185,6 +195,45 @@ def test_a_bundle_is_never_overwritten(squares: CaptionSource, tmp_path: Path) -
 
     with pytest.raises(TrainingError, match="holds a bundle already: choose another directory"):
         train(squares, tmp_path / "out")
+
+
+def test_what_was_told_while_it_trained_is_the_record_of_the_bundle_and_the_checkpoint_is_gone(
+    squares: CaptionSource, tmp_path: Path
+) -> None:
+    trained = train(squares, tmp_path / "out")
+
+    told = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
+    assert told["epochs"] == trained.record["training"]["epochs"]
+    assert [(epoch["phase"], epoch["epoch"]) for epoch in told["epochs"]] == [
+        ("captions", 1),
+        ("captions", 2),
+        ("rewards", 1),
+    ]
+    assert (tmp_path / "out" / "curves.png").is_file()
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+
+
+def test_an_interrupted_training_is_not_continued_with_other_options_or_data(
+    squares: CaptionSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as power:
+        power.setattr(photo_training, "evaluate", None)  # the power cut comes when all epochs are done
+        with pytest.raises(TypeError):
+            train(squares, tmp_path / "out")
+    kept = (tmp_path / "out" / CHECKPOINT).read_bytes()
+    captions = squares.captions.read_text()
+
+    with pytest.raises(TrainingError, match=r"training\.epochs was 2, is 3;"):
+        train(squares, tmp_path / "out", options=replace(OPTIONS, training=TrainingOptions(epochs=3, batch_size=16)))
+    squares.captions.write_text(captions.replace("the square is red", "the square is blue"))
+    with pytest.raises(TrainingError, match="training images and captions was "):
+        train(squares, tmp_path / "out")
+
+    assert (tmp_path / "out" / CHECKPOINT).read_bytes() == kept
+    squares.captions.write_text(captions)
+    said: list[Progress] = []
+    train(squares, tmp_path / "out", on_progress=said.append)
+    assert Progress(phase="resume training", done=1, total=1, note="rewards: goes on after epoch 1") in said
 
 
 def test_too_few_images_say_how_many_there_were(squares: CaptionSource, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_of_captions_that_are_as_probable_the_one_that_people_wrote_becomes_the_
         CaptionedFeatures(features=features[color], caption=f"a {color} {ending}") for color, ending in endings.items()
     ]
 
-    rewards = reward_captions(captioner.decoder, captioner.tokenizer, wanted, OPTIONS)
+    rewards = reward_captions(captioner.decoder, captioner.tokenizer, wanted, OPTIONS).rewards
 
     assert sum(rewards[-10:]) > sum(rewards[:10]) + 10
     written = captioner.caption(torch.stack(list(features.values())), DecodingOptions())
@@ -44,7 +44,9 @@ def test_no_epoch_leaves_the_decoder_as_it_is() -> None:
     before = captioner.decoder.embedding.weight.clone()
     example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
 
-    assert reward_captions(captioner.decoder, captioner.tokenizer, [example], replace(OPTIONS, epochs=0)) == []
+    record = reward_captions(captioner.decoder, captioner.tokenizer, [example], replace(OPTIONS, epochs=0))
+
+    assert record.epochs == []
     assert torch.equal(captioner.decoder.embedding.weight, before)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.decoding import DecodingOptions
+from model.descent import warmup_then_cosine
 from model.errors import TrainingError
 from model.tokenizer import END, SPELL, START
 from model.training import (
@@ -11,14 +12,13 @@ from model.training import (
     Batches,
     CaptionedFeatures,
     TrainingOptions,
-    TrainingProgress,
     caption_loss,
     caption_tokens,
     fit_decoder,
     padded,
     token_loss,
-    warmup_then_cosine,
 )
+from model.training_record import TrainingProgress
 from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
 
 FAST = TrainingOptions(epochs=80, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)
