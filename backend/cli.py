@@ -139,6 +139,13 @@ def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     gallery.add_argument(
         "--gallery-images", type=_count, default=100, metavar="N", help="of more so many are drawn (%(default)s)"
     )
+    parser.add_argument_group("cross-validation").add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="train K times on all but a K-th of the images, measure that part; tells mean and deviation, no METEOR",
+    )
+    _add_training(parser, "network and training of cross-validation")
 
 
 def _add_export(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:

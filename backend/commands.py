@@ -116,14 +116,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from model.captions import read_captions
     from model.decoding import DecodingOptions
     from model.evaluation import evaluate, unreadable_images
+    from model.features import FeatureStore
     from model.gallery import write_gallery
     from model.progress import ProgressDisplay
+    from model.store import Store
 
     settings = Settings.from_env()
+    if arguments.folds is not None:
+        return _cross_validate(settings, arguments)
     if arguments.gallery and not arguments.gallery.parent.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery}: there is no directory {arguments.gallery.parent}")
     captioned = read_captions(_caption_source(arguments), strict=arguments.strict)
     captioner = _captioner(settings, arguments)
+    seen = FeatureStore(Store(arguments.features), captioner.encoder.fingerprint) if arguments.features else None
     with ProgressDisplay() as show:
         evaluation = evaluate(
             captioner,
@@ -131,6 +136,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             DecodingOptions(beam_size=settings.beam_size),
             java=arguments.java,
             strict=arguments.strict,
+            features=seen,
             on_progress=show,
         )
     captioned.left_out.add_all(unreadable_images(evaluation.unreadable))
@@ -196,6 +202,36 @@ def rollback(arguments: argparse.Namespace) -> int:
     from backend.versions import roll_back
 
     print(roll_back(Settings.from_env(), arguments.project, by="command line"))
+    return 0
+
+
+def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:
+    from model.cross_validation import cross_validate
+    from model.decoding import DecodingOptions
+    from model.photo_training import imagenet_encoder
+    from model.progress import ProgressDisplay
+    from model.store import Store
+
+    for option in ("bundle", "project", "gallery"):
+        if getattr(arguments, option) is not None:
+            raise SettingsError(f"--folds trains decoders of its own: leave out --{option}")
+    options = replace(_bundle_options(arguments, name="fold"), decoding=DecodingOptions(beam_size=settings.beam_size))
+    with ProgressDisplay() as show:
+        found = cross_validate(
+            _caption_source(arguments),
+            folds=arguments.folds,
+            encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
+            weights=None if arguments.weights == "none" else arguments.weights,
+            options=options,
+            features=Store(arguments.features) if arguments.features else None,
+            strict=arguments.strict,
+            on_progress=show,
+        )
+    if arguments.json:
+        print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+    else:
+        print(found.table())
+        print(found.left_out.summary())
     return 0
 
 

@@ -159,6 +159,45 @@ def test_evaluate_refuses_a_gallery_it_cannot_write_before_it_works(
     assert "--gallery" in told.err
 
 
+def test_evaluate_cross_validates_with_the_options_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for number in range(16):
+        make_image(f"rgb({16 * number}, 99, 200)").save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "caption": "a picture"}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    images = ["--captions", str(tmp_path / "captions.jsonl"), "--images", str(tmp_path), "--folds", "2"]
+    encoder = ["--encoder", "scene_cnn", "--weights", "none", "--image-size", "32"]
+    small = ["--cell", "gru", "--layers", "1", "--hidden", "8", "--min-count", "1", "--epochs", "1"]
+    arguments = ["evaluate", *images, *encoder, *small, "--reward-epochs", "0"]
+
+    code = main([*arguments, "--json"])
+
+    record = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert sum(fold["metrics"]["images"] for fold in record["folds"]) == 16
+    assert record["mean"].keys() == record["deviation"].keys()
+    assert main(arguments) == 0
+    assert "2-fold cross-validation on 16 images" in capsys.readouterr().out
+
+
+def test_folds_train_decoders_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["evaluate", "--captions", "a", "--images", "b", "--folds", "2", "--bundle", "scenes"])
+
+    assert code == 2
+    assert "leave out --bundle" in capsys.readouterr().err
+
+
+def test_evaluate_keeps_features_between_runs(tmp_path: Path) -> None:
+    arguments = [*evaluate_arguments(tmp_path), "--features", str(tmp_path / "store")]
+
+    codes = (main(arguments), main(arguments))
+
+    assert codes == (0, 0)
+    assert len(list((tmp_path / "store").rglob("*.npy"))) == 1
+
+
 def test_export_prints_sizes_and_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, *files, _, bundle, _ = evaluate_arguments(tmp_path)
     out = tmp_path / "int8"

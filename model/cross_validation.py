@@ -1,0 +1,195 @@
+"""K-fold cross-validation, behind `captioner evaluate --folds`: every image is once measured by a decoder that never
+saw it, and the spread over the folds tells what a difference between two numbers is worth.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from model.captioner import Captioner
+from model.captions import CaptionSource, LeftOut
+from model.decoding import DecodingOptions
+from model.encoder import Encoder, EncoderSpec, build_encoder
+from model.errors import TrainingError
+from model.features import FeatureStore
+from model.image_files import BATCH, in_batches
+from model.metrics import Metrics, measure
+from model.photo_examples import CaptionedExample, ExampleReader
+from model.photo_training import BundleOptions, as_stored, fit_captions
+from model.progress import OnProgress, Progress, ignore_progress
+from model.store import Store
+
+logger = logging.getLogger(__name__)
+
+PRINTED = {
+    "BLEU-1": "bleu_1",
+    "BLEU-2": "bleu_2",
+    "BLEU-3": "bleu_3",
+    "BLEU-4": "bleu_4",
+    "ROUGE-L": "rouge_l",
+    "CIDEr-D": "cider_d",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What was measured on one part of the images by a decoder that learned from the other parts."""
+
+    number: int
+    """From 1."""
+    train_images: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """What `captioner evaluate --folds` reports."""
+
+    folds: tuple[Fold, ...]
+    left_out: LeftOut
+    """What of the captions file could not be used."""
+
+    def mean(self) -> dict[str, float]:
+        """Return each metric's mean over the folds."""
+        return {name: fmean(values) for name, values in self._values().items()}
+
+    def deviation(self) -> dict[str, float]:
+        """Return each metric's standard deviation over the folds, as estimated from them (n - 1)."""
+        return {name: stdev(values) for name, values in self._values().items()}
+
+    def table(self) -> str:
+        """Return the metrics as lines for a terminal, in per cent as papers print them."""
+        images = sum(fold.metrics.images for fold in self.folds)
+        lines = [f"{len(self.folds)}-fold cross-validation on {images} images"]
+        lines.append(f"  {'fold':>9} {'learned':>8} {'measured':>8}" + "".join(f" {name:>8}" for name in PRINTED))
+        for fold in self.folds:
+            counts = f"{fold.number:>9} {fold.train_images:>8} {fold.metrics.images:>8}"
+            lines.append(f"  {counts}{_per_cent(asdict(fold.metrics))}")
+        lines.append(f"  {'mean':>9} {'':17}{_per_cent(self.mean())}")
+        lines.append(f"  {'deviation':>9} {'':17}{_per_cent(self.deviation())}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folds": [asdict(fold) for fold in self.folds],
+            "mean": self.mean(),
+            "deviation": self.deviation(),
+            "left_out": self.left_out.cases,
+        }
+
+    def _values(self) -> dict[str, list[float]]:
+        every = [asdict(fold.metrics) for fold in self.folds]
+        return {name: [float(metrics[name]) for metrics in every] for name in every[0] if name != "images"}
+
+
+def cross_validate(
+    source: CaptionSource,
+    *,
+    folds: int,
+    encoder: EncoderSpec,
+    weights: Path | str | None = None,
+    options: BundleOptions,
+    features: Store | None = None,
+    strict: bool = False,
+    on_progress: OnProgress = ignore_progress,
+) -> CrossValidation:
+    """Train once for each fold on the others and measure on it.
+
+    Args:
+        source: captioned images; they are encoded once.
+        folds: 2 or more.
+        encoder: the network that reads the images; it is not trained.
+        weights: its weights, as `build_encoder` takes them.
+        options: sizes, training and decoding, the same for each fold.
+        features: where the images' features are kept between runs; None computes them each time.
+        strict: stop when anything in the captions file cannot be used.
+        on_progress: told after each batch.
+
+    Raises:
+        CaptionFileError: the captions file cannot be understood, or nothing in it can be used.
+        BundleError: the encoder is unknown or its weights do not fit.
+        TrainingError: a training came to nothing, or there are too few images for so many folds.
+    """
+    if folds < 2:
+        raise TrainingError(f"folds must be 2 or more, got {folds}")
+    network = as_stored(build_encoder(encoder, weights))
+    seen = FeatureStore(features, network.fingerprint) if features else None
+    reader = ExampleReader(network, features=seen, strict=strict, on_progress=on_progress)
+    others, first = reader.read(source, None, folds)
+    examples = [*first, *others]
+    if options.mirrored:
+        examples = reader.with_mirrored(examples)
+    splits = [_split(examples, number, folds, options.held_out_share) for number in range(1, folds + 1)]
+    measured = []
+    for split in splits:
+        found = _measure_fold(split, network, options, on_progress)
+        logger.info("fold measured fold=%s of=%s cider_d=%.3f", split.number, folds, found.metrics.cider_d)
+        measured.append(found)
+    return CrossValidation(folds=tuple(measured), left_out=reader.left_out)
+
+
+def fold_of(image_key: str, folds: int) -> int:
+    """Return the fold of an image, from 1, by its content; the first is what `is_held_out` holds out."""
+    return int(image_key[:8], 16) % folds + 1
+
+
+def measure_examples(
+    captioner: Captioner,
+    examples: Sequence[CaptionedExample],
+    options: DecodingOptions,
+    on_progress: OnProgress = ignore_progress,
+) -> Metrics:
+    """Caption images by the features they come with and score the captions."""
+    captions: list[str] = []
+    for batch in in_batches(examples, BATCH):
+        found = captioner.caption(torch.stack([example.features for example in batch]), options)
+        captions += [best[0].text for best in found]
+        on_progress(Progress(phase="caption images", done=len(captions), total=len(examples)))
+    return measure(captions, [example.image.captions for example in examples])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """Who does what for one fold."""
+
+    number: int
+    folds: int
+    learned: Sequence[CaptionedExample]
+    judged: Sequence[CaptionedExample]
+    """To choose the best epoch by; were it the fold itself, each would be measured at the epoch that suits it."""
+    measured: Sequence[CaptionedExample]
+
+
+def _split(examples: Sequence[CaptionedExample], number: int, folds: int, share: int) -> _Split:
+    """Return the fold, and of the others one image in `share` to choose the best epoch by, all by content."""
+    measured = [example for example in examples if fold_of(example.image_key, folds) == number]
+    rest = [example for example in examples if fold_of(example.image_key, folds) != number]
+    keys = sorted({example.image_key for example in rest})
+    apart = set(keys[: max(1, len(keys) // share)])
+    learned = [example for example in rest if example.image_key not in apart]
+    if not measured or not learned:
+        raise TrainingError(
+            f"fold {number} of {folds} has {len(measured)} images to measure on and {len(learned)} to learn from: "
+            "give more images, or fewer folds"
+        )
+    judged = [example for example in rest if example.image_key in apart]
+    return _Split(number=number, folds=folds, learned=learned, judged=judged, measured=measured)
+
+
+def _measure_fold(split: _Split, encoder: Encoder, options: BundleOptions, on_progress: OnProgress) -> Fold:
+    def report(progress: Progress) -> None:
+        on_progress(replace(progress, phase=f"fold {split.number} of {split.folds}: {progress.phase}"))
+
+    tokenizer, decoder, _ = fit_captions(split.learned, split.judged, encoder, options, report)
+    captioner = Captioner(encoder, decoder, tokenizer, options.name)
+    metrics = measure_examples(captioner, split.measured, options.decoding, report)
+    return Fold(number=split.number, train_images=len(split.learned), metrics=metrics)
+
+
+def _per_cent(metrics: dict[str, float]) -> str:
+    return "".join(f" {100 * metrics[field]:8.1f}" for field in PRINTED.values())
