@@ -115,12 +115,13 @@ compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settin
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES := fresh_clone
+LONG_BENCHES := fresh_clone networks
+ARGS ?=
 
-bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one
+bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one, with ARGS="..."
 
 bench-%: $(DEV_STAMP)
-	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*)
+	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*) $(ARGS)
 
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
 	$(PYTHON) -m model.scenes.train --out model/bundles/scenes
