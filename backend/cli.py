@@ -211,6 +211,16 @@ def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
     how.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
     how.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
     how.add_argument(
+        "--taught-stages",
+        type=_stages,
+        metavar="N",
+        help="so many last stages of the encoder learn too, or all (default: those on its final grid of regions)",
+    )
+    how.add_argument("--views", type=_count, default=4, metavar="N", help="views learned of each image (%(default)s)")
+    how.add_argument("--crop", type=float, default=0.75, help="least share of an image that a view has (%(default)s)")
+    how.add_argument("--rotation", type=float, default=0.0, help="degrees that a view is turned at most (%(default)s)")
+    how.add_argument("--colour", type=float, default=0.2, help="most that a view is tinted, 0 to 1 (%(default)s)")
+    how.add_argument(
         "--cell", default="lstm", metavar="CELL", help="lstm, peephole, gru, rnn or transformer (%(default)s)"
     )
     how.add_argument("--layers", type=int, default=2, help="%(default)s")
@@ -222,8 +232,13 @@ def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
     how.add_argument("--hidden", type=int, default=512, help="size of state and embedding (%(default)s)")
     how.add_argument("--dropout", type=float, default=0.5, help="%(default)s")
     how.add_argument("--min-count", type=int, default=4, help="rarer words are never written (%(default)s)")
-    how.add_argument("--epochs", type=int, default=12, help="times each caption is learned (%(default)s)")
-    how.add_argument("--reward-epochs", type=int, default=6, help="then times CIDEr-D rewards it; 0: not (%(default)s)")
+    how.add_argument("--epochs", type=int, default=10, help="times each caption is learned (%(default)s)")
+    how.add_argument(
+        "--reward-epochs",
+        type=int,
+        default=6,
+        help="then times good captions are rewarded; 0: not (%(default)s)",
+    )
     how.add_argument(
         "--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd (%(default)s)"
     )
@@ -241,6 +256,14 @@ def _add_model_choice(parser: argparse.ArgumentParser) -> None:
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
+
+
+def _stages(text: str) -> int:
+    from model.encoder_tail import ALL
+
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number or all, got {text!r}")
+    return ALL if text == "all" else int(text)
 
 
 def _count(text: str) -> int:

@@ -245,6 +245,7 @@ def _caption_source(arguments: argparse.Namespace) -> "CaptionSource":
 
 def _bundle_options(arguments: argparse.Namespace, *, name: str) -> "BundleOptions":
     """Return what the options of training say."""
+    from model.augmentation import Augmentation
     from model.photo_training import BundleOptions
 
     recipe = BundleOptions()
@@ -257,6 +258,9 @@ def _bundle_options(arguments: argparse.Namespace, *, name: str) -> "BundleOptio
         recurrent_regions=arguments.recurrent_regions,
         residual=arguments.residual,
         min_count=arguments.min_count,
+        taught_stages=arguments.taught_stages,
+        views=arguments.views,
+        augmentation=Augmentation(crop=arguments.crop, rotation=arguments.rotation, colour=arguments.colour),
         training=replace(
             recipe.training,
             epochs=arguments.epochs,

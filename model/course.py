@@ -8,14 +8,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.decoder import CaptionDecoder
-from model.descent import RunningAverage, update, warmup_then_cosine
+from model.descent import AFTER, Network, RunningAverage, delayed, update, warmup_then_cosine
 from model.errors import TrainingError
 from model.processes import ALONE, Processes
 from model.training_record import EpochRecord, HeldOutMetrics, TrainingProgress, TrainingRecord
@@ -35,11 +34,14 @@ class Plan:
     patience: int | None = None
     """Epochs without a better held-out loss before the phase ends, at its best epoch; None leaves it at its last."""
     budget_s: float = math.inf
+    start_share: float = 0.0
+    """Of the weights that the network came with in those with which it leaves (Wortsman et al. 2022,
+    https://arxiv.org/abs/2109.01903): what it learned well before is then kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a decoder said of this process's part of a batch."""
+    """What a network said of this process's part of a batch."""
 
     loss: Tensor
     weight: float
@@ -61,11 +63,11 @@ class Lessons(Protocol):
         """Return the number of steps."""
 
     def __iter__(self) -> Iterator[Step]:
-        """Yield one step after the other; the decoder changes in between."""
+        """Yield one step after the other; the network changes in between."""
 
 
 class Course:
-    """Takes a decoder through the phases of a training, after each epoch kept and told of if that is asked for."""
+    """Takes a network through the phases of a training, after each epoch kept and told of if that is asked for."""
 
     def __init__(
         self,
@@ -101,27 +103,27 @@ class Course:
     def learn(
         self,
         plan: Plan,
-        decoder: CaptionDecoder,
+        network: Network,
         optimizer: torch.optim.Optimizer,
         lessons: Lessons,
-        held_out: Callable[[CaptionDecoder], HeldOutMetrics] | None = None,
+        held_out: Callable[[Network], HeldOutMetrics] | None = None,
         on_progress: Callable[[TrainingProgress], None] | None = None,
     ) -> TrainingRecord:
-        """Take the decoder through a phase, in place; it leaves with its averaged weights of the best epoch.
+        """Take the network through a phase, in place; it leaves with its averaged weights of the best epoch.
 
         A phase that had ended before an interruption is passed over: the one after it brings the weights.
 
         Args:
             plan: how long, and what is averaged.
-            decoder: alike in all processes.
+            network: alike in all processes.
             optimizer: of its parameters.
             lessons: the steps of an epoch.
-            held_out: measures a decoder; None leaves it at its last epoch.
+            held_out: measures a network; None leaves it at its last epoch.
             on_progress: told after each step.
         """
         if plan.phase in self.records and plan.phase != self.interrupted:
             return self.records[plan.phase]
-        phase = _Phase(plan, decoder, optimizer, lessons)
+        phase = _Phase(plan, network, optimizer, lessons)
         torch.manual_seed(plan.seed + self.processes.rank)
         if plan.phase == self.interrupted:
             phase.restore(self._state, self.records[plan.phase], self.processes)
@@ -131,21 +133,21 @@ class Course:
             losses, rewards = self._learn_epoch(phase, on_progress)
             phase.close_epoch(losses, rewards, self._measure(phase, held_out))
             self._keep(phase)
-        phase.best.restore(decoder)
+        phase.leave()
         return phase.record
 
-    def _is_over(self, phase: "_Phase") -> bool:
+    def _is_over(self, phase: "_Phase[Network]") -> bool:
         plan, done = phase.plan, len(phase.record.epochs)
         if done >= plan.epochs or (plan.patience is not None and done - phase.best.epoch >= plan.patience):
             return True
         return done > 0 and self._is_spent(phase)
 
-    def _is_spent(self, phase: "_Phase") -> bool:
+    def _is_spent(self, phase: "_Phase[Network]") -> bool:
         budget_s = phase.plan.budget_s
         return budget_s < math.inf and self.processes.any(phase.elapsed_s() > budget_s)
 
     def _learn_epoch(
-        self, phase: "_Phase", on_progress: Callable[[TrainingProgress], None] | None
+        self, phase: "_Phase[Network]", on_progress: Callable[[TrainingProgress], None] | None
     ) -> tuple[list[float], list[float]]:
         """Return losses and rewards of the steps; where captions are taught there are no rewards."""
         losses: list[float] = []
@@ -161,16 +163,16 @@ class Course:
         return losses, rewards
 
     def _measure(
-        self, phase: "_Phase", held_out: Callable[[CaptionDecoder], HeldOutMetrics] | None
+        self, phase: "_Phase[Network]", held_out: Callable[[Network], HeldOutMetrics] | None
     ) -> HeldOutMetrics | None:
         if held_out is None:
             return None
         measured = self.processes.from_first(
-            lambda: astuple(held_out(phase.average.decoder)), len(fields(HeldOutMetrics))
+            lambda: astuple(held_out(phase.average.network)), len(fields(HeldOutMetrics))
         )
         return HeldOutMetrics(*measured)
 
-    def _keep(self, phase: "_Phase") -> None:
+    def _keep(self, phase: "_Phase[Network]") -> None:
         if self._checkpoint is not None:
             state = phase.state(self.processes)
             if self.processes.is_first:
@@ -183,18 +185,20 @@ class Course:
             self._on_epoch([epoch for record in self.records.values() for epoch in record.epochs])
 
 
-class _Phase:
-    """A decoder on its way through one phase."""
+class _Phase(Generic[Network]):
+    """A network on its way through one phase."""
 
-    def __init__(self, plan: Plan, decoder: CaptionDecoder, optimizer: torch.optim.Optimizer, lessons: Lessons) -> None:
+    def __init__(self, plan: Plan, network: Network, optimizer: torch.optim.Optimizer, lessons: Lessons) -> None:
         self.plan, self.lessons = plan, lessons
-        self.average = RunningAverage(decoder, plan.averaging)
-        self.best = _Best(self.average.decoder)
+        self.average = RunningAverage(network, plan.averaging)
+        self.best = _Best(self.average.network)
         self.record = TrainingRecord()
-        self._decoder, self._optimizer = decoder, optimizer
+        self._network, self._optimizer = network, optimizer
+        self._start = copy.deepcopy(network.state_dict()) if plan.start_share else {}
         self._steps = plan.epochs * len(lessons)
         factor = warmup_then_cosine(plan.warmup_steps, self._steps)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        waits = [group.get(AFTER, 0.0) * self._steps for group in optimizer.param_groups]
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [delayed(factor, wait) for wait in waits])
         self._learning_rate = 0.0
         self._started = time.monotonic()
 
@@ -203,9 +207,9 @@ class _Phase:
         return time.monotonic() - self._started
 
     def take(self, step: Step, processes: Processes) -> float:
-        """Change the decoder by one step and return the loss of the whole batch."""
+        """Change the network by one step and return the loss of the whole batch."""
         loss = update(
-            self._decoder,
+            self._network,
             self._optimizer,
             step.loss,
             self.plan.clip_norm,
@@ -231,7 +235,7 @@ class _Phase:
         )
 
     def close_epoch(self, losses: Sequence[float], rewards: Sequence[float], measured: HeldOutMetrics | None) -> None:
-        """Record an epoch, and remember the decoder if it was never better."""
+        """Record an epoch, and remember the network if it was never better."""
         epoch, elapsed_s = len(self.record.epochs) + 1, self.elapsed_s()
         self.record.epochs.append(
             EpochRecord(
@@ -249,14 +253,22 @@ class _Phase:
         self.best.consider(epoch, measured.loss if measured and self.plan.patience is not None else -float(epoch))
         self.record.best_epoch, self.record.seconds = self.best.epoch, elapsed_s
 
+    def leave(self) -> None:
+        """Give the network the weights that the phase comes to."""
+        self.best.restore(self._network)
+        for name, value in self._network.state_dict().items() if self._start else ():
+            if value.is_floating_point():
+                value.lerp_(self._start[name].to(value.device), self.plan.start_share)
+
     def state(self, processes: Processes) -> dict[str, Any]:
         """Return all that the next epoch depends on, as tensors and plain values; every process must ask."""
-        is_averaged = self.average.decoder is not self._decoder
+        is_averaged = self.average.network is not self._network
         return {
-            "decoder": self._decoder.state_dict(),
-            "average": self.average.decoder.state_dict() if is_averaged else None,
+            "network": self._network.state_dict(),
+            "average": self.average.network.state_dict() if is_averaged else None,
             "average_steps": self.average.steps,
             "best": self.best.state(),
+            "start": self._start,
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "order": self.lessons.order.get_state(),
@@ -266,34 +278,35 @@ class _Phase:
     def restore(self, state: Mapping[str, Any], record: TrainingRecord, processes: Processes) -> None:
         """Become what returned this state and this record."""
         self.record, self._started = record, time.monotonic() - record.seconds
-        self._decoder.load_state_dict(state["decoder"])
+        self._network.load_state_dict(state["network"])
         if state["average"] is not None:
-            self.average.decoder.load_state_dict(state["average"])
+            self.average.network.load_state_dict(state["average"])
         self.average.steps = state["average_steps"]
         self.best.load(state["best"])
+        self._start = state["start"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self.lessons.order.set_state(state["order"])
         _set_random_states([several[processes.rank] for several in state["random"]], processes.device)
 
 
-class _Best:
-    """Remembers the decoder at its best epoch."""
+class _Best(Generic[Network]):
+    """Remembers the network at its best epoch."""
 
-    def __init__(self, decoder: CaptionDecoder) -> None:
+    def __init__(self, network: Network) -> None:
         self.epoch = 0
-        self._decoder = decoder
+        self._network = network
         self._loss = math.inf
         self._weights: dict[str, Tensor] = {}
 
     def consider(self, epoch: int, loss: float) -> None:
         if loss < self._loss:
             self.epoch, self._loss = epoch, loss
-            self._weights = copy.deepcopy(self._decoder.state_dict())
+            self._weights = copy.deepcopy(self._network.state_dict())
 
-    def restore(self, decoder: CaptionDecoder) -> None:
-        decoder.load_state_dict(self._weights)
-        decoder.eval()
+    def restore(self, network: Network) -> None:
+        network.load_state_dict(self._weights)
+        network.eval()
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "loss": self._loss, "weights": self._weights}

@@ -15,6 +15,7 @@ from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
 from model.decoding import DecodingOptions
 from model.encoder import Encoder, EncoderSpec, build_encoder
+from model.encoder_tail import EncoderTail, part
 from model.errors import TrainingError
 from model.features import FeatureStore
 from model.image_files import BATCH, in_batches
@@ -103,7 +104,7 @@ def cross_validate(
     Args:
         source: captioned images; they are encoded once.
         folds: 2 or more.
-        encoder: the network that reads the images; it is not trained.
+        encoder: the network that reads the images; its last stages learn too.
         weights: its weights, as `build_encoder` takes them.
         options: sizes, training and decoding, the same for each fold.
         features: where the images' features are kept between runs; None computes them each time.
@@ -118,12 +119,11 @@ def cross_validate(
     if folds < 2:
         raise TrainingError(f"folds must be 2 or more, got {folds}")
     network = as_stored(build_encoder(encoder, weights))
-    seen = FeatureStore(features, network.fingerprint) if features else None
-    reader = ExampleReader(network, features=seen, strict=strict, on_progress=on_progress)
+    below, _ = part(network, options.taught_stages)
+    seen = FeatureStore(features, below.fingerprint) if features else None
+    reader = ExampleReader(below, features=seen, strict=strict, on_progress=on_progress)
     others, first = reader.read(source, None, folds)
-    examples = [*first, *others]
-    if options.mirrored:
-        examples = reader.with_mirrored(examples)
+    examples = reader.with_views([*first, *others], options.views, options.augmentation)
     splits = [_split(examples, number, folds, options.held_out_share) for number in range(1, folds + 1)]
     measured = []
     for split in splits:
@@ -138,16 +138,19 @@ def fold_of(image_key: str, folds: int) -> int:
     return int(image_key[:8], 16) % folds + 1
 
 
+@torch.inference_mode()
 def measure_examples(
     captioner: Captioner,
+    tail: EncoderTail,
     examples: Sequence[CaptionedExample],
     options: DecodingOptions,
     on_progress: OnProgress = ignore_progress,
 ) -> Metrics:
-    """Caption images by the features they come with and score the captions."""
+    """Caption images by what the stages below the tail saw of them, and score the captions."""
     captions: list[str] = []
     for batch in in_batches(examples, BATCH):
-        found = captioner.caption(torch.stack([example.features for example in batch]), options)
+        seen = torch.stack([example.features for example in batch]).float()
+        found = captioner.caption(tail(seen), options)
         captions += [best[0].text for best in found]
         on_progress(Progress(phase="caption images", done=len(captions), total=len(examples)))
     return measure(captions, [example.image.captions for example in examples])
@@ -185,9 +188,10 @@ def _measure_fold(split: _Split, encoder: Encoder, options: BundleOptions, on_pr
     def report(progress: Progress) -> None:
         on_progress(replace(progress, phase=f"fold {split.number} of {split.folds}: {progress.phase}"))
 
-    tokenizer, decoder, _ = fit_captions(split.learned, split.judged, encoder, options, report)
+    below, tail = part(encoder, options.taught_stages)
+    tokenizer, decoder, _ = fit_captions(split.learned, split.judged, below, tail, options, report)
     captioner = Captioner(encoder, decoder, tokenizer, options.name)
-    metrics = measure_examples(captioner, split.measured, options.decoding, report)
+    metrics = measure_examples(captioner, tail, split.measured, options.decoding, report)
     return Fold(number=split.number, train_images=len(split.learned), metrics=metrics)
 
 

@@ -87,6 +87,9 @@ class CaptionDecoder(nn.Module):
         self.embedding = nn.Embedding(sizes.vocabulary, sizes.embedding)
         self.bias = nn.Parameter(torch.zeros(sizes.vocabulary))
         self.dropout = nn.Dropout(dropout)
+        self.feature_dropout = nn.Dropout(dropout)
+        self.tail: nn.Module | None = None
+        """While an encoder's last stages are taught too: what makes features of what the stages below them see."""
         nn.init.normal_(self.embedding.weight, std=sizes.embedding**-0.5)
 
     @property
@@ -151,8 +154,10 @@ class CaptionDecoder(nn.Module):
 
     def _values(self, features: Tensor) -> Tensor:
         """Return what attention averages, [B, P, H]."""
+        if self.tail is not None:
+            features = self.tail(features)
         features = (features - self.feature_mean) * self.feature_scale
-        values = torch.relu(self.value(self.dropout(features)))
+        values = torch.relu(self.value(self.feature_dropout(features)))
         return values + self.around(values)[0] if self.sizes.recurrent_regions else values
 
     def _score(self, read: Tensor) -> Tensor:

@@ -3,13 +3,19 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from model.decoder import CaptionDecoder
 from model.errors import TrainingError
 from model.processes import ALONE, CPU, Processes
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+AFTER = "after"
+"""Of a group of parameters: the share of the steps before it learns, if that is not 0."""
 
 
 def update(
@@ -66,20 +72,27 @@ def warmup_then_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
     return factor
 
 
-class RunningAverage:
-    """A decoder that follows another one's weights slowly; with a decay of 0 it is that other one."""
+def delayed(factor: Callable[[int], float], steps: float) -> Callable[[int], float]:
+    """Return the factor with 0 for so many steps before it."""
+    return lambda step: 0.0 if step < steps else factor(step)
 
-    def __init__(self, decoder: CaptionDecoder, decay: float) -> None:
-        self.decoder = copy.deepcopy(decoder) if decay else decoder
+
+class RunningAverage(Generic[Network]):
+    """A network that follows another one's weights slowly; with a decay of 0 it is that other one."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network = copy.deepcopy(network) if decay else network
         self.steps = 0
-        self._followed, self._decay = decoder, decay
+        self._followed, self._decay = network, decay
 
     @torch.no_grad()
     def follow(self) -> None:
         """Take in the weights of one more step; the first ones count more, as there are few."""
-        if self.decoder is self._followed:
+        if self.network is self._followed:
             return
         self.steps += 1
         decay = min(self._decay, self.steps / (self.steps + 10))
-        for slow, fast in zip(self.decoder.parameters(), self._followed.parameters(), strict=True):
+        for slow, fast in zip(self.network.parameters(), self._followed.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
+        for behind, ahead in zip(self.network.buffers(), self._followed.buffers(), strict=True):
+            behind.copy_(ahead)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from model.augmentation import AS_IT_IS, View
 from model.captioner import Caption, Captioner
 from model.decoding import DecodingOptions
 from model.encoder import Encoder
@@ -90,7 +91,7 @@ def encode_files(
     files: Sequence[Path],
     *,
     features: FeatureStore | None = None,
-    mirrored: bool = False,
+    view: View = AS_IT_IS,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
     """Yield the features of each file, in order; those the feature store has are not computed again.
@@ -99,12 +100,12 @@ def encode_files(
         encoder: reads the images.
         files: image files.
         features: where features are kept; None computes them each time.
-        mirrored: turn each image left to right before it is encoded.
+        view: what is encoded of each image.
         on_progress: told after each batch.
     """
     done = 0
     for batch in in_batches(files, BATCH):
-        yield from _encode_batch(encoder, batch, features, mirrored)
+        yield from _encode_batch(encoder, batch, features, view)
         done += len(batch)
         on_progress(Progress(phase="encode images", done=done, total=len(files)))
 
@@ -125,19 +126,17 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _encode_batch(
-    encoder: Encoder, files: Sequence[Path], features: FeatureStore | None, mirrored: bool
+    encoder: Encoder, files: Sequence[Path], features: FeatureStore | None, view: View
 ) -> Iterator[EncodedFile]:
-    view = "-mirrored" if mirrored else ""
     found: dict[Path, EncodedFile] = {}
     pictures: dict[Path, tuple[str, Image.Image]] = {}
     for file in files:
         try:
             content = file.read_bytes()
             key = image_key(content)
-            known = features.get(key + view) if features else None
+            known = features.get(key + view.key) if features else None
             if known is None:
-                picture = decode_image(content)
-                pictures[file] = key, ImageOps.mirror(picture) if mirrored else picture
+                pictures[file] = key, view.of(decode_image(content), key)
             else:
                 found[file] = EncodedFile(file=file, image_key=key, features=known)
         except (OSError, ImageError) as problem:
@@ -146,6 +145,6 @@ def _encode_batch(
         encoded = encode_images(encoder, [picture for _, picture in pictures.values()])
         for (file, (key, _)), values in zip(pictures.items(), encoded, strict=True):
             if features:
-                features.put(key + view, values)
+                features.put(key + view.key, values)
             found[file] = EncodedFile(file=file, image_key=key, features=values)
     yield from (found[file] for file in files)

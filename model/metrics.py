@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.cider import CiderD
+from model.cider import LONGEST, CiderD, grams
 from model.metric_words import Words, metric_words
 
 
@@ -96,6 +96,41 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     brevity = min(1.0, math.exp(1 - nearest / length))
     precisions = [_precision(candidates, references, n) for n in range(1, 5)]
     return tuple(brevity * math.prod(precisions[:n]) ** (1 / n) for n in range(1, 5))
+
+
+class SmoothedBleu:
+    """BLEU-4 of one caption at a time, with one added to the counts of every longer run of words (Lin and Och 2004,
+    https://aclanthology.org/C04-1072, section 4), so that a caption without a run of four is not worth nothing."""
+
+    def __init__(self, references: Sequence[Sequence[Words]]) -> None:
+        self._lengths = [[len(one) for one in several] for several in references]
+        self._most = [_most_often(several) for several in references]
+
+    def score(self, image: int, caption: Words) -> float:
+        """Return 0 to 1.
+
+        Args:
+            image: whose references count, by its place among them.
+            caption: the words that were written for it.
+        """
+        matched = [0] * LONGEST
+        for gram, count in Counter(grams(caption)).items():
+            matched[len(gram) - 1] += min(count, self._most[image][gram])
+        if not matched[0]:
+            return 0.0
+        precisions = [matched[0] / len(caption)]
+        precisions += [(matched[n] + 1) / (max(0, len(caption) - n) + 1) for n in range(1, LONGEST)]
+        closest = min(self._lengths[image], key=lambda length: (abs(length - len(caption)), length))
+        brevity = min(0.0, 1 - closest / len(caption))
+        return math.exp(brevity + sum(math.log(precision) for precision in precisions) / LONGEST)
+
+
+def _most_often(references: Sequence[Words]) -> Counter[Words]:
+    """Return how often each run of words stands in the reference that has it most often."""
+    most: Counter[Words] = Counter()
+    for one in references:
+        most |= Counter(grams(one))
+    return most
 
 
 def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from model.augmentation import AS_IT_IS, Augmentation, View, is_mirrored
 from model.captions import CaptionedImage, CaptionSource, LeftOut, read_captions
 from model.encoder import Encoder
 from model.errors import CaptionFileError, TrainingError
@@ -33,14 +34,15 @@ class CaptionedExample:
     """SHA-256 of the image's content."""
     features: Tensor
     """[P, D], half precision."""
-    mirrored: Tensor | None = None
-    """Of the image turned left to right, [P, D]."""
+    views: tuple[Tensor, ...] = ()
+    """Of its views from 1 on (see Augmentation), [P, D] each."""
 
     def captioned(self) -> list[CaptionedFeatures]:
         """Return one training example per caption; they share the features."""
+        upright = tuple(view for number, view in enumerate(self.views, 1) if not is_mirrored(number))
         return [
             CaptionedFeatures(
-                features=self.features, caption=caption, mirrored=None if names_a_side(caption) else self.mirrored
+                features=self.features, caption=caption, views=upright if names_a_side(caption) else self.views
             )
             for caption in self.image.captions
         ]
@@ -103,11 +105,18 @@ class ExampleReader:
             )
         return learned, measured
 
-    def with_mirrored(self, examples: Sequence[CaptionedExample]) -> list[CaptionedExample]:
-        """Return the examples with the features of their mirrored images."""
+    def with_views(
+        self, examples: Sequence[CaptionedExample], count: int, augmentation: Augmentation
+    ) -> list[CaptionedExample]:
+        """Return the examples with the features of so many views of each image, the image itself among them."""
         files = [example.image.file for example in examples]
-        turned = self._encoded(files, mirrored=True)
-        return [replace(example, mirrored=found.features) for example, found in zip(examples, turned, strict=True)]
+        for number in range(1, count):
+            seen = self._encoded(files, View(number=number, augmentation=augmentation))
+            examples = [
+                replace(example, views=(*example.views, *([] if found.features is None else [found.features])))
+                for example, found in zip(examples, seen, strict=True)
+            ]
+        return list(examples)
 
     def _examples(self, source: CaptionSource) -> list[CaptionedExample]:
         captions = read_captions(source, strict=self._strict)
@@ -123,11 +132,9 @@ class ExampleReader:
             )
         return examples
 
-    def _encoded(self, files: Sequence[Path], *, mirrored: bool = False) -> Iterator[EncodedFile]:
+    def _encoded(self, files: Sequence[Path], view: View = AS_IT_IS) -> Iterator[EncodedFile]:
         """Yield the features of each file, in order."""
-        encode = partial(
-            encode_files, self._encoder, features=self._features, mirrored=mirrored, on_progress=self._on_progress
-        )
+        encode = partial(encode_files, self._encoder, features=self._features, view=view, on_progress=self._on_progress)
         if self._processes.count > 1 and self._features is not None:
             deque(encode(self._processes.share(files)), maxlen=0)  # into the feature store
             self._processes.wait()

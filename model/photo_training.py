@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from model.augmentation import Augmentation
 from model.bundle import save_bundle
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
@@ -25,6 +26,7 @@ from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
 from model.decoding import DecodingOptions
 from model.encoder import Encoder, EncoderSpec, build_encoder
+from model.encoder_tail import EncoderTail, join, part
 from model.errors import TrainingError
 from model.evaluation import Evaluation, evaluate
 from model.features import FeatureStore
@@ -56,8 +58,12 @@ class BundleOptions:
     attention: bool = True
     recurrent_regions: bool = False
     residual: bool = False
-    mirrored: bool = True
-    """Learn from mirrored images too, where a caption names no side."""
+    taught_stages: int | None = None
+    """How many of the encoder's last stages learn with the decoder; None: those that see the final grid of regions,
+    0: none, ALL: the whole network."""
+    views: int = 4
+    """How many views of each image are learned from: itself, its mirrored picture, and random ones."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
     min_count: int = 4
     """A word that stands fewer times in the captions is spelled in bytes."""
     replay: int = 200
@@ -66,7 +72,13 @@ class BundleOptions:
     """Without a held-out source every such image is held out, chosen by its content's hash."""
     training: TrainingOptions = field(
         default_factory=lambda: TrainingOptions(
-            epochs=12, batch_size=160, dropout=0.5, averaging=0.998, reduced_precision=True, warmup_steps=200
+            epochs=10,
+            batch_size=160,
+            dropout=0.5,
+            feature_dropout=0.2,
+            averaging=0.998,
+            reduced_precision=True,
+            warmup_steps=200,
         )
     )
     self_critical: SelfCriticalOptions = field(default_factory=SelfCriticalOptions)
@@ -75,7 +87,7 @@ class BundleOptions:
     """For the held-out metrics."""
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 2), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
+        for name, least in (("hidden", 2), ("views", 1), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name} must be {least} or more, got {getattr(self, name)}")
 
@@ -122,10 +134,10 @@ def train_bundle(
         train: captions and images to learn from.
         held_out: captions and images to choose the best epoch and to measure on; None holds back a part
             of `train`, the same part for the same images.
-        encoder: the network that reads the images; it is not trained.
+        encoder: the network that reads the images; its last stages learn too.
         weights: its weights, as `build_encoder` takes them.
         options: sizes, training and decoding.
-        features: where the images' features are kept between runs; None computes them each time.
+        features: where what the other stages see is kept between runs; None computes it each time.
         strict: stop when anything in the captions files cannot be used.
         on_progress: told after each batch.
         processes: train together; with `features` they also share out the images to encode.
@@ -138,24 +150,24 @@ def train_bundle(
     if (out / "bundle.json").exists():
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
     started = time.monotonic()
-    network = as_stored(build_encoder(encoder, weights))
-    seen = FeatureStore(features, network.fingerprint) if features else None
-    examples = ExampleReader(network, features=seen, strict=strict, processes=processes, on_progress=on_progress)
+    below, tail = part(
+        as_stored(build_encoder(encoder, weights)), options.taught_stages, fixed_statistics=weights is not None
+    )
+    seen = FeatureStore(features, below.fingerprint) if features else None
+    examples = ExampleReader(below, features=seen, strict=strict, processes=processes, on_progress=on_progress)
     learned, judged = examples.read(train, held_out, options.held_out_share)
-    if options.mirrored:
-        learned = examples.with_mirrored(learned)
+    learned = examples.with_views(learned, options.views, options.augmentation)
     left_out = examples.left_out
     logger.info("images encoded train=%s held_out=%s %s", len(learned), len(judged), left_out.summary())
 
     tokenizer, decoder, training = fit_captions(
-        learned, judged, network, options, on_progress, out=out, processes=processes
+        learned, judged, below, tail, options, on_progress, out=out, processes=processes
     )
     if not processes.is_first:
         return None
+    network = as_stored(join(below, tail))
     captioner = Captioner(network, decoder, tokenizer, options.name)
-    evaluation = evaluate(
-        captioner, [example.image for example in judged], options.decoding, features=seen, on_progress=on_progress
-    )
+    evaluation = evaluate(captioner, [example.image for example in judged], options.decoding, on_progress=on_progress)
     record = {
         "encoder": encoder.name,
         "encoder_fingerprint": network.fingerprint,
@@ -173,7 +185,7 @@ def train_bundle(
         encoder=network,
         decoder=decoder,
         tokenizer=tokenizer,
-        replay=_replay(learned, options),
+        replay=_replay(learned, tail, options),
         record=record,
     )
     (out / "MODEL_CARD.md").write_text(_model_card(version, record), "utf-8")
@@ -193,7 +205,8 @@ def as_stored(encoder: Encoder) -> Encoder:
 def fit_captions(
     learned: Sequence[CaptionedExample],
     judged: Sequence[CaptionedExample],
-    encoder: Encoder,
+    below: Encoder,
+    tail: EncoderTail,
     options: BundleOptions,
     on_progress: OnProgress = ignore_progress,
     *,
@@ -205,7 +218,8 @@ def fit_captions(
     Args:
         learned: captioned images to learn from.
         judged: captioned images to choose the best epoch by.
-        encoder: what gave the features.
+        below: what gave the features: the encoder's stages that stay as they are.
+        tail: the encoder's stages above them, which are taught in place.
         options: sizes and training.
         on_progress: told after each step.
         out: where each epoch is kept and can be looked at, and where an interrupted training goes on; None keeps none.
@@ -219,10 +233,10 @@ def fit_captions(
     tokenizer = Tokenizer.build((example.caption for example in train), options.min_count)
     course = Course(processes)
     if out is not None:
-        identity = _identity(learned, judged, tokenizer, encoder, options, processes)
+        identity = _identity(learned, judged, tokenizer, join(below, tail), options, processes)
         course = Course(processes, Checkpoint(out, identity), partial(write_training_log, out))
         _say_where_it_goes_on(course, options, on_progress)
-    decoder = _new_decoder(learned, tokenizer, encoder, options).to(processes.device)
+    decoder = _new_decoder(learned, tokenizer, tail, options).to(processes.device)
     processes.start_alike(decoder)
     untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
 
@@ -254,18 +268,23 @@ def fit_captions(
         "device": processes.device.type,
         "processes": processes.count,
     }
-    return tokenizer, decoder.cpu(), record
+    decoder.cpu().tail = None
+    tail.eval().requires_grad_(False)
+    return tokenizer, decoder, record
 
 
 def _new_decoder(
-    learned: Sequence[CaptionedExample], tokenizer: Tokenizer, encoder: Encoder, options: BundleOptions
+    learned: Sequence[CaptionedExample], tokenizer: Tokenizer, tail: EncoderTail, options: BundleOptions
 ) -> CaptionDecoder:
-    """Return a decoder with random weights that has measured the features."""
+    """Return a decoder with random weights that has measured the features and holds the tail, if that can learn."""
+    some = torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]])
+    with torch.no_grad():
+        features = tail.eval()(some.float())
     torch.manual_seed(options.training.seed)
     decoder = build_decoder(
         DecoderSizes(
             vocabulary=tokenizer.size,
-            features=encoder.feature_size,
+            features=features.shape[-1],
             hidden=options.hidden,
             embedding=options.hidden,
             attention=options.hidden // 2 if options.attention else 0,
@@ -276,7 +295,8 @@ def _new_decoder(
         ),
         dropout=options.training.dropout,
     )
-    decoder.standardise(torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]]))
+    decoder.standardise(features)
+    decoder.tail = tail if list(tail.parameters()) else None
     return decoder
 
 
@@ -326,11 +346,16 @@ def _say_where_it_goes_on(course: Course, options: BundleOptions, on_progress: O
     on_progress(Progress(phase="resume training", done=done, total=epochs, note=note))
 
 
-def _replay(learned: Sequence[CaptionedExample], options: BundleOptions) -> list[CaptionedFeatures]:
+@torch.inference_mode()
+def _replay(learned: Sequence[CaptionedExample], tail: EncoderTail, options: BundleOptions) -> list[CaptionedFeatures]:
     """Return one caption of each of some images, the same for the same seed."""
     choose = random.Random(options.training.seed)
     chosen = choose.sample(list(learned), min(options.replay, len(learned)))
-    return [choose.choice(example.captioned()) for example in chosen]
+    captions = [choose.choice(example.captioned()) for example in chosen]
+    return [
+        CaptionedFeatures(features=tail(caption.features[None].float())[0].half(), caption=caption.caption)
+        for caption in captions
+    ]
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Self-critical training: captions are sampled, and those that people would rather have written become likelier.
 
-The reward is CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563); what counts is how far a sample is above
-the mean of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971).
+The reward is CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563) and some BLEU-4; what counts is how far a
+sample is above the mean of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971).
 
 Shapes:  B images   K samples of each   T tokens   M tokens of all samples   P regions   D feature size   V vocabulary
 """
@@ -9,6 +9,7 @@ Shapes:  B images   K samples of each   T tokens   M tokens of all samples   P r
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +20,11 @@ from model.decoder import CaptionDecoder, predicted
 from model.decoding import log_probabilities, sample_captions
 from model.descent import reduced_precision
 from model.errors import TrainingError
-from model.metric_words import metric_words
+from model.metric_words import Words, metric_words
+from model.metrics import SmoothedBleu
 from model.processes import ALONE, Processes
 from model.tokenizer import PAD, Tokenizer
-from model.training import CaptionedFeatures, HeldOut, together
+from model.training import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
 from model.training_record import TrainingProgress, TrainingRecord
 
 
@@ -30,13 +32,19 @@ from model.training_record import TrainingProgress, TrainingRecord
 class SelfCriticalOptions:
     """How captions are rewarded."""
 
-    epochs: int = 6
+    epochs: int = 4
     """Times each image is seen; 0 leaves this training out."""
     images_per_step: int = 32
     samples: int = 5
     """Captions that are tried for each image in one step."""
     max_tokens: int = 20
+    bleu_weight: float = 0.5
+    """Of smoothed BLEU-4 beside CIDEr-D in the reward, which alone makes captions short and repeats what is rare."""
     learning_rate: float = 2e-4
+    encoder_learning_rate: float = 5e-5
+    """As in TrainingOptions."""
+    start_share: float = 0.3
+    """Of the weights before in those after: they write longer captions, the rewarded ones likelier ones."""
     clip_norm: float = 1.0
     averaging: float = 0.998
     """As in TrainingOptions."""
@@ -48,6 +56,11 @@ class SelfCriticalOptions:
         for name, least in (("epochs", 0), ("images_per_step", 1), ("samples", 2), ("max_tokens", 1)):
             if getattr(self, name) < least:
                 raise TrainingError(f"self-critical {name} must be {least} or more, got {getattr(self, name)}")
+        if self.bleu_weight < 0 or not 0 <= self.start_share < 1:
+            raise TrainingError(
+                "self-critical bleu_weight must be 0 or more and start_share at least 0 and below 1, got "
+                f"{self.bleu_weight} and {self.start_share}"
+            )
 
 
 def reward_captions(
@@ -63,7 +76,7 @@ def reward_captions(
     """Train a decoder that captions already, in place, on its device.
 
     Args:
-        decoder: leaves as the average of its steps.
+        decoder: leaves as the average of its steps, mixed with what it was.
         tokenizer: reads the samples.
         train: captions of images; those of one image share its features.
         options: how long and how fast.
@@ -81,8 +94,12 @@ def reward_captions(
         averaging=options.averaging,
         clip_norm=options.clip_norm,
         seed=options.seed,
+        start_share=options.start_share,
     )
-    optimizer = torch.optim.Adam(decoder.parameters(), options.learning_rate)
+    own, encoder = own_and_encoder(decoder)
+    groups: list[dict[str, Any]] = [{"params": [value for _, value in own]}]
+    groups += [{"params": encoder, "lr": options.encoder_learning_rate}] if encoder else []
+    optimizer = torch.optim.Adam(groups, options.learning_rate)
     lessons = Rewards(decoder, tokenizer, train, options, course.processes)
     measure = HeldOut(tokenizer, held_out).measure if held_out else None
     return course.learn(plan, decoder, optimizer, lessons, measure, on_progress)
@@ -100,32 +117,44 @@ class Rewards:
         processes: Processes = ALONE,
     ) -> None:
         self.order = torch.Generator().manual_seed(options.seed)
-        images = [[train[number] for number in group] for group in together(train)]
-        people = [[metric_words(example.caption) for example in several] for several in images]
-        self._features = [several[0].features for several in images]
-        self._critic = Critic(CiderD(people), tokenizer, options)
+        self._images = [[train[number] for number in group] for group in together(train)]
+        people = [[metric_words(example.caption) for example in several] for several in self._images]
+        self._critic = Critic(people, tokenizer, options)
         self._decoder, self._size, self._processes = decoder, options.images_per_step, processes
 
     def __len__(self) -> int:
-        return math.ceil(len(self._features) / self._size)
+        return math.ceil(len(self._images) / self._size)
 
     def __iter__(self) -> Iterator[Step]:
         self._decoder.eval()  # samples and their gradients are those of the decoder as it will write, without dropout
-        shuffled = torch.randperm(len(self._features), generator=self.order).tolist()
+        shuffled = torch.randperm(len(self._images), generator=self.order).tolist()
         for start in range(0, len(shuffled), self._size):
             batch = shuffled[start : start + self._size]
+            views = {image: draw_view(self._images[image], self.order) for image in batch}  # all processes draw alike
             own = self._processes.share(batch)
             chosen = own or batch[:1]  # too few images for all processes: this one's counts nothing
-            features = torch.stack([self._features[image] for image in chosen]).to(self._decoder.device).float()
+            features = torch.stack([views[image] for image in chosen]).to(self._decoder.device).float()
             loss, reward, tokens = self._critic.judge(self._decoder, features, chosen)
             yield Step(loss=loss, weight=float(tokens if own else 0), reward=reward, images=len(own))
 
 
 class Critic:
-    """Rewards samples by CIDEr-D."""
+    """Rewards samples by CIDEr-D and BLEU-4."""
 
-    def __init__(self, cider: CiderD, tokenizer: Tokenizer, options: SelfCriticalOptions) -> None:
-        self._cider, self._tokenizer, self._options = cider, tokenizer, options
+    def __init__(
+        self, references: Sequence[Sequence[Words]], tokenizer: Tokenizer, options: SelfCriticalOptions
+    ) -> None:
+        self._cider, self._bleu = CiderD(references), SmoothedBleu(references)
+        self._tokenizer, self._options = tokenizer, options
+
+    def reward(self, image: int, caption: Words) -> float:
+        """Return what a caption is worth.
+
+        Args:
+            image: whose references count, by its place among them.
+            caption: the words that were written for it.
+        """
+        return self._cider.score(image, caption) + self._options.bleu_weight * self._bleu.score(image, caption)
 
     def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float, int]:
         """Return the loss whose gradient makes good samples likelier, the mean reward, and how many tokens there are.
@@ -133,19 +162,18 @@ class Critic:
         Args:
             decoder: writes the samples.
             features: of the images, [B, P, D].
-            images: whose references count, by their place in the critic's CIDEr-D, [B].
+            images: whose references count, by their place among them, [B].
         """
         samples, faster = self._options.samples, self._options.reduced_precision
         described = torch.arange(len(images), device=features.device).repeat_interleave(samples)
         with reduced_precision(faster, features.device):
             tokens = sample_captions(decoder, features, samples, self._options.max_tokens)  # [B * K, T]
-        with reduced_precision(
-            faster, features.device
-        ):  # a context of its own: the one above remembers weights without gradients
+        # In a context of its own: the one above remembers weights without gradients.
+        with reduced_precision(faster, features.device):
             logits = decoder(features, tokens, described)  # [M, V]
         rewards = torch.tensor(
             [
-                self._cider.score(images[image], metric_words(self._tokenizer.decode(row)))
+                self.reward(images[image], metric_words(self._tokenizer.decode(row)))
                 for image, row in zip(described.tolist(), tokens.tolist(), strict=True)
             ],
             device=features.device,

@@ -17,7 +17,7 @@ from model.cider import CiderD
 from model.course import Course, Plan, Step
 from model.decoder import CaptionDecoder, predicted
 from model.decoding import DecodingOptions, beam_search
-from model.descent import reduced_precision
+from model.descent import AFTER, reduced_precision
 from model.errors import TrainingError
 from model.metric_words import Words, metric_words
 from model.metrics import bleu
@@ -51,8 +51,8 @@ class CaptionedFeatures:
     caption: str
     weight: float = 1.0
     """How much this caption counts in the loss, relative to the others."""
-    mirrored: Tensor | None = None
-    """Features of the image turned left to right, [P, D], where the caption is as true of it."""
+    views: tuple[Tensor, ...] = ()
+    """Features of other views of the image, of which the caption is as true, [P, D] each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,15 @@ class TrainingOptions:
     inner_learning_rate: float | None = None
     """Of attention and LSTM, where it shall differ: how words are chosen can then be taught without unteaching
     where to look. None means the same for all."""
+    encoder_learning_rate: float = 1e-4
+    """Of the encoder's stages that are taught too, if any."""
+    encoder_after: float = 0.4
+    """Share of the steps before they are: a decoder that knows nothing yet would spoil them (Vinyals et al. 2016,
+    https://arxiv.org/abs/1609.06647)."""
     label_smoothing: float = 0.1
     dropout: float = 0.3
+    feature_dropout: float | None = None
+    """Of the features, where it shall differ; None means the same."""
     weight_decay: float = 1e-4
     optimizer: str = "adamw"
     """One of OPTIMIZERS."""
@@ -89,8 +96,8 @@ class TrainingOptions:
                 raise TrainingError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        for name in ("dropout", "label_smoothing", "averaging"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in ("dropout", "feature_dropout", "label_smoothing", "averaging"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise TrainingError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
 
@@ -133,6 +140,7 @@ def fit_decoder(
         budget_s=options.budget_s,
     )
     decoder.dropout.p = options.dropout
+    decoder.feature_dropout.p = options.dropout if options.feature_dropout is None else options.feature_dropout
     optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)
     lessons = TeacherForcing(decoder, Batches(train, tokenizer, options, course.processes), options)
     measure = HeldOut(tokenizer, held_out).measure if held_out else None
@@ -161,13 +169,21 @@ class TeacherForcing:
 
 
 def parameter_groups(decoder: CaptionDecoder, options: TrainingOptions) -> list[dict[str, Any]]:
-    """Return the decoder's parameters with their learning rates: those next to the words, and the inner ones."""
+    """Return the decoder's parameters with their learning rates: next to the words, inner ones, and the encoder's."""
     inner_rate = options.learning_rate if options.inner_learning_rate is None else options.inner_learning_rate
-    named = list(decoder.named_parameters())
+    own, encoder = own_and_encoder(decoder)
     return [
-        {"params": [value for name, value in named if name.startswith(NEXT_TO_WORDS)], "lr": options.learning_rate},
-        {"params": [value for name, value in named if not name.startswith(NEXT_TO_WORDS)], "lr": inner_rate},
+        {"params": [value for name, value in own if name.startswith(NEXT_TO_WORDS)], "lr": options.learning_rate},
+        {"params": [value for name, value in own if not name.startswith(NEXT_TO_WORDS)], "lr": inner_rate},
+        *([{"params": encoder, "lr": options.encoder_learning_rate, AFTER: options.encoder_after}] if encoder else []),
     ]
+
+
+def own_and_encoder(decoder: CaptionDecoder) -> tuple[list[tuple[str, nn.Parameter]], list[nn.Parameter]]:
+    """Return the decoder's own parameters by name, and those of the encoder's stages that are taught with it."""
+    tail = [] if decoder.tail is None else list(decoder.tail.parameters())
+    within = {id(value) for value in tail}
+    return [(name, value) for name, value in decoder.named_parameters() if id(value) not in within], tail
 
 
 class Batches:
@@ -201,7 +217,8 @@ class Batches:
         for start in range(0, len(ordered), self._size):
             batch = ordered[start : start + self._size]
             images = sorted({image for image, _ in batch})
-            views = {image: self._view(shuffled[image]) for image in images}  # of all, as all processes draw alike
+            # of all images, as all processes draw alike
+            views = {image: draw_view([self._examples[e] for e in shuffled[image]], self.order) for image in images}
             own = self._processes.share(images)
             places = {image: place for place, image in enumerate(own or images[:1])}
             chosen = [(places[image], example) for image, example in batch if image in places]
@@ -213,13 +230,12 @@ class Batches:
                 weights if own else torch.zeros_like(weights),
             )
 
-    def _view(self, image: Sequence[int]) -> Tensor:
-        """Return the features of an image or, half of the time, of its mirrored picture, [P, D]."""
-        mirrored = self._examples[image[0]].mirrored
-        allowed = mirrored is not None and all(self._examples[example].mirrored is not None for example in image)
-        if mirrored is None or not allowed or torch.rand((), generator=self.order) < 0.5:
-            return self._examples[image[0]].features
-        return mirrored
+
+def draw_view(captions: Sequence[CaptionedFeatures], order: torch.Generator) -> Tensor:
+    """Return the features of an image or of one of its views that is true of all these captions of it, [P, D]."""
+    views = min((caption.views for caption in captions), key=len)
+    number = int(torch.randint(len(views) + 1, (), generator=order)) if views else 0
+    return views[number - 1] if number else captions[0].features
 
 
 def together(examples: Sequence[CaptionedFeatures]) -> list[list[int]]:
@@ -327,7 +343,9 @@ def token_loss(
         chosen = examples[start : start + 64]
         tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
         tokens = tokens.to(decoder.device)
-        logits = decoder(torch.stack([example.features for example in chosen]).to(decoder.device).float(), tokens)
+        seen = {id(example.features): example.features for example in chosen}  # once for all captions of an image
+        images = torch.tensor([list(seen).index(id(example.features)) for example in chosen], device=decoder.device)
+        logits = decoder(torch.stack(list(seen.values())).to(decoder.device).float(), tokens, images)
         words = len(logits)
         total += caption_loss(logits, tokens, torch.ones(len(chosen), device=decoder.device)).item() * words
         count += words

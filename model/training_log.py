@@ -38,7 +38,7 @@ def draw_curves(path: Path, epochs: Sequence[EpochRecord]) -> None:
     (loss, quality), (reward, rate) = figure.subplots(2, 2, sharex=True)
     _draw(loss, epochs, {"training": lambda e: e.train_loss, "held out": lambda e: e.held_out_loss})
     _draw(quality, epochs, {"CIDEr-D": lambda e: e.cider_d, "BLEU-4": lambda e: e.bleu_4})
-    _draw(reward, epochs, {"mean CIDEr-D of samples": lambda e: e.reward})
+    _draw(reward, epochs, {"mean of samples": lambda e: e.reward})
     _draw(rate, epochs, {"learning rate": lambda e: e.learning_rate})
     for axes, title in (
         (loss, "loss, nats per token"),

@@ -38,7 +38,7 @@ class EpochRecord:
     train_loss: float | None
     """Mean over the steps, nats per token; None where captions are rewarded."""
     reward: float | None
-    """Mean CIDEr-D of the samples; None where captions are taught."""
+    """Mean of the samples; None where captions are taught."""
     held_out_loss: float | None
     """None, as the two below, when nothing is held out."""
     cider_d: float | None

@@ -24,6 +24,7 @@ from model.captions import CaptionSource
 from model.cross_validation import measure_examples
 from model.decoding import DecodingOptions
 from model.encoder import Encoder, build_encoder
+from model.encoder_tail import part
 from model.errors import TrainingError
 from model.features import FeatureStore
 from model.photo_examples import CaptionedExample, ExampleReader
@@ -174,7 +175,7 @@ def measure_row(
 ) -> dict[str, Any]:
     started = time.monotonic()
     recipe = BundleOptions(
-        hidden=arguments.hidden, layers=1, mirrored=False, self_critical=SelfCriticalOptions(epochs=0)
+        hidden=arguments.hidden, layers=1, taught_stages=0, views=1, self_critical=SelfCriticalOptions(epochs=0)
     )
     training = replace(
         recipe.training,
@@ -185,10 +186,11 @@ def measure_row(
         learning_rate=contestant.learning_rate,
     )
     options = replace(recipe, training=training, **contestant.network)
-    tokenizer, decoder, record = fit_captions(photos.train, photos.dev, photos.encoder, options, show)
+    below, tail = part(photos.encoder, 0)
+    tokenizer, decoder, record = fit_captions(photos.train, photos.dev, below, tail, options, show)
     captioner = Captioner(photos.encoder, decoder, tokenizer, contestant.decoder)
     decoding = DecodingOptions(beam_size=arguments.beam)
-    dev, test = (measure_examples(captioner, examples, decoding, show) for examples in (photos.dev, photos.test))
+    dev, test = (measure_examples(captioner, tail, examples, decoding, show) for examples in (photos.dev, photos.test))
     return {
         "decoder": contestant.decoder,
         "parameters": sum(value.numel() for value in decoder.parameters()),

@@ -28,7 +28,8 @@ from tests.factories import make_encoder
 OPTIONS = BundleOptions(
     hidden=16,
     layers=1,
-    mirrored=False,
+    taught_stages=0,
+    views=1,
     min_count=1,
     training=TrainingOptions(epochs=1, batch_size=16),
     self_critical=SelfCriticalOptions(epochs=0),
@@ -99,7 +100,7 @@ def test_the_same_seed_gives_the_same_numbers_and_images_are_encoded_once(
 ) -> None:
     phases: list[Progress] = []
 
-    options = replace(OPTIONS, mirrored=True)
+    options = replace(OPTIONS, views=2)
 
     first = validate(squares, 2, options, features=Store(tmp_path / "store"), on_progress=phases.append)
     second = validate(squares, 2, options)

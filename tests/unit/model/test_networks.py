@@ -34,7 +34,8 @@ DECODERS: dict[str, dict[str, Any]] = {
 OPTIONS = BundleOptions(
     hidden=16,
     layers=1,
-    mirrored=False,
+    taught_stages=0,
+    views=1,
     min_count=1,
     replay=2,
     training=TrainingOptions(epochs=1, batch_size=12, learning_rate=1e-2),

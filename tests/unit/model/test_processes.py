@@ -49,7 +49,7 @@ def test_the_weighted_gradients_of_all_shares_are_the_gradient_of_the_batch() ->
 def test_shares_of_a_batch_see_the_same_side_of_an_image_as_the_whole_batch_does() -> None:
     examples = [
         CaptionedFeatures(
-            features=torch.full((1, 1), float(number)), caption="a", mirrored=torch.full((1, 1), -float(number))
+            features=torch.full((1, 1), float(number)), caption="a", views=(torch.full((1, 1), -float(number)),)
         )
         for number in range(1, 9)
     ]

@@ -128,9 +128,9 @@ def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_t
     assert sorted(seen) == sorted(example.caption for example in examples)
 
 
-def test_mirrored_features_take_turns_with_the_image_itself_unless_a_caption_names_a_side() -> None:
+def test_an_image_and_its_views_take_turns_as_far_as_all_captions_of_a_step_are_true_of_them() -> None:
     image, turned = torch.zeros(1, 1), torch.ones(1, 1)
-    free = CaptionedFeatures(features=image, caption="a circle", mirrored=turned)
+    free = CaptionedFeatures(features=image, caption="a circle", views=(turned,))
     sided = CaptionedFeatures(features=torch.full((1, 1), 2.0), caption="on the left")
     batches = Batches([free, sided], make_tokenizer(), TrainingOptions(batch_size=1))
 
