@@ -7,6 +7,7 @@ import torch
 
 from model.captioner import Captioner
 from model.decoder import CaptionDecoder
+from model.new_words import with_new_words
 from model.tokenizer import Tokenizer
 from model.training import (
     CaptionedFeatures,
@@ -18,7 +19,6 @@ from model.training import (
 )
 from model.training_record import TrainingRecord
 from worker.dataset import Dataset
-from worker.new_words import with_new_words
 from worker.progress import Progress
 
 EPOCHS = 8

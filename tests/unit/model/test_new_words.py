@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from model.captioner import Captioner
+from model.new_words import with_new_words
 from model.tokenizer import END, START
 from model.training import CaptionedFeatures, caption_tokens
 from tests.factories import make_captioner, make_image
-from worker.new_words import with_new_words
 
 
 @pytest.fixture(scope="module")
