@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_doctor,
         _add_caption,
         _add_train,
+        _add_distil,
         _add_evaluate,
         _add_export,
         _add_versions,
@@ -116,9 +117,23 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     held_out.add_argument("--held-out-split", metavar="SPLIT", help="of a Karpathy file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the new bundle")
     parser.add_argument("--name", default="photos", help="versions are called NAME-<8 hex digits> (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    _add_device(parser)
     parser.add_argument("--strict", action="store_true", help="stop at anything in the captions that is unusable")
     _add_training(parser, "network and training")
+
+
+def _add_distil(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        subcommands, commands.distil, "teach an encoder with weights of its own, random at first, to see like another"
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images; no captions are needed")
+    parser.add_argument("--names", type=Path, metavar="FILE", help="only the images listed here, one name per line")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of encoder.safetensors")
+    _add_encoder(parser)
+    parser.add_argument("--epochs-apart", type=_count, default=2, metavar="N", help="stages apart (%(default)s)")
+    parser.add_argument("--epochs", type=_count, default=6, metavar="N", help="all stages together (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    _add_device(parser)
 
 
 def _add_evaluate(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
@@ -201,14 +216,7 @@ def _add_captions_source(
 def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
     """Add what decides how a decoder becomes: its encoder, its network and its training."""
     how = parser.add_argument_group(title)
-    how.add_argument("--encoder", default="mobilenet_v2", metavar="NETWORK", help="torchvision network (%(default)s)")
-    how.add_argument(
-        "--weights",
-        default="DEFAULT",
-        metavar="FILE",
-        help="state dict file, torchvision's name of a download, or none for a random start (%(default)s)",
-    )
-    how.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
+    _add_encoder(how)
     how.add_argument("--features", metavar="DIR", help="keep the images' features here between runs")
     how.add_argument(
         "--taught-stages",
@@ -247,6 +255,24 @@ def _add_training(parser: argparse.ArgumentParser, title: str) -> None:
     how.add_argument("--learning-rate", type=float, default=1e-3, help="%(default)s")
     how.add_argument("--budget-s", type=float, metavar="S", help="stop training after this many seconds")
     how.add_argument("--seed", type=int, default=0, help="%(default)s")
+
+
+def _add_encoder(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--encoder", default="mobilenet_v2", metavar="NETWORK", help="torchvision network (%(default)s)"
+    )
+    parser.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="FILE",
+        help="state dict file, what `captioner distil` wrote, torchvision's name of a download, or none for a random "
+        "start (%(default)s)",
+    )
+    parser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="%(default)s")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
 
 
 def _add_model_choice(parser: argparse.ArgumentParser) -> None:

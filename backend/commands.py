@@ -112,6 +112,34 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def distil(arguments: argparse.Namespace) -> int:
+    from model.distillation import DistillationOptions
+    from model.distillation import distil as distil_weights
+    from model.photo_training import imagenet_encoder
+    from model.processes import join_processes
+    from model.progress import ProgressDisplay, ignore_progress
+
+    with join_processes(arguments.device) as processes, ProgressDisplay() as show:
+        distilled = distil_weights(
+            arguments.out,
+            images=arguments.images,
+            names=arguments.names,
+            encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
+            weights=arguments.weights,
+            options=DistillationOptions(
+                apart_epochs=arguments.epochs_apart, together_epochs=arguments.epochs, seed=arguments.seed
+            ),
+            on_progress=show if processes.is_first else ignore_progress,
+            processes=processes,
+        )
+    if distilled is None:  # the first process has the rest to do and to say
+        return 0
+    print(distilled.left_out.summary())
+    print(f"{distilled.unexplained:.1%} of the features' variance on unseen images is not explained")
+    print(f"the encoder is in {distilled.path}; captioner train --weights {distilled.path} uses it")
+    return 0
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
     from model.captions import read_captions
     from model.decoding import DecodingOptions

@@ -81,7 +81,7 @@ def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
             nothing in it can be used; or something would be left out and `strict` is set.
     """
     rows = parse_rows(source.captions, source.split)
-    names = _read_names(source.names) if source.names else None
+    names = read_names(source.names) if source.names else None
     left_out = LeftOut()
     captions = _captions_by_image(rows, names, left_out)
     images = tuple(_present_images(captions, source.images, left_out))
@@ -131,7 +131,7 @@ def _present_images(captions: Mapping[str, list[str]], folder: Path, left_out: L
             yield CaptionedImage(file=file, captions=tuple(texts))
 
 
-def _read_names(path: Path) -> dict[str, None]:
+def read_names(path: Path) -> dict[str, None]:
     """Return the names in order, each once."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return dict.fromkeys(line for line in lines if line)

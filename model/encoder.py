@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.errors import BundleError
@@ -123,18 +125,16 @@ def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encod
 
     Args:
         spec: the network's name and preprocessing.
-        weights: a state dict file in torchvision's layout (classifier included), or the name of
-            torchvision weights to download ("DEFAULT"), or None for a random start.
+        weights: a state dict file in torchvision's layout (classifier included), a safetensors file of the
+            encoder's own weights, the name of torchvision weights to download ("DEFAULT"), or None for a random start.
 
     Raises:
         BundleError: the name is unknown, or the weights do not fit.
     """
-    if spec.name == SCENE_CNN:
-        network: nn.Module = SceneCNN()
-        if weights is not None:
-            load_weights(network, Path(weights))
-    else:
-        network = feature_trunk(spec.name, weights)
+    is_own = weights is not None and Path(weights).suffix == ".safetensors"
+    network: nn.Module = SceneCNN() if spec.name == SCENE_CNN else feature_trunk(spec.name, None if is_own else weights)
+    if weights is not None and (is_own or spec.name == SCENE_CNN):
+        load_weights(network, Path(weights))
     return freeze(Encoder(spec, network))
 
 
@@ -171,6 +171,8 @@ def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load a state dict strictly; never unpickles anything but tensors."""
     try:
-        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except (OSError, RuntimeError) as cause:
+        is_own = path.suffix == ".safetensors"
+        weights = load(path.read_bytes()) if is_own else torch.load(path, weights_only=True, map_location="cpu")
+        network.load_state_dict(weights)
+    except (OSError, RuntimeError, SafetensorError) as cause:
         raise BundleError(f"encoder weights {path} do not fit {type(network).__name__}: {cause}") from cause

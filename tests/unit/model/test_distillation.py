@@ -1,0 +1,115 @@
+"""An encoder learns to see what another one sees, from images alone, and its weights serve as any others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from model.distillation import ENCODER_FILE, DistillationOptions, DistilledEncoder, distil
+from model.encoder import Encoder, build_encoder
+from model.errors import BundleError, TrainingError
+from tests.factories import make_encoder
+
+OPTIONS = DistillationOptions(
+    apart_epochs=2,
+    together_epochs=2,
+    batch_size=4,
+    apart_learning_rate=1e-2,
+    together_learning_rate=5e-3,
+    averaging=0.8,
+)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Encoder:
+    encoder = make_encoder()
+    torch.save(encoder.network.state_dict(), tmp_path / "teacher.pth")
+    return encoder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Forty pictures of four coloured fields each."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(40):
+        fields = random.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(fields).resize((32, 32), Image.Resampling.NEAREST).save(folder / f"{number}.png")
+    return folder
+
+
+def run(
+    teacher: Encoder, images: Path, out: Path, options: DistillationOptions = OPTIONS, names: Path | None = None
+) -> DistilledEncoder:
+    weights = images.parent / "teacher.pth"
+    found = distil(out, images=images, names=names, encoder=teacher.spec, weights=weights, options=options)
+    assert found is not None
+    return found
+
+
+def test_the_longer_it_learns_the_less_of_what_the_teacher_sees_is_unexplained(
+    teacher: Encoder, images: Path, tmp_path: Path
+) -> None:
+    short = run(teacher, images, tmp_path / "short", replace(OPTIONS, apart_epochs=1, together_epochs=1))
+    longer = run(teacher, images, tmp_path / "longer", replace(OPTIONS, apart_epochs=6, together_epochs=6))
+
+    assert longer.unexplained < short.unexplained
+    assert longer.unexplained < 0.95  # a network that explains nothing is at 1
+
+
+def test_the_weights_are_its_own_and_serve_as_an_encoder_s(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    found = run(teacher, images, tmp_path / "out")
+
+    encoder = build_encoder(teacher.spec, found.path)
+    seen = torch.randn(2, 3, 32, 32)
+    assert encoder(seen).shape == teacher(seen).shape
+    theirs = teacher.network.state_dict()
+    kernels = {name: value for name, value in load_file(found.path).items() if value.dim() > 1}
+    assert kernels
+    assert not any(torch.equal(value.float(), theirs[name]) for name, value in kernels.items())
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["curves.png", ENCODER_FILE, "training.json"]
+
+
+def test_the_same_seed_gives_the_same_weights(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    first, second = run(teacher, images, tmp_path / "one"), run(teacher, images, tmp_path / "two")
+
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_only_the_named_images_are_read_and_what_cannot_be_read_is_told(
+    teacher: Encoder, images: Path, tmp_path: Path
+) -> None:
+    (images / "broken.png").write_text("no picture")
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join([*(f"{number}.png" for number in range(20)), "broken.png", "missing.png"]))
+
+    found = run(teacher, images, tmp_path / "out", names=names)
+
+    assert "unreadable images: 2" in found.left_out.summary()
+    assert "broken.png" in found.left_out.summary()
+
+
+def test_too_few_images_are_refused(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("0.png\n1.png\n")
+
+    with pytest.raises(TrainingError, match="distillation needs 4 images or more, got"):
+        run(teacher, images, tmp_path / "out", names=tmp_path / "names.txt")
+
+
+def test_an_encoder_that_is_there_is_not_written_over(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    (tmp_path / ENCODER_FILE).write_text("precious")
+
+    with pytest.raises(TrainingError, match="holds an encoder already"):
+        run(teacher, images, tmp_path)
+
+
+def test_weights_of_another_network_do_not_fit(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    found = run(teacher, images, tmp_path / "out")
+
+    with pytest.raises(BundleError, match="do not fit"):
+        build_encoder(replace(teacher.spec, name="resnet18"), found.path)
