@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.metrics import bleu, cider_d, edits_to_nearest, measure, measure_each, rouge_l
+from model.metrics import SmoothedBleu, bleu, cider_d, edits_to_nearest, measure, measure_each, rouge_l
 from tests.reference_sample import CAPTIONS as SAMPLE
 from tests.reference_sample import REFERENCES as SAMPLE_REFERENCES
 from tests.reference_sample import SCORES, SHORT_CAPTIONS, SHORT_SCORES
@@ -33,6 +33,17 @@ def test_bleu_by_hand() -> None:
     scores = bleu(split(*CAPTIONS), [split(*several) for several in REFERENCES])
 
     assert scores == pytest.approx((5 / 6, 0.7905694, 0.6786044, 0.0001330), abs=1e-7)
+
+
+def test_smoothed_bleu_by_hand() -> None:
+    # Against four words: 1-grams 2/3, 2-grams (1+1)/(2+1), 3-grams 1/2, 4-grams 1/1, one word too few.
+    bleu_of = SmoothedBleu([split("the dog runs fast"), split("two men sit", "a man")])
+
+    assert bleu_of.score(0, ("the", "dog", "runs", "fast")) == pytest.approx(1.0)
+    assert bleu_of.score(0, ("a", "dog", "runs")) == pytest.approx((2 / 9) ** 0.25 * math.exp(-1 / 3))
+    assert bleu_of.score(1, ("two", "men", "sit")) == pytest.approx(1.0)
+    assert bleu_of.score(1, ("the", "dog")) == 0
+    assert bleu_of.score(1, ()) == 0
 
 
 def test_bleu_punishes_brevity_against_the_nearest_reference() -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from model.cider import CiderD
 from model.decoding import DecodingOptions, sample_captions
 from model.errors import TrainingError
-from model.self_critical import SelfCriticalOptions, reward_captions
+from model.self_critical import Critic, SelfCriticalOptions, reward_captions
 from model.tokenizer import END, START
 from model.training import CaptionedFeatures, TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image
@@ -39,6 +40,34 @@ def test_of_captions_that_are_as_probable_the_one_that_people_wrote_becomes_the_
     assert [captions[0].text for captions in written] == [example.caption for example in wanted]
 
 
+def test_bleu_counts_in_the_reward_as_much_as_it_is_told_to() -> None:
+    people: list[list[tuple[str, ...]]] = [[("a", "b", "c", "d")], [("e", "f")]]
+    caption = ("a", "b", "d")
+
+    without, some, more = (
+        Critic(people, make_captioner().tokenizer, replace(OPTIONS, bleu_weight=weight)).reward(0, caption)
+        for weight in (0, 1, 3)
+    )
+
+    assert without == CiderD(people).score(0, caption)
+    assert more - without == pytest.approx(3 * (some - without))
+    assert some > without
+
+
+def test_the_decoder_leaves_with_a_share_of_what_it_was() -> None:
+    def weights(**changes: Any) -> torch.Tensor:
+        captioner = make_captioner()
+        example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
+        options = replace(OPTIONS, **{"epochs": 2, **changes})
+        reward_captions(captioner.decoder, captioner.tokenizer, [example], options)
+        return captioner.decoder.embedding.weight.detach()
+
+    before, rewarded = weights(epochs=0), weights(start_share=0)
+
+    assert not torch.equal(before, rewarded)
+    torch.testing.assert_close(weights(start_share=0.25), 0.25 * before + 0.75 * rewarded)
+
+
 def test_no_epoch_leaves_the_decoder_as_it_is() -> None:
     captioner = make_captioner()
     before = captioner.decoder.embedding.weight.clone()
@@ -68,6 +97,12 @@ def test_samples_run_from_start_to_end_and_belong_to_their_image() -> None:
 def test_one_sample_has_nothing_to_be_compared_with() -> None:
     with pytest.raises(TrainingError, match="samples must be 2 or more, got 1"):
         SelfCriticalOptions(samples=1)
+
+
+@pytest.mark.parametrize("changes", [{"bleu_weight": -1}, {"start_share": 1.0}])
+def test_a_reward_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match="bleu_weight must be 0 or more and start_share at least 0 and below 1"):
+        replace(OPTIONS, **changes)
 
 
 def test_cider_d_of_single_captions_by_hand() -> None:

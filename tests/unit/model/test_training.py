@@ -139,6 +139,19 @@ def test_an_image_and_its_views_take_turns_as_far_as_all_captions_of_a_step_are_
     assert seen == {0.0, 1.0, 2.0}
 
 
+@pytest.mark.parametrize(("after", "moves"), [(1.0, False), (0.5, True), (0.0, True)])
+def test_the_encoder_s_stages_learn_with_the_decoder_once_it_knows_something(after: float, moves: bool) -> None:
+    captioner = make_captioner()
+    tail = torch.nn.Linear(captioner.encoder.feature_size, captioner.encoder.feature_size)
+    before = tail.weight.detach().clone()
+    captioner.decoder.tail = tail
+
+    options = TrainingOptions(epochs=4, batch_size=4, encoder_after=after)
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
+
+    assert torch.equal(tail.weight, before) is not moves
+
+
 def test_the_averaged_decoder_lags_behind_the_trained_one() -> None:
     moved = []
     for averaging in (0.0, 0.99):
