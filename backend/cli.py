@@ -19,7 +19,10 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 done with findings, 2 not done, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = build_parser().parse_args(words)
+    # No command takes abbreviations, so these are the options whose value is a choice and not a default.
+    arguments.written = {word.split("=")[0] for word in words if word.startswith("--")}
     run: Command = arguments.run
     try:
         return run(arguments)
@@ -108,6 +111,14 @@ def _add_train(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
         "The same command goes on after the last whole epoch of a training that was interrupted. training.json and "
         "curves.png in DIR show how it stands. `torchrun --nproc-per-node N -m backend.cli train ...` trains in N "
         "processes, each on a GPU of its own where there are any; --features lets them share the work of encoding."
+    )
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="BUNDLE",
+        help="go on from a bundle (scenes, photos or a directory) with its encoder, vocabulary and decoder, and tell "
+        "what became better; --epochs is then 15 by default, --reward-epochs 0, --batch-size 32, --min-count 2, "
+        "--dropout 0.3",
     )
     _add_captions_source(parser)
     held_out = parser.add_argument_group("held-out images (default: a tenth of the images, always the same)")

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from model.captions import CaptionSource
     from model.photo_training import BundleOptions
 
+DECIDED_BY_THE_BASE = (
+    "--encoder",
+    "--weights",
+    "--image-size",
+    "--cell",
+    "--layers",
+    "--no-attention",
+    "--recurrent-regions",
+    "--residual",
+    "--hidden",
+)
+"""Options of training that say nothing when it goes on from a bundle."""
+
 
 def serve(_: argparse.Namespace) -> int:
     from backend import wsgi
@@ -77,12 +90,17 @@ def caption(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
+    from model.bundle import load_bundle
     from model.captions import CaptionSource
-    from model.photo_training import imagenet_encoder, train_bundle
+    from model.photo_training import fine_tuning_options, imagenet_encoder, train_bundle
     from model.processes import join_processes
     from model.progress import ProgressDisplay, ignore_progress
     from model.store import Store
 
+    base, recipe = None, None
+    if arguments.base is not None:
+        _refuse_what_the_base_decides(arguments)
+        base, recipe = load_bundle(arguments.base), fine_tuning_options()
     held_out = None
     if arguments.held_out_captions or arguments.held_out_images or arguments.held_out_names or arguments.held_out_split:
         held_out = CaptionSource(
@@ -96,9 +114,10 @@ def train(arguments: argparse.Namespace) -> int:
             arguments.out,
             train=_caption_source(arguments),
             held_out=held_out,
-            encoder=imagenet_encoder(arguments.encoder, arguments.image_size),
-            weights=None if arguments.weights == "none" else arguments.weights,
-            options=_bundle_options(arguments, name=arguments.name),
+            encoder=None if base else imagenet_encoder(arguments.encoder, arguments.image_size),
+            weights=None if base or arguments.weights == "none" else arguments.weights,
+            base=base,
+            options=_bundle_options(arguments, name=arguments.name, recipe=recipe),
             features=Store(arguments.features) if arguments.features else None,
             strict=arguments.strict,
             on_progress=show if processes.is_first else ignore_progress,
@@ -106,7 +125,7 @@ def train(arguments: argparse.Namespace) -> int:
         )
     if trained is None:  # the first process has the rest to do and to say
         return 0
-    print(trained.evaluation.table())
+    print((trained.comparison or trained.evaluation).table())
     print(trained.left_out.summary())
     print(f"{trained.version} is in {trained.path}; CAPTION_BUNDLE={trained.path} uses it")
     return 0
@@ -271,12 +290,26 @@ def _caption_source(arguments: argparse.Namespace) -> "CaptionSource":
     )
 
 
-def _bundle_options(arguments: argparse.Namespace, *, name: str) -> "BundleOptions":
-    """Return what the options of training say."""
+def _refuse_what_the_base_decides(arguments: argparse.Namespace) -> None:
+    written = [option for option in DECIDED_BY_THE_BASE if option in arguments.written]
+    if written:
+        raise SettingsError(
+            f"--from goes on with the encoder and the decoder of {arguments.base}: leave out {', '.join(written)}, or "
+            "leave out --from to begin with nothing"
+        )
+
+
+def _bundle_options(
+    arguments: argparse.Namespace, *, name: str, recipe: "BundleOptions | None" = None
+) -> "BundleOptions":
+    """Return what the options of training say, with defaults of a recipe, if there is one, in place of their own."""
     from model.augmentation import Augmentation
     from model.photo_training import BundleOptions
 
-    recipe = BundleOptions()
+    if recipe is None:
+        recipe = BundleOptions()
+    else:
+        arguments = _with_defaults(arguments, recipe)
     return BundleOptions(
         name=name,
         hidden=arguments.hidden,
@@ -302,6 +335,27 @@ def _bundle_options(arguments: argparse.Namespace, *, name: str) -> "BundleOptio
         ),
         self_critical=replace(recipe.self_critical, epochs=arguments.reward_epochs, seed=arguments.seed),
     )
+
+
+def _with_defaults(arguments: argparse.Namespace, recipe: "BundleOptions") -> argparse.Namespace:
+    """Return the arguments with the recipe's values for options that were not written."""
+    training = recipe.training
+    defaults = {
+        "--min-count": recipe.min_count,
+        "--epochs": training.epochs,
+        "--batch-size": training.batch_size,
+        "--dropout": training.dropout,
+        "--optimizer": training.optimizer,
+        "--weight-decay": training.weight_decay,
+        "--learning-rate": training.learning_rate,
+        "--reward-epochs": recipe.self_critical.epochs,
+    }
+    unwritten = {
+        option.removeprefix("--").replace("-", "_"): value
+        for option, value in defaults.items()
+        if option not in arguments.written
+    }
+    return argparse.Namespace(**(vars(arguments) | unwritten))
 
 
 def _captioner(settings: Settings, arguments: argparse.Namespace) -> "Captioner":

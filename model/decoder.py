@@ -137,7 +137,7 @@ class CaptionDecoder(nn.Module):
         raise NotImplementedError
 
     def widened(self, vocabulary: int) -> Self:
-        """Return a copy with room for more words; what it says of the old ones is unchanged.
+        """Return a copy with room for more words, which shares the tail; what it says of the old ones is unchanged.
 
         New rows start as the mean embedding with a bias that makes them improbable until they are trained.
         """
@@ -145,6 +145,7 @@ class CaptionDecoder(nn.Module):
         if added < 0:
             raise BundleError(f"a vocabulary of {self.sizes.vocabulary} words cannot shrink to {vocabulary}")
         wide = type(self)(replace(self.sizes, vocabulary=vocabulary), dropout=self.dropout.p)
+        wide.tail = self.tail
         weights = {name: value.clone() for name, value in self.state_dict().items()}
         old = weights["embedding.weight"]
         weights["embedding.weight"] = torch.cat([old, old.mean(dim=0, keepdim=True).expand(added, -1)])

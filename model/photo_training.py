@@ -1,8 +1,11 @@
 """The walk behind `captioner train`: captioned images to a bundle.
 
 captions file -> images -> features -> vocabulary -> decoder -> held-out metrics -> bundle directory
+
+Encoder, vocabulary and decoder begin with nothing, or as those of a bundle that goes on learning.
 """
 
+import copy
 import hashlib
 import logging
 import math
@@ -17,10 +20,11 @@ from typing import Any
 import torch
 
 from model.augmentation import Augmentation
-from model.bundle import save_bundle
+from model.bundle import Bundle, save_bundle
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
 from model.checkpoint import Checkpoint, remove_checkpoint
+from model.comparison import Comparison
 from model.course import Course
 from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
@@ -31,6 +35,7 @@ from model.errors import TrainingError
 from model.evaluation import Evaluation, evaluate
 from model.features import FeatureStore
 from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from model.new_words import with_new_words
 from model.photo_examples import CaptionedExample, ExampleReader
 from model.processes import ALONE, Processes
 from model.progress import OnProgress, Progress, ignore_progress
@@ -100,10 +105,33 @@ class TrainedBundle:
     version: str
     evaluation: Evaluation
     """On the held-out images."""
+    comparison: Comparison | None
+    """With the bundle that it went on from, on the same images; None when it began with nothing."""
     left_out: LeftOut
     """What of the captions files could not be used."""
     record: dict[str, Any]
     """What the bundle says of its own making."""
+
+
+def fine_tuning_options() -> BundleOptions:
+    """Return the recipe for going on from a bundle, where a few hundred captions are all there is.
+
+    Small batches make enough steps of them, and the encoder moves half as fast as in a first training. Rewards are
+    left out: they changed nothing (tests/benchmarks/RESULTS.md). The sizes of the network do not count.
+    """
+    training = TrainingOptions(
+        epochs=15,
+        batch_size=32,
+        learning_rate=1e-3,
+        encoder_learning_rate=5e-5,
+        encoder_after=0.2,
+        dropout=0.3,
+        feature_dropout=0.2,
+        averaging=0.998,
+        reduced_precision=True,
+        warmup_steps=50,
+    )
+    return BundleOptions(min_count=2, training=training, self_critical=SelfCriticalOptions(epochs=0))
 
 
 def imagenet_encoder(name: str = "mobilenet_v2", size: int = 224) -> EncoderSpec:
@@ -116,8 +144,9 @@ def train_bundle(
     *,
     train: CaptionSource,
     held_out: CaptionSource | None = None,
-    encoder: EncoderSpec,
+    encoder: EncoderSpec | None = None,
     weights: Path | str | None = None,
+    base: Bundle | None = None,
     options: BundleOptions,
     features: Store | None = None,
     strict: bool = False,
@@ -134,9 +163,10 @@ def train_bundle(
         train: captions and images to learn from.
         held_out: captions and images to choose the best epoch and to measure on; None holds back a part
             of `train`, the same part for the same images.
-        encoder: the network that reads the images; its last stages learn too.
+        encoder: the network that reads the images; its last stages learn too. None takes the base's.
         weights: its weights, as `build_encoder` takes them.
-        options: sizes, training and decoding.
+        base: the bundle to go on from; it is left as it was and measured on the same held-out images.
+        options: sizes, training and decoding; with a base the sizes are the base's.
         features: where what the other stages see is kept between runs; None computes it each time.
         strict: stop when anything in the captions files cannot be used.
         on_progress: told after each batch.
@@ -150,9 +180,9 @@ def train_bundle(
     if (out / "bundle.json").exists():
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
     started = time.monotonic()
-    below, tail = part(
-        as_stored(build_encoder(encoder, weights)), options.taught_stages, fixed_statistics=weights is not None
-    )
+    whole = _first_encoder(encoder, weights, base)
+    has_seen_images = weights is not None or base is not None
+    below, tail = part(whole, options.taught_stages, fixed_statistics=has_seen_images)
     seen = FeatureStore(features, below.fingerprint) if features else None
     examples = ExampleReader(below, features=seen, strict=strict, processes=processes, on_progress=on_progress)
     learned, judged = examples.read(train, held_out, options.held_out_share)
@@ -161,15 +191,17 @@ def train_bundle(
     logger.info("images encoded train=%s held_out=%s %s", len(learned), len(judged), left_out.summary())
 
     tokenizer, decoder, training = fit_captions(
-        learned, judged, below, tail, options, on_progress, out=out, processes=processes
+        learned, judged, below, tail, options, on_progress, base=base, out=out, processes=processes
     )
     if not processes.is_first:
         return None
     network = as_stored(join(below, tail))
     captioner = Captioner(network, decoder, tokenizer, options.name)
-    evaluation = evaluate(captioner, [example.image for example in judged], options.decoding, on_progress=on_progress)
+    images = [example.image for example in judged]
+    evaluation = evaluate(captioner, images, options.decoding, on_progress=on_progress)
+    before = evaluate(base.captioner(), images, options.decoding, on_progress=on_progress) if base else None
     record = {
-        "encoder": encoder.name,
+        "encoder": network.spec.name,
         "encoder_fingerprint": network.fingerprint,
         "train_images": len(learned),
         "held_out_images": len(judged),
@@ -177,6 +209,7 @@ def train_bundle(
         "options": _finite(asdict(options)),
         "training": training,
         "held_out_metrics": asdict(evaluation.metrics),
+        "started_from": _start(base, before),
         "seconds": round(time.monotonic() - started, 1),
     }
     version = save_bundle(
@@ -191,7 +224,24 @@ def train_bundle(
     (out / "MODEL_CARD.md").write_text(_model_card(version, record), "utf-8")
     remove_checkpoint(out)
     logger.info("bundle written path=%s version=%s cider_d=%.3f", out, version, evaluation.metrics.cider_d)
-    return TrainedBundle(path=out, version=version, evaluation=evaluation, left_out=left_out, record=record)
+    return TrainedBundle(
+        path=out,
+        version=version,
+        evaluation=evaluation,
+        comparison=Comparison(before=before, after=evaluation) if before else None,
+        left_out=left_out,
+        record=record,
+    )
+
+
+def _first_encoder(spec: EncoderSpec | None, weights: Path | str | None, base: Bundle | None) -> Encoder:
+    """Return the network described, or a copy of the base's."""
+    if base is None:
+        assert spec is not None
+        return as_stored(build_encoder(spec, weights))
+    encoder = build_encoder(base.encoder.spec)
+    encoder.network.load_state_dict(base.encoder.network.state_dict())
+    return as_stored(encoder)
 
 
 def as_stored(encoder: Encoder) -> Encoder:
@@ -210,6 +260,7 @@ def fit_captions(
     options: BundleOptions,
     on_progress: OnProgress = ignore_progress,
     *,
+    base: Bundle | None = None,
     out: Path | None = None,
     processes: Processes = ALONE,
 ) -> tuple[Tokenizer, CaptionDecoder, dict[str, Any]]:
@@ -222,6 +273,7 @@ def fit_captions(
         tail: the encoder's stages above them, which are taught in place.
         options: sizes and training.
         on_progress: told after each step.
+        base: the bundle whose vocabulary and decoder go on learning; None begins with nothing.
         out: where each epoch is kept and can be looked at, and where an interrupted training goes on; None keeps none.
         processes: train together, on their devices; each returns the same.
 
@@ -230,13 +282,15 @@ def fit_captions(
     """
     train = [caption for example in learned for caption in example.captioned()]
     held_out = [caption for example in judged for caption in example.captioned()]
-    tokenizer = Tokenizer.build((example.caption for example in train), options.min_count)
+    known = base.tokenizer if base else Tokenizer(())
+    tokenizer = known.extended((example.caption for example in train), options.min_count)
     course = Course(processes)
     if out is not None:
-        identity = _identity(learned, judged, tokenizer, join(below, tail), options, processes)
+        identity = _identity(learned, judged, tokenizer, join(below, tail), base, options, processes)
         course = Course(processes, Checkpoint(out, identity), partial(write_training_log, out))
         _say_where_it_goes_on(course, options, on_progress)
-    decoder = _new_decoder(learned, tokenizer, tail, options).to(processes.device)
+    begun = _further_decoder(base, train, tokenizer, tail) if base else _new_decoder(learned, tokenizer, tail, options)
+    decoder = begun.to(processes.device)
     processes.start_alike(decoder)
     untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
 
@@ -300,11 +354,25 @@ def _new_decoder(
     return decoder
 
 
+def _further_decoder(
+    base: Bundle, train: Sequence[CaptionedFeatures], tokenizer: Tokenizer, tail: EncoderTail
+) -> CaptionDecoder:
+    """Return a copy of a bundle's decoder that has the new words too and holds the tail, if that can learn.
+
+    The bundle's own captions are not mixed in, as a project's retraining does: they are not how the new ones are
+    worded, and their features are no longer what a tail that has learned gives.
+    """
+    decoder = copy.deepcopy(base.decoder)
+    decoder.tail = tail if list(tail.parameters()) else None
+    return with_new_words(decoder, tokenizer, train)
+
+
 def _identity(
     learned: Sequence[CaptionedExample],
     judged: Sequence[CaptionedExample],
     tokenizer: Tokenizer,
     encoder: Encoder,
+    base: Bundle | None,
     options: BundleOptions,
     processes: Processes,
 ) -> dict[str, str | float | None]:
@@ -312,6 +380,7 @@ def _identity(
     return {
         **_flat(asdict(options)),
         "encoder": f"{encoder.spec.name} {encoder.fingerprint}",
+        "bundle to go on from": f"{base.name} {base.digest[:12]}" if base else None,
         "training images and captions": _digest(learned),
         "held-out images and captions": _digest(judged),
         "vocabulary": f"{tokenizer.size} words {hashlib.sha256(repr(tokenizer.words).encode()).hexdigest()[:12]}",
@@ -358,6 +427,13 @@ def _replay(learned: Sequence[CaptionedExample], tail: EncoderTail, options: Bun
     ]
 
 
+def _start(base: Bundle | None, before: Evaluation | None) -> dict[str, Any] | None:
+    """Return what the record says of the bundle that the training went on from."""
+    if base is None or before is None:
+        return None
+    return {"version": base.version, "digest": base.digest, "held_out_metrics": asdict(before.metrics)}
+
+
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with None for infinity, which JSON does not know."""
     return {
@@ -367,21 +443,28 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_card(version: str, record: Mapping[str, Any]) -> str:
-    metrics = "\n".join(
-        f"| {name} | {value:.4g} |" for name, value in record["held_out_metrics"].items() if name != "images"
-    )
+    start = record["started_from"]
+    first = f" It went on from {start['version']}, whose model card says what that had learned." if start else ""
     return f"""# {version}
 
 An attention LSTM over the features of {record["encoder"]}, made by `captioner train` from
-{record["train_images"]} captioned images. It writes what people wrote about images like those; it sees nothing
+{record["train_images"]} captioned images.{first} It writes what people wrote about images like those; it sees nothing
 else, states no certainty about people, and must be corrected by the annotator where it is wrong.
 The terms of the training images, captions and encoder weights are those of their owners.
 
 Measured on {record["held_out_images"]} images that it was not trained on:
 
-| metric | value |
-| --- | --- |
-{metrics}
+{_metrics_table(record["held_out_metrics"], start and start["held_out_metrics"])}
 
 How it was made, losses included, is the `record` in bundle.json.
 """
+
+
+def _metrics_table(metrics: Mapping[str, float], before: Mapping[str, float] | None) -> str:
+    """Return Markdown, with the bundle's before beside those after if it went on from one."""
+    rows: list[tuple[str, ...]] = [("metric", "before", "after") if before else ("metric", "value")]
+    rows.append(("---",) * len(rows[0]))
+    for name, value in metrics.items():
+        if name != "images":
+            rows.append((name, *([f"{before[name]:.4g}"] if before else []), f"{value:.4g}"))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

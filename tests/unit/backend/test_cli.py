@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli import build_parser, main
+from model.photo_training import fine_tuning_options
 from tests.factories import make_image, write_bundle
 
 COMMANDS = [
@@ -263,6 +264,96 @@ def test_train_learns_from_one_split_of_a_karpathy_file_and_measures_on_another(
     assert code == 0
     assert (record["train_images"], record["held_out_images"]) == (3, 2)
     assert " on 2 images" in capsys.readouterr().out
+
+
+def fine_tuning_arguments(folder: Path, *, rows: str = "") -> list[str]:
+    """Write a bundle, ten pictures and their captions; return the command that goes on from the one with the others."""
+    lines = ["image,caption"]
+    for colour in ("red", "green", "blue", "yellow", "black", "white", "purple", "orange", "pink", "brown"):
+        make_image(colour).save(folder / f"{colour}.png")
+        lines.append(f"{colour}.png,behold a {colour} picture")
+    (folder / "my.csv").write_text("\n".join(lines) + "\n" + rows)
+    (folder / "held-out.txt").write_text("pink.png\nbrown.png\n")
+    source = ["--captions", str(folder / "my.csv"), "--images", str(folder)]
+    held_out = ["--held-out-names", str(folder / "held-out.txt")]
+    short = ["--epochs", "1", "--views", "1", "--out", str(folder / "mine")]
+    return ["train", "--from", str(write_bundle(folder / "bundle")), *source, *held_out, *short]
+
+
+def test_train_goes_on_from_a_bundle_and_prints_scores_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(fine_tuning_arguments(tmp_path))
+
+    told = capsys.readouterr().out.splitlines()
+    record = json.loads((tmp_path / "mine" / "bundle.json").read_text("utf-8"))["record"]
+    assert code == 0
+    assert told[0].startswith("tiny-")
+    assert told[0].endswith(" before, on 2 held-out images, and after training")
+    assert told[1].split() == ["before", "after", "change"]
+    assert told[7].split()[1:3] == [
+        f"{100 * metrics['cider_d']:.1f}"
+        for metrics in (record["started_from"]["held_out_metrics"], record["held_out_metrics"])
+    ]
+    assert f"CAPTION_BUNDLE={tmp_path / 'mine'} uses it" in told[-1]
+    options = record["options"]
+    assert (options["training"]["epochs"], options["min_count"], options["self_critical"]["epochs"]) == (1, 2, 0)
+    assert main(["caption", str(tmp_path / "red.png"), "--bundle", str(tmp_path / "mine")]) == 0
+
+
+def test_the_help_of_train_says_how_it_goes_on_from_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["train", "--help"])
+
+    told, recipe = " ".join(capsys.readouterr().out.split()), fine_tuning_options()
+    training = recipe.training
+    assert (
+        f"--epochs is then {training.epochs} by default, --reward-epochs {recipe.self_critical.epochs}, --batch-size "
+        f"{training.batch_size}, --min-count {recipe.min_count}, --dropout {training.dropout}"
+    ) in told
+
+
+def test_train_cannot_go_on_from_a_bundle_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = fine_tuning_arguments(tmp_path)
+    arguments[2] = "nowhere"
+
+    code = main(arguments)
+
+    assert (code, (tmp_path / "mine").exists()) == (2, False)
+    assert "no bundle at 'nowhere': give a directory with bundle.json, or one of: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--layers", "2"], ["--no-attention"], ["--hidden=512"], ["--encoder", "resnet18", "--cell", "lstm"]]
+)
+def test_train_refuses_options_of_a_network_that_the_bundle_brings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    code = main([*fine_tuning_arguments(tmp_path), *options])
+
+    names = ", ".join(option.split("=")[0] for option in options if option.startswith("--"))
+    assert (code, (tmp_path / "mine").exists()) == (2, False)
+    assert f": leave out {names}, or leave out --from to begin with nothing" in capsys.readouterr().err
+
+
+def test_own_pictures_that_cannot_be_used_are_counted_in_one_line_and_stop_a_strict_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = fine_tuning_arguments(tmp_path, rows="gone.png,behold nothing\nred.png,\nmy.csv,behold a text\n")
+
+    strict = main([*arguments, "--strict"])
+    told_strict = capsys.readouterr()
+    lenient = main(arguments)
+
+    assert (strict, lenient, told_strict.out) == (2, 0, "")
+    assert "missing images: 1 (gone.png)" in told_strict.err
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-2]
+        .startswith(
+            "left out: empty captions: 1 (line 13); missing images: 1 (gone.png); unreadable images: 1 (my.csv: "
+        )
+    )
 
 
 def test_a_gallery_of_no_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from model import photo_training
-from model.bundle import load_bundle
+from model.bundle import Bundle, load_bundle
 from model.captions import CaptionSource
 from model.checkpoint import FILE as CHECKPOINT
 from model.decoding import DecodingOptions
@@ -24,7 +24,7 @@ from model.progress import OnProgress, Progress, ignore_progress
 from model.self_critical import SelfCriticalOptions
 from model.store import Store
 from model.training import TrainingOptions
-from tests.factories import make_encoder
+from tests.factories import make_bundle, make_encoder
 
 OPTIONS = BundleOptions(
     name="squares",
@@ -41,9 +41,23 @@ OPTIONS = BundleOptions(
 
 @pytest.fixture
 def squares(tmp_path: Path) -> CaptionSource:
+    return write_squares(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """A bundle that describes squares well."""
+    folder = tmp_path_factory.mktemp("taught")
+    thorough = TrainingOptions(
+        epochs=20, batch_size=4, learning_rate=4e-3, patience=20, dropout=0.0, label_smoothing=0.0
+    )
+    return train(write_squares(folder), folder / "out", options=replace(OPTIONS, training=thorough))
+
+
+def write_squares(folder: Path) -> CaptionSource:
     """Sixty pictures of one colour each, a little noisy so that no two are the same file."""
     noise = np.random.default_rng(0)
-    images = tmp_path / "images"
+    images = folder / "images"
     images.mkdir()
     rows = ["image,caption"]
     for number in range(60):
@@ -51,8 +65,8 @@ def squares(tmp_path: Path) -> CaptionSource:
         picture = np.asarray(Image.new("RGB", (32, 32), color)) * 0.8 + noise.integers(0, 40, (32, 32, 3))
         Image.fromarray(picture.astype(np.uint8)).save(images / f"{number}.png")
         rows += [f"{number}.png,a {color} square .", f"{number}.png,the square is {color}"]
-    (tmp_path / "captions.csv").write_text("\n".join(rows))
-    return CaptionSource(captions=tmp_path / "captions.csv", images=images)
+    (folder / "captions.csv").write_text("\n".join(rows))
+    return CaptionSource(captions=folder / "captions.csv", images=images)
 
 
 def train(
@@ -83,21 +97,56 @@ def train(
     return trained
 
 
+@pytest.fixture
+def base(tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "base")
+
+
+def in_own_words(source: CaptionSource, *, rare: str = "crimson") -> CaptionSource:
+    """Return the squares in words that are new, but for "a"."""
+    rows = ["image,caption"]
+    for number in range(60):
+        color = ("crimson", "jade", "navy")[number % 3]
+        rows.append(f"{number}.png,behold a {rare if number == 0 else color} tile")
+    own = source.images.parent / "own.csv"
+    own.write_text("\n".join(rows))
+    return replace(source, captions=own)
+
+
+def fine_tune(
+    source: CaptionSource,
+    out: Path,
+    base: Bundle,
+    *,
+    taught_stages: int | None = 0,
+    min_count: int = 2,
+    epochs: int = 1,
+    on_progress: OnProgress = ignore_progress,
+) -> TrainedBundle:
+    options = replace(
+        OPTIONS,
+        taught_stages=taught_stages,
+        min_count=min_count,
+        training=TrainingOptions(
+            epochs=epochs, batch_size=8, learning_rate=4e-3, encoder_learning_rate=1e-4, dropout=0.0, warmup_steps=5
+        ),
+        self_critical=SelfCriticalOptions(epochs=0),
+    )
+    trained = train_bundle(out, train=source, base=base, options=options, on_progress=on_progress)
+    assert trained is not None
+    return trained
+
+
 def held_out_losses(trained: TrainedBundle) -> list[float]:
     return [epoch["held_out_loss"] for epoch in trained.record["training"]["epochs"]]
 
 
-def test_training_learns_and_writes_a_bundle_that_captions(squares: CaptionSource, tmp_path: Path) -> None:
-    thorough = TrainingOptions(
-        epochs=20, batch_size=4, learning_rate=4e-3, patience=20, dropout=0.0, label_smoothing=0.0
-    )
-
-    trained = train(squares, tmp_path / "out", options=replace(OPTIONS, training=thorough))
-
-    assert min(held_out_losses(trained)) < trained.record["training"]["untrained_loss"] / 3
-    assert trained.evaluation.metrics.bleu_1 > 0.9
-    bundle = load_bundle(str(tmp_path / "out"))
-    assert bundle.version == trained.version
+def test_training_learns_and_writes_a_bundle_that_captions(taught: TrainedBundle) -> None:
+    assert min(held_out_losses(taught)) < taught.record["training"]["untrained_loss"] / 3
+    assert taught.evaluation.metrics.bleu_1 > 0.9
+    assert taught.comparison is None
+    bundle = load_bundle(str(taught.path))
+    assert bundle.version == taught.version
     captioner = bundle.captioner()
     captions = captioner.caption(captioner.encode([Image.new("RGB", (90, 30), "blue")]), OPTIONS.decoding)
     assert captions[0][0].text in {"a blue square.", "the square is blue"}
@@ -244,6 +293,79 @@ def test_too_few_images_say_how_many_there_were(squares: CaptionSource, tmp_path
 
     with pytest.raises(TrainingError, match=r"images to learn from and images to measure on, got [01] and [01]"):
         train(one, tmp_path / "out")
+
+
+@pytest.mark.parametrize("taught_stages", [0, None])
+def test_a_bundle_that_goes_on_learning_writes_new_words_and_describes_unseen_pictures_better(
+    squares: CaptionSource, tmp_path: Path, taught: TrainedBundle, taught_stages: int | None
+) -> None:
+    base = load_bundle(str(taught.path))
+
+    trained = fine_tune(in_own_words(squares), tmp_path / "out", base, taught_stages=taught_stages, epochs=4)
+
+    assert trained.comparison is not None
+    before, after = trained.comparison.before.metrics, trained.comparison.after.metrics
+    assert before.images == after.images == trained.record["held_out_images"]
+    assert after.cider_d > before.cider_d
+    assert after.bleu_4 > before.bleu_4
+    captioner = load_bundle(str(trained.path)).captioner()
+    captions = captioner.caption(captioner.encode([Image.new("RGB", (32, 32), "red")]), OPTIONS.decoding)
+    assert captions[0][0].text == "behold a crimson tile"
+    assert (captioner.encoder.fingerprint == base.encoder.fingerprint) == (taught_stages == 0)
+
+
+def test_a_bundle_that_goes_on_learning_is_itself_left_as_it_was(
+    squares: CaptionSource, tmp_path: Path, base: Bundle
+) -> None:
+    files = {file: file.read_bytes() for file in (tmp_path / "base").iterdir()}
+    weights = {name: value.clone() for name, value in base.decoder.state_dict().items()}
+
+    fine_tune(in_own_words(squares), tmp_path / "out", base, taught_stages=None)
+
+    assert {file: file.read_bytes() for file in (tmp_path / "base").iterdir()} == files
+    assert base.decoder.state_dict().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in base.decoder.state_dict().items())
+
+
+def test_the_vocabulary_grows_by_words_that_are_not_too_rare_and_no_id_moves(
+    squares: CaptionSource, tmp_path: Path, base: Bundle
+) -> None:
+    trained = fine_tune(in_own_words(squares, rare="vermilion"), tmp_path / "out", base, min_count=2)
+
+    words = load_bundle(str(trained.path)).tokenizer.words
+    assert words[: len(base.tokenizer.words)] == base.tokenizer.words
+    assert set(words[len(base.tokenizer.words) :]) == {"behold", "tile", "crimson", "jade", "navy"}
+
+
+def test_the_bundle_and_its_card_say_what_it_went_on_from_and_what_that_scored(
+    squares: CaptionSource, tmp_path: Path, base: Bundle
+) -> None:
+    trained = fine_tune(in_own_words(squares), tmp_path / "out", base)
+
+    start = load_bundle(str(trained.path)).record["started_from"]
+    assert trained.comparison is not None
+    assert (start["version"], start["digest"]) == (base.version, base.digest)
+    assert start["held_out_metrics"]["cider_d"] == trained.comparison.before.metrics.cider_d
+    card = (trained.path / "MODEL_CARD.md").read_text("utf-8")
+    assert f"It went on from {base.version}" in card
+    assert "| metric | before | after |" in card
+
+
+def test_an_interrupted_training_goes_on_from_the_same_bundle_only(
+    squares: CaptionSource, tmp_path: Path, base: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = in_own_words(squares), replace(base, digest="0" * 64)
+    with monkeypatch.context() as power:
+        power.setattr(photo_training, "evaluate", None)  # the power cut comes when all epochs are done
+        with pytest.raises(TypeError):
+            fine_tune(own, tmp_path / "out", base)
+
+    with pytest.raises(TrainingError, match=f"bundle to go on from was tiny {base.digest[:12]}, is tiny 000000000000;"):
+        fine_tune(own, tmp_path / "out", other)
+
+    said: list[Progress] = []
+    fine_tune(own, tmp_path / "out", base, on_progress=said.append)
+    assert Progress(phase="resume training", done=1, total=1, note="captions: goes on after epoch 1") in said
 
 
 @pytest.mark.parametrize("changes", [{"hidden": 0}, {"min_count": 0}, {"replay": -1}, {"held_out_share": 1}])
