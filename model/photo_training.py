@@ -332,8 +332,8 @@ def _new_decoder(
 ) -> CaptionDecoder:
     """Return a decoder with random weights that has measured the features and holds the tail, if that can learn."""
     some = torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]])
-    with torch.no_grad():
-        features = tail.eval()(some.float())
+    with torch.no_grad():  # as they will be in training: a random start has no statistics to normalise by yet
+        features = torch.cat([tail.train()(seen.float()) for seen in some.split(64)])
     torch.manual_seed(options.training.seed)
     decoder = build_decoder(
         DecoderSizes(

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from model import photo_training
+from model.augmentation import Augmentation
 from model.bundle import Bundle, load_bundle
 from model.captions import CaptionSource
 from model.checkpoint import FILE as CHECKPOINT
 from model.decoding import DecodingOptions
+from model.encoder_tail import ALL
 from model.errors import CaptionFileError, TrainingError
 from model.image_files import encode_images
 from model.images import decode_image
@@ -150,6 +152,31 @@ def test_training_learns_and_writes_a_bundle_that_captions(taught: TrainedBundle
     captioner = bundle.captioner()
     captions = captioner.caption(captioner.encode([Image.new("RGB", (90, 30), "blue")]), OPTIONS.decoding)
     assert captions[0][0].text in {"a blue square.", "the square is blue"}
+
+
+def test_a_small_network_learns_to_see_from_a_random_start(squares: CaptionSource, tmp_path: Path) -> None:
+    thorough = TrainingOptions(
+        epochs=25,
+        batch_size=32,
+        learning_rate=1e-2,
+        encoder_learning_rate=2e-3,
+        encoder_after=0,
+        patience=25,
+        dropout=0,
+    )
+    options = replace(
+        OPTIONS, training=thorough, taught_stages=ALL, augmentation=Augmentation(colour=0, rotation=10), replay=8
+    )
+
+    trained = train_bundle(tmp_path / "out", train=squares, encoder=make_encoder().spec, weights=None, options=options)
+
+    assert trained is not None
+    assert min(held_out_losses(trained)) < trained.record["training"]["untrained_loss"] / 3
+    bundle = load_bundle(str(tmp_path / "out"))
+    assert trained.record["encoder_fingerprint"] == bundle.encoder.fingerprint
+    captioner = bundle.captioner()
+    written = captioner.caption(captioner.encode([Image.new("RGB", (9, 9), "blue")]), OPTIONS.decoding)
+    assert "blue" in written[0][0].text
 
 
 def test_the_bundle_says_how_it_was_made(squares: CaptionSource, tmp_path: Path) -> None:
