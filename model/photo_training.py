@@ -333,7 +333,8 @@ def _new_decoder(
     """Return a decoder with random weights that has measured the features and holds the tail, if that can learn."""
     some = torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]])
     with torch.no_grad():  # as they will be in training: a random start has no statistics to normalise by yet
-        features = torch.cat([tail.train()(seen.float()) for seen in some.split(64)])
+        batches = [some[start : start + 64].float() for start in range(0, len(some), 64)]
+        features = torch.cat([tail.train()(batch) for batch in batches])
     torch.manual_seed(options.training.seed)
     decoder = build_decoder(
         DecoderSizes(
