@@ -21,10 +21,10 @@ from backend.pictures import Picture, PictureReader
 from backend.predictions import make_predictions
 from backend.serving import ServingCaptioners
 from model.captioner import Caption, Captioner
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import TaskError
-from model.features import FeatureStore
 from model.store import Store
+from model.vision.features import FeatureStore
 from worker.corrections import Correction, CorrectionInbox
 from worker.queues import enqueue_retraining, retrain_when_due
 from worker.settings import Settings

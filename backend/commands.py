@@ -16,7 +16,7 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from model.captioner import Captioner
     from model.captions import CaptionSource
-    from model.photo_training import BundleOptions
+    from model.training.photos import BundleOptions
 
 DECIDED_BY_THE_BASE = (
     "--encoder",
@@ -67,9 +67,9 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def caption(arguments: argparse.Namespace) -> int:
-    from model.decoding import DecodingOptions
-    from model.image_files import caption_files
+    from model.decoders.search import DecodingOptions
     from model.progress import ProgressDisplay
+    from model.vision.files import caption_files
 
     settings = Settings.from_env()
     captioner = _captioner(settings, arguments)
@@ -92,10 +92,10 @@ def caption(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     from model.bundle import load_bundle
     from model.captions import CaptionSource
-    from model.photo_training import fine_tuning_options, imagenet_encoder, train_bundle
-    from model.processes import join_processes
     from model.progress import ProgressDisplay, ignore_progress
     from model.store import Store
+    from model.training.photos import fine_tuning_options, imagenet_encoder, train_bundle
+    from model.training.processes import join_processes
 
     base, recipe = None, None
     if arguments.base is not None:
@@ -132,11 +132,11 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def distil(arguments: argparse.Namespace) -> int:
-    from model.distillation import DistillationOptions
-    from model.distillation import distil as distil_weights
-    from model.photo_training import imagenet_encoder
-    from model.processes import join_processes
     from model.progress import ProgressDisplay, ignore_progress
+    from model.training.distillation import DistillationOptions
+    from model.training.distillation import distil as distil_weights
+    from model.training.photos import imagenet_encoder
+    from model.training.processes import join_processes
 
     with join_processes(arguments.device) as processes, ProgressDisplay() as show:
         distilled = distil_weights(
@@ -161,12 +161,12 @@ def distil(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from model.captions import read_captions
-    from model.decoding import DecodingOptions
-    from model.evaluation import evaluate, unreadable_images
-    from model.features import FeatureStore
-    from model.gallery import write_gallery
+    from model.decoders.search import DecodingOptions
+    from model.metrics.evaluation import evaluate, unreadable_images
+    from model.metrics.gallery import write_gallery
     from model.progress import ProgressDisplay
     from model.store import Store
+    from model.vision.features import FeatureStore
 
     settings = Settings.from_env()
     if arguments.folds is not None:
@@ -201,9 +201,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     from model.captions import read_captions
-    from model.decoding import DecodingOptions
-    from model.evaluation import unreadable_images
+    from model.decoders.search import DecodingOptions
     from model.export import evaluate_export, export_bundle
+    from model.metrics.evaluation import unreadable_images
     from model.progress import ProgressDisplay
 
     settings = Settings.from_env()
@@ -253,11 +253,11 @@ def rollback(arguments: argparse.Namespace) -> int:
 
 
 def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:
-    from model.cross_validation import cross_validate
-    from model.decoding import DecodingOptions
-    from model.photo_training import imagenet_encoder
+    from model.decoders.search import DecodingOptions
     from model.progress import ProgressDisplay
     from model.store import Store
+    from model.training.cross_validation import cross_validate
+    from model.training.photos import imagenet_encoder
 
     for option in ("bundle", "project", "gallery"):
         if getattr(arguments, option) is not None:
@@ -303,8 +303,8 @@ def _bundle_options(
     arguments: argparse.Namespace, *, name: str, recipe: "BundleOptions | None" = None
 ) -> "BundleOptions":
     """Return what the options of training say, with defaults of a recipe, if there is one, in place of their own."""
-    from model.augmentation import Augmentation
-    from model.photo_training import BundleOptions
+    from model.training.photos import BundleOptions
+    from model.vision.augmentation import Augmentation
 
     if recipe is None:
         recipe = BundleOptions()

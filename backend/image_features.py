@@ -14,11 +14,11 @@ from backend.label_studio.client import LabelStudioClient
 from backend.labeling import INSIDE_TASK, compact_image_ref
 from backend.pictures import encode
 from model.bundle import load_bundle
-from model.encoder import Encoder
 from model.errors import ImageError, LabelStudioError
-from model.features import FeatureStore
-from model.images import decode_image, image_key
 from model.store import Store
+from model.vision.encoder import Encoder
+from model.vision.features import FeatureStore
+from model.vision.images import decode_image, image_key
 from worker.corrections import Correction, CorrectionInbox
 from worker.settings import Settings
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from backend.images import ImageFetcher
 from backend.labeling import CaptionControl, compact_image_ref, read_image_ref
 from backend.metrics import Metrics
-from model.encoder import Encoder
 from model.errors import ImageError, StoreError, TaskError
-from model.features import FeatureStore
-from model.images import decode_image, image_key
+from model.vision.encoder import Encoder
+from model.vision.features import FeatureStore
+from model.vision.images import decode_image, image_key
 
 logger = logging.getLogger(__name__)
 

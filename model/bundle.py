@@ -20,14 +20,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.captioner import Captioner
-from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
-from model.encoder import Encoder, EncoderSpec, build_encoder, freeze
+from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.errors import BundleError
-from model.images import Preprocessing
 from model.precision import restored, stored
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
+from model.vision.images import Preprocessing
 
 FORMAT = 2
 BUILT_IN = Path(__file__).parent / "bundles"

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.decoder import CaptionDecoder
-from model.decoding import DecodingOptions, Hypothesis, beam_search
-from model.encoder import Encoder
+from model.decoders.base import CaptionDecoder
+from model.decoders.search import DecodingOptions, Hypothesis, beam_search
 from model.tokenizer import Tokenizer
+from model.vision.encoder import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from model.bundle import bundle_path, load_bundle, save_bundle
 from model.captions import CaptionedImage
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import BundleError
-from model.evaluation import Evaluation, evaluate
+from model.metrics.evaluation import Evaluation, evaluate
 from model.progress import OnProgress, ignore_progress
 
 WEIGHTS = ("encoder.safetensors", "decoder.safetensors", "replay.safetensors")

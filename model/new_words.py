@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from model.decoder import CaptionDecoder, predicted
+from model.decoders.base import CaptionDecoder, predicted
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures, caption_tokens, padded
+from model.training.captions import CaptionedFeatures, caption_tokens, padded
 
 BATCH = 64
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioner import Captioner
-from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
-from model.encoder import Encoder, EncoderSpec, build_encoder
-from model.images import Preprocessing
+from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.vision.images import Preprocessing
 from worker.corrections import Correction
 
 TWELVE_WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "left", "right", "two", "the", "of")

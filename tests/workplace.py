@@ -14,9 +14,9 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from model.bundle import Bundle
-from model.features import FeatureStore
 from model.registry import ModelRegistry
 from model.store import Store
+from model.vision.features import FeatureStore
 from tests.factories import make_correction, make_image
 from worker.corrections import Correction, CorrectionInbox
 from worker.settings import Settings

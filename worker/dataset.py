@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from model.features import FeatureStore
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
+from model.vision.features import FeatureStore
 from worker.corrections import Correction
 from worker.policy import is_held_out
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 
 from model.captioner import Captioner
-from model.decoder import CaptionDecoder
+from model.decoders.base import CaptionDecoder
 from model.new_words import with_new_words
 from model.tokenizer import Tokenizer
-from model.training import (
+from model.training.captions import (
     CaptionedFeatures,
     TrainingOptions,
     caption_loss,
@@ -17,7 +17,7 @@ from model.training import (
     fit_decoder,
     padded,
 )
-from model.training_record import TrainingRecord
+from model.training.record import TrainingRecord
 from worker.dataset import Dataset
 from worker.progress import Progress
 

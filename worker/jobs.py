@@ -10,11 +10,11 @@ from rq import Retry, get_current_job
 from model.bundle import load_bundle
 from model.captioner import Captioner
 from model.errors import TrainingError
-from model.features import FeatureStore
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
-from model.training import CaptionedFeatures, caption_tokens, token_loss
-from model.training_record import TrainingRecord
+from model.training.captions import CaptionedFeatures, caption_tokens, token_loss
+from model.training.record import TrainingRecord
+from model.vision.features import FeatureStore
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset
 from worker.fine_tuning import fine_tune

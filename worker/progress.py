@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model.training_record import TrainingProgress
+from model.training.record import TrainingProgress
 from worker.queues import connect
 
 logger = logging.getLogger(__name__)

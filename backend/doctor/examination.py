@@ -14,7 +14,7 @@ from rq import Worker
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
 from model.bundle import load_bundle
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.store import Store
 from worker.queues import QUEUES, queue

@@ -13,7 +13,7 @@ from backend.label_studio.connection import Connection, find_connection
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.labeling import CaptionControl, parse_caption_controls, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
-from model.images import decode_image
+from model.vision.images import decode_image
 from worker.queues import connect, enqueue_backend_job
 from worker.settings import Settings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from model.captioner import Captioner
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.scenes.checking import parse_claims, wrong_facts
 from model.scenes.drawing import draw_scenes
 from model.scenes.scene import Scene

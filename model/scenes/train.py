@@ -22,17 +22,17 @@ from tqdm import tqdm
 
 from model.bundle import save_bundle
 from model.captioner import Captioner
-from model.decoder import DecoderSizes
 from model.decoders import build_decoder
-from model.descent import reduced_precision, update, warmup_then_cosine
-from model.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
-from model.images import Preprocessing
+from model.decoders.base import DecoderSizes
 from model.scenes.card import model_card
 from model.scenes.evaluation import FactReport, caption_facts
 from model.scenes.examples import IMAGE_SIZE, SceneExamples, draw_examples, shuffled_batches
 from model.scenes.scaffold import Scaffold
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures, caption_loss, caption_tokens, padded
+from model.training.captions import CaptionedFeatures, caption_loss, caption_tokens, padded
+from model.training.descent import reduced_precision, update, warmup_then_cosine
+from model.vision.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
+from model.vision.images import Preprocessing
 
 BUNDLE_NAME = "scenes"
 PREPROCESSING = Preprocessing(size=IMAGE_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

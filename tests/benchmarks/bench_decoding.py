@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from model.captioner import prefer_fast_products
-from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
-from model.decoding import DecodingOptions, beam_search
+from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.search import DecodingOptions, beam_search
 from model.tokenizer import END
 
 VOCABULARY, BEAMS, TOKENS = 10_000, 3, 20

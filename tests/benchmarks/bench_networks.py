@@ -21,17 +21,17 @@ import torch
 
 from model.captioner import Captioner, prefer_fast_products
 from model.captions import CaptionSource
-from model.cross_validation import measure_examples
-from model.decoding import DecodingOptions
-from model.encoder import Encoder, build_encoder
-from model.encoder_tail import part
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.features import FeatureStore
-from model.photo_examples import CaptionedExample, ExampleReader
-from model.photo_training import BundleOptions, as_stored, fit_captions, imagenet_encoder
 from model.progress import ProgressDisplay
-from model.self_critical import SelfCriticalOptions
 from model.store import Store
+from model.training.cross_validation import measure_examples
+from model.training.examples import CaptionedExample, ExampleReader
+from model.training.photos import BundleOptions, as_stored, fit_captions, imagenet_encoder
+from model.training.rewards import SelfCriticalOptions
+from model.vision.encoder import Encoder, build_encoder
+from model.vision.features import FeatureStore
+from model.vision.tail import part
 
 COLUMNS = "decoder                             parameters  best epoch  dev CIDEr-D  BLEU-1  BLEU-4  CIDEr-D  minutes"
 

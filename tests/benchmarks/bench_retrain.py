@@ -23,7 +23,7 @@ from rq.job import JobStatus
 
 from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.scenes.drawing import draw_scenes
 from tests.factories import make_correction
 from tests.redis_server import RedisServer

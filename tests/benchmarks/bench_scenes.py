@@ -4,7 +4,7 @@ import json
 import time
 
 from model.bundle import load_bundle
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.scenes.evaluation import FactReport, caption_facts
 
 SCENES = 1000

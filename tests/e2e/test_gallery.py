@@ -10,10 +10,10 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from model.captions import CaptionedImage
-from model.decoding import DecodingOptions
-from model.evaluation import JudgedCaption, evaluate
-from model.gallery import write_gallery
-from model.metrics import ImageMetrics
+from model.decoders.search import DecodingOptions
+from model.metrics.evaluation import JudgedCaption, evaluate
+from model.metrics.gallery import write_gallery
+from model.metrics.scores import ImageMetrics
 from tests.e2e.conftest import missing
 from tests.factories import make_captioner, make_image
 

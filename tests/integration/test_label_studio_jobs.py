@@ -14,7 +14,7 @@ from requests_mock import Mocker
 from backend import jobs
 from backend.labeling import compact_image_ref
 from model.errors import LabelStudioError
-from model.images import image_key
+from model.vision.images import image_key
 from tests.factories import make_correction, make_image
 from tests.workplace import Workplace
 from worker.queues import LABEL_STUDIO_QUEUE, queue

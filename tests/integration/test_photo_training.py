@@ -6,11 +6,11 @@ import pytest
 
 from model.bundle import load_bundle
 from model.captions import CaptionSource
-from model.decoding import DecodingOptions
-from model.image_files import caption_files
-from model.photo_training import BundleOptions, imagenet_encoder, train_bundle
-from model.self_critical import SelfCriticalOptions
-from model.training import TrainingOptions
+from model.decoders.search import DecodingOptions
+from model.training.captions import TrainingOptions
+from model.training.photos import BundleOptions, imagenet_encoder, train_bundle
+from model.training.rewards import SelfCriticalOptions
+from model.vision.files import caption_files
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 FLICKR = SHARED / "flickr8k"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backend.routes import routes
-from model.features import FeatureStore
+from model.vision.features import FeatureStore
 from tests.backend_client import LABEL_CONFIG, BackendClient
 from tests.factories import make_task
 from tests.image_server import ImageServer, png

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 import pytest
 
-from model.java_metrics import java_metrics
-from model.metric_words import metric_words
-from model.metrics import measure
+from model.metrics.java import java_metrics
+from model.metrics.scores import measure
+from model.metrics.words import metric_words
 from tests.reference_sample import CAPTIONS, REFERENCES, SCORES, SHORT_CAPTIONS, SHORT_SCORES
 
 

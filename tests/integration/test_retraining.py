@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rq import Retry
 
-from model.training_record import TrainingRecord
+from model.training.record import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs

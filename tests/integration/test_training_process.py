@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.bundle import load_bundle
-from model.checkpoint import FILE
+from model.training.checkpoint import FILE
 from tests.factories import make_encoder
 from tests.training_process import TrainingProcess, write_pictures
 
@@ -48,7 +48,7 @@ import os, sys
 from pathlib import Path
 import torch
 from backend import cli
-from model import photo_training
+from model.training import photos as photo_training
 
 fit = photo_training.fit_captions
 

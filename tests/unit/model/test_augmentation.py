@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from model.augmentation import AS_IT_IS, Augmentation, View
 from model.errors import TrainingError
+from model.vision.augmentation import AS_IT_IS, Augmentation, View
 
 KEY = "0a" * 32
 

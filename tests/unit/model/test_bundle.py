@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.bundle import bundle_version, load_bundle
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from tests.factories import make_bundle, make_captioner, make_image, write_bundle
 

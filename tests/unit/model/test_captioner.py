@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from model.decoding import DecodingOptions
-from model.training import TrainingOptions, fit_decoder
+from model.decoders.search import DecodingOptions
+from model.training.captions import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image, make_replay
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import FILE, Checkpoint, remove_checkpoint
 from model.errors import TrainingError
+from model.training.checkpoint import FILE, Checkpoint, remove_checkpoint
 
 IDENTITY: dict[str, str | float | None] = {"training.epochs": 12, "vocabulary": "300 words", "weights": None}
 

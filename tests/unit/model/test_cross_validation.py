@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from model import cross_validation
 from model.captions import CaptionSource, LeftOut
-from model.cross_validation import CrossValidation, Fold, cross_validate, fold_of
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.metrics import measure
-from model.photo_examples import CaptionedExample, is_held_out
-from model.photo_training import BundleOptions, fit_captions
+from model.metrics.scores import measure
 from model.progress import Progress
-from model.self_critical import SelfCriticalOptions
 from model.store import Store
-from model.training import TrainingOptions
+from model.training import cross_validation
+from model.training.captions import TrainingOptions
+from model.training.cross_validation import CrossValidation, Fold, cross_validate, fold_of
+from model.training.examples import CaptionedExample, is_held_out
+from model.training.photos import BundleOptions, fit_captions
+from model.training.rewards import SelfCriticalOptions
 from tests.factories import make_encoder
 
 OPTIONS = BundleOptions(

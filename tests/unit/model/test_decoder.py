@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from model.cells import CELLS
-from model.decoder import TRANSFORMER, DecoderSizes, predicted
 from model.decoders import build_decoder
+from model.decoders.base import TRANSFORMER, DecoderSizes, predicted
+from model.decoders.cells import CELLS
 from model.errors import BundleError
-from model.training import padded
+from model.training.captions import padded
 from tests.factories import make_decoder
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoder import CaptionDecoder, DecoderState, Memory
-from model.decoding import Beams, DecodingOptions, Hypothesis, beam_search, log_probabilities
+from model.decoders.base import CaptionDecoder, DecoderState, Memory
+from model.decoders.search import Beams, DecodingOptions, Hypothesis, beam_search, log_probabilities
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, GLUE, START
 from tests.factories import make_decoder

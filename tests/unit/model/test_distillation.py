@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from model.distillation import ENCODER_FILE, DistillationOptions, DistilledEncoder, distil
-from model.encoder import Encoder, build_encoder
 from model.errors import BundleError, TrainingError
+from model.training.distillation import ENCODER_FILE, DistillationOptions, DistilledEncoder, distil
+from model.vision.encoder import Encoder, build_encoder
 from tests.factories import make_encoder
 
 OPTIONS = DistillationOptions(

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.encoder import Encoder, EncoderSpec, build_encoder
 from model.errors import BundleError
-from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.factories import make_encoder
 
 

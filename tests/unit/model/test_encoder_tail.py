@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from model.encoder import build_encoder
-from model.encoder_tail import ALL, part
-from model.encoder_tail import join as join_parts
 from model.errors import TrainingError
-from model.photo_training import imagenet_encoder
+from model.training.photos import imagenet_encoder
+from model.vision.encoder import build_encoder
+from model.vision.tail import ALL, part
+from model.vision.tail import join as join_parts
 from tests.factories import make_encoder
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from model.captions import CaptionedImage
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError
-from model.evaluation import evaluate
-from model.java_metrics import JavaMetric
-from model.metrics import measure, measure_each
+from model.metrics.evaluation import evaluate
+from model.metrics.java import JavaMetric
+from model.metrics.scores import measure, measure_each
 from tests.factories import make_captioner, make_image
 
 OPTIONS = DecodingOptions(max_tokens=5)

@@ -8,11 +8,11 @@ from safetensors.torch import load, save
 
 from model.bundle import BUILT_IN, bundle_version, load_bundle
 from model.captions import CaptionedImage
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.export import WEIGHTS, evaluate_export, export_bundle
 from model.scenes import draw_scenes
-from model.training import token_loss
+from model.training.captions import token_loss
 from tests.factories import make_image, write_bundle
 
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.errors import StoreError
-from model.features import FeatureStore
 from model.store import Store
+from model.vision.features import FeatureStore
 
 KEY = "ab" + "0" * 62
 PATH = f"features/0123456789ab/ab/{KEY}.npy"

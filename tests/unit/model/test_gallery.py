@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from model.captions import CaptionedImage
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError
-from model.evaluation import Evaluation, evaluate
-from model.gallery import write_gallery
-from model.java_metrics import JavaMetric
+from model.metrics.evaluation import Evaluation, evaluate
+from model.metrics.gallery import write_gallery
+from model.metrics.java import JavaMetric
 from tests.factories import make_captioner, make_image
 
 HOSTILE = '"><script>alert(1)</script> & <img src=x onerror=alert(2)>'

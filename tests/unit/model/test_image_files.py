@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.decoding import DecodingOptions
-from model.features import FeatureStore
-from model.image_files import CaptionedFile, caption_files, encode_files
-from model.images import image_key
+from model.decoders.search import DecodingOptions
 from model.progress import Progress
 from model.store import Store
+from model.vision.features import FeatureStore
+from model.vision.files import CaptionedFile, caption_files, encode_files
+from model.vision.images import image_key
 from tests.factories import make_captioner, make_encoder, make_image
 
 COLORS = ("red", "green", "blue")
@@ -97,7 +97,7 @@ def test_the_json_of_a_file_has_its_captions_or_its_error(tmp_path: Path) -> Non
 
 
 def test_batches_report_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.image_files.BATCH", 2)
+    monkeypatch.setattr("model.vision.files.BATCH", 2)
     seen: list[Progress] = []
 
     list(encode_files(make_encoder(), write_images(tmp_path), on_progress=seen.append))

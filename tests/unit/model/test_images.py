@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from model.errors import BundleError, ImageError
-from model.images import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, Preprocessing, decode_image, image_key
+from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, Preprocessing, decode_image, image_key
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.java_metrics import JavaMetric, java_metrics
+from model.metrics.java import JavaMetric, java_metrics
 
 CAPTIONS = ("a dog runs", "a café")
 REFERENCES = (("the dog runs",), ("one café", "a table"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.metric_words import metric_words
+from model.metrics.words import metric_words
 from tests.reference_sample import REFERENCE_WORDS, REFERENCES
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.metrics import SmoothedBleu, bleu, cider_d, edits_to_nearest, measure, measure_each, rouge_l
+from model.metrics.scores import SmoothedBleu, bleu, cider_d, edits_to_nearest, measure, measure_each, rouge_l
 from tests.reference_sample import CAPTIONS as SAMPLE
 from tests.reference_sample import REFERENCES as SAMPLE_REFERENCES
 from tests.reference_sample import SCORES, SHORT_CAPTIONS, SHORT_SCORES

@@ -8,11 +8,11 @@ import pytest
 
 from model.bundle import load_bundle
 from model.captions import CaptionSource
-from model.decoding import DecodingOptions
-from model.image_files import encode_files
-from model.photo_training import BundleOptions, TrainedBundle, imagenet_encoder, train_bundle
-from model.self_critical import SelfCriticalOptions
-from model.training import OPTIMIZERS, CaptionedFeatures, TrainingOptions, token_loss
+from model.decoders.search import DecodingOptions
+from model.training.captions import OPTIMIZERS, CaptionedFeatures, TrainingOptions, token_loss
+from model.training.photos import BundleOptions, TrainedBundle, imagenet_encoder, train_bundle
+from model.training.rewards import SelfCriticalOptions
+from model.vision.files import encode_files
 from tests.factories import make_image
 
 LEARNED = ("red", "green", "blue", "yellow", "black", "white")

@@ -10,22 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from model import photo_training
-from model.augmentation import Augmentation
 from model.bundle import Bundle, load_bundle
 from model.captions import CaptionSource
-from model.checkpoint import FILE as CHECKPOINT
-from model.decoding import DecodingOptions
-from model.encoder_tail import ALL
+from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError, TrainingError
-from model.image_files import encode_images
-from model.images import decode_image
-from model.photo_examples import is_held_out
-from model.photo_training import BundleOptions, TrainedBundle, train_bundle
 from model.progress import OnProgress, Progress, ignore_progress
-from model.self_critical import SelfCriticalOptions
 from model.store import Store
-from model.training import TrainingOptions
+from model.training import photos as photo_training
+from model.training.captions import TrainingOptions
+from model.training.checkpoint import FILE as CHECKPOINT
+from model.training.examples import is_held_out
+from model.training.photos import BundleOptions, TrainedBundle, train_bundle
+from model.training.rewards import SelfCriticalOptions
+from model.vision.augmentation import Augmentation
+from model.vision.files import encode_images
+from model.vision.images import decode_image
+from model.vision.tail import ALL
 from tests.factories import make_bundle, make_encoder
 
 OPTIONS = BundleOptions(

@@ -4,7 +4,7 @@ import pytest
 
 from model.bundle import Bundle
 from model.captioner import Captioner
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store

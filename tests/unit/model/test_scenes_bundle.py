@@ -1,7 +1,7 @@
 import torch
 
 from model.bundle import bundle_path, load_bundle
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.scenes import draw_scenes
 from model.scenes.evaluation import caption_facts
 

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.cider import CiderD
-from model.decoding import DecodingOptions, sample_captions
+from model.decoders.search import DecodingOptions, sample_captions
 from model.errors import TrainingError
-from model.self_critical import Critic, SelfCriticalOptions, reward_captions
+from model.metrics.cider import CiderD
 from model.tokenizer import END, START
-from model.training import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.rewards import Critic, SelfCriticalOptions, reward_captions
 from tests.factories import make_captioner, make_image
 
 OPTIONS = SelfCriticalOptions(

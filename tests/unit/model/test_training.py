@@ -3,11 +3,10 @@ import math
 import pytest
 import torch
 
-from model.decoding import DecodingOptions
-from model.descent import warmup_then_cosine
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.tokenizer import END, SPELL, START
-from model.training import (
+from model.training.captions import (
     OPTIMIZERS,
     Batches,
     CaptionedFeatures,
@@ -18,7 +17,8 @@ from model.training import (
     padded,
     token_loss,
 )
-from model.training_record import TrainingProgress
+from model.training.descent import warmup_then_cosine
+from model.training.record import TrainingProgress
 from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
 
 FAST = TrainingOptions(epochs=80, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)

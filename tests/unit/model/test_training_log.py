@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from model.training_log import write_training_log
-from model.training_record import EpochRecord
+from model.training.log import write_training_log
+from model.training.record import EpochRecord
 
 
 def make_epoch(phase: str, epoch: int, *, train_loss: float | None = None, reward: float | None = None) -> EpochRecord:
@@ -44,7 +44,7 @@ def test_a_training_can_be_looked_at_after_each_epoch(tmp_path: Path) -> None:
 
 
 def test_nobody_who_serves_or_trains_a_project_loads_what_draws() -> None:
-    program = "import sys, backend.wsgi, worker.jobs, model.photo_training; print('matplotlib' in sys.modules)"
+    program = "import sys, backend.wsgi, worker.jobs, model.training.photos; print('matplotlib' in sys.modules)"
 
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

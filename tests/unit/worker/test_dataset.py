@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.features import FeatureStore
 from model.store import Store
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
+from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker import dataset as module
 from worker.corrections import Correction

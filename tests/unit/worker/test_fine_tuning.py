@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
 from tests.factories import make_captioner, make_correction, make_image
 from worker.dataset import Dataset, LearnedCorrection
 from worker.fine_tuning import EPOCHS, affordable_epochs, fine_tune

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
 from tests.factories import make_captioner, make_image
 from worker.jobs import caption_loss
 

@@ -2,7 +2,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model.training_record import TrainingProgress
+from model.training.record import TrainingProgress
 from worker.progress import Progress
 
 NOBODY = "redis://127.0.0.1:1/0"

@@ -1,6 +1,6 @@
 """The course of a training: epochs of steps, with the running average, the best epoch, and what is told and kept.
 
-Its phases are teacher forcing (model/training.py) and reward (model/self_critical.py).
+Its phases are teacher forcing (model/training/captions.py) and reward (model/training/rewards.py).
 """
 
 import copy
@@ -13,11 +13,11 @@ from typing import Any, Generic, Protocol
 import torch
 from torch import Tensor
 
-from model.checkpoint import Checkpoint
-from model.descent import AFTER, Network, RunningAverage, delayed, update, warmup_then_cosine
 from model.errors import TrainingError
-from model.processes import ALONE, Processes
-from model.training_record import EpochRecord, HeldOutMetrics, TrainingProgress, TrainingRecord
+from model.training.checkpoint import Checkpoint
+from model.training.descent import AFTER, Network, RunningAverage, delayed, update, warmup_then_cosine
+from model.training.processes import ALONE, Processes
+from model.training.record import EpochRecord, HeldOutMetrics, TrainingProgress, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,17 @@ import torch
 
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
-from model.decoding import DecodingOptions
-from model.encoder import Encoder, EncoderSpec, build_encoder
-from model.encoder_tail import EncoderTail, part
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.features import FeatureStore
-from model.image_files import BATCH, in_batches
-from model.metrics import Metrics, measure
-from model.photo_examples import CaptionedExample, ExampleReader
-from model.photo_training import BundleOptions, as_stored, fit_captions
+from model.metrics.scores import Metrics, measure
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
+from model.training.examples import CaptionedExample, ExampleReader
+from model.training.photos import BundleOptions, as_stored, fit_captions
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.vision.features import FeatureStore
+from model.vision.files import BATCH, in_batches
+from model.vision.tail import EncoderTail, part
 
 logger = logging.getLogger(__name__)
 

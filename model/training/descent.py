@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import TrainingError
-from model.processes import ALONE, CPU, Processes
+from model.training.processes import ALONE, CPU, Processes
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.decoder import CaptionDecoder, DecoderState, Memory
+from model.decoders.base import CaptionDecoder, DecoderState, Memory
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from model.metric_words import metric_words
+from model.metrics.words import metric_words
 from model.progress import OnProgress, Progress, ignore_progress
 
 # What the programs read and write must not depend on the language of the machine.

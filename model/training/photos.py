@@ -19,32 +19,32 @@ from typing import Any
 
 import torch
 
-from model.augmentation import Augmentation
 from model.bundle import Bundle, save_bundle
 from model.captioner import Captioner
 from model.captions import CaptionSource, LeftOut
-from model.checkpoint import Checkpoint, remove_checkpoint
-from model.comparison import Comparison
-from model.course import Course
-from model.decoder import CaptionDecoder, DecoderSizes
 from model.decoders import build_decoder
-from model.decoding import DecodingOptions
-from model.encoder import Encoder, EncoderSpec, build_encoder
-from model.encoder_tail import EncoderTail, join, part
+from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.evaluation import Evaluation, evaluate
-from model.features import FeatureStore
-from model.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from model.metrics.evaluation import Evaluation, evaluate
 from model.new_words import with_new_words
-from model.photo_examples import CaptionedExample, ExampleReader
-from model.processes import ALONE, Processes
 from model.progress import OnProgress, Progress, ignore_progress
-from model.self_critical import SelfCriticalOptions, reward_captions
 from model.store import Store
 from model.tokenizer import Tokenizer
-from model.training import CaptionedFeatures, TrainingOptions, fit_decoder, token_loss
-from model.training_log import write_training_log
-from model.training_record import TrainingProgress
+from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder, token_loss
+from model.training.checkpoint import Checkpoint, remove_checkpoint
+from model.training.comparison import Comparison
+from model.training.course import Course
+from model.training.examples import CaptionedExample, ExampleReader
+from model.training.log import write_training_log
+from model.training.processes import ALONE, Processes
+from model.training.record import TrainingProgress
+from model.training.rewards import SelfCriticalOptions, reward_captions
+from model.vision.augmentation import Augmentation
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.vision.features import FeatureStore
+from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from model.vision.tail import EncoderTail, join, part
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model.metric_words import Words
+from model.metrics.words import Words
 
 LONGEST = 4
 """N-grams of 1 to this many words are compared."""

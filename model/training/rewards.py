@@ -14,25 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cider import CiderD
-from model.course import Course, Plan, Step
-from model.decoder import CaptionDecoder, predicted
-from model.decoding import log_probabilities, sample_captions
-from model.descent import reduced_precision
+from model.decoders.base import CaptionDecoder, predicted
+from model.decoders.search import log_probabilities, sample_captions
 from model.errors import TrainingError
-from model.metric_words import Words, metric_words
-from model.metrics import SmoothedBleu
-from model.processes import ALONE, Processes
+from model.metrics.cider import CiderD
+from model.metrics.scores import SmoothedBleu
+from model.metrics.words import Words, metric_words
 from model.tokenizer import PAD, Tokenizer
-from model.training import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
-from model.training_record import TrainingProgress, TrainingRecord
+from model.training.captions import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
+from model.training.course import Course, Plan, Step
+from model.training.descent import reduced_precision
+from model.training.processes import ALONE, Processes
+from model.training.record import TrainingProgress, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
     """How captions are rewarded."""
 
-    epochs: int = 4
+    epochs: int = 6
     """Times each image is seen; 0 leaves this training out."""
     images_per_step: int = 32
     samples: int = 5

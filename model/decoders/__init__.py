@@ -1,8 +1,8 @@
 """Every kind of caption decoder, by the cell its sizes name."""
 
-from model.decoder import TRANSFORMER, CaptionDecoder, DecoderSizes
-from model.recurrent_decoder import AttentionDecoder
-from model.transformer_decoder import TransformerDecoder
+from model.decoders.base import TRANSFORMER, CaptionDecoder, DecoderSizes
+from model.decoders.recurrent import AttentionDecoder
+from model.decoders.transformer import TransformerDecoder
 
 
 def build_decoder(sizes: DecoderSizes, dropout: float = 0.0) -> CaptionDecoder:

@@ -14,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.errors import BundleError
-from model.images import Preprocessing
+from model.vision.images import Preprocessing
 
 SCENE_CNN = "scene_cnn"
 

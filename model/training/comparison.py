@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.evaluation import Evaluation
+from model.metrics.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.augmentation import AS_IT_IS, View
 from model.captioner import Caption, Captioner
-from model.decoding import DecodingOptions
-from model.encoder import Encoder
+from model.decoders.search import DecodingOptions
 from model.errors import ImageError
-from model.features import FeatureStore
-from model.images import decode_image, image_key
 from model.progress import OnProgress, Progress, ignore_progress
+from model.vision.augmentation import AS_IT_IS, View
+from model.vision.encoder import Encoder
+from model.vision.features import FeatureStore
+from model.vision.images import decode_image, image_key
 
 BATCH = 32
 

@@ -7,8 +7,8 @@ Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all c
 import torch
 from torch import Tensor, nn
 
-from model.cells import CELLS
-from model.decoder import CaptionDecoder, DecoderSizes, DecoderState, Memory, pick_images
+from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory, pick_images
+from model.decoders.cells import CELLS
 from model.tokenizer import PAD
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.cider import LONGEST, CiderD, grams
-from model.metric_words import Words, metric_words
+from model.metrics.cider import LONGEST, CiderD, grams
+from model.metrics.words import Words, metric_words
 
 
 @dataclass(frozen=True, kw_only=True)

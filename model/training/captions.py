@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.cider import CiderD
-from model.course import Course, Plan, Step
-from model.decoder import CaptionDecoder, predicted
-from model.decoding import DecodingOptions, beam_search
-from model.descent import AFTER, reduced_precision
+from model.decoders.base import CaptionDecoder, predicted
+from model.decoders.search import DecodingOptions, beam_search
 from model.errors import TrainingError
-from model.metric_words import Words, metric_words
-from model.metrics import bleu
-from model.processes import ALONE, Processes
+from model.metrics.cider import CiderD
+from model.metrics.scores import bleu
+from model.metrics.words import Words, metric_words
 from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
-from model.training_record import HeldOutMetrics, TrainingProgress, TrainingRecord
+from model.training.course import Course, Plan, Step
+from model.training.descent import AFTER, reduced_precision
+from model.training.processes import ALONE, Processes
+from model.training.record import HeldOutMetrics, TrainingProgress, TrainingRecord
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,

@@ -17,8 +17,8 @@ from string import Template
 from torch import Tensor
 
 from model.errors import CaptionFileError
-from model.evaluation import Evaluation, JudgedCaption
-from model.images import decode_image
+from model.metrics.evaluation import Evaluation, JudgedCaption
+from model.vision.images import decode_image
 
 THUMBNAIL = (480, 360)
 """Images are made to fit into this many pixels."""

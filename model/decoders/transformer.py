@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.decoder import CaptionDecoder, DecoderSizes, DecoderState, Memory
+from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory
 from model.errors import BundleError
 from model.tokenizer import PAD
 

@@ -11,8 +11,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from model.encoder import Encoder, build_encoder, freeze
 from model.errors import TrainingError
+from model.vision.encoder import Encoder, build_encoder, freeze
 
 ALL = -1
 """Of the stages: the whole network, from the pixels on."""

@@ -1,6 +1,6 @@
 """What every caption decoder is: a vocabulary of its own, images remembered once, one word at a time.
 
-The kinds are `model/recurrent_decoder.py` and `model/transformer_decoder.py`.
+The kinds are `model/decoders/recurrent.py` and `model/decoders/transformer.py`.
 
 Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all captions   P regions   D feature size
          V vocabulary   E embedding   H hidden   A attention   L layers
@@ -12,7 +12,7 @@ from typing import NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from model.cells import CELLS
+from model.decoders.cells import CELLS
 from model.errors import BundleError
 from model.tokenizer import PAD
 

@@ -19,22 +19,22 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.augmentation import Augmentation
 from model.captions import LeftOut, read_names
-from model.checkpoint import Checkpoint, remove_checkpoint
-from model.course import Course, Plan, Step
-from model.descent import reduced_precision
-from model.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.errors import ImageError, TrainingError
-from model.image_files import encode_files
-from model.images import decode_image, image_key
-from model.photo_examples import is_held_out
 from model.precision import stored
-from model.processes import ALONE, Processes
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import replaced_file
-from model.training_log import write_training_log
-from model.training_record import TrainingProgress
+from model.training.checkpoint import Checkpoint, remove_checkpoint
+from model.training.course import Course, Plan, Step
+from model.training.descent import reduced_precision
+from model.training.examples import is_held_out
+from model.training.log import write_training_log
+from model.training.processes import ALONE, Processes
+from model.training.record import TrainingProgress
+from model.vision.augmentation import Augmentation
+from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
+from model.vision.files import encode_files
+from model.vision.images import decode_image, image_key
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.augmentation import AS_IT_IS, Augmentation, View, is_mirrored
 from model.captions import CaptionedImage, CaptionSource, LeftOut, read_captions
-from model.encoder import Encoder
 from model.errors import CaptionFileError, TrainingError
-from model.features import FeatureStore
-from model.image_files import EncodedFile, encode_files
-from model.processes import ALONE, Processes
 from model.progress import OnProgress, ignore_progress
 from model.tokenizer import pieces
-from model.training import CaptionedFeatures
+from model.training.captions import CaptionedFeatures
+from model.training.processes import ALONE, Processes
+from model.vision.augmentation import AS_IT_IS, Augmentation, View, is_mirrored
+from model.vision.encoder import Encoder
+from model.vision.features import FeatureStore
+from model.vision.files import EncodedFile, encode_files
 
 SIDES = frozenset({"left", "right", "左", "右"})
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from model.captioner import Caption, Captioner
 from model.captions import CaptionedImage, LeftOut
-from model.decoding import DecodingOptions
+from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError
-from model.features import FeatureStore
-from model.image_files import caption_files
-from model.java_metrics import JavaMetric, java_metrics
-from model.metrics import ImageMetrics, Metrics, measure, measure_each
+from model.metrics.java import JavaMetric, java_metrics
+from model.metrics.scores import ImageMetrics, Metrics, measure, measure_each
 from model.progress import OnProgress, ignore_progress
+from model.vision.features import FeatureStore
+from model.vision.files import caption_files
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""How encoders and decoders learn."""
