@@ -123,6 +123,9 @@ bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES))))
 bench-%: $(DEV_STAMP)
 	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*) $(ARGS)
 
+train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir
+	$(PYTHON) -m model.photos.train --flickr8k $(FLICKR8K) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
+
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
 	$(PYTHON) -m model.scenes.train --out model/bundles/scenes
 

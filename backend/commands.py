@@ -16,7 +16,7 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from model.captioner import Captioner
     from model.captions import CaptionSource
-    from model.training.photos import BundleOptions
+    from model.training.recipe import BundleOptions
 
 DECIDED_BY_THE_BASE = (
     "--encoder",
@@ -94,8 +94,9 @@ def train(arguments: argparse.Namespace) -> int:
     from model.captions import CaptionSource
     from model.progress import ProgressDisplay, ignore_progress
     from model.store import Store
-    from model.training.photos import fine_tuning_options, imagenet_encoder, train_bundle
+    from model.training.bundle import train_bundle
     from model.training.processes import join_processes
+    from model.training.recipe import fine_tuning_options, imagenet_encoder
 
     base, recipe = None, None
     if arguments.base is not None:
@@ -135,8 +136,8 @@ def distil(arguments: argparse.Namespace) -> int:
     from model.progress import ProgressDisplay, ignore_progress
     from model.training.distillation import DistillationOptions
     from model.training.distillation import distil as distil_weights
-    from model.training.photos import imagenet_encoder
     from model.training.processes import join_processes
+    from model.training.recipe import imagenet_encoder
 
     with join_processes(arguments.device) as processes, ProgressDisplay() as show:
         distilled = distil_weights(
@@ -257,7 +258,7 @@ def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:
     from model.progress import ProgressDisplay
     from model.store import Store
     from model.training.cross_validation import cross_validate
-    from model.training.photos import imagenet_encoder
+    from model.training.recipe import imagenet_encoder
 
     for option in ("bundle", "project", "gallery"):
         if getattr(arguments, option) is not None:
@@ -303,7 +304,7 @@ def _bundle_options(
     arguments: argparse.Namespace, *, name: str, recipe: "BundleOptions | None" = None
 ) -> "BundleOptions":
     """Return what the options of training say, with defaults of a recipe, if there is one, in place of their own."""
-    from model.training.photos import BundleOptions
+    from model.training.recipe import BundleOptions
     from model.vision.augmentation import Augmentation
 
     if recipe is None:

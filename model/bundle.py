@@ -24,6 +24,7 @@ from model.decoders import build_decoder
 from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.errors import BundleError
 from model.precision import restored, stored
+from model.store import replaced_file
 from model.tokenizer import Tokenizer
 from model.training.captions import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
@@ -146,9 +147,10 @@ def save_bundle(
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
     }
     path.mkdir(parents=True, exist_ok=True)
+    contents["bundle.json"] = (json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode()  # makes it a bundle
     for file, content in contents.items():
-        (path / file).write_bytes(content)
-    (path / "bundle.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        with replaced_file(path / file) as written:
+            written.write(content)
     return bundle_version(str(path))
 
 

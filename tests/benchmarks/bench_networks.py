@@ -27,9 +27,10 @@ from model.progress import ProgressDisplay
 from model.store import Store
 from model.training.cross_validation import measure_examples
 from model.training.examples import CaptionedExample, ExampleReader
-from model.training.photos import BundleOptions, as_stored, fit_captions, imagenet_encoder
+from model.training.fitting import fit_captions
+from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions
-from model.vision.encoder import Encoder, build_encoder
+from model.vision.encoder import Encoder, as_stored, build_encoder
 from model.vision.features import FeatureStore
 from model.vision.tail import part
 

@@ -7,8 +7,9 @@ import pytest
 from model.bundle import load_bundle
 from model.captions import CaptionSource
 from model.decoders.search import DecodingOptions
+from model.training.bundle import train_bundle
 from model.training.captions import TrainingOptions
-from model.training.photos import BundleOptions, imagenet_encoder, train_bundle
+from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions
 from model.vision.files import caption_files
 

@@ -48,16 +48,16 @@ import os, sys
 from pathlib import Path
 import torch
 from backend import cli
-from model.training import photos as photo_training
+from model.training import bundle as training
 
-fit = photo_training.fit_captions
+fit = training.fit_captions
 
 def fit_and_tell(*arguments, out, processes, **more):
     tokenizer, decoder, record = fit(*arguments, out=out, processes=processes, **more)
     torch.save(decoder.state_dict(), out.parent / f"{out.name}-{processes.rank}.pt")
     return tokenizer, decoder, record
 
-photo_training.fit_captions = fit_and_tell
+training.fit_captions = fit_and_tell
 sys.exit(cli.main(sys.argv[1:]))
 '''
 

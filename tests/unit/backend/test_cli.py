@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli import build_parser, main
-from model.training.photos import fine_tuning_options
+from model.training.recipe import fine_tuning_options
 from tests.factories import make_image, write_bundle
 
 COMMANDS = [

@@ -21,7 +21,8 @@ from model.training import cross_validation
 from model.training.captions import TrainingOptions
 from model.training.cross_validation import CrossValidation, Fold, cross_validate, fold_of
 from model.training.examples import CaptionedExample, is_held_out
-from model.training.photos import BundleOptions, fit_captions
+from model.training.fitting import fit_captions
+from model.training.recipe import BundleOptions
 from model.training.rewards import SelfCriticalOptions
 from tests.factories import make_encoder
 

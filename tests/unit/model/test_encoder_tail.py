@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.errors import TrainingError
-from model.training.photos import imagenet_encoder
+from model.training.recipe import imagenet_encoder
 from model.vision.encoder import build_encoder
 from model.vision.tail import ALL, part
 from model.vision.tail import join as join_parts

@@ -9,8 +9,9 @@ import pytest
 from model.bundle import load_bundle
 from model.captions import CaptionSource
 from model.decoders.search import DecodingOptions
+from model.training.bundle import TrainedBundle, train_bundle
 from model.training.captions import OPTIMIZERS, CaptionedFeatures, TrainingOptions, token_loss
-from model.training.photos import BundleOptions, TrainedBundle, imagenet_encoder, train_bundle
+from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions
 from model.vision.files import encode_files
 from tests.factories import make_image

@@ -16,11 +16,12 @@ from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
-from model.training import photos as photo_training
+from model.training import bundle as bundle_training
+from model.training.bundle import TrainedBundle, train_bundle
 from model.training.captions import TrainingOptions
 from model.training.checkpoint import FILE as CHECKPOINT
 from model.training.examples import is_held_out
-from model.training.photos import BundleOptions, TrainedBundle, train_bundle
+from model.training.recipe import BundleOptions
 from model.training.rewards import SelfCriticalOptions
 from model.vision.augmentation import Augmentation
 from model.vision.files import encode_images
@@ -295,7 +296,7 @@ def test_an_interrupted_training_is_not_continued_with_other_options_or_data(
     squares: CaptionSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as power:
-        power.setattr(photo_training, "evaluate", None)  # the power cut comes when all epochs are done
+        power.setattr(bundle_training, "evaluate", None)  # the power cut comes when all epochs are done
         with pytest.raises(TypeError):
             train(squares, tmp_path / "out")
     kept = (tmp_path / "out" / CHECKPOINT).read_bytes()
@@ -383,7 +384,7 @@ def test_an_interrupted_training_goes_on_from_the_same_bundle_only(
 ) -> None:
     own, other = in_own_words(squares), replace(base, digest="0" * 64)
     with monkeypatch.context() as power:
-        power.setattr(photo_training, "evaluate", None)  # the power cut comes when all epochs are done
+        power.setattr(bundle_training, "evaluate", None)  # the power cut comes when all epochs are done
         with pytest.raises(TypeError):
             fine_tune(own, tmp_path / "out", base)
 

@@ -44,7 +44,7 @@ def test_a_training_can_be_looked_at_after_each_epoch(tmp_path: Path) -> None:
 
 
 def test_nobody_who_serves_or_trains_a_project_loads_what_draws() -> None:
-    program = "import sys, backend.wsgi, worker.jobs, model.training.photos; print('matplotlib' in sys.modules)"
+    program = "import sys, backend.wsgi, worker.jobs, model.training.bundle; print('matplotlib' in sys.modules)"
 
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

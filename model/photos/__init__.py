@@ -1,0 +1,1 @@
+"""The built-in bundle `photos`: how it was made, and the card it carries."""
