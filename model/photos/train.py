@@ -85,7 +85,7 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     save_smaller(recipe, trained)
     smaller = load_bundle(str(recipe.out))
     test = read_captions(recipe.source("test")).images
-    before = evaluate(trained.captioner(), test, DECODING, java=True, on_progress=on_progress)
+    before = evaluate(trained.captioner(), test, DECODING, on_progress=on_progress)
     after = evaluate(smaller.captioner(), test, DECODING, java=True, on_progress=on_progress)
     card = model_card(smaller, before, after, show_pictures(recipe, smaller))
     (recipe.out / "MODEL_CARD.md").write_text(card, "utf-8")

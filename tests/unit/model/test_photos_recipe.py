@@ -1,11 +1,10 @@
 """How the `photos` bundle is made, with a small encoder and a few pictures in the place of Flickr8k."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from model.bundle import load_bundle
+from model.metrics.evaluation import Evaluation
 from model.photos.train import DECODING, PhotosRecipe, make_photos
 from model.training.captions import TrainingOptions
 from model.training.distillation import DistillationOptions
@@ -16,9 +15,10 @@ from tests.factories import make_encoder, make_image
 COLORS = ("red", "green", "blue", "white")
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> PhotosRecipe:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> PhotosRecipe:
     """Thirty pictures of four colours in Flickr8k's files; the last ten are dev and test."""
+    tmp_path = tmp_path_factory.mktemp("recipe")
     folder = tmp_path / "flickr"
     (folder / "images").mkdir(parents=True)
     lines = []
@@ -55,8 +55,15 @@ def recipe(tmp_path: Path) -> PhotosRecipe:
     )
 
 
-def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(recipe: PhotosRecipe) -> None:
-    full, smaller = make_photos(recipe)
+@pytest.fixture(scope="module")
+def made(recipe: PhotosRecipe) -> tuple[Evaluation, Evaluation]:
+    return make_photos(recipe)
+
+
+def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
+    recipe: PhotosRecipe, made: tuple[Evaluation, Evaluation]
+) -> None:
+    full, smaller = made
 
     bundle = load_bundle(str(recipe.out))
     card = (recipe.out / "MODEL_CARD.md").read_text()
@@ -70,18 +77,18 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(recipe: Pho
     assert (recipe.out / "gallery.jpg").read_bytes().startswith(b"\xff\xd8")
 
 
+@pytest.mark.usefixtures("made")
 def test_what_it_keeps_for_retraining_is_what_it_wrote_itself(recipe: PhotosRecipe) -> None:
-    make_photos(recipe)
-
     bundle = load_bundle(str(recipe.out))
     trained = load_bundle(str(recipe.work / "bundle"))
+
     captions = trained.captioner().caption(torch.stack([example.features for example in trained.replay]), DECODING)
     assert [example.caption for example in bundle.replay] == [written[0].text for written in captions]
     assert len(bundle.replay) == 20
 
 
+@pytest.mark.usefixtures("made")
 def test_what_is_made_already_is_not_made_again(recipe: PhotosRecipe) -> None:
-    make_photos(recipe)
     before = {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")}
 
     again, _ = make_photos(recipe)
