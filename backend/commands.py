@@ -30,6 +30,21 @@ DECIDED_BY_THE_BASE = (
     "--hidden",
 )
 """Options of training that say nothing when it goes on from a bundle."""
+KNOWN_WITHOUT_FOLDS = {
+    "--captions",
+    "--images",
+    "--names",
+    "--split",
+    "--bundle",
+    "--project",
+    "--features",
+    "--strict",
+    "--no-java",
+    "--json",
+    "--gallery",
+    "--gallery-images",
+}
+"""Options of `evaluate` that say something when it trains nothing."""
 
 
 def serve(_: argparse.Namespace) -> int:
@@ -172,6 +187,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     settings = Settings.from_env()
     if arguments.folds is not None:
         return _cross_validate(settings, arguments)
+    if written := sorted(arguments.written - KNOWN_WITHOUT_FOLDS):
+        raise SettingsError(f"{', '.join(written)}: without --folds nothing is trained; add it, or leave these out")
     if arguments.gallery and not arguments.gallery.parent.is_dir():
         raise SettingsError(f"--gallery {arguments.gallery}: there is no directory {arguments.gallery.parent}")
     captioned = read_captions(_caption_source(arguments), strict=arguments.strict)

@@ -190,6 +190,13 @@ def test_folds_train_decoders_of_their_own(capsys: pytest.CaptureFixture[str]) -
     assert "leave out --bundle" in capsys.readouterr().err
 
 
+def test_options_of_training_are_refused_where_nothing_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["evaluate", "--captions", "a", "--images", "b", "--epochs", "3", "--json"])
+
+    assert code == 2
+    assert "--epochs: without --folds nothing is trained" in capsys.readouterr().err
+
+
 def test_evaluate_keeps_features_between_runs(tmp_path: Path) -> None:
     arguments = [*evaluate_arguments(tmp_path), "--features", str(tmp_path / "store")]
 
