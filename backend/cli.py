@@ -292,7 +292,7 @@ def _add_model_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", metavar="NAME", help="scenes, photos or a directory (CAPTION_BUNDLE)")
+    parser.add_argument("--bundle", metavar="NAME", help="photos, scenes or a directory (CAPTION_BUNDLE)")
 
 
 def _stages(text: str) -> int:

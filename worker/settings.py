@@ -121,7 +121,7 @@ class Settings:
         None, "Shared secret that Label Studio's webhook sends as X-Webhook-Secret.", _SECRET, secret=True
     )
     caption_bundle: str = _setting(
-        "scenes", "Bundle to start captioning with: scenes, photos, or a path to your own.", _TEXT
+        "photos", "Bundle to start captioning with: photos, scenes, or a path to your own.", _TEXT
     )
     beam_size: int = _setting(3, "Hypotheses beam search keeps for each image.", _whole(1, 50))
     alternatives: int = _setting(

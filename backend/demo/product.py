@@ -38,11 +38,10 @@ from worker.settings import setting_rows
 DEMO_HOME = Path(".demo")
 RUN_HOME = Path(".run")
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+HOUSE_STYLE_OF_SCENES = 'call every circle a "ball"'
+HOUSE_STYLE_OF_PHOTOS = 'call every dog a "puppy"'
 SCENES = 90
 FIRST_SCENE = 7_000_000
-SCENES_ON_PHOTOS = """  The bundle `scenes` has seen drawn scenes only and will guess at your pictures.
-  CAPTION_BUNDLE=<directory> names one for photographs, which `captioner train` makes from captioned ones.
-"""
 CHOSEN_BY_PERSON = (
     "CAPTION_BUNDLE",
     "BEAM_SIZE",
@@ -93,9 +92,7 @@ def run_demo(photos: Path | None, setup_s: float) -> int:
     """Show the product until Ctrl-C; returns the exit code."""
     narrator = Narrator(setup_s)
     with demo_product(photos, narrator) as product:
-        print(what_to_try(product), flush=True)
-        if photos and product.settings["CAPTION_BUNDLE"] == "scenes":
-            print(SCENES_ON_PHOTOS, flush=True)
+        print(what_to_try(product, HOUSE_STYLE_OF_PHOTOS if photos else HOUSE_STYLE_OF_SCENES), flush=True)
         wait_for_end(product.services)
     return 0
 
@@ -130,13 +127,16 @@ def demo_product(
         photos: directory of pictures, or None for drawn scenes.
         narrator: told of every step.
         changes: settings that are to differ from the demo's.
+
+    The person's CAPTION_BUNDLE comes first; otherwise it is the built-in one for such pictures.
     """
     DEMO_HOME.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=DEMO_HOME.resolve()))
     pictures = photo_files(photos) if photos else draw_pictures(directory / "pictures")
     narrator.say(f"{len(pictures)} pictures are ready")
     with stopped_by_signals(), Services(directory / "logs") as services:
-        yield _start(services, directory, pictures, changes or {}, narrator)
+        bundle = {"CAPTION_BUNDLE": "photos" if photos else "scenes"} | _given(["CAPTION_BUNDLE"])
+        yield _start(services, directory, pictures, bundle | dict(changes or {}), narrator)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -237,7 +237,7 @@ def draw_pictures(directory: Path) -> list[Path]:
     raise AssertionError("seeds never end")
 
 
-def what_to_try(product: DemoProduct) -> str:
+def what_to_try(product: DemoProduct, house_style: str) -> str:
     settings = product.settings
     return f"""
   Label Studio   {product.label_studio_url}/projects/{product.project_id}/data
@@ -245,7 +245,7 @@ def what_to_try(product: DemoProduct) -> str:
   admin          {product.backend_url}/admin/   {settings["BASIC_AUTH_USER"]}   {settings["BASIC_AUTH_PASS"]}
 
   1. Sign in and press "Label All Tasks": a caption is already written.
-  2. Submit it, or click it, correct it and submit. Try a house style: call every circle a "ball".
+  2. Submit it, or click it, correct it and submit. Try a house style: {house_style}.
   3. After a few corrections: Settings > Model > the backend's menu > Start Training
      (or correct {settings["RETRAIN_AFTER"]}: that starts a training by itself). It takes about a minute.
   4. Go on labeling: the next suggestions are those of the new version.

@@ -115,7 +115,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
         features = captioner.encode([Image.new("RGB", (64, 64), "grey")])
         [[caption]] = captioner.caption(features, DecodingOptions(beam_size=settings.beam_size))
     except CaptionerError as problem:
-        remedy = "set CAPTION_BUNDLE to scenes, photos or a bundle's directory"
+        remedy = "set CAPTION_BUNDLE to photos, scenes or a bundle's directory"
         yield Finding(name="model", ok=False, message=str(problem), remedy=remedy)
         return
     seconds = time.monotonic() - began

@@ -56,6 +56,8 @@ what the encoder makes of {len(bundle.replay)} of the photos, bundle.json what t
 in the training photos, cropped, mirrored and recoloured (`model/training/distillation.py`). On its grid of 7 x 7
 regions two LSTM layers with attention and {training["vocabulary"]:,} words learned the captions, then were rewarded for
 CIDEr-D and BLEU-4 of whole captions; the encoder's last stages learned with them. Weights are stored in 8 bits.
+The same recipe on ImageNet's own weights, which are not ours to ship, reaches CIDEr-D 57.8
+(tests/benchmarks/RESULTS.md).
 
 ## Training
 
@@ -78,9 +80,10 @@ Words to edit until the nearest reference is reached: {smaller.metrics.word_edit
 ## Limits
 
 - It names what Flickr8k's people wrote about most: dogs, children, sports, streets, snow, water. Other things it calls
-  by the nearest of these, with the same confidence.
-- It guesses gender, age and colours from few pixels and is often wrong; it says nothing about who somebody is.
-- It cannot read, counts to three at best, and misses what is small: a region is a seventh of the picture's width.
+  by one of these, with the same confidence: a cat is a dog to it.
+- It guesses gender, age and colours and is often wrong; it says nothing about who somebody is.
+- It cannot read, and misses what is small: a region is a seventh of the picture's width.
+- Some captions break off ("in a red."): the metrics that it was rewarded by hardly mind.
 - It squashes a picture to a square; very long ones suffer.
 - Whatever bias is in captions of photos that people chose to share in 2013 is in it too.
 """
@@ -108,7 +111,13 @@ def _gallery_section(pictures: Sequence[str]) -> str:
     if not pictures:
         return ""
     owners = "; ".join(f"{name}: {CREDITS.get(name, 'ours')}" for name in pictures)
-    return f"\nPictures that are not from Flickr8k, with the caption it wrote:\n\n![](gallery.jpg)\n\n{owners}.\n"
+    return f"""
+Pictures of another kind than it learned from, each with the caption it wrote; little of it is right:
+
+![captions](gallery.jpg)
+
+{owners}.
+"""
 
 
 def _percent(score: float | None) -> str:

@@ -1,0 +1,36 @@
+"""The built-in bundle `photos`, as it is shipped."""
+
+import re
+
+import pytest
+from matplotlib.cbook import get_sample_data
+
+from backend.cli import main
+from model.bundle import bundle_path, bundle_version, load_bundle
+
+
+def test_its_encoder_and_its_decoder_are_at_most_12_megabytes_each() -> None:
+    sizes = {file.name: file.stat().st_size for file in bundle_path("photos").iterdir()}
+
+    assert max(sizes["encoder.safetensors"], sizes["decoder.safetensors"]) <= 12e6
+    assert sum(sizes.values()) <= 22e6
+
+
+def test_its_card_is_about_these_weights_and_says_how_they_were_made_and_what_they_may_be_used_for() -> None:
+    card = (bundle_path("photos") / "MODEL_CARD.md").read_text()
+
+    assert f"# Model card: {bundle_version('photos')}" in card
+    assert load_bundle("photos").record["command"] in card
+    assert "research" in card
+    assert (bundle_path("photos") / "gallery.jpg").is_file()
+
+
+def test_captioner_caption_uses_it_when_nothing_else_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CAPTION_BUNDLE", raising=False)
+    with get_sample_data("grace_hopper.jpg") as picture:  # an officer in uniform
+        code = main(["caption", picture.name])
+
+    assert code == 0
+    assert re.search(r"\b(wo)?man\b", capsys.readouterr().out)
