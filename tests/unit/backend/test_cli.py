@@ -1,9 +1,11 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.cbook import get_sample_data
 
 from backend.cli import build_parser, main
 from model.training.recipe import fine_tuning_options
@@ -16,6 +18,7 @@ COMMANDS = [
     "doctor",
     "caption",
     "train",
+    "distil",
     "evaluate",
     "export",
     "versions",
@@ -75,6 +78,18 @@ def test_caption_writes_one_json_object_per_image(tmp_path: Path, capsys: pytest
     assert len(red["captions"]) == 2
     assert broken["image"] == str(text)
     assert broken["error"]
+
+
+def test_caption_uses_the_bundle_for_photos_when_none_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CAPTION_BUNDLE", raising=False)
+    officer = get_sample_data("grace_hopper.jpg", asfileobj=False)
+
+    code = main(["caption", officer])
+
+    assert code == 0
+    assert re.search(r"\b(wo)?man\b", capsys.readouterr().out)
 
 
 def evaluate_arguments(folder: Path, rows: str = "red.png,a red picture\n") -> list[str]:

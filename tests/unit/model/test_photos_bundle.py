@@ -1,11 +1,5 @@
 """The built-in bundle `photos`, as it is shipped."""
 
-import re
-
-import pytest
-from matplotlib.cbook import get_sample_data
-
-from backend.cli import main
 from model.bundle import bundle_path, bundle_version, load_bundle
 
 
@@ -23,14 +17,3 @@ def test_its_card_is_about_these_weights_and_says_how_they_were_made_and_what_th
     assert load_bundle("photos").record["command"] in card
     assert "research" in card
     assert (bundle_path("photos") / "gallery.jpg").is_file()
-
-
-def test_captioner_caption_uses_it_when_nothing_else_is_named(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CAPTION_BUNDLE", raising=False)
-    with get_sample_data("grace_hopper.jpg") as picture:  # an officer in uniform
-        code = main(["caption", picture.name])
-
-    assert code == 0
-    assert re.search(r"\b(wo)?man\b", capsys.readouterr().out)
