@@ -128,16 +128,19 @@ def demo_product(
         narrator: told of every step.
         changes: settings that are to differ from the demo's.
 
-    The person's CAPTION_BUNDLE comes first; otherwise it is the built-in one for such pictures.
     """
     DEMO_HOME.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=DEMO_HOME.resolve()))
     pictures = photo_files(photos) if photos else draw_pictures(directory / "pictures")
     narrator.say(f"{len(pictures)} pictures are ready")
     with stopped_by_signals(), Services(directory / "logs") as services:
-        bundle = {"CAPTION_BUNDLE": "photos" if photos else "scenes"} | _given(["CAPTION_BUNDLE"])
-        yield _start(services, directory, pictures, bundle | dict(changes or {}), narrator)
+        yield _start(services, directory, pictures, chosen_bundle(photos) | dict(changes or {}), narrator)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def chosen_bundle(photos: Path | None) -> dict[str, str]:
+    """Return CAPTION_BUNDLE: the person's, or else the built-in one for such pictures."""
+    return {"CAPTION_BUNDLE": "photos" if photos else "scenes"} | _given(["CAPTION_BUNDLE"])
 
 
 def _start(

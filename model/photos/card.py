@@ -47,8 +47,10 @@ surroundings shows. People are to correct it; every correction teaches it.
 
 Trained on the {record["train_images"]:,} training photos of Flickr8k with five captions each (M. Hodosh, P. Young and
 J. Hockenmaier 2013, https://doi.org/10.1613/jair.3994). That data set is for non-commercial research and education,
-so these weights are for research use too. No photo and no caption of it is in this bundle: `replay.safetensors` holds
-what the encoder makes of {len(bundle.replay)} of the photos, bundle.json what the decoder wrote about them.
+so these weights are for research use too. No photo of it and no list of its captions is in this bundle:
+`replay.safetensors` holds
+what the encoder makes of {len(bundle.replay)} of the photos, bundle.json what the decoder wrote about them, which
+retraining rehearses.
 
 ## Model
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.demo.product import chosen_bundle
 from backend.demo.services import LOOPBACK, Services, bare_environment, free_port, our_environment, wait_until
 from model.errors import ServiceError
 
@@ -60,3 +61,14 @@ def test_leaving_stops_what_was_started(tmp_path: Path) -> None:
         assert service.is_running
 
     assert not service.is_running
+
+
+def test_the_demo_captions_with_the_bundle_for_its_pictures_unless_a_person_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CAPTION_BUNDLE", raising=False)
+    assert chosen_bundle(Path("my-pictures")) == {"CAPTION_BUNDLE": "photos"}
+    assert chosen_bundle(None) == {"CAPTION_BUNDLE": "scenes"}
+
+    monkeypatch.setenv("CAPTION_BUNDLE", "mine")
+    assert chosen_bundle(Path("my-pictures")) == {"CAPTION_BUNDLE": "mine"}
