@@ -64,23 +64,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without `START` and `END`."""
-        written = _with_exceptions_only(pieces(text))
-        return [token_id for piece in written for token_id in self._piece_ids(piece)]
+        return [token_id for piece in cut(text) for token_id in self._piece_ids(piece)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; any ids give a text, broken UTF-8 shows as U+FFFD.
 
         `PAD`, `START` and `END` are passed over.
         """
-        text = ""
-        glued = False
-        for piece in self._decoded_pieces(ids):
-            if piece is None:
-                glued = True
-            elif piece:
-                text += piece if glued else _joiner(text, piece) + piece
-                glued = False
-        return text
+        return joined(self._decoded_pieces(ids))
 
     def token(self, token_id: int) -> str:
         """Return a readable form of one id: the word, `<0x41>` for a byte, `<glue>` and the like."""
@@ -109,20 +100,20 @@ class Tokenizer:
             return [self._ids[piece]]
         return [SPELL, *(FIRST_BYTE + byte for byte in piece.encode(errors="replace"))]
 
-    def _decoded_pieces(self, ids: Iterable[int]) -> Iterator[str | None]:
-        """Yield each piece's text, and None for `GLUE`."""
+    def _decoded_pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield each piece's text, and "" for `GLUE`."""
         spelled = bytearray()
-        for token_id in ids:
+        for token_id in [*ids, END]:
             if FIRST_BYTE <= token_id < FIRST_WORD:
                 spelled.append(token_id - FIRST_BYTE)
                 continue
-            yield spelled.decode(errors="replace")
-            spelled.clear()
+            if spelled:
+                yield spelled.decode(errors="replace")
+                spelled.clear()
             if token_id == GLUE:
-                yield None
+                yield ""
             elif token_id >= FIRST_WORD:
                 yield self.words[token_id - FIRST_WORD]
-        yield spelled.decode(errors="replace")
 
 
 def pieces(text: str) -> list[str]:
@@ -130,14 +121,26 @@ def pieces(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
-def _with_exceptions_only(cut: Sequence[str]) -> Iterator[str]:
+def cut(text: str) -> Iterator[str]:
     """Yield the pieces without the usual spaces, and "" where a usual space is missing."""
-    for left, piece, right in zip(["", *cut], cut, [*cut[1:], ""], strict=False):
+    whole = pieces(text)
+    for left, piece, right in zip(["", *whole], whole, [*whole[1:], ""], strict=False):
         if piece == " " and left and right and _joiner(left, right) == " ":
             continue
         if left and _joiner(left, piece) == " ":
             yield ""
         yield piece
+
+
+def joined(written: Iterable[str]) -> str:
+    """Return the text that `cut` cut so."""
+    text = ""
+    glued = False
+    for piece in written:
+        if piece:
+            text += piece if glued else _joiner(text, piece) + piece
+        glued = not piece
+    return text
 
 
 def _joiner(left: str, right: str) -> str:

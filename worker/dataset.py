@@ -2,6 +2,7 @@
 
     corrections -> the newest of each image -> held out by the image's content, else trained on
     replay      -> anchors by the features' content, measured on and never trained on, else trained on
+    corrections beside the bundle's own captions -> systematic edits -> replay and anchors in the project's words
 
 A retraining costs the same however many corrections a project has ever had: old ones beyond the bounds rest.
 """
@@ -12,9 +13,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from model.training.captions import CaptionedFeatures
+import torch
+
+from model.captioner import Captioner
+from model.training.captions import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.corrections import Correction
+from worker.edits import SystematicEdit, restate
 from worker.policy import is_held_out
 
 MAX_CORRECTIONS = 1024
@@ -23,6 +28,9 @@ MAX_HELD_OUT = 256
 """The newest that are measured on; as many anchors at most."""
 MIN_REPLAY = 256
 MAX_REPEATS = 16
+MAX_COMPARED = 256
+"""The newest corrections that are compared with the bundle's captions."""
+BATCH = 64
 
 CORRECTION_SHARE = 3.0
 """How much more corrections count than replay in the whole loss, so that they win where the two contradict."""
@@ -50,6 +58,10 @@ class Dataset:
     """Captions of the bundle to measure on."""
     left_out: Mapping[str, int]
     """Corrections that could not be used, counted by reason."""
+    edits: tuple[SystematicEdit, ...] = ()
+    """How the project words captions otherwise than the bundle; the replay is worded so."""
+    restated_anchors: tuple[CaptionedFeatures, ...] = ()
+    """The anchors, worded so too."""
 
     @property
     def captions(self) -> list[str]:
@@ -60,6 +72,16 @@ class Dataset:
     def corrections(self) -> list[str]:
         """Names of the corrections that are trained on."""
         return [learned.correction.name for learned in self.learned]
+
+    def restated(self, edits: Sequence[SystematicEdit]) -> "Dataset":
+        """Return the dataset with the bundle's captions as the project would have them."""
+
+        def told(examples: Sequence[CaptionedFeatures]) -> tuple[CaptionedFeatures, ...]:
+            return tuple(replace(example, caption=restate(example.caption, edits)) for example in examples)
+
+        return replace(
+            self, edits=tuple(edits), replay=told(self.replay), restated_anchors=told(self.anchors) if edits else ()
+        )
 
     def training_examples(self, seed: int) -> list[CaptionedFeatures]:
         """Return corrections, repeated so that every batch has some, and a draw of the replay, weighted."""
@@ -96,6 +118,21 @@ def build_dataset(
         anchors=tuple(anchors[:MAX_HELD_OUT]),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
+
+
+def wording_pairs(dataset: Dataset, bundle: Captioner) -> list[tuple[str, str]]:
+    """Return for the newest corrections to train on what the bundle itself says, and what people wrote.
+
+    What a later version proposed has the project's words already and would tell nothing of them.
+    """
+    newest = dataset.learned[-MAX_COMPARED:]
+    pairs = []
+    for start in range(0, len(newest), BATCH):
+        batch = newest[start : start + BATCH]
+        features = torch.stack([learned.example.features for learned in batch])
+        ours = bundle.caption(features, MOST_PROBABLE)
+        pairs += [(found[0].text, one.correction.caption) for found, one in zip(ours, batch, strict=True)]
+    return pairs
 
 
 def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:

@@ -35,14 +35,15 @@ def fine_tune(
     """
     # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
     tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
-    decoder = with_new_words(serving.decoder, tokenizer, [learned.example for learned in dataset.learned])
     examples = dataset.training_examples(seed)
+    decoder = with_new_words(serving.decoder, tokenizer, examples)
     options = TrainingOptions(
         epochs=affordable_epochs(decoder, tokenizer, examples, budget_s),
         batch_size=BATCH,
-        learning_rate=5e-4,
-        # At one rate for all, 20 corrections of a word cost one in thirty unseen suggestions a right fact.
-        inner_learning_rate=2e-5,
+        learning_rate=2e-3,
+        # At one rate for all, more unseen suggestions lose a right fact.
+        inner_learning_rate=5e-4,
+        warmup_steps=20,
         label_smoothing=0.0,
         dropout=0.0,
         budget_s=budget_s,

@@ -16,7 +16,8 @@ from model.training.captions import CaptionedFeatures, caption_tokens, token_los
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.corrections import CorrectionInbox
-from worker.dataset import Dataset, build_dataset
+from worker.dataset import Dataset, build_dataset, wording_pairs
+from worker.edits import find_systematic_edits
 from worker.fine_tuning import fine_tune
 from worker.policy import Metrics, is_better
 from worker.progress import Progress
@@ -73,6 +74,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         if not dataset.learned:
             return nothing_learned(inbox, project_id, change_number, dataset)
 
+        dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, bundle.captioner())))
         candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, change_number, progress)
 
         progress.phase("evaluating")
@@ -133,6 +135,7 @@ def publish_or_refuse(
         metrics={
             **asdict(trial),
             "training": asdict(training),
+            "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "trigger": reason,
         },
@@ -142,11 +145,13 @@ def publish_or_refuse(
 
 
 def measure(captioner: Captioner, dataset: Dataset) -> Metrics:
-    """Measure a version on what no version was trained on."""
+    """Measure a version on what no version was trained on; on anchors in the bundle's words or the project's, as it is
+    used to."""
+    anchors = [caption_loss(captioner, anchors) for anchors in (dataset.anchors, dataset.restated_anchors) if anchors]
     return Metrics(
         held_out_loss=caption_loss(captioner, dataset.held_out),
         held_out=len(dataset.held_out),
-        anchor_loss=caption_loss(captioner, dataset.anchors),
+        anchor_loss=min(filter(None, anchors), default=None),
         anchors=len(dataset.anchors),
     )
 

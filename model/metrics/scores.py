@@ -153,7 +153,7 @@ def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int
 
     Of references equally near the longest counts: its share of edits is the least.
     """
-    edits, shorter = min((_edits(candidate, reference), -len(reference)) for reference in references)
+    edits, shorter = min((word_edits(candidate, reference), -len(reference)) for reference in references)
     return edits, -shorter
 
 
@@ -197,7 +197,7 @@ def _common_subsequence(left: Words, right: Words) -> int:
     return row[-1]
 
 
-def _edits(left: Words, right: Words) -> int:
+def word_edits(left: Words, right: Words) -> int:
     """Return the Levenshtein distance in words."""
     row = list(range(len(right) + 1))
     for at_left, word in enumerate(left, start=1):
