@@ -1,10 +1,11 @@
 """What one retraining learns from and is measured on: corrections of the project, beside captions of the bundle.
 
-    corrections -> the newest of each image -> held out by the image's content, else trained on
+    corrections -> the newest of each image -> held out (worker/holdout.py), else trained on
     replay      -> anchors by the features' content, measured on and never trained on, else trained on
     corrections beside the bundle's own captions -> systematic edits -> replay and anchors in the project's words
 
-A retraining costs the same however many corrections a project has ever had: old ones beyond the bounds rest.
+A retraining costs the same however many corrections a project has ever had: beside the newest ones it takes a bounded
+draw of the older ones, by the hash of their image, so that the same ones stay in memory while they last.
 """
 
 import hashlib
@@ -20,37 +21,44 @@ from model.training.captions import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.corrections import Correction
 from worker.edits import SystematicEdit, restate
+from worker.holdout import Holdout
 from worker.policy import is_held_out
 
-MAX_CORRECTIONS = 1024
-"""The newest that are trained on."""
-MAX_HELD_OUT = 256
-"""The newest that are measured on; as many anchors at most."""
-MIN_REPLAY = 256
+RECENT = 768
+"""The newest corrections that are used, trained on or measured on."""
+REMEMBERED = 512
+"""Of the older ones."""
+MAX_ANCHORS = 256
+REPLAYED = 256
+"""Captions of the bundle in one training, or as many as there are new corrections."""
+REHEARSED = 128
+"""Old corrections in one training."""
 MAX_REPEATS = 16
 MAX_COMPARED = 256
 """The newest corrections that are compared with the bundle's captions."""
 BATCH = 64
 
-CORRECTION_SHARE = 3.0
-"""How much more corrections count than replay in the whole loss, so that they win where the two contradict."""
+NEW_SHARE = 3.0
+"""How much more new corrections count than all else in the whole loss, so that they win where the two contradict."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedCorrection:
+class CorrectedImage:
     """A correction beside the features of its image."""
 
     correction: Correction
     example: CaptionedFeatures
+    is_new: bool
+    """Whether the serving version was trained without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Examples of one retraining."""
 
-    learned: tuple[LearnedCorrection, ...]
+    learned: tuple[CorrectedImage, ...]
     """Corrections to train on, oldest first."""
-    held_out: tuple[CaptionedFeatures, ...]
+    held_out: tuple[CorrectedImage, ...]
     """Corrections to measure on; their images are never trained on."""
     replay: tuple[CaptionedFeatures, ...]
     """Captions of the bundle to train on."""
@@ -73,6 +81,11 @@ class Dataset:
         """Names of the corrections that are trained on."""
         return [learned.correction.name for learned in self.learned]
 
+    @property
+    def newest_at(self) -> str:
+        """When the newest correction was made; a version knows all up to there."""
+        return max(one.correction.updated_at for one in (*self.learned, *self.held_out))
+
     def restated(self, edits: Sequence[SystematicEdit]) -> "Dataset":
         """Return the dataset with the bundle's captions as the project would have them."""
 
@@ -84,21 +97,36 @@ class Dataset:
         )
 
     def training_examples(self, seed: int) -> list[CaptionedFeatures]:
-        """Return corrections, repeated so that every batch has some, and a draw of the replay, weighted."""
-        corrections = [learned.example for learned in self.learned]
-        count = min(len(self.replay), max(MIN_REPLAY, len(corrections)))
-        drawn = random.Random(seed).sample(self.replay, count)
-        repeats = min(MAX_REPEATS, max(1, count // len(corrections)))
-        share = CORRECTION_SHARE * count / (len(corrections) * repeats) if drawn else 1.0
-        return [*(replace(example, weight=share) for example in corrections * repeats), *drawn]
+        """Return new corrections, repeated so that every batch has some, beside a draw of all else, weighted."""
+        new = [learned.example for learned in self.learned if learned.is_new]
+        old = [learned.example for learned in self.learned if not learned.is_new]
+        draw = random.Random(seed)
+        rest = draw.sample(old, min(REHEARSED, len(old)))
+        rest += draw.sample(self.replay, min(len(self.replay), max(REPLAYED, len(new))))
+        if not new or not rest:
+            return [*new, *rest]
+        repeats = min(MAX_REPEATS, max(1, len(rest) // len(new)))
+        share = NEW_SHARE * len(rest) / (len(new) * repeats)
+        return [*(replace(example, weight=share) for example in new * repeats), *rest]
 
 
 def build_dataset(
-    corrections: Sequence[Correction], features: FeatureStore, bundle_replay: Sequence[CaptionedFeatures]
+    corrections: Sequence[Correction],
+    features: FeatureStore,
+    bundle_replay: Sequence[CaptionedFeatures],
+    holdout: Holdout,
+    known_until: str = "",
 ) -> Dataset:
     """Split the corrections of one project, oldest first, and the bundle's replay.
 
     A correction whose image nobody has read, or whose features are not stored, is left out and counted.
+
+    Args:
+        corrections: all of the project.
+        features: of their images.
+        bundle_replay: captions of the bundle.
+        holdout: of the project.
+        known_until: when the newest correction was made that the serving version was trained or measured on.
     """
     left_out: Counter[str] = Counter()
     known = [correction for correction in corrections if correction.image_key is not None]
@@ -106,16 +134,14 @@ def build_dataset(
     newest = _newest_per_image(known)
     left_out["a newer caption of its image exists"] = len(known) - len(newest)
 
-    held_out = _with_features([c for c in newest if is_held_out(str(c.image_key))][-MAX_HELD_OUT:], features, left_out)
-    learned = _with_features(
-        [c for c in newest if not is_held_out(str(c.image_key))][-MAX_CORRECTIONS:], features, left_out
-    )
+    used = _with_features(_remembered(newest), features, known_until, left_out)
+    held_out = holdout.decide({str(one.correction.image_key): one.example.features for one in used})
     replay, anchors = _split_replay(bundle_replay)
     return Dataset(
-        learned=tuple(learned),
-        held_out=tuple(one.example for one in held_out),
+        learned=tuple(one for one in used if not held_out[str(one.correction.image_key)]),
+        held_out=tuple(one for one in used if held_out[str(one.correction.image_key)]),
         replay=tuple(replay),
-        anchors=tuple(anchors[:MAX_HELD_OUT]),
+        anchors=tuple(anchors[:MAX_ANCHORS]),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
 
@@ -144,9 +170,17 @@ def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:
     return list(newest.values())
 
 
+def _remembered(newest: Sequence[Correction]) -> list[Correction]:
+    """Return the newest corrections and a lasting draw of the older ones, in the order they were written."""
+    older, recent = newest[:-RECENT], newest[-RECENT:]
+    # Its last digits, as the first ones hold images out.
+    kept = {id(one) for one in sorted(older, key=lambda one: str(one.image_key)[::-1])[:REMEMBERED]}
+    return [*(one for one in older if id(one) in kept), *recent]
+
+
 def _with_features(
-    corrections: Sequence[Correction], features: FeatureStore, left_out: Counter[str]
-) -> list[LearnedCorrection]:
+    corrections: Sequence[Correction], features: FeatureStore, known_until: str, left_out: Counter[str]
+) -> list[CorrectedImage]:
     found = []
     for correction in corrections:
         stored = features.get(str(correction.image_key))
@@ -154,7 +188,8 @@ def _with_features(
             left_out["the features of its image are not stored"] += 1
             continue
         example = CaptionedFeatures(features=stored, caption=correction.caption)
-        found.append(LearnedCorrection(correction=correction, example=example))
+        is_new = correction.updated_at > known_until
+        found.append(CorrectedImage(correction=correction, example=example, is_new=is_new))
     return found
 
 

@@ -1,8 +1,9 @@
 """The retraining of one project's decoder: corrections in, a new model version out."""
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rq import Retry, get_current_job
@@ -12,16 +13,19 @@ from model.captioner import Captioner
 from model.errors import TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
-from model.training.captions import CaptionedFeatures, caption_tokens, token_loss
+from model.tokenizer import cut
+from model.training.captions import CaptionedFeatures, caption_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset, wording_pairs
 from worker.edits import find_systematic_edits
 from worker.fine_tuning import fine_tune
-from worker.policy import Metrics, is_better
+from worker.gate import Decision, Sample, Trial, decide
+from worker.holdout import Holdout
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
+from worker.relevance import LOOKED_AT, measure_relevance, written_by
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,14 +33,6 @@ logger = logging.getLogger(__name__)
 
 WHILE_ANOTHER_TRAINS = Retry(max=40, interval=15)
 """Only after something went wrong: a retraining is enqueued to follow the one that runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """How a candidate and the version it challenges did on the same captions."""
-
-    candidate: Metrics
-    serving: Metrics
 
 
 def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
@@ -70,7 +66,9 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         registry = ModelRegistry(store, bundle.version)
         serving = registry.load(project_id, registry.serving(project_id), bundle)
         features = FeatureStore(store, bundle.encoder.fingerprint)
-        dataset = build_dataset(inbox.corrections(project_id), features, bundle.replay)
+        holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
+        known_until = registry.known_until(project_id, serving.version)
+        dataset = build_dataset(inbox.corrections(project_id), features, bundle.replay, holdout, known_until)
         if not dataset.learned:
             return nothing_learned(inbox, project_id, change_number, dataset)
 
@@ -78,13 +76,16 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, change_number, progress)
 
         progress.phase("evaluating")
-        trial = Trial(candidate=measure(candidate, dataset), serving=measure(serving, dataset))
+        trial = try_out(candidate, serving, dataset)
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
             enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
-        version = publish_or_refuse(registry, project_id, candidate, serving, dataset, trial, training, reason)
+        decision = decide(
+            trial, confidence=settings.gate_confidence / 100, tolerance=math.log1p(settings.gate_tolerance / 100)
+        )
+        version = record(registry, project_id, candidate, serving, dataset, trial, decision, training, reason)
         inbox.mark_trained(project_id, change_number)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
@@ -115,28 +116,33 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
     return no_version(project_id, "the project has no corrections any more")
 
 
-def publish_or_refuse(
+def record(
     registry: ModelRegistry,
     project_id: int,
     candidate: Captioner,
     serving: Captioner,
     dataset: Dataset,
     trial: Trial,
+    decision: Decision,
     training: TrainingRecord,
     reason: str,
 ) -> ModelVersion:
-    """Let the gate decide, and record the version with all that led to the decision."""
-    decision = is_better(trial.candidate, trial.serving)
-    record = registry.publish if decision.publish else registry.refuse
-    return record(
+    """Publish or refuse the candidate, with all that led to the decision."""
+    keep = registry.publish if decision.publish else registry.refuse
+    return keep(
         project_id,
         candidate,
         parent=serving.version,
         metrics={
-            **asdict(trial),
+            "metric": "loss in nats per word",
+            "new": trial.new.summary(),
+            "old": trial.old.summary(),
+            "anchors": trial.anchors.summary(),
+            "relevance": {name: asdict(found) for name, found in trial.relevances().items()},
             "training": asdict(training),
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
+            "known_until": dataset.newest_at,
             "trigger": reason,
         },
         corrections=dataset.corrections,
@@ -144,27 +150,36 @@ def publish_or_refuse(
     )
 
 
-def measure(captioner: Captioner, dataset: Dataset) -> Metrics:
-    """Measure a version on what no version was trained on; on anchors in the bundle's words or the project's, as it is
-    used to."""
-    anchors = [caption_loss(captioner, anchors) for anchors in (dataset.anchors, dataset.restated_anchors) if anchors]
-    return Metrics(
-        held_out_loss=caption_loss(captioner, dataset.held_out),
-        held_out=len(dataset.held_out),
-        anchor_loss=min(filter(None, anchors), default=None),
-        anchors=len(dataset.anchors),
+def try_out(candidate: Captioner, serving: Captioner, dataset: Dataset) -> Trial:
+    """Measure both versions on what no version was trained on, and how relevant the new captions are."""
+    new = [one.example for one in dataset.held_out if one.is_new]
+    old = [one.example for one in dataset.held_out if not one.is_new]
+    written = [one.example for one in (*dataset.learned, *dataset.held_out) if one.is_new][-LOOKED_AT:]
+    return Trial(
+        new=Sample(candidate=word_losses(candidate, new), serving=word_losses(serving, new)),
+        old=Sample(candidate=word_losses(candidate, old), serving=word_losses(serving, old)),
+        anchors=Sample(candidate=anchor_losses(candidate, dataset), serving=anchor_losses(serving, dataset)),
+        relevance=measure_relevance(serving, written),
+        own=measure_relevance(serving, written_by(serving, written)),
+        learned=measure_relevance(candidate, new),
     )
 
 
-def caption_loss(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> float | None:
-    """Return the mean negative log-likelihood of a caption in nats, or None without examples.
+def anchor_losses(captioner: Captioner, dataset: Dataset) -> tuple[float, ...]:
+    """Return the loss on each anchor, in the bundle's words or the project's, as the version is used to."""
+    plain, restated = (word_losses(captioner, anchors) for anchors in (dataset.anchors, dataset.restated_anchors))
+    return tuple(map(min, plain, restated)) if restated else plain
 
-    Of a caption and not of a token: a vocabulary with new words cuts the same caption into fewer tokens.
+
+def word_losses(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
+    """Return the negative log-likelihood of each caption in nats per word, its end counted as one.
+
+    Per word and not per token: a vocabulary with new words cuts the same caption into fewer tokens.
     """
-    if not examples:
-        return None
-    tokens = sum(len(caption_tokens(captioner.tokenizer, example.caption, spelled=True)) - 1 for example in examples)
-    return token_loss(captioner.decoder, captioner.tokenizer, examples, spelled=True) * tokens / len(examples)
+    losses = caption_losses(captioner.decoder, captioner.tokenizer, examples, spelled=True)
+    return tuple(
+        loss / (1 + sum(1 for _ in cut(example.caption))) for loss, example in zip(losses, examples, strict=True)
+    )
 
 
 def outcome(version: ModelVersion, dataset: Dataset, training: TrainingRecord) -> dict[str, Any]:

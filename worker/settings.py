@@ -134,6 +134,12 @@ class Settings:
     retrain_budget_s: int = _setting(
         45, "Seconds of fitting that one retraining may take; loading and evaluation come on top.", _whole(1, 86400)
     )
+    gate_confidence: int = _setting(
+        80, "Per cent of certainty that a new version is better on new corrections, or it is refused.", _whole(50, 100)
+    )
+    gate_tolerance: int = _setting(
+        35, "Per cent by which what was learned before may become less probable per word, or it is refused.", _whole(0)
+    )
     refresh_predictions: bool = _setting(
         True, "Write a new version's suggestions into Label Studio for tasks nobody has annotated.", _SWITCH
     )

@@ -49,6 +49,8 @@ CHOSEN_BY_PERSON = (
     "RETRAIN_AFTER",
     "RETRAIN_IDLE_S",
     "RETRAIN_BUDGET_S",
+    "GATE_CONFIDENCE",
+    "GATE_TOLERANCE",
     "REFRESH_PREDICTIONS",
 )
 """Settings that the demo leaves to the person's environment; the others are its own."""

@@ -320,7 +320,6 @@ class HeldOut:
         return captions
 
 
-@torch.inference_mode()
 def token_loss(
     decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
 ) -> float:
@@ -337,16 +336,26 @@ def token_loss(
     """
     if not examples:
         raise TrainingError("a loss needs at least one held-out caption")
+    words = sum(len(caption_tokens(tokenizer, example.caption, spelled=spelled)) - 1 for example in examples)
+    return sum(caption_losses(decoder, tokenizer, examples, spelled=spelled)) / words
+
+
+@torch.inference_mode()
+def caption_losses(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
+) -> list[float]:
+    """Return the negative log-likelihood of each caption with its end, in nats; arguments as in `token_loss`."""
     decoder.eval()
-    total, count = 0.0, 0
+    losses: list[float] = []
     for start in range(0, len(examples), 64):
         chosen = examples[start : start + 64]
         tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
         tokens = tokens.to(decoder.device)
         seen = {id(example.features): example.features for example in chosen}  # once for all captions of an image
-        images = torch.tensor([list(seen).index(id(example.features)) for example in chosen], device=decoder.device)
+        places = {image: place for place, image in enumerate(seen)}
+        images = torch.tensor([places[id(example.features)] for example in chosen], device=decoder.device)
         logits = decoder(torch.stack(list(seen.values())).to(decoder.device).float(), tokens, images)
-        words = len(logits)
-        total += caption_loss(logits, tokens, torch.ones(len(chosen), device=decoder.device)).item() * words
-        count += words
-    return total / count
+        of_tokens = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none")
+        lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
+        losses += [part.sum().item() for part in of_tokens.split(lengths)]
+    return losses

@@ -4,8 +4,8 @@
 
 A real Redis and a real worker process; everything is stored and triggered as the backend does it, features are there.
 Each project has annotators of one habit: a word that the captioner has never seen, words in front of every caption, or
-words left out at its end. So the last columns tell whether suggestions for scenes that nobody corrected follow the habit,
-too, and whether their facts are as right as they were.
+words left out at its end. So the last columns tell whether suggestions for scenes that nobody corrected follow it too,
+and whether their facts are as right as they were.
 """
 
 import argparse

@@ -42,7 +42,8 @@ def test_the_20th_correction_leads_to_a_new_version_that_serves(
     assert version.parent == workplace.bundle.version
     assert len(version.corrections) + outcome["held_out"] == 20
     assert version.metrics["trigger"] == "20 corrections wait"
-    assert version.metrics["candidate"]["held_out_loss"] < version.metrics["serving"]["held_out_loss"]
+    assert version.metrics["new"]["captions"] == outcome["held_out"]
+    assert version.metrics["new"]["candidate"] < version.metrics["new"]["serving"]
     assert workplace.inbox.waiting(1) == 0
     assert workplace.job(job_id).meta["phase"] == "done"
 

@@ -1,4 +1,6 @@
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker import dataset as module
 from worker.corrections import Correction
-from worker.dataset import CORRECTION_SHARE, build_dataset
+from worker.dataset import NEW_SHARE, Dataset
+from worker.holdout import Holdout
 from worker.policy import is_held_out
 
 LEARNED_KEY = "00000001" + "a" * 56
@@ -22,10 +25,22 @@ def features(tmp_path: Path) -> FeatureStore:
     return FeatureStore(Store(tmp_path), "0123456789ab")
 
 
+def build_dataset(
+    corrections: list[Correction], features: FeatureStore, replay: list[CaptionedFeatures], known_until: str = ""
+) -> Dataset:
+    holdout = Holdout(features.store, 1, features.encoder_fingerprint)
+    return module.build_dataset(corrections, features, replay, holdout, known_until)
+
+
 def stored(features: FeatureStore, correction: Correction) -> Correction:
     assert correction.image_key is not None
-    features.put(correction.image_key, torch.full((2, 3), float(correction.annotation_id)))
+    features.put(correction.image_key, looks_of(correction.annotation_id))
     return correction
+
+
+def looks_of(number: int) -> torch.Tensor:
+    """Features of an image that looks like no other."""
+    return torch.randn(6, 8, generator=torch.Generator().manual_seed(number)).half()
 
 
 def make_many(features: FeatureStore, count: int) -> list[Correction]:
@@ -47,10 +62,7 @@ def test_images_are_trained_on_or_measured_on_by_their_content(features: Feature
     assert all(not is_held_out(str(learned.correction.image_key)) for learned in dataset.learned)
     assert len(dataset.held_out) == sum(is_held_out(str(correction.image_key)) for correction in corrections)
     assert dataset.corrections == [learned.correction.name for learned in dataset.learned]
-    assert torch.equal(
-        dataset.learned[0].example.features,
-        torch.full((2, 3), float(dataset.learned[0].correction.annotation_id), dtype=torch.float16),
-    )
+    assert torch.equal(dataset.learned[0].example.features, looks_of(dataset.learned[0].correction.annotation_id))
 
 
 def test_of_one_image_the_newest_caption_counts_and_each_control_for_itself(features: FeatureStore) -> None:
@@ -110,7 +122,7 @@ def test_corrections_count_more_than_replay_in_the_whole_loss(features: FeatureS
 
     corrected = sum(example.weight for example in examples if example.caption == "a black dog")
     replayed = sum(example.weight for example in examples if example.caption != "a black dog")
-    assert corrected / replayed == pytest.approx(CORRECTION_SHARE)
+    assert corrected / replayed == pytest.approx(NEW_SHARE)
     assert len(examples) < 4 * max(count, 300)
 
 
@@ -120,13 +132,46 @@ def test_without_replay_the_corrections_are_all_there_is(features: FeatureStore)
     assert [example.weight for example in dataset.training_examples(seed=1)] == [1.0]
 
 
-def test_the_cost_is_bounded_and_the_newest_count(features: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CORRECTIONS", 10)
-    monkeypatch.setattr(module, "MAX_HELD_OUT", 2)
-    corrections = make_many(features, 60)
+def test_new_corrections_count_as_much_however_many_old_ones_there_are(features: FeatureStore) -> None:
+    corrections = [replace(one, caption="old" if i < 200 else "new") for i, one in enumerate(make_dated(features, 220))]
 
-    dataset = build_dataset(corrections, features, make_replay(100))
+    examples = build_dataset(corrections, features, make_replay(300), corrections[199].updated_at).training_examples(1)
 
-    assert len(dataset.learned) == 10
-    assert len(dataset.held_out) == len(dataset.anchors) == 2
-    assert dataset.learned[-1].correction == [c for c in corrections if not is_held_out(str(c.image_key))][-1]
+    new = sum(example.weight for example in examples if example.caption == "new")
+    assert new / sum(example.weight for example in examples if example.caption != "new") == pytest.approx(NEW_SHARE)
+    assert 50 < sum(example.caption == "old" for example in examples) <= module.REHEARSED
+
+
+def test_when_only_something_was_deleted_the_others_are_rehearsed(features: FeatureStore) -> None:
+    corrections = make_dated(features, 20)
+
+    dataset = build_dataset(corrections, features, [], corrections[-1].updated_at)
+
+    assert {example.weight for example in dataset.training_examples(seed=1)} == {1.0}
+    assert len(dataset.training_examples(seed=1)) == len(dataset.learned)
+
+
+def test_the_cost_is_bounded_and_of_old_corrections_the_same_ones_stay_in_memory(
+    features: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RECENT", 10)
+    monkeypatch.setattr(module, "REMEMBERED", 20)
+    corrections = make_dated(features, 80)
+
+    first, second = (build_dataset(some, features, []) for some in (corrections[:60], corrections))
+
+    used, later = ({one.correction.name for one in (*some.learned, *some.held_out)} for some in (first, second))
+    assert len(used) == len(later) == 30
+    assert {one.name for one in corrections[70:]} <= later
+    old = {one.name for one in corrections[:50]}
+    assert len(used & later & old) > 8
+    assert first.newest_at == corrections[59].updated_at
+
+
+def make_dated(features: FeatureStore, count: int) -> list[Correction]:
+    """Corrections of so many images, a minute after each other."""
+    begin = datetime(2025, 1, 31, tzinfo=UTC)
+    return [
+        replace(one, updated_at=(begin + timedelta(minutes=number)).isoformat())
+        for number, one in enumerate(make_many(features, count))
+    ]

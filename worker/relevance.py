@@ -1,0 +1,68 @@
+"""Whether captions are about their images: whether a captioner would miss the images if they were exchanged.
+
+Shuffled captions, one caption for all, noise, and a language that nobody taught have this in common: each suits any
+other image as well. A permutation test (Fisher 1935) tells: how many of a thousand random ways to hand out the same
+captions to the same images are as probable as the one that people chose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from model.captioner import Captioner
+from model.training.captions import MOST_PROBABLE, CaptionedFeatures, caption_losses
+
+LOOKED_AT = 24
+"""Captions, the newest: each is tried on the images of all others."""
+FEWEST = 5
+"""Captions of which a chance of one in a hundred can be told."""
+DRAWS = 999
+CHANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """How captions suit their images, as one version sees it."""
+
+    captions: int
+    won: float
+    """Share of comparisons with another image in which a caption suits its own image better; 0.5 is chance."""
+    chance: float
+    """Share of random ways to hand out the captions that suit the images as well as this one."""
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether they are about their images, beyond doubt."""
+        return self.captions >= FEWEST and self.chance <= CHANCE
+
+
+def measure_relevance(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> Relevance | None:
+    """Return how relevant the newest captions are to their images; None for fewer than two."""
+    newest = list(examples[-LOOKED_AT:])
+    count = len(newest)
+    if count < 2:
+        return None
+    tried = [replace(caption, features=image.features) for caption in newest for image in newest]
+    losses = torch.tensor(caption_losses(captioner.decoder, captioner.tokenizer, tried)).view(count, count)
+    chosen = losses.diagonal()
+    elsewhere = ~torch.eye(count, dtype=torch.bool)
+    won = (losses > chosen.unsqueeze(1)) + 0.5 * (losses == chosen.unsqueeze(1))
+    order = torch.Generator().manual_seed(count)
+    captions = torch.arange(count)
+    as_well = sum(
+        bool(losses[captions, torch.randperm(count, generator=order)].sum() <= chosen.sum() + 1e-3)
+        for _ in range(DRAWS)
+    )
+    return Relevance(captions=count, won=float(won[elsewhere].mean()), chance=(1 + as_well) / (1 + DRAWS))
+
+
+def written_by(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> list[CaptionedFeatures]:
+    """Return the same images with what the captioner writes about them."""
+    if not examples:
+        return []
+    features = torch.stack([example.features for example in examples])
+    return [
+        replace(example, caption=found[0].text)
+        for example, found in zip(examples, captioner.caption(features, MOST_PROBABLE), strict=True)
+    ]
