@@ -1,5 +1,6 @@
 """How the serving decoder learns a project's corrections, within the seconds it is given."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -21,8 +22,12 @@ from model.training.record import TrainingRecord
 from worker.dataset import Dataset
 from worker.progress import Progress
 
-EPOCHS = 8
+STEPS = 64
+"""Of one retraining, if the budget allows."""
 BATCH = 64
+RATE = 2e-3
+INNER_RATE = 5e-4
+"""Of attention and LSTM: at one rate for all, more unseen suggestions lose a right fact."""
 
 
 def fine_tune(
@@ -40,9 +45,8 @@ def fine_tune(
     options = TrainingOptions(
         epochs=affordable_epochs(decoder, tokenizer, examples, budget_s),
         batch_size=BATCH,
-        learning_rate=2e-3,
-        # At one rate for all, more unseen suggestions lose a right fact.
-        inner_learning_rate=5e-4,
+        learning_rate=RATE,
+        inner_learning_rate=INNER_RATE,
         warmup_steps=20,
         label_smoothing=0.0,
         dropout=0.0,
@@ -56,7 +60,7 @@ def fine_tune(
 def affordable_epochs(
     decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], budget_s: float
 ) -> int:
-    """Return how many epochs the budget allows, 1 to EPOCHS, by the time that one batch takes here and now.
+    """Return how many epochs make STEPS, or fewer if the budget allows no more by the time that a batch takes now.
 
     The learning rate falls over the planned steps; a plan that the budget cuts short would stop while it is high.
     """
@@ -69,4 +73,5 @@ def affordable_epochs(
         caption_loss(decoder(features, tokens), tokens, torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
         took_s = time.perf_counter() - started
     decoder.zero_grad(set_to_none=True)
-    return max(1, min(EPOCHS, int(budget_s / (took_s * len(examples) / len(batch)))))
+    wanted = math.ceil(STEPS / math.ceil(len(examples) / BATCH))
+    return max(1, min(wanted, int(budget_s / (took_s * len(examples) / len(batch)))))

@@ -17,6 +17,9 @@ import torch
 from worker.relevance import FEWEST, Relevance
 
 DRAWS = 1000
+ENOUGH_TO_SHOW = 10
+"""Held-out captions by which a candidate may show that captions mean something which the serving version cannot read:
+a language used by mistake in one batch is not taken up, one that is meant comes again."""
 OWN_ENOUGH = 0.6
 """Of comparisons won, below which a version cannot tell the images apart itself, and so judges no caption of them."""
 
@@ -120,7 +123,8 @@ def _irrelevant(trial: Trial) -> str | None:
     if seen is None or own is None or own.won < OWN_ENOUGH:
         return None
     suits = seen.is_sure if seen.captions >= FEWEST else seen.won >= OWN_ENOUGH
-    if suits or (trial.learned is not None and trial.learned.is_sure):
+    shown = trial.learned
+    if suits or (shown is not None and shown.captions >= ENOUGH_TO_SHOW and shown.is_sure):
         return None
     return (
         f"the new captions suit other images as well: of comparisons they win {seen.won:.0%} "

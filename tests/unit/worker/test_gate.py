@@ -85,7 +85,7 @@ def test_what_the_serving_version_cannot_read_may_be_shown_by_the_candidate() ->
     unread = replace(make_trial(), relevance=IRRELEVANT)
 
     assert judge(replace(unread, learned=RELEVANT)).publish
-    assert not judge(replace(unread, learned=replace(RELEVANT, captions=4))).publish
+    assert not judge(replace(unread, learned=replace(RELEVANT, captions=9))).publish
 
 
 def test_a_version_that_cannot_tell_the_images_apart_judges_no_caption_of_them() -> None:

@@ -1,0 +1,246 @@
+"""Ways to learn from corrections: ours, and those it is measured against.
+
+All start from the same captioner, learn at the same rates, and see each step's corrections as often. References:
+EWC, Kirkpatrick et al. 2017, https://arxiv.org/abs/1612.00796; LwF, Li and Hoiem 2016, https://arxiv.org/abs/1606.09282.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.captioner import Captioner
+from model.decoders.base import CaptionDecoder, predicted
+from model.new_words import with_new_words
+from model.store import Store
+from model.training.captions import (
+    OPTIMIZERS,
+    Batches,
+    CaptionedFeatures,
+    TeacherForcing,
+    TrainingOptions,
+    caption_loss,
+    parameter_groups,
+)
+from model.training.course import Course, Plan, Step
+from model.vision.features import FeatureStore
+from tests.benchmarks.learning.worlds import Picture, World, examples_of
+from tests.factories import make_correction
+from worker.corrections import Correction
+from worker.dataset import build_dataset, wording_pairs
+from worker.edits import find_systematic_edits
+from worker.fine_tuning import INNER_RATE, RATE, STEPS, fine_tune
+from worker.gate import decide
+from worker.holdout import Holdout
+from worker.jobs import try_out
+from worker.progress import Progress
+from worker.settings import Settings
+
+Corrections = Sequence[tuple[Picture, str]]
+BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
+EWC_STRENGTH = 100.0
+LWF_STRENGTH = 1.0
+MEMORY = 256
+"""Old captions that replay draws for one step, as ours does."""
+
+
+class Learner(Protocol):
+    """Learns step by step."""
+
+    captioner: Captioner
+    """As it is now."""
+
+    def learn(self, corrections: Corrections) -> str:
+        """Learn from one step's corrections; return a remark."""
+
+
+class Unchanged:
+    """Learns nothing."""
+
+    def __init__(self, world: World) -> None:
+        self.captioner = world.base
+
+    def learn(self, corrections: Corrections) -> str:
+        return ""
+
+
+class FineTuning:
+    """Learns the newest corrections and nothing else."""
+
+    def __init__(self, world: World) -> None:
+        self.captioner, self.world = world.base, world
+        self.seen: list[CaptionedFeatures] = []
+
+    def learn(self, corrections: Corrections) -> str:
+        new = [CaptionedFeatures(features=picture.features, caption=caption) for picture, caption in corrections]
+        examples = self.examples(new)
+        tokenizer = self.captioner.tokenizer.extended((example.caption for example in new), 1)
+        before = with_new_words(self.captioner.decoder, tokenizer, new).eval()
+        decoder = copy.deepcopy(before)
+        batches = Batches(examples, tokenizer, _options())
+        epochs = max(1, math.ceil(self.steps() / len(batches)))
+        plan = Plan(phase="captions", epochs=epochs, warmup_steps=20, averaging=0.0, clip_norm=5.0, seed=0)
+        decoder.dropout.p = decoder.feature_dropout.p = 0.0
+        optimizer = OPTIMIZERS["adamw"](parameter_groups(decoder, _options()), weight_decay=1e-4)
+        Course().learn(plan, decoder, optimizer, self.lessons(decoder, batches, before))
+        self.seen += new
+        self.captioner = Captioner(self.captioner.encoder, decoder, tokenizer, "learned")
+        self.remember(examples)
+        return ""
+
+    def examples(self, new: list[CaptionedFeatures]) -> list[CaptionedFeatures]:
+        return new
+
+    def steps(self) -> int:
+        return STEPS
+
+    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+        return Penalised(decoder, batches, lambda *_: torch.zeros(()))
+
+    def remember(self, examples: Sequence[CaptionedFeatures]) -> None:
+        """Called after each step."""
+
+
+class Replay(FineTuning):
+    """Mixes the corrections with a draw of all captions that were learned before."""
+
+    def examples(self, new: list[CaptionedFeatures]) -> list[CaptionedFeatures]:
+        old = [*self.world.replay, *self.seen]
+        drawn = random.Random(len(self.seen)).sample(old, min(MEMORY, len(old)))
+        return [*new * max(1, len(drawn) // len(new)), *drawn]
+
+
+class Everything(FineTuning):
+    """Begins again with the base and learns all there ever was: the upper bound, at any price."""
+
+    def examples(self, new: list[CaptionedFeatures]) -> list[CaptionedFeatures]:
+        self.captioner = self.world.base
+        corrected = [*self.seen, *new]
+        old = examples_of(self.world.old.train)
+        return [*corrected * max(1, len(old) // (2 * len(corrected))), *old]
+
+    def steps(self) -> int:
+        return 0
+
+
+class ElasticWeights(FineTuning):
+    """EWC: weights that mattered for what was learned before are held where they are."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._importance: dict[str, Tensor] = {}
+        self.remember(world.replay)
+
+    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+        anchors = dict(before.named_parameters())
+
+        def penalty(*_: Tensor) -> Tensor:
+            total = torch.zeros(())
+            for name, value in decoder.named_parameters():
+                important = self._importance[name]
+                moved = (value - anchors[name].detach())[tuple(slice(0, size) for size in important.shape)]
+                total = total + EWC_STRENGTH / 2 * (important * moved.square()).sum()
+            return total
+
+        return Penalised(decoder, batches, penalty)
+
+    def remember(self, examples: Sequence[CaptionedFeatures]) -> None:
+        """Add the squared gradients of these captions, the diagonal of Fisher's information."""
+        decoder, tokenizer = self.captioner.decoder, self.captioner.tokenizer
+        chosen = list(examples)[:: max(1, len(examples) // 100)]
+        found = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
+        for features, images, tokens, weights in Batches(chosen, tokenizer, replace(_options(), batch_size=1)):
+            decoder.zero_grad(set_to_none=True)
+            caption_loss(decoder(features.float(), tokens, images), tokens, weights).backward()  # type: ignore[no-untyped-call]
+            for name, value in decoder.named_parameters():
+                if value.grad is not None:
+                    found[name] += value.grad.square()
+        decoder.zero_grad(set_to_none=True)
+        for name, before in self._importance.items():
+            found[name][tuple(slice(0, size) for size in before.shape)] += before
+        self._importance = found
+
+
+class WithoutForgetting(FineTuning):
+    """LwF: on the new pictures, go on saying what was said before, too."""
+
+    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+        def penalty(features: Tensor, images: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:
+            with torch.no_grad():
+                said = before(features, tokens, images).softmax(dim=-1)
+            surprise: Tensor = -(said * logits.log_softmax(dim=-1)).sum(dim=-1)
+            return LWF_STRENGTH * surprise.mean()
+
+        return Penalised(decoder, batches, penalty)
+
+
+class Ours:
+    """What the retraining job does, its gate included."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.captioner = world.base
+        self._world, self._settings = world, Settings()
+        self._store = Store(folder)
+        encoder = world.base.encoder.fingerprint
+        self._features, self._holdout = FeatureStore(self._store, encoder), Holdout(self._store, 1, encoder)
+        self._corrections: list[Correction] = []
+        self._known_until = ""
+
+    def learn(self, corrections: Corrections) -> str:
+        for number, (picture, caption) in enumerate(corrections, start=len(self._corrections) + 1):
+            self._features.put(picture.key, picture.features)
+            moment = (BEGIN + timedelta(minutes=number)).isoformat()
+            self._corrections.append(
+                make_correction(annotation_id=number, image_key=picture.key, caption=caption, updated_at=moment)
+            )
+        dataset = build_dataset(self._corrections, self._features, self._world.replay, self._holdout, self._known_until)
+        dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, self._world.base)))
+        seed, nobody = len(self._corrections), Progress(None, "redis://127.0.0.1:1/0")
+        candidate, _ = fine_tune(self.captioner, dataset, self._settings.retrain_budget_s, seed, nobody)
+        decision = decide(
+            try_out(candidate, self.captioner, dataset),
+            confidence=self._settings.gate_confidence / 100,
+            tolerance=math.log1p(self._settings.gate_tolerance / 100),
+        )
+        if decision.publish:
+            self.captioner, self._known_until = candidate, dataset.newest_at
+        return "" if decision.publish else f"refused: {decision.reason}"
+
+
+class Penalised(TeacherForcing):
+    """Teacher forcing with something added to the loss."""
+
+    def __init__(self, decoder: CaptionDecoder, batches: Batches, penalty: Callable[..., Tensor]) -> None:
+        super().__init__(decoder, batches, _options())
+        self._penalty = penalty
+
+    def __iter__(self) -> Iterator[Step]:
+        self._decoder.train()
+        for features, images, tokens, weights in self._batches:
+            logits = self._decoder(features.float(), tokens, images)
+            loss = caption_loss(logits, tokens, weights) + self._penalty(features.float(), images, tokens, logits)
+            yield Step(loss=loss, weight=float(len(predicted(tokens))))
+
+
+def _options() -> TrainingOptions:
+    return TrainingOptions(
+        batch_size=64, learning_rate=RATE, inner_learning_rate=INNER_RATE, label_smoothing=0.0, dropout=0.0
+    )
+
+
+LEARNERS: dict[str, Callable[[World, Path], Learner]] = {
+    "no learning": lambda world, _: Unchanged(world),
+    "fine-tuning": lambda world, _: FineTuning(world),
+    "EWC": lambda world, _: ElasticWeights(world),
+    "LwF": lambda world, _: WithoutForgetting(world),
+    "replay": lambda world, _: Replay(world),
+    "ours": Ours,
+    "everything anew": lambda world, _: Everything(world),
+}

@@ -1,0 +1,218 @@
+"""Where streams of corrections come from: pictures of several topics, and a captioner that knows all but five.
+
+`scenes` are drawn, with the encoder of the bundle of that name; `flickr8k` are photos, with the encoder of `photos`.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.bundle import load_bundle
+from model.captioner import Captioner
+from model.captions import CaptionSource
+from model.decoders import build_decoder
+from model.decoders.base import DecoderSizes
+from model.decoders.search import DecodingOptions
+from model.progress import OnProgress, Progress
+from model.scenes.drawing import draw_scene
+from model.scenes.scene import Scene, sample_scene
+from model.scenes.wording import write_captions
+from model.store import Store
+from model.tokenizer import Tokenizer
+from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.examples import CaptionedExample, ExampleReader
+from model.training.record import TrainingProgress
+from model.vision.encoder import Encoder
+from model.vision.features import FeatureStore
+
+REPLAYED = 125
+"""Base pictures whose captions a bundle would bring along; a fifth become anchors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture whose captions are known."""
+
+    key: str
+    features: Tensor
+    """[P, D], half precision."""
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """Pictures of one kind."""
+
+    name: str
+    train: tuple[Picture, ...]
+    test: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A base captioner, what it was trained on, and five topics it has never seen."""
+
+    name: str
+    base: Captioner
+    replay: tuple[CaptionedFeatures, ...]
+    """What the bundle keeps of its training."""
+    old: Topic
+    """What the base was trained on, all of it, and other pictures of the same kind."""
+    topics: tuple[Topic, ...]
+
+
+SCENE_TOPICS = ("star", "heart", "cross", "striped", "dotted")
+
+
+def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnProgress) -> World:
+    """Return drawn scenes; the topics are three shapes and two grounds, and each scene of a topic has one of them.
+
+    Args:
+        scenes: that the base is trained on.
+        corrections: scenes of each topic to learn from.
+        tested: scenes of each topic, and of the base, to measure on.
+        on_progress: told what is drawn and trained.
+    """
+    encoder = load_bundle("scenes").encoder
+    wanted = {"known": scenes + tested, **dict.fromkeys(SCENE_TOPICS, corrections + tested)}
+    drawn: dict[str, list[Scene]] = {name: [] for name in wanted}
+    seeds = random.Random("worlds")
+    while any(len(drawn[name]) < count for name, count in wanted.items()):
+        scene = sample_scene(seeds.getrandbits(48))
+        name = _scene_topic(scene)
+        if name is not None and len(drawn[name]) < wanted[name]:
+            drawn[name].append(scene)
+    pictures = {name: list(_pictured(encoder, found, name, on_progress)) for name, found in drawn.items()}
+    topics = {
+        name: Topic(name=name, train=tuple(found[tested:]), test=tuple(found[:tested]))
+        for name, found in pictures.items()
+    }
+    old = topics.pop("known")
+    base = _train_base(encoder, old.train, epochs=8, min_count=2, on_progress=on_progress)
+    return World(name="scenes", base=base, replay=_replay(old), old=old, topics=tuple(topics.values()))
+
+
+FLICKR_TOPICS = {
+    "snow": ("snow", "snowy", "ski", "skis", "skier", "skiing", "snowboard", "snowboarder", "snowboarding", "sled"),
+    "water": ("surf", "surfer", "surfing", "surfboard", "wave", "waves", "pool", "swim", "swims", "swimming"),
+    "wheels": ("bike", "bikes", "biker", "bicycle", "bicycles", "bicyclist", "cyclist", "motorcycle", "motorbike"),
+    "ball games": ("football", "soccer", "basketball", "baseball", "tennis", "volleyball", "rugby", "hockey"),
+    "climbing": ("climb", "climbs", "climber", "climbing", "cliff", "mountain", "mountains", "rock", "rocks"),
+}
+
+
+def flickr8k_world(folder: Path, features: Path, *, corrections: int, tested: int, on_progress: OnProgress) -> World:
+    """Return photos of Flickr8k, sorted by what most of the people said who described them.
+
+    Args:
+        folder: with Flickr8k.token.txt, images/ and the lists of its splits.
+        features: where the features of the images are kept between runs.
+        corrections: photos of each topic to learn from.
+        tested: photos of each topic to measure on, and five times as many of all others.
+        on_progress: told what is encoded and trained.
+    """
+    encoder = load_bundle("photos").encoder
+    store = FeatureStore(Store(features), encoder.fingerprint)
+    reader = ExampleReader(encoder, features=store, on_progress=on_progress)
+
+    def source(split: str) -> CaptionSource:
+        names = folder / f"Flickr_8k.{split}Images.txt"
+        return CaptionSource(captions=folder / "Flickr8k.token.txt", images=folder / "images", names=names)
+
+    learned, tests = reader.read(source("train"), source("dev"), 2)
+    tests = [*tests, *reader.read(source("dev"), source("test"), 2)[1]]
+    train, test = _by_topic(learned), _by_topic(tests)
+    base = _train_base(encoder, train["known"], epochs=4, min_count=4, on_progress=on_progress)
+    old = Topic(name="known", train=tuple(train["known"]), test=tuple(test["known"][: 5 * tested]))
+    topics = tuple(
+        Topic(name=name, train=tuple(train[name][:corrections]), test=tuple(test[name][:tested]))
+        for name in FLICKR_TOPICS
+    )
+    return World(name="flickr8k", base=base, replay=_replay(old), old=old, topics=topics)
+
+
+def write_captions_of(captioner: Captioner, pictures: Sequence[Picture]) -> list[str]:
+    """Return what the captioner suggests for each picture."""
+    captions = []
+    for start in range(0, len(pictures), 64):
+        features = torch.stack([picture.features for picture in pictures[start : start + 64]])
+        captions += [found[0].text for found in captioner.caption(features, DecodingOptions())]
+    return captions
+
+
+def _scene_topic(scene: Scene) -> str | None:
+    """Return the one topic of a scene, or "known"; None where there are several, or a ground that is neither."""
+    seen = {*(group.shape for group in scene.groups), scene.background.pattern}
+    found = [name for name in SCENE_TOPICS if name in seen]
+    if len(found) > 1 or "checked" in seen:
+        return None
+    return found[0] if found else "known"
+
+
+def _pictured(encoder: Encoder, scenes: Sequence[Scene], name: str, on_progress: OnProgress) -> Iterator[Picture]:
+    for start in range(0, len(scenes), 50):
+        batch = scenes[start : start + 50]
+        pictures = [draw_scene(scene, 192) for scene in batch]
+        prepared = torch.stack([encoder.spec.preprocessing(picture) for picture in pictures])
+        with torch.inference_mode():
+            features = encoder(prepared).half()
+        for scene, picture, seen in zip(batch, pictures, features, strict=True):
+            key = hashlib.sha256(picture.tobytes()).hexdigest()
+            yield Picture(key=key, features=seen.clone(), captions=tuple(write_captions(scene, 3)))
+        on_progress(Progress(phase=f"draw {name}", done=min(start + 50, len(scenes)), total=len(scenes)))
+
+
+def _by_topic(examples: Sequence[CaptionedExample]) -> dict[str, list[Picture]]:
+    topics: dict[str, list[Picture]] = {name: [] for name in ("known", *FLICKR_TOPICS)}
+    for example in examples:
+        picture = Picture(key=example.image_key, features=example.features, captions=example.image.captions)
+        topics[_flickr_topic(example.image.captions)].append(picture)
+    return topics
+
+
+def _flickr_topic(captions: Sequence[str]) -> str:
+    words = [set(caption.lower().replace(".", " ").replace(",", " ").split()) for caption in captions]
+    for name, keywords in FLICKR_TOPICS.items():
+        if sum(bool(said & set(keywords)) for said in words) >= 3:
+            return name
+    return "known"
+
+
+def _train_base(
+    encoder: Encoder, pictures: Sequence[Picture], *, epochs: int, min_count: int, on_progress: OnProgress
+) -> Captioner:
+    """Train a decoder on these pictures alone."""
+    examples = examples_of(pictures)
+    tokenizer = Tokenizer.build((example.caption for example in examples), min_count)
+    torch.manual_seed(0)
+    sizes = DecoderSizes(
+        vocabulary=tokenizer.size, features=encoder.feature_size, hidden=256, embedding=256, attention=256, layers=2
+    )
+    decoder = build_decoder(sizes)
+    decoder.standardise(torch.stack([picture.features for picture in pictures[:500]]))
+    options = TrainingOptions(epochs=epochs, batch_size=64, learning_rate=2e-3, averaging=0.999, reduced_precision=True)
+
+    def show(at: TrainingProgress) -> None:
+        on_progress(Progress(phase="train base", done=at.step, total=at.steps, note=f"loss {at.loss:.3f}"))
+
+    fit_decoder(decoder, tokenizer, examples, [], options, on_progress=show)
+    return Captioner(encoder, decoder, tokenizer, "base")
+
+
+def examples_of(pictures: Sequence[Picture]) -> list[CaptionedFeatures]:
+    """Return one training example for each caption."""
+    return [
+        CaptionedFeatures(features=picture.features, caption=caption)
+        for picture in pictures
+        for caption in picture.captions
+    ]
+
+
+def _replay(old: Topic) -> tuple[CaptionedFeatures, ...]:
+    chosen = random.Random(0).sample(old.train, min(REPLAYED, len(old.train)))
+    return tuple(CaptionedFeatures(features=picture.features, caption=picture.captions[0]) for picture in chosen)
