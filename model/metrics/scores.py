@@ -157,6 +157,18 @@ def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int
     return edits, -shorter
 
 
+def word_edits(left: Words, right: Words) -> int:
+    """Return how many words must be inserted, deleted or replaced (Levenshtein distance)."""
+    row = list(range(len(right) + 1))
+    for at_left, word in enumerate(left, start=1):
+        before, row[0] = row[0], at_left
+        for at, other in enumerate(right, start=1):
+            replaced = before + (word != other)
+            before = row[at]
+            row[at] = min(replaced, row[at] + 1, row[at - 1] + 1)
+    return row[-1]
+
+
 def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[Words], list[list[Words]]]:
     if not captions or len(captions) != len(references) or not all(references):
         raise ValueError("metrics need at least one caption, and at least one reference for each")
@@ -194,18 +206,6 @@ def _common_subsequence(left: Words, right: Words) -> int:
             above = row[at]
             row[at] = above_left + 1 if word == other else max(above, row[at - 1])
             above_left = above
-    return row[-1]
-
-
-def word_edits(left: Words, right: Words) -> int:
-    """Return the Levenshtein distance in words."""
-    row = list(range(len(right) + 1))
-    for at_left, word in enumerate(left, start=1):
-        before, row[0] = row[0], at_left
-        for at, other in enumerate(right, start=1):
-            replaced = before + (word != other)
-            before = row[at]
-            row[at] = min(replaced, row[at] + 1, row[at - 1] + 1)
     return row[-1]
 
 
