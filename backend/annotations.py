@@ -11,7 +11,8 @@ from backend.fields import LARGEST_NUMBER, checked, need, need_objects
 from backend.labeling import CaptionControl, compact_image_ref, read_image_ref
 from model.errors import CorrectionError, TaskError
 from worker.corrections import Correction
-from worker.suggestions import Suggestion
+from worker.ledger_records import Skip
+from worker.suggestions import Suggestion, seen_suggestions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class AnnotationReading:
     """Controls without a caption now, while others of the annotation have one."""
     removed: int | None = None
     """Its id, when whatever it corrected before no longer counts: skipped, or without any caption now."""
+    skips: tuple[Skip, ...] = ()
+    """Each control that has an image, when it was skipped."""
     ignored: str | None = None
     """Why a caption in it cannot be used, in words."""
 
@@ -53,7 +56,7 @@ def parse_annotation(
     """
     annotation_id = need(annotation, "id", int, path)
     if need(annotation, "was_cancelled", bool, path):
-        return AnnotationReading(removed=annotation_id)
+        return _skipped(annotation, task, project_id, controls, path)
     regions = _text_regions(annotation, path)
     submissions, emptied, problems = [], [], []
     for control in controls:
@@ -81,14 +84,15 @@ def with_proposal(submission: Submission, suggestions: Sequence[Suggestion]) -> 
     """Return the correction beside the caption we had proposed.
 
     Args:
-        suggestions: what we suggested for this control, task and image, newest first.
+        suggestions: what we suggested for this control, task and image, newest first; withheld ones among them.
     """
     final, proposed = submission.correction, None
+    seen = seen_suggestions(suggestions, was_prefilled=submission.origin in {"prediction", "prediction-changed"})
     if submission.origin in {"prediction", None}:
         # Accepted: the annotator may have seen an older suggestion than the newest.
-        proposed = next((known for known in suggestions if known.caption == final.caption), None)
-    if proposed is None and suggestions:
-        proposed = suggestions[0]
+        proposed = next((known for known in seen if known.caption == final.caption), None)
+    if proposed is None and seen:
+        proposed = seen[0]
     if proposed is not None:
         return replace(
             final,
@@ -96,8 +100,30 @@ def with_proposal(submission: Submission, suggestions: Sequence[Suggestion]) -> 
             model_version=proposed.model_version,
             image_key=proposed.image_key,
         )
-    # What we suggested is forgotten (Redis was lost); the hint is all that is left.
-    return replace(final, proposed=final.caption) if submission.origin == "prediction" else final
+    if submission.origin == "prediction":
+        # What we suggested is forgotten (Redis was lost); the hint is all that is left.
+        return replace(final, proposed=final.caption)
+    return replace(final, image_key=suggestions[0].image_key) if suggestions else final
+
+
+def _skipped(
+    annotation: Mapping[str, Any],
+    task: Mapping[str, Any],
+    project_id: int,
+    controls: Sequence[CaptionControl],
+    path: str,
+) -> AnnotationReading:
+    skips, problems = [], []
+    regions = _text_regions(annotation, path)
+    for control in controls:
+        mine = [region for region in regions if region.from_name == control.from_name]
+        try:
+            skips.append(_skip(annotation, task, project_id, control, mine, path))
+        except (TaskError, CorrectionError) as problem:
+            problems.append(str(problem))
+    return AnnotationReading(
+        removed=need(annotation, "id", int, path), skips=tuple(skips), ignored="; ".join(problems) or None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +196,28 @@ def _correction(
         annotator=_annotator(annotation.get("completed_by")),
         lead_time_s=_lead_time_s(annotation.get("lead_time")),
         ground_truth=annotation.get("ground_truth") is True,
+        updated_at=need(annotation, "updated_at", str, path),
+    )
+
+
+def _skip(
+    annotation: Mapping[str, Any],
+    task: Mapping[str, Any],
+    project_id: int,
+    control: CaptionControl,
+    regions: Sequence[_TextRegion],
+    path: str,
+) -> Skip:
+    is_untouched = bool(regions) and all(region.origin == "prediction" for region in regions)
+    return Skip(
+        project_id=project_id,
+        task_id=need(task, "id", int, "task."),
+        annotation_id=need(annotation, "id", int, path),
+        control=control.from_name,
+        image_ref=compact_image_ref(read_image_ref(need(task, "data", dict, "task."), control)),
+        prefilled=_caption(regions) if is_untouched else None,
+        annotator=_annotator(annotation.get("completed_by")),
+        lead_time_s=_lead_time_s(annotation.get("lead_time")),
         updated_at=need(annotation, "updated_at", str, path),
     )
 

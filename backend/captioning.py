@@ -26,6 +26,7 @@ from model.errors import TaskError
 from model.store import Store
 from model.vision.features import FeatureStore
 from worker.corrections import Correction, CorrectionInbox
+from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
 from worker.queues import enqueue_retraining, retrain_when_due
 from worker.settings import Settings
 from worker.suggestions import Suggestion, SuggestionLog
@@ -58,6 +59,10 @@ class CaptioningParts:
     @property
     def suggestions(self) -> SuggestionLog:
         return SuggestionLog(self.redis)
+
+    @property
+    def ledger(self) -> LedgerRecords:
+        return LedgerRecords(self.redis)
 
 
 class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
@@ -113,6 +118,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         if news.ignored:
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, news.ignored)
         changed = self._forget(news) + sum(self._store(submission) for submission in news.submissions)
+        for skip in news.skips:
+            self._record_skip(skip)
         if news.wants_training:
             return {"job": self.start_training(news.project_id)}
         if changed:
@@ -145,14 +152,14 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         captions: Mapping[str, list[Caption]],
         model_version: str,
     ) -> Any:
-        outcome = "failed" if isinstance(seen, TaskError) else "captioned"
-        self.parts.metrics.predictions.labels(outcome).inc()
         if isinstance(seen, TaskError):
+            self.parts.metrics.predictions.labels("failed").inc()
             self.parts.metrics.task_failures.labels(type(seen).__name__).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
         alternatives = self.parts.settings.alternatives
         found = {picture.control: captions[picture.image_key] for picture in seen}
+        self.parts.metrics.predictions.labels("captioned").inc()
         predictions = make_predictions(found, model_version, alternatives)
         return predictions if alternatives > 1 else predictions[0]
 
@@ -192,6 +199,10 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         forgotten += parts.inbox.remove(project_id, news.removed_annotations)
         for annotation_id, control in news.emptied_controls:
             forgotten += parts.inbox.remove_control(project_id, annotation_id, control)
+        skipped = {skip.annotation_id for skip in news.skips}
+        parts.ledger.forget_tasks(project_id, news.deleted_tasks)
+        parts.ledger.remove(project_id, set(news.removed_annotations) - skipped)
+        parts.ledger.remove_controls(project_id, news.emptied_controls)
         if forgotten:
             parts.metrics.corrections.labels("removed").inc(forgotten)
         return forgotten
@@ -203,6 +214,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         )
         correction = with_proposal(submission, suggestions)
         is_news = self.parts.inbox.store(correction)
+        self.parts.ledger.store(record_submission(correction, suggestions))
         if is_news:
             self.parts.metrics.corrections.labels(_kind(correction)).inc()
         logger.info(
@@ -215,6 +227,10 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             correction.model_version,
         )
         return is_news
+
+    def _record_skip(self, skip: Skip) -> None:
+        suggestions = self.parts.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
+        self.parts.ledger.store(record_skip(skip, suggestions))
 
     def _retrain_when_due(self, project_id: int) -> None:
         try:

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_versions,
         _add_promote,
         _add_rollback,
+        _add_ledger,
     ):
         add(subcommands)
     return parser
@@ -200,6 +201,14 @@ def _add_promote(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
 def _add_rollback(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     parser = _add(subcommands, commands.rollback, "let the model version serve again that served before")
     _add_project(parser)
+
+
+def _add_ledger(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.ledger, "tell what became of a project's suggestions, by version and annotator")
+    _add_project(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="all numbers, as JSON")
+    form.add_argument("--csv", action="store_true", help="one line for each annotation, for spreadsheets")
 
 
 def _add_project(parser: argparse.ArgumentParser) -> None:

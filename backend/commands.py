@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from model.errors import SettingsError
-from worker.settings import Settings
+from worker.settings import Settings, hide_password
 
 if TYPE_CHECKING:
     from model.captioner import Captioner
@@ -267,6 +267,32 @@ def rollback(arguments: argparse.Namespace) -> int:
     from backend.versions import roll_back
 
     print(roll_back(Settings.from_env(), arguments.project, by="command line"))
+    return 0
+
+
+def ledger(arguments: argparse.Namespace) -> int:
+    from redis import RedisError
+
+    from backend.ledger import ledger_json, ledger_lines, write_csv
+    from worker.ledger import read_ledger
+    from worker.ledger_records import LedgerRecords
+    from worker.queues import connect
+
+    settings = Settings.from_env()
+    try:
+        with connect(settings.redis_url) as redis:
+            if arguments.csv:
+                write_csv(LedgerRecords(redis).records(arguments.project), sys.stdout)
+                return 0
+            found = read_ledger(redis, arguments.project)
+    except RedisError as cause:
+        raise SettingsError(
+            f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"
+        ) from cause
+    if arguments.json:
+        print(json.dumps(ledger_json(found), indent=1))
+    else:
+        print("\n".join(ledger_lines(found, with_arms=False)))
     return 0
 
 

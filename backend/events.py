@@ -8,6 +8,7 @@ from backend.annotations import Submission, parse_annotation
 from backend.fields import need, need_ids, need_objects
 from backend.labeling import parse_caption_controls
 from model.errors import LabelConfigError, RequestError
+from worker.ledger_records import Skip
 
 START_TRAINING = "START_TRAINING"
 
@@ -22,6 +23,8 @@ class WebhookEvent:
     emptied_controls: tuple[tuple[int, str], ...] = ()
     """Annotation id and from_name of a control without a caption now, while others of the annotation have one."""
     removed_annotations: tuple[int, ...] = ()
+    """Deleted, skipped, or without any caption now."""
+    skips: tuple[Skip, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
     wants_training: bool = False
     ignored: str | None = None
@@ -56,6 +59,7 @@ def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
             (found.submissions[0].correction.annotation_id, control) for found in readings for control in found.emptied
         ),
         removed_annotations=tuple(reading.removed for reading in readings if reading.removed is not None),
+        skips=tuple(skip for reading in readings for skip in reading.skips),
         ignored="; ".join(reading.ignored for reading in readings if reading.ignored) or None,
     )
 

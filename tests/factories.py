@@ -17,6 +17,7 @@ from model.training.captions import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
 from worker.corrections import Correction
+from worker.suggestions import Suggestion
 
 TWELVE_WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "left", "right", "two", "the", "of")
 
@@ -125,3 +126,19 @@ def make_correction(**changes: Any) -> Correction:
     }
     assert set(changes) <= {declared.name for declared in fields(Correction)}
     return Correction(**values | changes)
+
+
+def make_suggestion(**changes: Any) -> Suggestion:
+    """The suggestion that `make_correction` corrects; task_id also tells the image apart."""
+    number = changes.get("task_id", 1)
+    values: dict[str, Any] = {
+        "project_id": 1,
+        "task_id": number,
+        "control": "caption",
+        "image_ref": f"/data/upload/1/{number:08x}-dog.jpg",
+        "image_key": "ab" * 32,
+        "caption": "a dog",
+        "model_version": "scenes-1a2b3c4d",
+        "score": 0.5,
+    }
+    return Suggestion(**values | changes)

@@ -55,7 +55,7 @@ class Correction:
                 f"annotation {self.annotation_id}: the caption of {self.control!r} is empty; "
                 f"an emptied annotation removes its correction"
             )
-        object.__setattr__(self, "updated_at", _utc(self.annotation_id, self.updated_at))
+        object.__setattr__(self, "updated_at", utc(self.annotation_id, self.updated_at))
         try:
             self.to_json().encode()
         except UnicodeEncodeError as cause:
@@ -177,7 +177,7 @@ class CorrectionInbox:
         return int(self.redis.register_script(script)(keys=inbox_keys(project_id), args=list(arguments)))
 
 
-def _utc(annotation_id: int, written: str) -> str:
+def utc(annotation_id: int, written: str) -> str:
     try:
         moment = datetime.fromisoformat(written)
     except (TypeError, ValueError) as cause:

@@ -2,6 +2,9 @@
 
     captioner:suggestions:<project>:<task>   list of suggestions as JSON, newest first
 
+Those that HIDE_SUGGESTIONS_SHARE withheld are among them. The ledger's totals count each task, control and image once
+for each version, as long as the log remembers it.
+
 Label Studio forgets the link when a prediction is deleted and reuses task ids, so a suggestion is found by project,
 task, control and the image it was made for. Bounded: the newest of each task, and nothing older than half a year.
 """
@@ -10,12 +13,38 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
 from redis import Redis
+
+from worker.ledger_scripts import ledger_key
 
 KEPT_PER_TASK = 20
 """Alternatives of one version count one by one."""
 KEPT_S = 180 * 24 * 3600
+
+REMEMBER = f"""
+local LOG, TOTALS = unpack(KEYS)
+
+local function place(known)
+  return cjson.encode({{known.control, known.model_version, known.image_ref_sha256, known.withheld or false}})
+end
+
+local counted = {{}}
+for _, record in ipairs(redis.call('LRANGE', LOG, 0, -1)) do counted[place(cjson.decode(record))] = true end
+for _, record in ipairs(ARGV) do
+  local new = cjson.decode(record)
+  if not counted[place(new)] then
+    counted[place(new)] = true
+    local arm = new.withheld and 'withheld' or 'shown'
+    redis.call('HINCRBY', TOTALS, 'tasks:' .. arm .. '::' .. new.model_version, 1)
+  end
+  redis.call('LREM', LOG, 0, record)
+  redis.call('LPUSH', LOG, record)
+end
+redis.call('LTRIM', LOG, 0, {KEPT_PER_TASK - 1})
+redis.call('EXPIRE', LOG, {KEPT_S})
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +63,20 @@ class Suggestion:
     model_version: str
     score: float
     """0 to 1, as Label Studio shows it."""
+    withheld: bool = False
+    """Whether nobody was shown it, so that captions with and without a suggestion can be compared."""
+
+
+def seen_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool = False) -> list[Suggestion]:
+    """Return those that an annotator may have seen: none where the newest was withheld.
+
+    Args:
+        suggestions: of one control, task and image, newest first.
+        was_prefilled: Label Studio says that a suggestion was in the field, so one of before was shown.
+    """
+    if suggestions and suggestions[0].withheld and not was_prefilled:
+        return []
+    return [suggestion for suggestion in suggestions if not suggestion.withheld]
 
 
 class SuggestionLog:
@@ -44,13 +87,11 @@ class SuggestionLog:
 
     def remember(self, suggestions: Sequence[Suggestion]) -> None:
         """Keep the suggestions, the last one as the newest of its task; the same one again only becomes the newest."""
-        with self.redis.pipeline(transaction=True) as pipeline:
-            for suggestion in suggestions:
-                key, record = _key(suggestion.project_id, suggestion.task_id), _record(suggestion)
-                pipeline.lrem(key, 0, record)
-                pipeline.lpush(key, record)
-                pipeline.ltrim(key, 0, KEPT_PER_TASK - 1)
-                pipeline.expire(key, KEPT_S)
+        script = self.redis.register_script(REMEMBER)
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for (project_id, task_id), found in groupby(suggestions, lambda one: (one.project_id, one.task_id)):
+                keys = [_key(project_id, task_id), ledger_key("ledger-totals", project_id)]
+                script(keys=keys, args=[_record(suggestion) for suggestion in found], client=pipeline)
             pipeline.execute()
 
     def find(self, project_id: int, task_id: int, control: str, image_ref: str) -> list[Suggestion]:

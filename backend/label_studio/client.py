@@ -119,9 +119,11 @@ class LabelStudioClient:
 
         The time moves with every change of the task's annotations, and not with its predictions.
         """
-        annotated = _filter("total_annotations", "greater", 0)
-        found = self._tasks(project_id, annotated, include="id,updated_at")
-        return {int(task["id"]): str(task["updated_at"]) for task in found}
+        return self._times(project_id, _filter("total_annotations", "greater", 0))
+
+    def skipped_task_times(self, project_id: int) -> dict[int, str]:
+        """Return when each task that somebody skipped last changed, by task id."""
+        return self._times(project_id, _filter("cancelled_annotations", "greater", 0))
 
     def tasks(self, project_id: int, task_ids: Iterable[int]) -> Iterator[Task]:
         """Yield these tasks of a project; annotations and predictions are complete."""
@@ -230,6 +232,10 @@ class LabelStudioClient:
 
     def token_policy(self) -> TokenPolicy:
         return self._api.ask("GET", "api/jwt/settings", _parse_token_policy)
+
+    def _times(self, project_id: int, wanted: Mapping[str, Any]) -> dict[int, str]:
+        found = self._tasks(project_id, wanted, include="id,updated_at")
+        return {int(task["id"]): str(task["updated_at"]) for task in found}
 
     def _tasks(self, project_id: int, wanted: Mapping[str, Any], include: str | None = None) -> Iterator[Task]:
         # By id and not by page number: tasks that leave the filter meanwhile would shift the pages.

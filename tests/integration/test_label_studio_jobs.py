@@ -15,8 +15,11 @@ from backend import jobs
 from backend.labeling import compact_image_ref
 from model.errors import LabelStudioError
 from model.vision.images import image_key
-from tests.factories import make_correction, make_image
+from tests.backend_client import BackendClient
+from tests.factories import make_correction, make_image, make_suggestion
 from tests.workplace import Workplace
+from worker.ledger import read_ledger
+from worker.ledger_records import LedgerRecords
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 from worker.suggestions import Suggestion, SuggestionLog
 
@@ -72,6 +75,12 @@ def prediction(number: int, caption: str, version: str) -> dict[str, Any]:
     return {"id": number, "result": [region], "model_version": version, "score": 0.5}
 
 
+def suggested(number: int, **changes: Any) -> Suggestion:
+    """A remembered suggestion for the image of this task."""
+    image_ref = f"{LS}/data/upload/1/{number:08x}-dog.jpg"
+    return make_suggestion(task_id=number, image_ref=image_ref, **changes)
+
+
 class FakeLabelStudio:
     """Label Studio's replies to the requests of our jobs."""
 
@@ -101,9 +110,10 @@ class FakeLabelStudio:
     def _is_wanted(task: dict[str, Any], query: dict[str, Any]) -> bool:
         if "selecteditems" in query:  # requests_mock lowers the case of queries
             return task["id"] in query["selecteditems"]["included"]
-        [annotated, *by_id] = query["filters"]["items"]
-        is_annotated = any(not found["was_cancelled"] for found in task["annotations"])
-        return is_annotated is (annotated["operator"] == "greater") and task["id"] > (by_id[0]["value"] if by_id else 0)
+        [wanted, *by_id] = query["filters"]["items"]
+        of_skips = wanted["filter"] == "filter:tasks:cancelled_annotations"
+        has_any = any(found["was_cancelled"] is of_skips for found in task["annotations"])
+        return has_any is (wanted["operator"] == "greater") and task["id"] > (by_id[0]["value"] if by_id else 0)
 
     def has(self, *annotations: dict[str, Any]) -> None:
         """Answer for single annotations; any other is unknown."""
@@ -281,6 +291,88 @@ def test_one_emptied_text_area_of_two_is_removed_and_the_other_stays(
 
     assert [(found.control, found.caption) for found in workplace.inbox.corrections(1)] == [("caption", "a square")]
     assert outcome["removed"] == 1
+
+
+@pytest.mark.usefixtures("configure")
+def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    remembered = [suggested(number, withheld=number == 4) for number in range(1, 6)]
+    annotations = [
+        annotation(1, "a dog"),
+        annotation(2, "a big dog", completed_by=2),
+        annotation(3, "a dog", was_cancelled=True),
+        annotation(4, "a fox in the snow"),
+        annotation(5, "something else"),
+    ]
+    events = [
+        {"action": "ANNOTATION_CREATED", "annotation": found, "task": task(found["id"]), "project": PROJECT}
+        for found in annotations
+    ]
+    backend = BackendClient(workplace.settings)
+
+    ledgers = []
+    for order in ("pull", "webhooks", "webhooks, pull", "pull, webhooks backwards"):
+        redis.flushdb()
+        SuggestionLog(redis).remember(remembered)
+        for step in order.split(", "):
+            if step == "pull":
+                label_studio.tasks = [task(found["id"], found) for found in annotations]
+                jobs.collect_corrections(1)
+            for event in reversed(events) if step.endswith("backwards") else events:
+                assert step == "pull" or backend.post("/webhook", event).status_code < 300
+        ledgers.append((read_ledger(redis, 1), list(LedgerRecords(redis).records(1))))
+
+    outcomes = {record.annotation_id: (record.outcome, record.arm) for record in ledgers[0][1]}
+    assert outcomes == {
+        1: ("accepted", "shown"),
+        2: ("edited", "shown"),
+        3: ("skipped", "shown"),
+        4: ("written", "withheld"),
+        5: ("rewritten", "shown"),
+    }
+    assert all(found == ledgers[0] for found in ledgers)
+
+
+@pytest.mark.usefixtures("configure")
+def test_what_is_gone_in_label_studio_leaves_the_ledger_and_a_skip_stays(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    label_studio.tasks = [task(number, annotation(number, "a dog")) for number in range(1, 4)]
+    jobs.collect_corrections(1)
+    skip = annotation(2, "a dog", was_cancelled=True, updated_at=LATER)
+    label_studio.tasks = [task(2, skip), task(3, annotation(3, "", updated_at=LATER), annotation(4, "a cat"))]
+    label_studio.has(*label_studio.tasks[0]["annotations"], *label_studio.tasks[1]["annotations"])
+
+    jobs.collect_corrections(1)
+
+    outcomes = {record.annotation_id: record.outcome for record in LedgerRecords(redis).records(1)}
+    assert outcomes == {2: "skipped", 4: "written"}
+    label_studio.tasks = []
+    label_studio.has()
+
+    jobs.collect_corrections(1)
+
+    assert list(LedgerRecords(redis).records(1)) == []
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_ledger_that_was_lost_is_made_again_from_label_studio(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    """Only Label Studio's predictions are left; the highest id is the one that was shown first."""
+    shown = [prediction(5, "a cat", "v1"), prediction(6, "a dog", "v1")]
+    taken = annotation(1, "a cat", parent_prediction=5)
+    taken["result"][0]["origin"] = "prediction"
+    label_studio.tasks = [task(1, taken, predictions=shown)]
+    jobs.collect_corrections(1)
+    redis.delete(*redis.keys("captioner:ledger*"))
+
+    jobs.collect_corrections(1)
+
+    [record] = LedgerRecords(redis).records(1)
+    assert (record.outcome, record.model_version, record.suggestion) == ("alternative", "v1", "a dog")
+    assert read_ledger(redis, 1).versions["v1"].alternative == 1
 
 
 @pytest.mark.usefixtures("configure")

@@ -5,21 +5,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.factories import make_suggestion
+from worker.ledger import read_ledger
 from worker.suggestions import KEPT_PER_TASK, KEPT_S, Suggestion, SuggestionLog
-
-
-def make_suggestion(**changes: Any) -> Suggestion:
-    values: dict[str, Any] = {
-        "project_id": 1,
-        "task_id": 5,
-        "control": "caption",
-        "image_ref": "/data/upload/1/dog.jpg",
-        "image_key": "ab" * 32,
-        "caption": "a dog",
-        "model_version": "v1-00000000",
-        "score": 0.5,
-    }
-    return Suggestion(**values | changes)
 
 
 @pytest.fixture
@@ -28,13 +16,8 @@ def log(redis: Redis) -> SuggestionLog:
 
 
 def find(log: SuggestionLog, **changes: Any) -> list[Suggestion]:
-    place: dict[str, Any] = {
-        "project_id": 1,
-        "task_id": 5,
-        "control": "caption",
-        "image_ref": "/data/upload/1/dog.jpg",
-    }
-    return log.find(**place | changes)
+    asked = make_suggestion(**changes)
+    return log.find(asked.project_id, asked.task_id, asked.control, asked.image_ref)
 
 
 def test_suggestions_come_back_whole_and_newest_first(log: SuggestionLog) -> None:
@@ -50,7 +33,7 @@ def test_a_suggestion_is_found_only_where_it_was_made(log: SuggestionLog) -> Non
     log.remember([make_suggestion()])
 
     assert find(log, project_id=2) == []
-    assert find(log, task_id=6) == []
+    assert find(log, task_id=6, image_ref=make_suggestion().image_ref) == []
     assert find(log, control="other") == []
 
 
@@ -66,7 +49,7 @@ def test_the_same_suggestion_again_is_kept_once_and_is_the_newest(log: Suggestio
     log.remember([first, second, first, first])
 
     assert find(log) == [first, second]
-    assert redis.llen("captioner:suggestions:1:5") == 2
+    assert redis.llen("captioner:suggestions:1:1") == 2
 
 
 def test_memory_is_bounded_in_number_and_time_and_an_image_inside_the_task_is_not_kept(
@@ -79,8 +62,8 @@ def test_memory_is_bounded_in_number_and_time_and_an_image_inside_the_task_is_no
     found = find(log, image_ref=image_ref)
     assert [suggestion.model_version for suggestion in found][:2] == ["v99-00000000", "v98-00000000"]
     assert len(found) == KEPT_PER_TASK
-    assert (redis.memory_usage("captioner:suggestions:1:5") or 0) < 20_000
-    assert 0 < redis.ttl("captioner:suggestions:1:5") <= KEPT_S
+    assert (redis.memory_usage("captioner:suggestions:1:1") or 0) < 20_000
+    assert 0 < redis.ttl("captioner:suggestions:1:1") <= KEPT_S
 
 
 def test_deleted_tasks_are_forgotten(log: SuggestionLog) -> None:
@@ -91,3 +74,30 @@ def test_deleted_tasks_are_forgotten(log: SuggestionLog) -> None:
 
     assert find(log, task_id=5) == []
     assert len(find(log, task_id=6)) == 1
+
+
+def test_a_task_counts_once_as_shown_for_each_version_and_control(log: SuggestionLog, redis: Redis) -> None:
+    best, other = make_suggestion(), make_suggestion(caption="a cat")
+
+    log.remember([other, best])
+    log.remember([other, best])
+    log.remember([make_suggestion(caption="a fox")])
+    log.remember([make_suggestion(task_id=2), make_suggestion(control="title"), make_suggestion(model_version="v2-0")])
+
+    versions = read_ledger(redis, 1).versions
+    assert {version: tally.tasks for version, tally in versions.items()} == {"scenes-1a2b3c4d": 3, "v2-0": 1}
+
+
+def test_what_was_withheld_does_not_count_as_shown(log: SuggestionLog, redis: Redis) -> None:
+    log.remember([make_suggestion(withheld=True), make_suggestion(task_id=2)])
+
+    ledger = read_ledger(redis, 1)
+    assert (ledger.shown.tally.tasks, ledger.withheld.tally.tasks) == (1, 1)
+    assert [known.withheld for known in find(log)] == [True]
+
+
+def test_another_image_under_a_reused_task_id_counts_as_shown_again(log: SuggestionLog, redis: Redis) -> None:
+    log.remember([make_suggestion()])
+    log.remember([make_suggestion(image_ref="/another.jpg")])
+
+    assert read_ledger(redis, 1).shown.tally.tasks == 2

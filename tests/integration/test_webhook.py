@@ -1,6 +1,7 @@
 """/webhook: every recorded event of Label Studio ends in the inbox as it should, durable before the answer."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from backend.auth import WEBHOOK_HEADER
 from tests.backend_client import BackendClient, basic_auth
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
+from worker.ledger import read_ledger
 from worker.queues import RETRAIN_QUEUE, queue
 from worker.suggestions import Suggestion
 
@@ -112,6 +114,73 @@ def test_a_skip_takes_back_what_was_stored(backend: BackendClient) -> None:
     assert backend.replay("25_webhook_ANNOTATION_CREATED_skipped").get_json() == {"changed": 1}
 
     assert backend.corrections(7) == []
+
+
+def test_the_ledger_tells_what_became_of_each_suggestion(backend: BackendClient) -> None:
+    suggestion = "a brown dog stands on the grass under the sun"
+    names = {
+        ACCEPTED: "accepted",
+        "21_webhook_ANNOTATION_CREATED_corrected_edited": "edited",
+        "22_webhook_ANNOTATION_CREATED_corrected_retyped": "rewritten",
+        "25_webhook_ANNOTATION_CREATED_skipped": "skipped",
+    }
+    for name in names:
+        remember_suggestion(backend, name, suggestion)
+        backend.replay(name)
+        backend.replay(name)
+
+    for name, outcome in names.items():
+        body = load_payload(name)["body"]
+        found = {record.annotation_id: record for record in backend.parts.ledger.records(body["project"]["id"])}
+        record = found[body["annotation"]["id"]]
+        assert (record.outcome, record.model_version, record.suggestion) == (outcome, "v1-0a1b2c3d", suggestion)
+        assert (record.annotator, record.lead_time_s) == (1, body["annotation"]["lead_time"])
+
+
+def test_a_skip_is_no_correction_and_the_ledger_knows_it_until_it_is_cancelled(backend: BackendClient) -> None:
+    name = "25_webhook_ANNOTATION_CREATED_skipped"
+    body = load_payload(name)["body"]
+    remember_suggestion(backend, name, "a brown dog stands on the grass under the sun")
+
+    assert backend.post("/webhook", submitted(body)).get_json() == {"changed": 1}
+    assert backend.replay(name).get_json() == {"changed": 1}
+    assert backend.replay(name).get_json() == {"changed": 0}
+
+    tally = read_ledger(backend.parts.redis, 7).versions["v1-0a1b2c3d"]
+    assert (tally.judged, tally.skipped, tally.tasks) == (0, 1, 1)
+
+    backend.post("/webhook", body | {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 8}]})
+
+    assert list(backend.parts.ledger.records(7)) == []
+
+
+def test_an_emptied_or_deleted_caption_leaves_the_ledger(backend: BackendClient) -> None:
+    for name in ("27_webhook_ANNOTATION_CREATED_empty", "28_webhook_ANNOTATION_CREATED_empty_text"):
+        backend.post("/webhook", submitted(load_payload(name)["body"]))
+        backend.replay(name)
+    backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk")
+    backend.replay("35_webhook_ANNOTATIONS_DELETED_bulk")
+    assert [record.annotation_id for record in backend.parts.ledger.records(12)] == [20, 21]
+
+    body = load_payload("45_webhook_TASKS_DELETED_all")["body"]
+    tasks = load_payload("36_webhook_ANNOTATIONS_CREATED_bulk")["body"]["task"]
+    backend.post("/webhook", body | {"tasks": [{"id": task["id"]} for task in tasks]})
+
+    assert list(backend.parts.ledger.records(12)) == []
+
+
+def test_a_webhook_asks_redis_once_more_for_the_ledger(backend: BackendClient) -> None:
+    """Label Studio gives a webhook one second, and every annotator waits for it."""
+    remember_suggestion(backend, ACCEPTED, "a dog")
+    backend.replay("26_webhook_ANNOTATION_CREATED_manual")  # loads the scripts
+
+    with backend.parts.redis.monitor() as watched:
+        backend.replay(ACCEPTED)
+        backend.parts.redis.echo("done")
+        commands = iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO")
+        asked = Counter(command for command in commands if command in {"EVALSHA", "LRANGE"})
+
+    assert asked == {"EVALSHA": 2, "LRANGE": 1}  # what was suggested, the inbox, the ledger
 
 
 @pytest.mark.parametrize("name", ["27_webhook_ANNOTATION_CREATED_empty", "28_webhook_ANNOTATION_CREATED_empty_text"])

@@ -19,7 +19,7 @@ def parse(body: dict[str, Any]) -> WebhookEvent:
     return parse_webhook(body["action"], body)
 
 
-def make_suggestion(caption: str, version: str = "v1-00000000") -> Suggestion:
+def make_suggestion(caption: str, version: str = "v1-00000000", *, withheld: bool = False) -> Suggestion:
     return Suggestion(
         project_id=6,
         task_id=15,
@@ -29,6 +29,7 @@ def make_suggestion(caption: str, version: str = "v1-00000000") -> Suggestion:
         caption=caption,
         model_version=version,
         score=0.5,
+        withheld=withheld,
     )
 
 
@@ -94,6 +95,44 @@ def test_a_skipped_or_emptied_annotation_removes_what_it_corrected(name: str, an
 
     assert event.submissions == ()
     assert event.removed_annotations == (annotation_id,)
+
+
+def test_a_skip_says_who_skipped_which_suggestion() -> None:
+    body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
+
+    (skip,) = parse(body).skips
+
+    assert (skip.project_id, skip.task_id, skip.annotation_id, skip.control) == (7, 20, 8, "caption")
+    assert skip.image_ref == body["task"]["data"]["captioning"]
+    assert skip.prefilled == "a brown dog stands on the grass under the sun"
+    assert (skip.annotator, skip.lead_time_s) == (1, 4.333)
+    assert skip.updated_at == "2026-11-21T03:18:14.134746+00:00"
+
+
+@pytest.mark.parametrize("change", [{"origin": "prediction-changed"}, {"value": {"text": []}}])
+def test_a_skip_of_a_field_that_somebody_changed_names_no_suggestion(change: dict[str, Any]) -> None:
+    body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
+    body["annotation"]["result"][0] |= change
+
+    (skip,) = parse(body).skips
+
+    assert skip.prefilled is None
+
+
+def test_only_what_was_skipped_is_a_skip() -> None:
+    for name in ("20_webhook_ANNOTATION_CREATED_accepted", "27_webhook_ANNOTATION_CREATED_empty"):
+        assert parse(load_payload(name)["body"]).skips == ()
+
+
+def test_a_skip_of_a_task_without_an_image_or_at_no_time_still_takes_back_what_was_corrected() -> None:
+    for place, value in (("task", {"data": {"title": "no image"}}), ("annotation", {"updated_at": "yesterday"})):
+        body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
+        body[place] |= value
+
+        event = parse(body)
+
+        assert (event.removed_annotations, event.skips) == ((8,), ())
+        assert event.ignored is not None
 
 
 def test_annotations_made_from_predictions_come_as_a_list() -> None:
@@ -284,3 +323,24 @@ def test_without_any_known_suggestion_only_the_hint_is_left() -> None:
 
     assert not with_proposal(accepted, []).is_edit
     assert with_proposal(written, []).proposed is None
+
+
+def test_a_withheld_suggestion_was_not_proposed_but_tells_which_image_it_is() -> None:
+    (written,) = parse(load_payload("26_webhook_ANNOTATION_CREATED_manual")["body"]).submissions
+
+    correction = with_proposal(written, [make_suggestion("a dog", withheld=True), make_suggestion("older", "v0-0")])
+
+    assert (correction.proposed, correction.model_version) == (None, None)
+    assert correction.image_key == "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "name", ["20_webhook_ANNOTATION_CREATED_accepted", "23_webhook_ANNOTATION_CREATED_after_autosaved_draft"]
+)
+def test_a_suggestion_of_before_was_proposed_when_label_studio_says_that_one_was(name: str) -> None:
+    (submission,) = parse(load_payload(name)["body"]).submissions
+    newest_first = [make_suggestion("a dog", "v2-0", withheld=True), make_suggestion("a brown dog", "v1-0")]
+
+    correction = with_proposal(submission, newest_first)
+
+    assert (correction.proposed, correction.model_version) == ("a brown dog", "v1-0")

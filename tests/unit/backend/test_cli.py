@@ -24,6 +24,7 @@ COMMANDS = [
     "versions",
     "promote",
     "rollback",
+    "ledger",
 ]
 
 

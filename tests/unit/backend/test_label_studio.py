@@ -178,6 +178,18 @@ def test_tasks_are_asked_for_by_id_so_that_none_is_missed_when_others_leave(requ
     assert all(request.qs["resolve_uri"] == ["false"] for request in asked.request_history)
 
 
+def test_times_of_annotated_and_of_skipped_tasks_are_asked_for_apart(requests_mock: Mocker) -> None:
+    pages = [[{"id": 3, "updated_at": "then"}], [], [{"id": 8, "updated_at": "now"}], []]
+    asked = requests_mock.get(f"{URL}/api/tasks", [{"json": {"tasks": page, "total": 1}} for page in pages])
+    client = LabelStudioClient(URL, LEGACY)
+
+    assert client.annotated_task_times(7) == {3: "then"}
+    assert client.skipped_task_times(7) == {8: "now"}
+
+    columns = [json.loads(request.qs["query"][0])["filters"]["items"][0]["filter"] for request in asked.request_history]
+    assert columns == ["filter:tasks:total_annotations"] * 2 + ["filter:tasks:cancelled_annotations"] * 2
+
+
 def test_chosen_tasks_are_asked_for_in_addresses_that_are_not_too_long(requests_mock: Mocker) -> None:
     asked = requests_mock.get(f"{URL}/api/tasks", json={"tasks": [{"id": 1}], "total": 1})
 

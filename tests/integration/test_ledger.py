@@ -1,0 +1,288 @@
+"""The ledger on a real Redis: what annotators do ends in the same totals, whatever the order."""
+
+import csv
+import io
+import json
+import random
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from backend.cli import main
+from tests.factories import make_correction, make_suggestion
+from tests.redis_server import RedisServer
+from worker.ledger import Acceptance, Ledger, Tally, read_acceptance, read_ledger
+from worker.ledger_records import LedgerRecord, LedgerRecords, Skip, record_skip, record_submission
+from worker.suggestions import Suggestion, SuggestionLog
+
+VERSION = "scenes-1a2b3c4d"
+SHOWN = make_suggestion(caption="a dog runs")
+
+
+@pytest.fixture
+def ledger(redis: Redis) -> LedgerRecords:
+    return LedgerRecords(redis)
+
+
+def at(second: int) -> str:
+    return f"2025-01-31T12:00:{second:02d}Z"
+
+
+def submitted(caption: str, *suggestions: Suggestion, **changes: Any) -> LedgerRecord:
+    """What an annotator made of "a dog runs"."""
+    correction = make_correction(proposed="a dog runs", caption=caption, **changes)
+    return record_submission(correction, suggestions or [SHOWN])
+
+
+def skipped(**changes: Any) -> LedgerRecord:
+    values: dict[str, Any] = {
+        "project_id": 1,
+        "task_id": 1,
+        "annotation_id": 1,
+        "control": "caption",
+        "image_ref": SHOWN.image_ref,
+        "prefilled": SHOWN.caption,
+        "annotator": 1,
+        "lead_time_s": 1.0,
+        "updated_at": at(0),
+    }
+    return record_skip(Skip(**values | changes), [SHOWN])
+
+
+def of_version(redis: Redis, version: str | None = VERSION) -> Tally:
+    return read_ledger(redis, 1).versions[version]
+
+
+def is_empty(redis: Redis) -> bool:
+    """Whether nothing is left but the memory of removals."""
+    return set(redis.keys("captioner:ledger*:1")) <= {b"captioner:ledger-removed:1"}
+
+
+def test_every_outcome_is_counted_by_version_and_annotator(ledger: LedgerRecords, redis: Redis) -> None:
+    other = replace(SHOWN, caption="a cat runs")
+    ledger.store(submitted("a dog runs", annotation_id=1, lead_time_s=2.0))
+    ledger.store(submitted("a cat runs", SHOWN, other, annotation_id=2, lead_time_s=None))
+    ledger.store(submitted("a red dog runs", annotation_id=3, annotator=2, lead_time_s=4.0))
+    ledger.store(submitted("nothing of it", annotation_id=4, annotator=2, lead_time_s=6.0))
+    ledger.store(skipped(annotation_id=5, annotator=2))
+    ledger.store(record_submission(make_correction(annotation_id=6, proposed=None, model_version=None), []))
+
+    found = read_ledger(redis, 1)
+    tally = found.versions[VERSION]
+    assert (tally.accepted, tally.alternative, tally.edited, tally.rewritten, tally.skipped) == (1, 1, 1, 1, 1)
+    assert (tally.word_edits, tally.compared, tally.unchanged, tally.words) == (0 + 1 + 1 + 3, 4, 1, 3 + 3 + 4 + 3)
+    assert tally.kinds == {"object": 0, "attribute": 1, "count": 0, "relation": 0, "background": 0, "wording": 0}
+    assert (tally.mean_lead_time_s, tally.timed) == (4.0, 3)
+    assert (found.versions[None].written, found.versions[None].judged) == (1, 0)
+    assert {who: (found.judged, found.skipped) for who, found in found.annotators.items()} == {1: (2, 0), 2: (2, 1)}
+    assert found.cells[2, VERSION] == found.annotators[2]
+
+
+def test_the_same_event_again_changes_nothing(ledger: LedgerRecords, redis: Redis) -> None:
+    assert ledger.store(submitted("a cat runs"))
+    before = read_ledger(redis, 1)
+
+    assert not ledger.store(submitted("a cat runs"))
+
+    assert read_ledger(redis, 1) == before
+
+
+def test_an_update_takes_the_place_of_what_it_updates_and_an_older_state_does_not(
+    ledger: LedgerRecords, redis: Redis
+) -> None:
+    ledger.store(submitted("a red dog runs", updated_at=at(1)))
+    assert ledger.store(submitted("two dogs run", updated_at=at(3)))
+    assert not ledger.store(submitted("a dog runs", updated_at=at(2)))
+
+    tally = of_version(redis)
+    assert (tally.judged, tally.edited, tally.rewritten) == (1, 0, 1)
+    assert [record.caption for record in ledger.records(1)] == ["two dogs run"]
+
+
+def test_an_annotation_that_was_skipped_and_taken_up_again_is_no_skip(ledger: LedgerRecords, redis: Redis) -> None:
+    ledger.store(skipped(updated_at=at(1)))
+    assert of_version(redis).skipped == 1
+
+    ledger.store(submitted("a dog runs", updated_at=at(2)))
+
+    assert (of_version(redis).skipped, of_version(redis).accepted) == (0, 1)
+
+
+@pytest.mark.parametrize("record", [submitted("a red dog runs"), skipped()], ids=["edited", "skipped"])
+def test_a_removed_annotation_leaves_no_trace_and_a_late_replay_does_not_bring_it_back(
+    ledger: LedgerRecords, redis: Redis, record: LedgerRecord
+) -> None:
+    ledger.store(record)
+    ledger.store(replace(record, annotation_id=11))
+
+    assert ledger.remove(1, [1, 7]) == 1
+    assert not ledger.store(record)
+    assert ledger.remove(1, [11]) == 1
+
+    assert is_empty(redis)
+
+
+def test_one_control_leaves_and_the_other_stays(ledger: LedgerRecords, redis: Redis) -> None:
+    for control in ("caption", "caption2", "描述/中文:1"):
+        ledger.store(submitted("a dog runs", control=control))
+
+    assert ledger.remove_controls(1, [(1, "caption"), (1, "nothing")]) == 1
+    assert ledger.remove_controls(1, []) == 0
+
+    assert [record.control for record in ledger.records(1)] == ["caption2", "描述/中文:1"]
+    assert ledger.places(1) == [(1, 1, "caption2"), (1, 1, "描述/中文:1")]
+    assert of_version(redis).accepted == 2
+
+
+def test_deleted_tasks_leave_with_their_annotations(ledger: LedgerRecords, redis: Redis) -> None:
+    ledger.store(submitted("a dog runs", annotation_id=1, task_id=5))
+    ledger.store(submitted("a cat runs", annotation_id=2, task_id=5))
+    ledger.store(submitted("a fox runs", annotation_id=3, task_id=55))
+
+    assert ledger.forget_tasks(1, [5, 6]) == 2
+
+    assert of_version(redis).judged == 1
+
+
+def test_a_caption_of_ever_new_words_is_counted_and_taken_out_again(ledger: LedgerRecords, redis: Redis) -> None:
+    """Each Chinese character is a word of its own."""
+    assert ledger.store(submitted("".join(map(chr, range(0x4E00, 0x9000)))))
+    assert read_ledger(redis, 1).shown.distinct_words(1) == of_version(redis).words == 2000
+
+    ledger.remove(1, [1])
+
+    assert is_empty(redis)
+
+
+def test_projects_never_meet(ledger: LedgerRecords, redis: Redis) -> None:
+    ledger.store(submitted("a dog runs", project_id=1))
+    ledger.store(submitted("a cat runs", project_id=11))
+
+    ledger.remove(11, [1])
+
+    assert of_version(redis).accepted == 1
+    assert read_ledger(redis, 11).versions == {}
+
+
+def test_totals_are_those_of_the_records_that_are_left_after_any_history(ledger: LedgerRecords, redis: Redis) -> None:
+    """A thousand random events, against the last state of each annotation alone, in another project."""
+    draw = random.Random(7)
+    left: dict[int, LedgerRecord] = {}
+    for _ in range(1000):
+        record = drawn_record(draw)
+        if draw.random() < 0.02:
+            assert ledger.remove(1, [record.annotation_id]) == (left.pop(record.annotation_id, None) is not None)
+        elif ledger.store(record):
+            left[record.annotation_id] = record
+
+    for record in left.values():
+        ledger.store(replace(record, project_id=2))
+
+    assert len(left) > 10
+    assert read_ledger(redis, 1) == read_ledger(redis, 2)
+    assert redis.hgetall("captioner:ledger-words:1") == redis.hgetall("captioner:ledger-words:2")
+    ledger.remove(1, left)
+    assert is_empty(redis)
+
+
+def drawn_record(draw: random.Random) -> LedgerRecord:
+    """An edit, a caption beside a withheld one, or a skip, of one of 40 annotations at some time."""
+    place: dict[str, Any] = {
+        "annotation_id": draw.randint(1, 40),
+        "annotator": draw.randint(1, 3),
+        "updated_at": at(draw.randint(0, 59)),
+    }
+    if draw.random() < 0.2:
+        return skipped(**place)
+    suggestion = replace(SHOWN, withheld=draw.random() < 0.3, model_version=f"v{draw.randint(1, 2)}-0")
+    values = {
+        "caption": " ".join(draw.choices(("a", "red", "dog", "runs", "on", "grass", "two"), k=draw.randint(1, 6))),
+        "proposed": None if suggestion.withheld else suggestion.caption,
+        "model_version": None if suggestion.withheld else suggestion.model_version,
+    }
+    return record_submission(make_correction(**values | place), [suggestion])
+
+
+def test_the_arms_are_told_apart_and_versions_count_what_was_shown(ledger: LedgerRecords, redis: Redis) -> None:
+    withheld = replace(SHOWN, withheld=True)
+    SuggestionLog(redis).remember([SHOWN, replace(SHOWN, task_id=2, withheld=True)])
+    ledger.store(submitted("a dog runs"))
+    alone: dict[str, Any] = {"annotation_id": 2, "annotator": 9, "caption": "two brown dogs run"}
+    ledger.store(record_submission(make_correction(proposed=None, model_version=None, **alone), [withheld]))
+
+    found = read_ledger(redis, 1)
+
+    assert (found.shown.tally.captions, found.withheld.tally.captions) == (1, 1)
+    assert (found.shown.tally.changed_rate, found.withheld.tally.changed_rate) == (0.0, 1.0)
+    assert (found.shown.distinct_words(1), found.withheld.distinct_words(1)) == (3, 4)
+    assert (found.shown.tally.tasks, found.withheld.tally.tasks) == (1, 1)
+    assert found.versions[VERSION].captions == 1
+    assert set(found.annotators) == {1}
+    assert found.has_both_arms
+
+
+def test_versions_come_in_the_order_of_their_numbers(ledger: LedgerRecords, redis: Redis) -> None:
+    versions = ["v10-00000000", "v2-00000000", "photos-1a2b3c4d"]
+    for number, version in enumerate(versions, start=1):
+        shown = replace(SHOWN, model_version=version)
+        ledger.store(submitted("a cat runs", shown, annotation_id=number, model_version=version))
+    ledger.store(record_submission(make_correction(annotation_id=9, proposed=None, model_version=None), []))
+
+    assert list(read_ledger(redis, 1).versions) == ["photos-1a2b3c4d", "v2-00000000", "v10-00000000", None]
+
+
+def test_two_versions_are_compared_by_one_small_question(ledger: LedgerRecords, redis: Redis) -> None:
+    ledger.store(submitted("a dog runs", annotation_id=1))
+    ledger.store(submitted("a cat runs", annotation_id=2))
+    ledger.store(skipped(annotation_id=3))
+
+    with redis.monitor() as watched:
+        found = read_acceptance(redis, 1, [VERSION, "v2-00000000"])
+        redis.echo("done")
+        commands = list(iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO"))
+
+    assert found == {VERSION: Acceptance(accepted=1, judged=2), "v2-00000000": Acceptance(accepted=0, judged=0)}
+    assert [command for command in commands if command not in {"HELLO", "CLIENT"}] == ["HMGET"]
+    assert read_acceptance(redis, 1, []) == {}
+
+
+def test_an_empty_project_has_an_empty_ledger(redis: Redis) -> None:
+    found = read_ledger(redis, 1)
+
+    assert isinstance(found, Ledger)
+    assert (found.versions, found.annotators, found.has_both_arms) == ({}, {}, False)
+    assert (found.shown.tally.captions, found.withheld.tally.captions) == (0, 0)
+
+
+def test_the_command_prints_tables_json_and_csv(
+    ledger: LedgerRecords, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    ledger.store(submitted("a dog runs"))
+    ledger.store(submitted("=a cat runs", annotation_id=2))
+
+    printed = {}
+    for form in ("", "--json", "--csv"):
+        assert main(["ledger", "1", *filter(None, [form])]) == 0
+        printed[form] = capsys.readouterr().out
+
+    assert re.search(rf"^{VERSION} +0 +2 +50\.0% +0\.0% +50\.0%", printed[""], re.MULTILINE)
+    assert "withheld" not in printed[""]
+    assert json.loads(printed["--json"])["versions"][0]["edited"] == 1
+    rows = list(csv.DictReader(io.StringIO(printed["--csv"])))
+    assert [row["outcome"] for row in rows] == ["accepted", "edited"]
+    assert [row["caption"] for row in rows] == ["a dog runs", "'=a cat runs"]
+
+
+def test_the_command_says_when_redis_is_away(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    own_redis.kill()
+
+    assert main(["ledger", "1"]) == 2
+
+    assert f"no Redis answers at {own_redis.url}" in capsys.readouterr().err
