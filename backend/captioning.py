@@ -27,6 +27,7 @@ from model.store import Store
 from model.vision.features import FeatureStore
 from worker.corrections import Correction, CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
+from worker.policy import is_withheld
 from worker.queues import enqueue_retraining, retrain_when_due
 from worker.settings import Settings
 from worker.suggestions import Suggestion, SuggestionLog
@@ -90,7 +91,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
     ) -> list[Any]:
         """Return one entry per task, in order.
 
-        An entry is a prediction, or with ALTERNATIVES a list of them, or `{"error": reason}` for a task without.
+        An entry is a prediction, or with ALTERNATIVES a list of them, or `{"error": reason}` for a task without. The
+        prediction of an image whose suggestion is withheld is an empty one.
 
         Args:
             context: what the annotator typed so far; then nothing is suggested, because Label Studio would put
@@ -158,8 +160,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
         alternatives = self.parts.settings.alternatives
-        found = {picture.control: captions[picture.image_key] for picture in seen}
-        self.parts.metrics.predictions.labels("captioned").inc()
+        found = {picture.control: captions[picture.image_key] for picture in seen if not self._is_withheld(picture)}
+        self.parts.metrics.predictions.labels("captioned" if found else "withheld").inc()
         predictions = make_predictions(found, model_version, alternatives)
         return predictions if alternatives > 1 else predictions[0]
 
@@ -181,6 +183,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
                 caption=caption.text,
                 model_version=model_version,
                 score=caption.score,
+                withheld=self._is_withheld(picture),
             )
             for task, seen in zip(tasks, pictures, strict=True)
             for picture in _readable(seen)
@@ -190,6 +193,9 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             self.parts.suggestions.remember(suggestions)
         except RedisError as problem:  # a suggestion unremembered is better than none
             logger.warning("suggestions not remembered project=%s problem=%s", self.project_id, problem)
+
+    def _is_withheld(self, picture: Picture) -> bool:
+        return is_withheld(picture.image_key, self.parts.settings.hide_suggestions_share)
 
     def _forget(self, news: WebhookEvent) -> int:
         """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""

@@ -292,7 +292,7 @@ def ledger(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(ledger_json(found), indent=1))
     else:
-        print("\n".join(ledger_lines(found, with_arms=False)))
+        print("\n".join(ledger_lines(found, with_arms=settings.hide_suggestions_share > 0)))
     return 0
 
 

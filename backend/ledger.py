@@ -10,6 +10,7 @@ from worker.ledger import ArmTally, Ledger, Tally
 from worker.ledger_records import LedgerRecord
 
 COUNTS = (
+    "tasks",
     "accepted",
     "alternative",
     "edited",
@@ -145,8 +146,7 @@ def _number(value: float | None) -> str:
 
 
 def _tally_json(tally: Tally) -> dict[str, Any]:
-    counts = {"tasks": tally.tasks, **{name: getattr(tally, name) for name in COUNTS}}
-    return counts | {name: getattr(tally, name) for name in RATES} | {"kinds": dict(tally.kinds)}
+    return {name: getattr(tally, name) for name in COUNTS + RATES} | {"kinds": dict(tally.kinds)}
 
 
 def _arm_json(arm: ArmTally, sample: int) -> dict[str, Any]:

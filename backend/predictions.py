@@ -14,9 +14,12 @@ def make_predictions(
     """Return up to `alternatives` predictions of one task, the best one last: the one the page prefills.
 
     Args:
-        captions: of each caption control, best first, at least one.
+        captions: of each caption control, best first, at least one; without any control the prediction is an empty
+            one, which Label Studio stores and shows nothing of.
         model_version: must equal what /setup answers, or Label Studio asks for this task again and again.
     """
+    if not captions:
+        return [{"model_version": model_version, "result": []}]
     count = min(alternatives, max(len(found) for found in captions.values()))
     ranks = reversed(range(count))
     return [

@@ -1,4 +1,7 @@
-"""The small decisions of learning, as pure functions; the big one, whether to publish, is worker/gate.py."""
+"""The small decisions of learning, as pure functions: when to retrain, what to hold out, what to withhold.
+
+The big one, whether to publish, is worker/gate.py.
+"""
 
 HELD_OUT_SHARE = 5
 """One image in this many is held out."""
@@ -17,3 +20,11 @@ def is_quiet(quiet_s: float, retrain_idle_s: int) -> bool:
 def is_held_out(image_key: str) -> bool:
     """Tell whether an image is for evaluation only; its content decides, so it is so for ever and everywhere."""
     return int(image_key[:8], 16) % HELD_OUT_SHARE == 0
+
+
+def is_withheld(image_key: str, hidden_percent: int) -> bool:
+    """Tell whether an image gets no suggestion, so that captions with and without one can be compared.
+
+    Its content decides, by other digits than `is_held_out` reads: who is held out and who is withheld are independent.
+    """
+    return int(image_key[8:16], 16) % 100 < hidden_percent

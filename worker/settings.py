@@ -143,6 +143,9 @@ class Settings:
     refresh_predictions: bool = _setting(
         True, "Write a new version's suggestions into Label Studio for tasks nobody has annotated.", _SWITCH
     )
+    hide_suggestions_share: int = _setting(
+        0, "Per cent of images that get no suggestion, to see what suggestions do to captions.", _whole(0, 50)
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -52,6 +52,7 @@ CHOSEN_BY_PERSON = (
     "GATE_CONFIDENCE",
     "GATE_TOLERANCE",
     "REFRESH_PREDICTIONS",
+    "HIDE_SUGGESTIONS_SHARE",
 )
 """Settings that the demo leaves to the person's environment; the others are its own."""
 

@@ -116,10 +116,11 @@ class LabelStudioUser:
         return _parse_task(self._json("GET", f"/api/tasks/{task_id}", params={"project": project_id}))
 
     def submit(self, project_id: int, task: ShownTask, caption: str) -> int:
-        """Submit a caption, left as it was suggested or edited in place; return the annotation's id."""
+        """Submit a caption, left as suggested, edited or typed into an empty area; return the annotation's id."""
         suggestion = task.prefilled
         if suggestion is None:
-            raise LabelStudioError(f"task {task.task_id} came without a suggestion to accept or edit")
+            typed = {"id": "typed", "from_name": "caption", "to_name": "image", "type": "textarea", "origin": "manual"}
+            return self._annotate(project_id, task, None, [typed | {"value": {"text": [caption]}}], {})
         origin = "prediction" if caption == suggestion.caption else "prediction-changed"
         region = {**suggestion.region, "value": {"text": [caption]}, "origin": origin}
         return self._annotate(project_id, task, suggestion, [region], {})

@@ -20,6 +20,7 @@ from tests.factories import make_correction, make_image, make_suggestion
 from tests.workplace import Workplace
 from worker.ledger import read_ledger
 from worker.ledger_records import LedgerRecords
+from worker.policy import is_withheld
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 from worker.suggestions import Suggestion, SuggestionLog
 
@@ -486,6 +487,30 @@ def test_a_task_without_an_image_does_not_cost_the_others_their_predictions(
     report = refresh(workplace)
 
     assert (report["refreshed"], report["failed"]) == (1, 1)
+
+
+def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(
+    workplace: Workplace, configure: Callable[..., None], label_studio: FakeLabelStudio
+) -> None:
+    configure(HIDE_SUGGESTIONS_SHARE="50")
+    colors = ("red", "green", "blue", "black", "white")
+    label_studio.tasks = [task(number, image=data_url(color)) for number, color in enumerate(colors, start=1)]
+
+    report = refresh(workplace)
+
+    [request] = label_studio.imported.request_history
+    sent = {found["task"]: found for found in request.json()}
+    hidden = {number for number, color in enumerate(colors, start=1) if is_withheld(image_key(png(color)), 50)}
+    assert (report["refreshed"], report["failed"]) == (5, 0)
+    assert 0 < len(hidden) < 5
+    assert {number for number, found in sent.items() if not found["result"]} == hidden
+    assert {found["model_version"] for found in sent.values()} == {workplace.bundle.version}
+    for found in label_studio.tasks:
+        found["predictions"] = [sent[found["id"]] | {"id": found["id"]}]
+
+    again = refresh(workplace)
+
+    assert (again["refreshed"], again["current"]) == (0, 5)
 
 
 @pytest.mark.usefixtures("configure")

@@ -277,6 +277,17 @@ def test_the_command_prints_tables_json_and_csv(
     assert [row["caption"] for row in rows] == ["a dog runs", "'=a cat runs"]
 
 
+def test_the_command_compares_the_arms_once_suggestions_are_hidden(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("HIDE_SUGGESTIONS_SHARE", "10")
+
+    assert main(["ledger", "1"]) == 0
+
+    assert re.search(r"^captions +0 +0$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_the_command_says_when_redis_is_away(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from backend.routes import routes
 from model.vision.features import FeatureStore
+from model.vision.images import image_key
 from tests.backend_client import LABEL_CONFIG, BackendClient
 from tests.factories import make_task
 from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
+from worker.ledger import read_ledger
+from worker.policy import is_withheld
 from worker.suggestions import Suggestion
 
 TWO_PAIRS = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/><Text name="t" value="$c"/>
@@ -186,6 +189,40 @@ def test_alternatives_are_distinct_and_the_best_comes_last(
     assert {prediction["model_version"] for prediction in entry} == {backend.parts.captioners.version_of(1)}
     (best,) = make_backend(beam_size=5, label_studio_url=image_server.url).predict([asked])
     assert best["result"][0]["value"]["text"][0] == texts[-1]
+
+
+def test_hidden_images_get_an_empty_prediction_of_the_version_and_are_remembered_as_withheld(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    backend = make_backend(hide_suggestions_share=50, label_studio_url=image_server.url)
+    tasks = [task(number, image_server.show(f"/{number}.png", f"rgb({number},0,0)")) for number in range(1, 21)]
+
+    results = backend.predict(tasks)
+    again = backend.predict(tasks)
+
+    version = backend.parts.captioners.version_of(1)
+    hidden = {asked["id"] for asked, entry in zip(tasks, results, strict=True) if not entry["result"]}
+    assert 4 <= len(hidden) <= 16
+    assert all(entry == {"result": [], "model_version": version} for entry in results if not entry["result"])
+    assert again == results
+    for asked in tasks:
+        (known,) = backend.parts.suggestions.find(1, asked["id"], "caption", asked["data"]["captioning"])
+        assert (known.withheld, known.model_version) == (asked["id"] in hidden, version)
+    ledger = read_ledger(backend.parts.redis, 1)
+    assert (ledger.withheld.tally.tasks, ledger.shown.tally.tasks) == (len(hidden), 20 - len(hidden))
+    assert all(entry["result"] for entry in make_backend(label_studio_url=image_server.url).predict(tasks))
+
+
+def test_of_two_images_of_a_task_one_may_be_hidden(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    backend = make_backend(hide_suggestions_share=50, alternatives=2, label_studio_url=image_server.url)
+    by_fate = {is_withheld(image_key(png(color)), 50): color for color in ("red", "green", "blue", "black", "white")}
+    hidden, shown = (image_server.show(f"/{fate}.png", by_fate[fate]) for fate in (True, False))
+
+    (entry,) = backend.predict([make_task(data={"a": hidden, "b": shown, "c": "text"})], TWO_PAIRS)
+
+    assert [[region["from_name"] for region in prediction["result"]] for prediction in entry] == [["说明"], ["说明"]]
 
 
 def test_the_encoder_looks_once_at_each_image_content(

@@ -65,3 +65,7 @@ def test_a_control_with_fewer_captions_repeats_its_last() -> None:
     ]
 
     assert texts == [["second", "only"], ["best", "only"]]
+
+
+def test_without_any_caption_to_show_there_is_one_empty_prediction_of_the_version() -> None:
+    assert make_predictions({}, "v1", 3) == [{"model_version": "v1", "result": []}]

@@ -67,8 +67,9 @@ def test_another_suggestion_of_the_same_version_is_an_alternative_whichever_was_
     assert (record.outcome, record.suggestion, record.word_edits) == ("alternative", "a dog", 1)
 
 
-def test_a_suggestion_of_another_version_is_no_alternative() -> None:
-    newest_first = [make_suggestion(caption="a dog"), make_suggestion(caption="a cat", model_version="v1-0")]
+@pytest.mark.parametrize("change", [{"model_version": "v1-0"}, {"withheld": True}])
+def test_a_suggestion_of_another_version_or_one_that_nobody_saw_is_no_alternative(change: dict[str, Any]) -> None:
+    newest_first = [make_suggestion(caption="a dog"), make_suggestion(caption="a cat", **change)]
 
     record = record_submission(make_correction(proposed="a dog", caption="a cat"), newest_first)
 

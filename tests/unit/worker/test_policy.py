@@ -1,6 +1,6 @@
 import hashlib
 
-from worker.policy import is_held_out, is_quiet, should_retrain
+from worker.policy import is_held_out, is_quiet, is_withheld, should_retrain
 
 
 def test_a_retraining_is_due_from_the_set_number_of_corrections_on() -> None:
@@ -23,3 +23,15 @@ def test_one_image_in_five_is_held_out_by_its_content_alone() -> None:
     assert 0.18 < share < 0.22
     assert is_held_out("00000005" + "f" * 56)
     assert not is_held_out("00000006" + "0" * 56)
+
+
+def test_suggestions_are_withheld_by_the_images_content_whether_it_is_held_out_or_not() -> None:
+    keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(5000)]
+    held_out = [key for key in keys if is_held_out(key)]
+
+    shares = [sum(is_withheld(key, 20) for key in found) / len(found) for found in (keys, held_out)]
+
+    assert all(0.17 < share < 0.23 for share in shares)
+    assert not any(is_withheld(key, 0) for key in keys)
+    assert is_withheld("f" * 8 + "00000013" + "f" * 48, 20)
+    assert not is_withheld("0" * 8 + "00000014" + "0" * 48, 20)

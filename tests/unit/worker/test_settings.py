@@ -33,6 +33,8 @@ def test_values_are_read_by_their_type_and_blank_ones_leave_the_default() -> Non
         ("RETRAIN_AFTER", "1_000", "RETRAIN_AFTER must be a whole number, 1 or more, got 1_000"),
         ("RETRAIN_IDLE_S", "-1", "RETRAIN_IDLE_S must be 0 or more, got -1"),
         ("RETRAIN_BUDGET_S", "1.5", "RETRAIN_BUDGET_S must be a whole number, between 1 and 86400, got 1.5"),
+        ("HIDE_SUGGESTIONS_SHARE", "51", "HIDE_SUGGESTIONS_SHARE must be between 0 and 50, got 51"),
+        ("HIDE_SUGGESTIONS_SHARE", "0.1", "HIDE_SUGGESTIONS_SHARE must be a whole number, between 0 and 50, got 0.1"),
         ("PORT", "65536", "PORT must be between 1 and 65535, got 65536"),
         ("HOST", "no host", "HOST must be an IP address or a host name, got no host"),
         ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
