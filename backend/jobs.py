@@ -5,17 +5,20 @@ Each starts in a process of its own, so what needs torch (2 s to import) is impo
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from redis import Redis
 from rq import get_current_job
 
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient, Project
 from backend.label_studio.webhooks import find_fault, mend
-from backend.reconciliation import reconcile
-from model.errors import LabelStudioError
-from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due
+from backend.labeling import has_captions
+from backend.reconciliation import Reconciliation, reconcile
+from model.errors import CaptionerError, LabelStudioError
+from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due, schedule_pull
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,10 +43,36 @@ def collect_corrections(project_id: int) -> dict[str, int]:
         if client is None:
             logger.info("annotations not pulled project=%s reason=LABEL_STUDIO_API_KEY is not set", project_id)
         else:
-            outcome |= _pull(client, redis, settings, project_id)
+            outcome |= asdict(_pull(client, redis, settings, client.project(project_id)))
     finally:
         outcome |= _complete_features(client, redis, settings, project_id)
     return outcome
+
+
+def pull_projects() -> dict[str, int]:
+    """Pull the annotations of every project that has a backend connected, and see to the next such pull.
+
+    A project that cannot be pulled keeps no other from it, and is tried again the next time. Features are left to the
+    training that a change leads to.
+
+    Returns:
+        how many projects had changed, had not, could not be pulled, or have nothing to do with us.
+
+    Raises:
+        LabelStudioError: not even the projects could be listed.
+    """
+    settings = Settings.from_env()
+    redis, client = connect_patiently(settings.redis_url), LabelStudioClient.from_settings(settings)
+    if client is None:
+        logger.info("annotations not pulled reason=LABEL_STUDIO_API_KEY is not set")
+        return {}
+    try:
+        # Listed anew each time, so a project that was deleted in Label Studio is simply no longer there.
+        outcomes = Counter(_pull_if_connected(client, redis, settings, project) for project in client.projects())
+    finally:
+        schedule_pull(redis, settings)
+    logger.info("projects pulled %s", _words(outcomes))
+    return dict(outcomes)
 
 
 def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
@@ -101,11 +130,23 @@ def connect_project(project_id: int) -> dict[str, Any]:
     return {"mended": fault is not None}
 
 
-def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project_id: int) -> dict[str, int]:
-    done = reconcile(client, redis, project_id)
+def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settings, project: Project) -> str:
+    try:
+        if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
+            return "foreign"
+        done = _pull(client, redis, settings, project)
+    # Beside our own errors those of reading JSON that no Label Studio we know would send.
+    except (CaptionerError, KeyError, TypeError, ValueError) as problem:
+        logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
+        return "failed"
+    return "changed" if done.changed else "unchanged"
+
+
+def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project: Project) -> Reconciliation:
+    done = reconcile(client, redis, project)
     if done.changed:
-        retrain_when_due(redis, settings, project_id)
-    return {"stored": done.stored, "removed": done.removed}
+        retrain_when_due(redis, settings, project.project_id)
+    return done
 
 
 def _complete_features(

@@ -45,6 +45,14 @@ def parse_caption_controls(label_config: str) -> tuple[CaptionControl, ...]:
     return controls
 
 
+def has_captions(label_config: str) -> bool:
+    """Say whether a labeling config has a caption control."""
+    try:
+        return bool(parse_caption_controls(label_config))
+    except LabelConfigError:
+        return False
+
+
 def read_image_ref(task_data: Mapping[str, Any], control: CaptionControl) -> str:
     """Return what the task's data say about where the image is (CONTRACT.md section 12).
 

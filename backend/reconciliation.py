@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 
 from backend.annotations import AnnotationReading, Submission, parse_annotation, with_proposal
-from backend.label_studio.client import LabelStudioClient, Task
+from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.labeling import CaptionControl, parse_caption_controls
 from model.errors import RequestError
 from worker.corrections import Correction, CorrectionInbox
@@ -34,7 +34,7 @@ class Reconciliation:
         return self.stored + self.removed
 
 
-def reconcile(client: LabelStudioClient, redis: Redis, project_id: int) -> Reconciliation:
+def reconcile(client: LabelStudioClient, redis: Redis, project: Project) -> Reconciliation:
     """Pull a project's annotations and change inbox and ledger where they differ.
 
     Of tasks that have not changed since the last pull only the time is asked, which is seven times cheaper.
@@ -43,12 +43,12 @@ def reconcile(client: LabelStudioClient, redis: Redis, project_id: int) -> Recon
         LabelStudioError: they cannot be pulled; what was pulled before is stored.
         LabelConfigError: the project's labeling config has no caption.
     """
+    project_id = project.project_id
     inbox, ledger, suggestions = CorrectionInbox(redis), LedgerRecords(redis), SuggestionLog(redis)
-    label_config = client.project(project_id).label_config
-    controls = parse_caption_controls(label_config)
+    controls = parse_caption_controls(project.label_config)
     # Looked at before the pull: what arrives meanwhile by webhook may be too new for what we read.
     before, recorded = inbox.corrections(project_id), ledger.places(project_id)
-    memory = _PullMemory(redis, project_id, label_config)
+    memory = _PullMemory(redis, project)
     known = memory.read() if before and recorded else {}
     times = client.annotated_task_times(project_id) | client.skipped_task_times(project_id)
     changed = {task_id for task_id, time in times.items() if known.get(task_id) != time}
@@ -75,7 +75,9 @@ def reconcile(client: LabelStudioClient, redis: Redis, project_id: int) -> Recon
     done = Reconciliation(stored=stored, removed=sum(inbox.remove_control(project_id, *found) for found in gone))
     ledger.remove_controls(project_id, unrecorded)
     memory.write(times)
-    logger.info(
+    # Most pulls by the clock find nothing.
+    logger.log(
+        logging.INFO if done.changed else logging.DEBUG,
         "annotations pulled project=%s tasks=%s changed=%s stored=%s removed=%s",
         project_id,
         len(times),
@@ -106,11 +108,11 @@ class _PullMemory:
     captioner:pulled:<project>   hash   task id -> time; "read-as" -> what the annotations were read with
     """
 
-    def __init__(self, redis: Redis, project_id: int, label_config: str) -> None:
+    def __init__(self, redis: Redis, project: Project) -> None:
         self._redis = redis
-        self._key = f"captioner:pulled:{project_id}"
+        self._key = f"captioner:pulled:{project.project_id}"
         # Another labeling config, or another way to read annotations (raise the number), sees old ones anew.
-        self._read_as = hashlib.sha256(f"2 {label_config}".encode()).hexdigest()
+        self._read_as = hashlib.sha256(f"2 {project.label_config}".encode()).hexdigest()
 
     def read(self) -> dict[int, str]:
         times = {_text(task_id): _text(time) for task_id, time in self._redis.hgetall(self._key).items()}

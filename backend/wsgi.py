@@ -3,17 +3,22 @@
 import ctypes
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from redis import RedisError
 
 from backend.app import create_app
-from backend.captioning import EXTENSION
+from backend.captioning import EXTENSION, CaptioningParts
 from model.captioner import prefer_fast_products
+from worker.queues import schedule_pull
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 THREADS = 8
 
@@ -31,12 +36,12 @@ def serve(settings: Settings) -> None:
     """
     app = make_app(settings)
 
-    # Everything is imported and made before the port opens, so that no request waits for it; the weights come
-    # after the fork, because no thread lives through one.
-    def start_loading(_worker: object) -> None:
-        app.extensions[EXTENSION].captioners.start_loading()
+    # Everything is imported and made before the port opens, so that no request waits for it; the rest comes after
+    # the fork, because no thread lives through one.
+    def begin(_worker: object) -> None:
+        begin_beside_requests(app.extensions[EXTENSION])
 
-    _Server(app, server_options(settings) | {"post_worker_init": start_loading}).run()
+    _Server(app, server_options(settings) | {"post_worker_init": begin}).run()
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
@@ -64,6 +69,23 @@ def make_app(settings: Settings) -> Flask:
     torch.set_num_threads(1)
     prefer_fast_products()
     return create_app(settings)
+
+
+def begin_beside_requests(parts: CaptioningParts) -> None:
+    """Load the weights, and ask for what was annotated while no backend listened, beside the requests."""
+    parts.captioners.start_loading()
+    threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
+
+
+def pull_missed(parts: CaptioningParts) -> None:
+    """Have a worker pull every project at once; without Redis the pull that a worker schedules must do."""
+    if parts.settings.label_studio_api_key is None:
+        logger.info("missed annotations are never pulled reason=LABEL_STUDIO_API_KEY is not set")
+        return
+    try:
+        schedule_pull(parts.redis, parts.settings, delay_s=0)
+    except RedisError as problem:
+        logger.warning("pull not scheduled problem=%s", problem)
 
 
 def start_logging() -> None:
@@ -107,6 +129,6 @@ def __getattr__(name: str) -> Flask:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = make_app(Settings.from_env())
-    app.extensions[EXTENSION].captioners.start_loading()
+    begin_beside_requests(app.extensions[EXTENSION])
     globals()["app"] = app
     return app

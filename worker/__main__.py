@@ -45,25 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     os.nice(NICENESS)
     with suppress(StopRequested):
-        run_jobs(settings.redis_url, arguments.queues, burst=arguments.burst)
+        run_jobs(settings, arguments.queues, burst=arguments.burst)
     logger.info("worker ended")
     return 0
 
 
-def run_jobs(redis_url: str, queue_names: Sequence[str], *, burst: bool = False) -> None:
+def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = False) -> None:
     """Take jobs until asked to stop; when Redis goes away, wait for it and take up the work again.
 
     Raises:
         StopRequested: asked to stop while waiting for Redis.
     """
-    redis = connect_patiently(redis_url)
+    redis = connect_patiently(settings.redis_url)
     while True:
         _stop_by_exception()
-        wait_for_redis(redis, redis_url)
-        worker = CaptionWorker.listening([queue(redis, name) for name in queue_names], redis, _new_name())
-        logger.info(
-            "worker ready name=%s queues=%s redis=%s", worker.name, ",".join(queue_names), hide_password(redis_url)
-        )
+        wait_for_redis(redis, settings.redis_url)
+        worker = CaptionWorker.listening(settings, [queue(redis, name) for name in queue_names], redis, _new_name())
+        served, address = ",".join(queue_names), hide_password(settings.redis_url)
+        logger.info("worker ready name=%s queues=%s redis=%s", worker.name, served, address)
         try:
             worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
         except RedisError as problem:

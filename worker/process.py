@@ -4,7 +4,8 @@ It differs from RQ's SpawnWorker where that would not do:
 - a job's process is told everything by environment and arguments, so no Redis password is in the process list;
 - one thread per job, and memory that is freed is kept, which training and serving beside it both need;
 - SIGTERM gives the running job a moment, then hands it back to its queue instead of failing it;
-- a Redis that lost its data learns of this worker again; one that is away ends nothing (see `worker/__main__.py`);
+- a Redis that lost its data learns of this worker and of the next pull again; one that is away ends nothing (see
+  `worker/__main__.py`);
 - what repetition cannot mend is not repeated.
 """
 
@@ -31,6 +32,8 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
+from worker.queues import schedule_pull
+from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ SCHEDULER_GRACE_S = 3.0
 
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 30
-"""How soon jobs of a dead worker are taken up and a dead scheduler is replaced."""
+"""How soon jobs of a dead worker are taken up, a dead scheduler is replaced and a lost pull is scheduled again."""
 
 JOB_ENVIRONMENT = {
     # Two busy thread pools make each other slow; the server beside us must not notice a training.
@@ -64,14 +67,16 @@ class CaptionWorker(SpawnWorker):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.settings: Settings | None = None
+        """None in a job's process, which RQ makes from what Redis knows."""
         self.is_stopping = False
         self._is_handing_back = False
         self.push_exc_handler(do_not_repeat_in_vain)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def listening(cls, queues: list[Queue], redis: Redis, name: str) -> "CaptionWorker":
+    def listening(cls, settings: Settings, queues: list[Queue], redis: Redis, name: str) -> "CaptionWorker":
         """Return a worker that will take jobs from these queues, the first one first."""
-        return cls(
+        listening = cls(
             queues,
             name=name,
             connection=redis,
@@ -79,6 +84,13 @@ class CaptionWorker(SpawnWorker):
             worker_ttl=WORKER_TTL_S,
             maintenance_interval=MAINTENANCE_EVERY_S,
         )
+        listening.settings = settings
+        return listening
+
+    def run_maintenance_tasks(self) -> None:
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        if self.settings is not None:
+            schedule_pull(self.connection, self.settings)
 
     def monitor_work_horse(self, job: Job, queue: Queue) -> None:
         started = time.monotonic()

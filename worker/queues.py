@@ -5,6 +5,7 @@ checks that lead to one. Jobs carry ids as JSON, never pickles; each has its tim
 
     captioner:retraining:<project>   hash   waiting and running: job ids; at most one of each
     captioner:idle-check:<project>   text   there while a check for quiet is scheduled
+    captioner:next-pull              text   id of the scheduled or queued job that will pull every project
 
 A job id in these keys proves nothing: Redis may have lost the job, or a worker may have died with it. So each is
 looked up before it is believed.
@@ -42,6 +43,9 @@ RETRAIN_MARGIN_S = 180
 BACKEND_JOB_LIMIT_S = 1800
 COLLECT_LIMIT_S = 600
 CHECK_LIMIT_S = 60
+NEXT_PULL_KEY = "captioner:next-pull"
+PULL_KEPT_S = 3600
+"""There may be hundreds a day, and each tells the same as the one before."""
 MOVING_PAUSES_S = (0.0, 0.05, 0.15)
 """A job whose dependency has just ended, or that was just taken, is on no list for some milliseconds."""
 RESULT_KEPT_S = 24 * 3600
@@ -178,6 +182,57 @@ def forget_idle_check(redis: Redis, project_id: int) -> None:
     redis.delete(_idle_key(project_id))
 
 
+def schedule_pull(redis: Redis, settings: Settings, delay_s: int | None = None) -> None:
+    """See to it that every connected project is pulled in so many seconds at the latest, by default RECONCILE_EVERY_S.
+
+    However many backends and workers ask, one pull waits: who wants it sooner brings it forward. It comes after this
+    moment, so one that runs already is none of those that wait.
+    """
+    if settings.label_studio_api_key is None or (delay_s is None and settings.reconcile_every_s == 0):
+        return
+    # RQ looks for what is due by whole seconds.
+    due = int(time.time()) + (settings.reconcile_every_s if delay_s is None else delay_s)
+    while True:
+        with redis.pipeline() as pipeline:
+            pipeline.watch(NEXT_PULL_KEY)
+            waiting = _text(pipeline.get(NEXT_PULL_KEY))
+            if waiting is not None and _has_not_started(redis, waiting):
+                _bring_forward(redis, waiting, due)
+                return
+            try:
+                _schedule_next_pull(redis, pipeline, due)
+                return
+            except WatchError:
+                continue  # another process scheduled one in this moment
+
+
+def _schedule_next_pull(redis: Redis, pipeline: Pipeline, due: int) -> None:
+    """Schedule a pull for this time (Unix, seconds), and name it as the next one: both or nothing."""
+    label_studio = queue(redis, LABEL_STUDIO_QUEUE)
+    pull = label_studio.create_job(
+        "backend.jobs.pull_projects",
+        job_id=_new_id("pull-projects"),
+        timeout=BACKEND_JOB_LIMIT_S,
+        result_ttl=PULL_KEPT_S,
+        failure_ttl=PULL_KEPT_S,
+        status=JobStatus.SCHEDULED,
+    )
+    pipeline.multi()
+    pull.save(pipeline)
+    # Not by `enqueue_at`, which writes the time past the pipeline.
+    pipeline.zadd(label_studio.scheduled_job_registry.key, {pull.id: due})
+    pipeline.set(NEXT_PULL_KEY, pull.id)
+    pipeline.execute()
+
+
+def _bring_forward(redis: Redis, job_id: str, due: int) -> None:
+    """Let a scheduled job start at this time if it would start later."""
+    schedule = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.key
+    scheduled_for = redis.zscore(schedule, job_id)
+    if scheduled_for is not None and scheduled_for > due:
+        redis.zadd(schedule, {job_id: due}, xx=True)  # not if RQ has just put it into its queue
+
+
 def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
     """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue; args must be JSON. Returns the job id."""
     job = queue(redis, LABEL_STUDIO_QUEUE).enqueue_call(
@@ -222,6 +277,14 @@ def _is_alive(redis: Redis, job_id: str) -> bool:
         if is_pending(redis, job_id):
             return True
     return False
+
+
+def _has_not_started(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job is still to come."""
+    if not _is_alive(redis, job_id):
+        return False
+    job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    return job.get_status(refresh=False) in {JobStatus.SCHEDULED, JobStatus.QUEUED}
 
 
 def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:

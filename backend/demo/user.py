@@ -1,7 +1,8 @@
 """A person signed in to Label Studio: the requests that their browser sends, with its cookies.
 
 The project owner's half makes a project and connects the backend; the annotator's half opens tasks as the
-label stream and Quick View do, submits, skips and deletes. Requests and replies are those of Label Studio 1.23.
+label stream and Quick View do, submits, updates, skips and deletes. Requests and replies are those of Label Studio
+1.23.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,6 +131,17 @@ class LabelStudioUser:
         suggestion = task.prefilled
         region = [] if suggestion is None else [{**suggestion.region, "origin": "prediction"}]
         return self._annotate(project_id, task, suggestion, region, {"was_cancelled": 1})
+
+    def update(self, project_id: int, annotation_id: int, caption: str) -> None:
+        """Edit the caption of a submitted annotation and press Update."""
+        path = f"/api/annotations/{annotation_id}/"
+        [region] = self._json("GET", path)["result"]
+        change = {"result": [{**region, "value": {"text": [caption]}}], "lead_time": 4.2}
+        self._ask("PATCH", path, params={"project": project_id}, json=change)
+
+    def convert_to_draft(self, annotation_id: int) -> None:
+        """Make a draft of an annotation, which is gone then; Label Studio reports it to nobody."""
+        self._ask("POST", f"/api/annotations/{annotation_id}/convert-to-draft")
 
     def delete_annotation(self, project_id: int, annotation_id: int) -> None:
         self._ask("DELETE", f"/api/annotations/{annotation_id}/", params={"project": project_id})

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,6 +108,11 @@ class Product:
     def stop_backend(self) -> None:
         self.services.stop(self.backend)
 
+    def kill_backend(self) -> None:
+        """End it and its server process in the middle of whatever they do, as a power cut would."""
+        os.killpg(self.backend.process.pid, signal.SIGKILL)
+        self.services.stop(self.backend)
+
     def start_backend(self) -> None:
         """Start it again at the same address."""
         self.backend = start_backend(self.services, self.settings)
@@ -141,7 +147,7 @@ def user(label_studio: LabelStudio) -> LabelStudioUser:
 def start_product(
     services: Services, label_studio: LabelStudio, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, Mapping[str, str]], Product]:
-    """Start Redis, backend and worker; no retraining starts by itself."""
+    """Start Redis, backend and worker; neither a retraining nor a pull starts by the clock."""
 
     def start(name: str, changes: Mapping[str, str]) -> Product:
         directory = tmp_path_factory.mktemp(name)
@@ -155,6 +161,7 @@ def start_product(
             "LABEL_STUDIO_API_KEY": label_studio.account.token,
             "RETRAIN_AFTER": "1000",
             "RETRAIN_IDLE_S": "0",
+            "RECONCILE_EVERY_S": "0",
             **changes,
         }
         backend, worker = start_backend(services, settings), start_worker(services, settings)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ LS = "http://label-studio.test"
 BACKEND = "http://backend.test:9090"
 CONFIG = """<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>"""
 PROJECT = {"id": 1, "title": "t", "label_config": CONFIG, "model_version": "c", "show_collab_predictions": True}
+CONNECTED = {"id": 1, "url": BACKEND, "title": "c", "readable_state": "Connected", "auth_method": "NONE"}
+CONNECTED |= {"basic_auth_user": "", "model_version": "tiny-00000000"}
 AT = "2025-01-31T12:00:00.000000Z"
 LATER = "2025-01-31T13:00:00.000000Z"
 
@@ -104,7 +107,8 @@ class FakeLabelStudio:
         self.read_whole += request.qs.get("fields") == ["all"] and len(
             query.get("selecteditems", {}).get("included", [])
         )
-        found = [task for task in self.tasks if self._is_wanted(task, query)]
+        mine = [task for task in self.tasks if task["project"] == int(request.qs["project"][0])]
+        found = [task for task in mine if self._is_wanted(task, query)]
         return {"tasks": found[: int(request.qs["page_size"][0])], "total": len(found)}
 
     @staticmethod
@@ -121,6 +125,17 @@ class FakeLabelStudio:
         self.mocker.get(re.compile(f"{LS}/api/annotations/"), status_code=404, json={"detail": "No Annotation"})
         for found in annotations:
             self.mocker.get(f"{LS}/api/annotations/{found['id']}/", json=found)
+
+    def lists(self, projects: dict[int, int], label_config: str = CONFIG) -> None:
+        """Show these projects; asked for the backends of one, answer with its status, and with a backend if 200."""
+        shown = [PROJECT | {"id": number, "label_config": label_config} for number in projects]
+        self.mocker.get(f"{LS}/api/projects/", json={"results": shown, "next": None})
+
+        def backends(request: Any, context: Any) -> Any:
+            context.status_code = projects[int(request.qs["project"][0])]
+            return [CONNECTED] if context.status_code == 200 else {"detail": "no"}
+
+        self.asked_for_backends = self.mocker.get(f"{LS}/api/ml", json=backends)
 
 
 @pytest.fixture
@@ -446,6 +461,122 @@ def test_pulled_corrections_start_a_retraining_when_they_are_enough(
     assert redis.hget("captioner:retraining:1", "waiting") is not None
 
 
+# pull_projects
+
+
+@pytest.mark.usefixtures("configure")
+def test_every_connected_project_is_pulled_also_one_that_never_had_a_correction(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    workplace.correct(range(7, 8), project_id=2, task_id=7, updated_at=AT)
+    label_studio.lists({1: 200, 2: 200})
+    label_studio.has()
+    label_studio.tasks = [task(1, annotation(1, "a square"))]
+
+    outcome = jobs.pull_projects()
+
+    assert outcome == {"changed": 2}
+    assert [found.caption for found in workplace.inbox.corrections(1)] == ["a square"]
+    assert workplace.inbox.corrections(2) == []
+
+
+@pytest.mark.parametrize("status", [404, 403, 500])
+@pytest.mark.usefixtures("configure")
+def test_a_project_that_cannot_be_pulled_or_was_just_deleted_keeps_no_other_from_it(
+    workplace: Workplace, label_studio: FakeLabelStudio, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    label_studio.lists({1: status, 2: 200})
+    label_studio.tasks = [task(2, annotation(2, "a square"), project=2)]
+
+    outcome = jobs.pull_projects()
+
+    assert outcome == {"failed": 1, "changed": 1}
+    assert len(workplace.inbox.corrections(2)) == 1
+    assert f"annotations not pulled project=1 problem=LabelStudioRefusalError('Label Studio answered {status}" in (
+        caplog.text
+    )
+
+
+@pytest.mark.usefixtures("configure")
+def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.lists({1: 200, 2: 200})
+    odd = {"id": 3, "result": [{"from_name": "caption"}], "model_version": "v1", "score": None}
+    label_studio.tasks = [
+        task(1, annotation(1, "a square"), predictions=[odd]),
+        task(2, annotation(2, "a square"), project=2),
+    ]
+
+    assert jobs.pull_projects() == {"failed": 1, "changed": 1}
+    assert len(workplace.inbox.corrections(2)) == 1
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_project_without_captions_is_not_even_asked_for_its_backends(label_studio: FakeLabelStudio) -> None:
+    label_studio.lists({1: 200}, label_config='<View><Image name="image" value="$captioning"/></View>')
+
+    assert jobs.pull_projects() == {"foreign": 1}
+    assert not label_studio.asked_for_backends.called
+
+
+@pytest.mark.usefixtures("configure")
+def test_pulling_projects_makes_no_features_and_reads_nothing_twice(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    label_studio.lists({1: 200})
+    label_studio.tasks = [task(1, annotation(1, "a red square"))]  # whose image cannot be had
+
+    outcomes = [jobs.pull_projects(), jobs.pull_projects()]
+
+    assert outcomes == [{"changed": 1}, {"unchanged": 1}]
+    assert label_studio.read_whole == 1
+    assert not any("/data/upload" in request.url for request in label_studio.mocker.request_history)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_what_was_pulled_from_a_project_starts_its_retraining(
+    label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
+) -> None:
+    configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
+    label_studio.lists({1: 200, 2: 200})
+    label_studio.tasks = [
+        task(1, annotation(1, "a square")),
+        *(task(number, annotation(number, "a square"), project=2) for number in (2, 3)),
+    ]
+
+    jobs.pull_projects()
+
+    assert redis.hget("captioner:retraining:1", "waiting") is None
+    assert redis.hget("captioner:retraining:2", "waiting") is not None
+
+
+@pytest.mark.parametrize("status", [200, 502])
+@pytest.mark.usefixtures("configure")
+def test_the_next_pull_follows_also_when_label_studio_does_not_answer(
+    workplace: Workplace, requests_mock: Mocker, status: int, redis: Redis
+) -> None:
+    requests_mock.get(f"{LS}/api/projects/", status_code=status, json={"results": [], "next": None})
+
+    with pytest.raises(LabelStudioError, match="502") if status == 502 else nullcontext():
+        jobs.pull_projects()
+
+    [scheduled] = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids()
+    assert workplace.job(scheduled).func_name == "backend.jobs.pull_projects"
+
+
+def test_without_an_api_key_no_project_is_pulled_and_none_will_be(
+    configure: Callable[..., None], redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    configure(LABEL_STUDIO_API_KEY="")
+
+    assert jobs.pull_projects() == {}
+
+    assert "annotations not pulled reason=LABEL_STUDIO_API_KEY is not set" in caplog.text
+    assert queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.count == 0
+
+
 # refresh_predictions
 
 
@@ -547,8 +678,7 @@ def test_without_an_api_key_nothing_is_refreshed(workplace: Workplace, configure
 
 
 def connected(mocker: Mocker, version: str, *webhooks: dict[str, Any]) -> None:
-    backend = {"id": 1, "url": BACKEND, "title": "c", "readable_state": "Connected", "model_version": version}
-    mocker.get(f"{LS}/api/ml", json=[backend | {"auth_method": "NONE", "basic_auth_user": ""}])
+    mocker.get(f"{LS}/api/ml", json=[CONNECTED | {"model_version": version}])
     mocker.get(f"{LS}/api/webhooks/", json=list(webhooks))
 
 

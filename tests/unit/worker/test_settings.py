@@ -13,6 +13,7 @@ def test_an_empty_environment_gives_what_docker_compose_needs() -> None:
     assert settings.label_studio_url == "http://label-studio:8080"
     assert (settings.port, settings.caption_bundle) == (9090, "photos")
     assert (settings.retrain_after, settings.retrain_idle_s, settings.retrain_budget_s) == (20, 300, 45)
+    assert settings.reconcile_every_s == 300
     assert settings.label_studio_api_key is None
 
 
