@@ -1,6 +1,7 @@
 """Image to caption: preprocessing, encoder, decoder and vocabulary of one model version, held together."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from model.decoders.base import CaptionDecoder
 from model.decoders.search import DecodingOptions, Hypothesis, beam_search
 from model.tokenizer import Tokenizer
 from model.vision.encoder import Encoder
+
+ARTICLES = ("a", "an", "the")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,10 @@ class Captioner:
         return features
 
     def caption(self, features: Tensor, options: DecodingOptions) -> list[list[Caption]]:
-        """Return for each image of features [B, P, D] up to `options.alternatives` distinct captions, best first."""
+        """Return for each image of features [B, P, D] up to `options.alternatives` captions, the best first.
+
+        No two say the same (see `gist`).
+        """
         found = beam_search(self.decoder, features.float(), options)
         return [self._distinct(hypotheses)[: options.alternatives] for hypotheses in found]
 
@@ -63,8 +69,7 @@ class Captioner:
         captions: dict[str, Caption] = {}
         for hypothesis in hypotheses:
             caption = self._read(hypothesis)
-            # A word can also be spelled in bytes, so two token sequences may read the same.
-            captions.setdefault(caption.text, caption)
+            captions.setdefault(gist(caption.text), caption)
         return list(captions.values())
 
     def _read(self, hypothesis: Hypothesis) -> Caption:
@@ -76,3 +81,9 @@ class Captioner:
             tokens=tuple(self.tokenizer.token(token) for token in hypothesis.token_ids),
             attention=hypothesis.attention,
         )
+
+
+def gist(caption: str) -> str:
+    """Return what tells a caption from another: not case, punctuation, articles or spaces."""
+    plain = "".join(" " if unicodedata.category(sign)[0] in "PZC" else sign for sign in caption.casefold())
+    return "".join(word for word in plain.split() if word not in ARTICLES)

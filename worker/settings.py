@@ -139,6 +139,7 @@ class Settings:
     )
     gate_tolerance: int = _setting(
         35, "Per cent by which what was learned before may become less probable per word, or it is refused.", _whole(0)
+    )
     reconcile_every_s: int = _setting(
         300, "Seconds between two pulls of what webhooks missed from Label Studio; 0 switches this off.", _whole(0)
     )

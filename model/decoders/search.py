@@ -1,8 +1,9 @@
-"""Beam search over all images and beams at once.
+"""Beam search over all images and beams at once; alternatives beside the best caption by diverse beam search.
 
 Shapes:  B batch   K beams   T tokens so far   P regions   V vocabulary
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 
 NEVER = float("-inf")
+DIVERSITY = 1.0
+"""Nats by which an alternative likes a word less for each hypothesis before it that writes the same word in the same
+place; how it was chosen is in tests/benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class DecodingOptions:
 
     beam_size: int = 3
     alternatives: int = 1
-    """How many captions per image; the beam is widened to it if need be."""
+    """How many captions per image: what the beam finds, and others beside it, made to differ."""
     length_penalty: float = 0.7
     """A hypothesis is ranked by log_prob / length ** length_penalty (Wu et al. 2016, section 7, simplified)."""
     max_tokens: int = 40
@@ -31,10 +35,6 @@ class DecodingOptions:
         for name in ("beam_size", "alternatives", "max_tokens"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be 1 or more, got {getattr(self, name)}")
-
-    @property
-    def beams(self) -> int:
-        return max(self.beam_size, self.alternatives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,27 @@ class Hypothesis:
 
 @torch.inference_mode()
 def beam_search(decoder: CaptionDecoder, features: Tensor, options: DecodingOptions) -> list[list[Hypothesis]]:
-    """Return for each image of features [B, P, D] the best `options.beams` hypotheses, best first."""
+    """Return the hypotheses of each image of features [B, P, D].
+
+    First the best of the beam, then the alternatives, then the rest of the beam, each of the last two best first. An
+    alternative is a group of one hypothesis in diverse beam search with Hamming diversity (Vijayakumar et al. 2016,
+    https://arxiv.org/abs/1610.02424); the beam goes before all groups, so alternatives never change what it finds.
+    """
     if not len(features):
         return []
     memory = decoder.remember(features)
-    beams = Beams(decoder.start(memory), memory, options)
+    start = decoder.start(memory)
+    groups = [Beams(start, memory, options, size) for size in (options.beam_size, *[1] * (options.alternatives - 1))]
     for _ in range(options.max_tokens):
-        logits, state, weights = decoder.step(beams.last_tokens, beams.state, memory)
-        beams.grow(log_probabilities(logits), state, weights)
-        if beams.settled.all():
+        tokens, state = side_by_side([group.last_tokens for group in groups]), join([group.state for group in groups])
+        logits, state, weights = decoder.step(tokens, state, memory)
+        if len(groups) == 1:
+            groups[0].grow(log_probabilities(logits), state, weights)
+        else:
+            grow_apart(groups, log_probabilities(logits), state, weights)
+        if all(group.settled.all() for group in groups):
             break
-    return beams.hypotheses()
+    return [in_order(found) for found in zip(*(group.hypotheses() for group in groups), strict=True)]
 
 
 @torch.no_grad()
@@ -105,12 +115,31 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits.log_softmax(dim=-1)
 
 
+def grow_apart(groups: "Sequence[Beams]", log_probs: Tensor, state: DecoderState, weights: Tensor) -> None:
+    """Extend each group by its next tokens, away from those that the groups before it have just taken."""
+    widths = [group.last_tokens.shape[1] for group in groups]
+    handicap = torch.zeros_like(log_probs[:, 0])  # [B, V]
+    for group, mine, carried, seen in zip(
+        groups, apart(log_probs, widths), split(state, widths), apart(weights, widths), strict=True
+    ):
+        group.grow(mine, carried, seen, handicap)
+        taken = group.last_tokens
+        handicap.scatter_add_(1, taken, torch.full_like(taken, DIVERSITY, dtype=handicap.dtype))
+
+
+def in_order(found: Sequence[list[Hypothesis]]) -> list[Hypothesis]:
+    """Return the hypotheses of one image, found by the beam and by the groups of alternatives after it."""
+    (best, *rest), *groups = found
+    alternatives = [hypothesis for group in groups for hypothesis in group]
+    return [best, *sorted(alternatives, key=lambda h: h.rank_score, reverse=True), *rest]
+
+
 class Beams:
     """The growing hypotheses of a batch, and the best finished ones of each image."""
 
-    def __init__(self, state: DecoderState, memory: Memory, options: DecodingOptions) -> None:
+    def __init__(self, state: DecoderState, memory: Memory, options: DecodingOptions, beams: int) -> None:
         images, regions = memory.keys.shape[:2]
-        beams, device = options.beams, memory.keys.device
+        device = memory.keys.device
         self.options = options
         self.state = state  # [B, 1, H] before the first word, [B, K, H] after
         self.tokens = torch.full((images, 1, 1), START, device=device)  # [B, K, T]
@@ -124,17 +153,24 @@ class Beams:
     def last_tokens(self) -> Tensor:
         return self.tokens[..., -1]
 
-    def grow(self, log_probs: Tensor, state: DecoderState, weights: Tensor) -> None:
-        """Extend each image's beams by their best next tokens; those that end leave the beam."""
+    def grow(self, log_probs: Tensor, state: DecoderState, weights: Tensor, handicap: Tensor | None = None) -> None:
+        """Extend each image's beams by their best next tokens; those that end leave the beam.
+
+        Args:
+            handicap: nats by which each token is liked less at this step, [B, V]; what is chosen keeps its probability.
+        """
         images, _, vocabulary = log_probs.shape
-        totals = (self.log_probs.unsqueeze(-1) + log_probs).view(images, -1)
+        totals = self.log_probs.unsqueeze(-1) + log_probs
+        liked = (totals if handicap is None else totals - handicap.unsqueeze(1)).view(images, -1)
         # Twice as many candidates as beams: even if one per beam ends, enough go on.
-        best, index = totals.topk(min(2 * self._beams, totals.shape[1]), dim=-1)  # [B, 2K]
+        ranks, index = liked.topk(min(2 * self._beams, liked.shape[1]), dim=-1)  # [B, 2K]
         parent, token = index // vocabulary, index % vocabulary
+        best = totals.view(images, -1).gather(1, index)
         self._finish(best, parent, token)
-        going_on = best.masked_fill(token == END, NEVER).topk(self._beams, dim=-1)
-        self.log_probs = going_on.values
-        self._follow(parent.gather(1, going_on.indices), token.gather(1, going_on.indices), state, weights)
+        has_ended = token == END
+        going_on = ranks.masked_fill(has_ended, NEVER).topk(self._beams, dim=-1).indices
+        self.log_probs = best.masked_fill(has_ended, NEVER).gather(1, going_on)
+        self._follow(parent.gather(1, going_on), token.gather(1, going_on), state, weights)
         self._settle()
 
     def hypotheses(self) -> list[list[Hypothesis]]:
@@ -190,6 +226,26 @@ class Beams:
 
     def _rank(self, log_prob: float, length: int) -> float:
         return float(log_prob / max(length, 1) ** self.options.length_penalty)
+
+
+def join(states: Sequence[DecoderState]) -> DecoderState:
+    """Return the states of several groups as one."""
+    return DecoderState(*map(side_by_side, zip(*states, strict=True)))
+
+
+def split(state: DecoderState, widths: Sequence[int]) -> list[DecoderState]:
+    """Return the state of each group, so many beams wide."""
+    return [DecoderState(*parts) for parts in zip(*(apart(part, widths) for part in state), strict=True)]
+
+
+def apart(beams: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the beams [B, K, ...] of each group."""
+    return tuple(beams.split_with_sizes(list(widths), dim=1))
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Return the beams [B, K, ...] of several groups as those of one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def pick(values: Tensor, beams: Tensor) -> Tensor:

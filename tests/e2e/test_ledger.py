@@ -92,7 +92,7 @@ def test_the_ledger_knows_what_the_annotator_did_and_a_pull_makes_it_again(
         assert {found.model_version for found in by_webhooks.values()} == {product.bundle_version}
         redis.delete(*redis.keys("captioner:ledger*"))
 
-        reconcile(product.client, redis, connected.project_id)
+        reconcile(product.client, redis, product.client.project(connected.project_id))
 
         assert records(redis, connected) == by_webhooks
 

@@ -2,9 +2,10 @@ import math
 
 import pytest
 
+from model.captioner import Captioner, gist
 from model.decoders.search import DecodingOptions
 from model.training.captions import TrainingOptions, fit_decoder
-from tests.factories import make_captioner, make_image, make_replay
+from tests.factories import make_captioner, make_decoder, make_encoder, make_image, make_replay, make_tokenizer
 
 
 def test_images_of_any_size_are_captioned_in_one_batch() -> None:
@@ -38,6 +39,40 @@ def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
     assert len(texts) == len(set(texts)) == 3
     ranks = [caption.log_prob / (len(caption.tokens) + 1) ** 0.7 for caption in captions]
     assert ranks == sorted(ranks, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A dog runs.", "a dog runs"),
+        ("a dog on the grass", "the dog on grass"),
+        ("two dogs, one ball", "two dogs - one ball"),
+        ("a side walk", "a sidewalk"),
+        ("一只狗。", "一 只 狗"),
+    ],
+)
+def test_captions_that_differ_in_case_punctuation_articles_or_spaces_say_the_same(one: str, other: str) -> None:
+    assert gist(one) == gist(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a dog in the grass", "a dog on the grass"), ("two dogs", "two dog"), ("一只狗", "一只猫"), ("कि", "की")],
+)
+def test_captions_that_differ_in_a_word_do_not(one: str, other: str) -> None:
+    assert gist(one) != gist(other)
+
+
+def test_alternatives_that_say_the_same_are_shown_once() -> None:
+    tokenizer = make_tokenizer(("a", "the", "dog", "Dog", "."))
+    encoder = make_encoder()
+    captioner = Captioner(encoder, make_decoder(encoder.feature_size, tokenizer.size), tokenizer, "tiny-00000000")
+    features = captioner.encode([make_image(), make_image("blue")])
+
+    found = captioner.caption(features, DecodingOptions(beam_size=5, alternatives=5, max_tokens=3))
+
+    for captions in found:
+        assert len({gist(caption.text) for caption in captions}) == len(captions)
 
 
 def test_stored_half_precision_features_give_the_same_captions() -> None:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoders.base import CaptionDecoder, DecoderState, Memory
-from model.decoders.search import Beams, DecodingOptions, Hypothesis, beam_search, log_probabilities
+from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory
+from model.decoders.search import DecodingOptions, Hypothesis, beam_search, log_probabilities
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, GLUE, START
 from tests.factories import make_decoder
 
-A, B = 3, 4
+A, B = FIRST_WORD, FIRST_WORD + 1
 CHAIN = {
     START: {A: 0.6, B: 0.4},
     A: {A: 0.1, B: 0.5, END: 0.4},
@@ -19,24 +19,28 @@ CHAIN = {
 """Probability of the next token after each token: a language small enough to search by hand."""
 
 
-def next_log_probs(tokens: Tensor) -> Tensor:
-    table = torch.full((5, 5), float("-inf"))
-    for token, following in CHAIN.items():
-        for after, probability in following.items():
-            table[token, after] = math.log(probability)
-    return table[tokens]
+class ChainDecoder(CaptionDecoder):
+    """Speaks that language, whatever it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(DecoderSizes(vocabulary=B + 1, features=1, hidden=1, embedding=1, attention=1))
+        self.table = torch.full((B + 1, B + 1), float("-inf"))
+        for token, following in CHAIN.items():
+            for after, probability in following.items():
+                self.table[token, after] = math.log(probability)
+
+    def remember(self, features: Tensor) -> Memory:
+        return Memory(features, features)
+
+    def start(self, memory: Memory) -> DecoderState:
+        return DecoderState(*[memory.keys[:, :1]] * 3)
+
+    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
+        return self.table[tokens], state, torch.full((*tokens.shape, 2), 0.5)
 
 
 def search_chain(options: DecodingOptions) -> list[Hypothesis]:
-    empty = DecoderState(*[torch.zeros(1, 1, 1)] * 3)
-    beams = Beams(empty, Memory(torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)), options)
-    for _ in range(options.max_tokens):
-        width = beams.last_tokens.shape[1]
-        state = DecoderState(*[torch.zeros(1, width, 1)] * 3)
-        beams.grow(next_log_probs(beams.last_tokens), state, torch.full((1, width, 2), 0.5))
-        if beams.settled.all():
-            break
-    return beams.hypotheses()[0]
+    return beam_search(ChainDecoder(), torch.zeros(1, 2, 1), options)[0]
 
 
 def test_beam_two_finds_the_sentence_that_greedy_search_misses() -> None:
@@ -97,12 +101,19 @@ def greedy(decoder: CaptionDecoder, features: Tensor, max_tokens: int) -> list[t
     return written
 
 
-def test_an_image_is_captioned_the_same_alone_and_in_a_batch() -> None:
-    decoder = make_decoder(features=8, seed=4)
+def ending_decoder(seed: int) -> CaptionDecoder:
+    """A network whose captions end at different lengths."""
+    decoder = make_decoder(features=8, seed=seed)
     with torch.no_grad():
-        decoder.bias[END] += 2  # so that captions end at different lengths
+        decoder.bias[END] += 2
+    return decoder
+
+
+@pytest.mark.parametrize("alternatives", [1, 3])
+def test_an_image_is_captioned_the_same_alone_and_in_a_batch(alternatives: int) -> None:
+    decoder = ending_decoder(seed=4)
     features = torch.randn(5, 6, 8)
-    options = DecodingOptions(beam_size=3, max_tokens=15)
+    options = DecodingOptions(beam_size=3, alternatives=alternatives, max_tokens=15)
 
     together = beam_search(decoder, features, options)
 
@@ -112,17 +123,18 @@ def test_an_image_is_captioned_the_same_alone_and_in_a_batch() -> None:
         assert alone[0].log_prob == pytest.approx(hypotheses[0].log_prob, abs=1e-4)
 
 
-def test_the_log_probability_is_that_of_the_whole_caption() -> None:
-    decoder = make_decoder(features=8, seed=4)
+def test_the_log_probability_is_that_of_the_whole_caption_whatever_it_was_chosen_by() -> None:
+    decoder = ending_decoder(seed=4)
     with torch.no_grad():
-        decoder.bias[END] += 3
+        decoder.bias[FIRST_WORD] += 4  # so that alternatives write it too, though it was taken
     features = torch.randn(1, 6, 8)
 
-    best = beam_search(decoder, features, DecodingOptions(beam_size=3, max_tokens=15))[0][0]
+    (found,) = beam_search(decoder, features, DecodingOptions(beam_size=3, alternatives=3, max_tokens=15))
 
-    logits = decoder(features, torch.tensor([[START, *best.token_ids, END]])).detach()
-    expected = log_probabilities(logits).gather(1, torch.tensor([[*best.token_ids, END]]).T).sum()
-    assert best.log_prob == pytest.approx(float(expected), abs=1e-4)
+    for hypothesis in found:
+        logits = decoder(features, torch.tensor([[START, *hypothesis.token_ids, END]])).detach()
+        expected = log_probabilities(logits).gather(1, torch.tensor([[*hypothesis.token_ids, END]]).T).sum()
+        assert hypothesis.log_prob == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_caption_that_never_ends_is_cut_at_the_limit() -> None:
@@ -146,10 +158,37 @@ def test_no_image_gives_no_caption() -> None:
     assert beam_search(make_decoder(features=8), torch.zeros(0, 6, 8), DecodingOptions()) == []
 
 
-def test_more_alternatives_than_beams_widen_the_beam() -> None:
-    found = beam_search(make_decoder(features=8), torch.randn(1, 6, 8), DecodingOptions(beam_size=1, alternatives=4))
+def test_an_alternative_starts_where_the_best_caption_does_not() -> None:
+    best, alternative = search_chain(DecodingOptions(beam_size=1, alternatives=2, length_penalty=0.0, max_tokens=6))
 
-    assert len({h.token_ids for h in found[0]}) == 4
+    # Greedy search writes A B. After it A is worth ln .6 - 1 = -1.51 at the start, less than ln .4 = -.92 of B.
+    assert best.token_ids == (A, B)
+    assert alternative.token_ids == (B,)
+    assert alternative.log_prob == pytest.approx(math.log(0.4 * 0.9))
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_alternatives_leave_the_beam_as_it_is(beam_size: int) -> None:
+    decoder = ending_decoder(seed=4)
+    features = torch.randn(5, 6, 8)
+
+    alone = beam_search(decoder, features, DecodingOptions(beam_size=beam_size, max_tokens=15))
+    found = beam_search(decoder, features, DecodingOptions(beam_size=beam_size, alternatives=4, max_tokens=15))
+
+    for without, with_alternatives in zip(alone, found, strict=True):
+        best, *others = (hypothesis.token_ids for hypothesis in with_alternatives)
+        assert [best, *others[3:]] == [hypothesis.token_ids for hypothesis in without]
+        assert all(found.attention.shape == (len(found.token_ids), 6) for found in with_alternatives)
+        ranks = [hypothesis.rank_score for hypothesis in with_alternatives[1:4]]
+        assert ranks == sorted(ranks, reverse=True)
+
+
+def test_each_alternative_keeps_away_from_all_before_it() -> None:
+    undecided = make_decoder(features=8)  # untrained, so no word is worth a nat more than another
+
+    found = beam_search(undecided, torch.randn(1, 6, 8), DecodingOptions(beam_size=1, alternatives=4))
+
+    assert len({hypothesis.token_ids[0] for hypothesis in found[0]}) == 4
 
 
 @pytest.mark.parametrize("name", ["beam_size", "alternatives", "max_tokens"])

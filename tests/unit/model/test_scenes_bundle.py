@@ -1,7 +1,7 @@
 import torch
 
 from model.bundle import bundle_path, load_bundle
-from model.decoders.search import DecodingOptions
+from model.decoders.search import DecodingOptions, beam_search
 from model.scenes import draw_scenes
 from model.scenes.evaluation import caption_facts
 
@@ -30,10 +30,20 @@ def test_the_replay_captions_are_what_the_decoder_knows() -> None:
     )
 
 
-def test_alternatives_are_distinct_captions_of_the_same_scene() -> None:
+def test_alternatives_differ_more_than_what_the_beam_finds_beside_the_best_caption() -> None:
     captioner = load_bundle("scenes").captioner()
-    pictures = [picture for picture, _ in draw_scenes(4, seed=9, size=160)]
+    features = captioner.encode([picture for picture, _ in draw_scenes(12, seed=9, size=160)])
 
-    found = captioner.caption(captioner.encode(pictures), DecodingOptions(beam_size=3, alternatives=3))
+    found = captioner.caption(features, DecodingOptions(beam_size=3, alternatives=3))
 
-    assert all(len({caption.text for caption in captions}) == 3 for captions in found)
+    beams = beam_search(captioner.decoder, features, DecodingOptions(beam_size=3))
+    runners_up = [[captioner.tokenizer.decode(found.token_ids) for found in beam] for beam in beams]
+    texts = [[caption.text for caption in captions] for captions in found]
+    assert [captions[0] for captions in texts] == [captions[0] for captions in runners_up]
+    assert all(len(set(captions)) == 3 for captions in texts)
+    assert new_words(texts) > 1.2 * new_words(runners_up)
+
+
+def new_words(found: list[list[str]]) -> int:
+    """Count the words of other captions that the best one has not."""
+    return sum(len(set(other.split()) - set(best.split())) for best, *others in found for other in others)
