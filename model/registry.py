@@ -22,6 +22,8 @@ from model.store import Store
 from model.tokenizer import Tokenizer
 
 REMEMBERED_POINTERS = 100
+BY_RETRAINING = "retraining"
+"""Who moved the pointer when a version was published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,14 @@ class ModelRegistry:
         """Return the version that serves a project; never loads weights."""
         pointer = self._pointer(project_id)
         return str(pointer["version"]) if pointer["bundle"] == self.base_version else self.base_version
+
+    def succeeded(self, project_id: int) -> str | None:
+        """Return the version that served before the one that a retraining published, if such a one serves.
+
+        None where the bundle serves, or a version that a person chose or that was gone back to.
+        """
+        pointer = self._pointer(project_id)
+        return str(pointer["before"][-1]) if pointer.get("by") == BY_RETRAINING else None
 
     def versions(self, project_id: int) -> list[ModelVersion]:
         """Return the project's retrainings, oldest first; the bundle itself is not among them."""
@@ -134,7 +144,7 @@ class ModelRegistry:
             },
         )
         self._write_json(f"{folder}/version.json", asdict(version))
-        self._move_pointer(project_id, version.name, by="retraining")
+        self._move_pointer(project_id, version.name, by=BY_RETRAINING)
         return version
 
     def refuse(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from redis import Redis
 from rq import Retry, get_current_job
 
 from model.bundle import load_bundle
@@ -23,6 +24,8 @@ from worker.edits import find_systematic_edits
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
+from worker.ledger import read_acceptance
+from worker.policy import is_accepted_less
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
@@ -64,6 +67,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         progress.phase("loading")
         bundle = load_bundle(settings.caption_bundle)
         registry = ModelRegistry(store, bundle.version)
+        roll_back_if_accepted_less(redis, registry, settings, project_id)
         serving = registry.load(project_id, registry.serving(project_id), bundle)
         features = FeatureStore(store, bundle.encoder.fingerprint)
         holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
@@ -92,6 +96,29 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
     progress.phase("done")
     return outcome(version, dataset, training)
+
+
+def roll_back_if_accepted_less(
+    redis: Redis, registry: ModelRegistry, settings: Settings, project_id: int
+) -> str | None:
+    """Let the version before serve again if annotators accept less of what this one suggests; returns its name.
+
+    Only a version that a retraining published is judged: what a person chose stays.
+    """
+    serving, before = registry.serving(project_id), registry.succeeded(project_id)
+    if before is None:
+        return None
+    found = read_acceptance(redis, project_id, [serving, before])
+    now, then = found[serving], found[before]
+    margin = settings.rollback_margin / 100
+    if not is_accepted_less(now.accepted, now.judged, then.accepted, then.judged, margin):
+        return None
+    why = f"{serving} was accepted {now.accepted} times of {now.judged}, {before} {then.accepted} of {then.judged}"
+    registry.rollback(project_id, by=why)
+    logger.warning("version rolled back project=%s version=%s serving=%s reason=%r", project_id, serving, before, why)
+    if settings.refresh_predictions:
+        enqueue_backend_job(redis, "refresh_predictions", project_id, before)
+    return before
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:

@@ -140,6 +140,11 @@ class Settings:
     gate_tolerance: int = _setting(
         35, "Per cent by which what was learned before may become less probable per word, or it is refused.", _whole(0)
     )
+    rollback_margin: int = _setting(
+        10,
+        "Percentage points by which suggestions may be accepted less than the version before, or it serves again.",
+        _whole(0, 100),
+    )
     reconcile_every_s: int = _setting(
         300, "Seconds between two pulls of what webhooks missed from Label Studio; 0 switches this off.", _whole(0)
     )

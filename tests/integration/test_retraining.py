@@ -11,6 +11,7 @@ from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.fine_tuning import fine_tune
+from worker.ledger_records import LedgerRecords, record_submission
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
@@ -220,3 +221,42 @@ def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_tra
     outcome = jobs.retrain(1, "a test")
     assert isinstance(outcome, dict)
     assert outcome["decision"] == "the project has no corrections any more"
+
+
+def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, start: int) -> None:
+    """Fill the ledger as annotators would who accept some suggestions of a version and edit others."""
+    for number in range(start, start + accepted + edited):
+        caption = "a dog" if number < start + accepted else "a dog indeed"
+        correction = make_pictured_correction(number, proposed="a dog", caption=caption, model_version=version)
+        LedgerRecords(workplace.redis).store(record_submission(correction, []))
+
+
+def test_a_version_whose_suggestions_are_accepted_less_gives_its_place_back(in_this_process: Workplace) -> None:
+    registry, bundle = in_this_process.registry, in_this_process.bundle.version
+    in_this_process.correct(range(1, 9))
+    jobs.retrain(1, "a test")
+    worse = registry.serving(1)
+    judge(in_this_process, bundle, accepted=30, edited=10, start=100)
+    judge(in_this_process, worse, accepted=10, edited=30, start=200)
+
+    in_this_process.correct(range(9, 17))
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert registry.versions(1)[-1].parent == bundle
+    refreshed = [list(job.args) for job in queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs]
+    assert [1, bundle] in refreshed
+
+
+def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_this_process: Workplace) -> None:
+    registry, bundle = in_this_process.registry, in_this_process.bundle.version
+    in_this_process.correct(range(1, 9))
+    jobs.retrain(1, "a test")
+    chosen = registry.serving(1)
+    registry.rollback(1, by="admin")
+    registry.promote(1, chosen, by="admin")
+    judge(in_this_process, bundle, accepted=30, edited=10, start=100)
+    judge(in_this_process, chosen, accepted=10, edited=30, start=200)
+
+    assert jobs.roll_back_if_accepted_less(in_this_process.redis, registry, in_this_process.settings, 1) is None
+    assert registry.serving(1) == chosen

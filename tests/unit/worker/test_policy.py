@@ -1,6 +1,8 @@
 import hashlib
 
-from worker.policy import is_held_out, is_quiet, is_withheld, should_retrain
+import pytest
+
+from worker.policy import is_accepted_less, is_held_out, is_quiet, is_withheld, should_retrain
 
 
 def test_a_retraining_is_due_from_the_set_number_of_corrections_on() -> None:
@@ -35,3 +37,23 @@ def test_suggestions_are_withheld_by_the_images_content_whether_it_is_held_out_o
     assert not any(is_withheld(key, 0) for key in keys)
     assert is_withheld("f" * 8 + "00000013" + "f" * 48, 20)
     assert not is_withheld("0" * 8 + "00000014" + "0" * 48, 20)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "margin", "is_less"),
+    [
+        ((10, 40), (30, 40), 0.1, True),
+        ((27, 40), (30, 40), 0.1, False),
+        ((0, 3), (30, 40), 0.1, False),
+        ((0, 9), (30, 40), 0.1, False),
+        ((0, 10), (30, 40), 0.1, True),
+        ((20, 40), (30, 40), 0.0, True),
+        ((20, 40), (30, 40), 0.3, False),
+        ((0, 40), (1, 1), 0.1, False),
+        ((0, 0), (0, 0), 0.0, False),
+    ],
+)
+def test_suggestions_are_accepted_less_only_beyond_margin_and_chance(
+    now: tuple[int, int], before: tuple[int, int], margin: float, is_less: bool
+) -> None:
+    assert is_accepted_less(*now, *before, margin) is is_less
