@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,10 @@ from backend.predictions import make_predictions
 from backend.serving import ServingCaptioners
 from model.captioner import Caption, Captioner
 from model.decoders.search import DecodingOptions
-from model.errors import TaskError
+from model.errors import StoreError, TaskError
 from model.store import Store
 from model.vision.features import FeatureStore
+from worker.calibration import read_calibration
 from worker.corrections import Correction, CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
 from worker.policy import is_withheld
@@ -105,6 +106,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         pictures = self.parts.pictures.read(tasks, self.controls, captioner.encoder, features)
         captions = self._caption(captioner, pictures)
         self._remember(tasks, pictures, captions, captioner.version)
+        captions = self._calibrated(captions)
         return [
             self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, pictures, strict=True)
         ]
@@ -146,6 +148,20 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
                 with self.parts.seats:
                     captions += captioner.caption(torch.stack(batch), options)
         return dict(zip(features, captions, strict=True))
+
+    def _calibrated(self, captions: dict[str, list[Caption]]) -> dict[str, list[Caption]]:
+        """Return the captions with the probability of being accepted as their score, once that can be told."""
+        try:
+            calibration = read_calibration(self.parts.store, self.project_id)
+        except StoreError as problem:
+            logger.warning("scores not calibrated project=%s problem=%s", self.project_id, problem)
+            return captions
+        if calibration is None:
+            return captions
+        return {
+            key: [replace(caption, score=calibration.score(caption.score, caption.text)) for caption in found]
+            for key, found in captions.items()
+        }
 
     def _entry(
         self,

@@ -216,7 +216,7 @@ def _stored_predictions(task: Task, place: Correction | Skip, named: int | None 
             image_key="",
             caption=caption,
             model_version=str(prediction["model_version"] or ""),
-            score=float(prediction["score"] or 0.0),
+            score=None,
         )
         for prediction in newest_first
         if (caption := _caption_in(prediction["result"], place.control))

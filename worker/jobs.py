@@ -18,6 +18,7 @@ from model.tokenizer import cut
 from model.training.captions import CaptionedFeatures, caption_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
+from worker.calibration import ASKED, fit_calibration, write_calibration
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset, wording_pairs
 from worker.edits import find_systematic_edits
@@ -25,6 +26,7 @@ from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
 from worker.ledger import read_acceptance
+from worker.ledger_records import LedgerRecords
 from worker.policy import is_accepted_less
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
@@ -91,6 +93,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         )
         version = record(registry, project_id, candidate, serving, dataset, trial, decision, training, reason)
         inbox.mark_trained(project_id, change_number)
+        calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
 
@@ -119,6 +122,21 @@ def roll_back_if_accepted_less(
     if settings.refresh_predictions:
         enqueue_backend_job(redis, "refresh_predictions", project_id, before)
     return before
+
+
+def calibrate(redis: Redis, store: Store, project_id: int) -> None:
+    """Let the scores of suggestions mean what annotators made of those so far."""
+    calibration = fit_calibration(LedgerRecords(redis).sample(project_id, ASKED))
+    if calibration is None:
+        return
+    write_calibration(store, project_id, calibration)
+    logger.info(
+        "scores calibrated project=%s judged=%s error=%.3f before=%.3f",
+        project_id,
+        calibration.judged,
+        calibration.error,
+        calibration.error_before,
+    )
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:

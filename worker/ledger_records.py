@@ -77,6 +77,8 @@ class LedgerRecord:
     """The version that suggested; None when there was no suggestion, or nobody remembers which one it was."""
     suggestion: str | None
     """The version's best caption."""
+    score: float | None
+    """The decoder's own of it, 0 to 1."""
     outcome: Outcome
     caption: str | None
     """What the annotator submitted; None when skipped."""
@@ -104,7 +106,7 @@ class LedgerRecord:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         values: dict[str, Any] = json.loads(text)
-        known = {declared.name: values[declared.name] for declared in fields(cls)}
+        known: dict[str, Any] = {declared.name: values.get(declared.name) for declared in fields(cls)}
         return cls(**known | {"kinds": tuple(known["kinds"])})
 
     def counts(self) -> dict[str, int]:
@@ -153,6 +155,11 @@ class LedgerRecords:
             texts = self.redis.hmget(ledger_key("ledger", project_id), names[start : start + RECORDS_AT_ONCE])
             yield from (LedgerRecord.from_json(text) for text in texts if text is not None)
 
+    def sample(self, project_id: int, count: int) -> list[LedgerRecord]:
+        """Return so many of the project's records drawn at random, or all if there are no more."""
+        drawn: Any = self.redis.hrandfield(ledger_key("ledger", project_id), count, withvalues=True)
+        return [LedgerRecord.from_json(text) for text in drawn[1::2]]
+
     def places(self, project_id: int) -> list[tuple[int, int, str]]:
         """Return task id, annotation id and control of every record, without reading the records."""
         entries = self.redis.zrangebylex(ledger_key("ledger-index", project_id), "[t:", "(t;")
@@ -198,16 +205,19 @@ class _Offer:
     model_version: str | None = None
     captions: tuple[str, ...] = ()
     """Of this version, best first; one at least unless the arm is `none`."""
+    score: float | None = None
+    """Of the best one."""
 
 
 def _offer(proposed: str | None, model_version: str | None, suggestions: Sequence[Suggestion]) -> _Offer:
     if proposed is not None:
-        mine = (known for known in suggestions if known.model_version == model_version and not known.withheld)
+        mine = [known for known in suggestions if known.model_version == model_version and not known.withheld]
         captions = tuple(known.caption for known in mine) or (proposed,)
-        return _Offer(arm="shown", model_version=model_version, captions=captions)
+        score = mine[0].score if mine else None
+        return _Offer(arm="shown", model_version=model_version, captions=captions, score=score)
     if suggestions and suggestions[0].withheld:
-        withheld = suggestions[0]
-        return _Offer(arm="withheld", model_version=withheld.model_version, captions=(withheld.caption,))
+        best = suggestions[0]
+        return _Offer(arm="withheld", model_version=best.model_version, captions=(best.caption,), score=best.score)
     return _Offer(arm="none")
 
 
@@ -243,6 +253,7 @@ def _record(source: Correction | Skip, offer: _Offer, outcome: Outcome, caption:
         arm=offer.arm,
         model_version=offer.model_version,
         suggestion=best,
+        score=offer.score,
         outcome=outcome,
         caption=caption,
         word_edits=edits,

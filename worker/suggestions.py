@@ -61,8 +61,8 @@ class Suggestion:
     """SHA-256 of the image bytes."""
     caption: str
     model_version: str
-    score: float
-    """0 to 1, as Label Studio shows it."""
+    score: float | None
+    """The decoder's own, 0 to 1; None where only Label Studio remembers the suggestion."""
     withheld: bool = False
     """Whether nobody was shown it, so that captions with and without a suggestion can be compared."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from backend.routes import routes
+from model.store import Store
 from model.vision.features import FeatureStore
 from model.vision.images import image_key
 from tests.backend_client import LABEL_CONFIG, BackendClient
@@ -18,6 +19,7 @@ from tests.factories import make_task
 from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
+from worker.calibration import Calibration, write_calibration
 from worker.ledger import read_ledger
 from worker.policy import is_withheld
 from worker.suggestions import Suggestion
@@ -63,6 +65,21 @@ def test_a_recorded_task_gets_a_caption_of_the_version_that_setup_names(
     assert (region["from_name"], region["to_name"], region["type"]) == ("caption", "image", "textarea")
     assert region["score"] == entry["score"]
     assert [type(text) for text in region["value"]["text"]] == [str]
+
+
+def test_the_score_is_the_probability_of_being_accepted_once_enough_was_judged(
+    backend: BackendClient, image_server: ImageServer
+) -> None:
+    address = image_server.show("/dog.png")
+    (before,) = backend.predict([task(1, address)])
+    calibration = Calibration(intercept=-1.0, slope=0.5, per_length=0.0, judged=50, error=0.02, error_before=0.3)
+    write_calibration(Store(backend.settings.model_store), 1, calibration)
+
+    (after,) = backend.predict([task(2, address)])
+
+    (region,) = after["result"]
+    assert after["score"] == calibration.score(before["score"], region["value"]["text"][0]) == region["score"]
+    assert after["score"] != before["score"]
 
 
 def test_local_files_web_addresses_and_cloud_files_are_captioned(
