@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redis import Redis
 from rq import Retry, get_current_job
 
 from model.bundle import load_bundle
@@ -18,16 +17,13 @@ from model.tokenizer import cut
 from model.training.captions import CaptionedFeatures, caption_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
-from worker.calibration import ASKED, fit_calibration, write_calibration
+from worker.acceptance import calibrate, roll_back_if_accepted_less
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset, wording_pairs
 from worker.edits import find_systematic_edits
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
-from worker.ledger import read_acceptance
-from worker.ledger_records import LedgerRecords
-from worker.policy import is_accepted_less
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
@@ -99,44 +95,6 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
     progress.phase("done")
     return outcome(version, dataset, training)
-
-
-def roll_back_if_accepted_less(
-    redis: Redis, registry: ModelRegistry, settings: Settings, project_id: int
-) -> str | None:
-    """Let the version before serve again if annotators accept less of what this one suggests; returns its name.
-
-    Only a version that a retraining published is judged: what a person chose stays.
-    """
-    serving, before = registry.serving(project_id), registry.succeeded(project_id)
-    if before is None:
-        return None
-    found = read_acceptance(redis, project_id, [serving, before])
-    now, then = found[serving], found[before]
-    margin = settings.rollback_margin / 100
-    if not is_accepted_less(now.accepted, now.judged, then.accepted, then.judged, margin):
-        return None
-    why = f"{serving} was accepted {now.accepted} times of {now.judged}, {before} {then.accepted} of {then.judged}"
-    registry.rollback(project_id, by=why)
-    logger.warning("version rolled back project=%s version=%s serving=%s reason=%r", project_id, serving, before, why)
-    if settings.refresh_predictions:
-        enqueue_backend_job(redis, "refresh_predictions", project_id, before)
-    return before
-
-
-def calibrate(redis: Redis, store: Store, project_id: int) -> None:
-    """Let the scores of suggestions mean what annotators made of those so far."""
-    calibration = fit_calibration(LedgerRecords(redis).sample(project_id, ASKED))
-    if calibration is None:
-        return
-    write_calibration(store, project_id, calibration)
-    logger.info(
-        "scores calibrated project=%s judged=%s error=%.3f before=%.3f",
-        project_id,
-        calibration.judged,
-        calibration.error,
-        calibration.error_before,
-    )
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:

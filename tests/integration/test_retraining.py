@@ -10,6 +10,7 @@ from model.training.record import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
+from worker.acceptance import roll_back_if_accepted_less
 from worker.fine_tuning import fine_tune
 from worker.ledger_records import LedgerRecords, record_submission
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
@@ -258,5 +259,5 @@ def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_th
     judge(in_this_process, bundle, accepted=30, edited=10, start=100)
     judge(in_this_process, chosen, accepted=10, edited=30, start=200)
 
-    assert jobs.roll_back_if_accepted_less(in_this_process.redis, registry, in_this_process.settings, 1) is None
+    assert roll_back_if_accepted_less(in_this_process.redis, registry, in_this_process.settings, 1) is None
     assert registry.serving(1) == chosen

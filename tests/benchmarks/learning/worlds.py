@@ -69,7 +69,7 @@ class World:
 SCENE_TOPICS = ("star", "heart", "cross", "striped", "dotted")
 
 
-def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnProgress) -> World:
+def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnProgress, spare: int = 0) -> World:
     """Return drawn scenes; the topics are three shapes and two grounds, and each scene of a topic has one of them.
 
     Args:
@@ -77,9 +77,10 @@ def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnP
         corrections: scenes of each topic to learn from.
         tested: scenes of each topic, and of the base, to measure on.
         on_progress: told what is drawn and trained.
+        spare: more scenes of the base that it is not trained on; they come last in its test.
     """
     encoder = load_bundle("scenes").encoder
-    wanted = {"known": scenes + tested, **dict.fromkeys(SCENE_TOPICS, corrections + tested)}
+    wanted = {"known": scenes + tested + spare, **dict.fromkeys(SCENE_TOPICS, corrections + tested)}
     drawn: dict[str, list[Scene]] = {name: [] for name in wanted}
     seeds = random.Random("worlds")
     while any(len(drawn[name]) < count for name, count in wanted.items()):
@@ -88,13 +89,13 @@ def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnP
         if name is not None and len(drawn[name]) < wanted[name]:
             drawn[name].append(scene)
     pictures = {name: list(_pictured(encoder, found, name, on_progress)) for name, found in drawn.items()}
-    topics = {
-        name: Topic(name=name, train=tuple(found[tested:]), test=tuple(found[:tested]))
-        for name, found in pictures.items()
-    }
-    old = topics.pop("known")
+    known = pictures.pop("known")
+    old = Topic(name="known", train=tuple(known[tested + spare :]), test=tuple(known[: tested + spare]))
+    topics = [
+        Topic(name=name, train=tuple(found[tested:]), test=tuple(found[:tested])) for name, found in pictures.items()
+    ]
     base = _train_base(encoder, old.train, epochs=8, min_count=2, on_progress=on_progress)
-    return World(name="scenes", base=base, replay=_replay(old), old=old, topics=tuple(topics.values()))
+    return World(name="scenes", base=base, replay=_replay(old), old=old, topics=tuple(topics))
 
 
 FLICKR_TOPICS = {

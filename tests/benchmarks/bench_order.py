@@ -1,0 +1,132 @@
+"""Which tasks to correct first: those whose suggestion is least likely accepted, beside a random order.
+
+    python -m tests.benchmarks.bench_order [--pool 600] [--steps 12]
+
+A project of drawn scenes, of which the captioner knows most kinds and has never seen five. An annotator accepts what
+says the same as a true caption and writes the rest anew, 20 tasks at a time; after each 20 the decoder is retrained,
+and the ledger says anew what a score means. Measured is how many corrections it takes until suggestions for other
+scenes are as good as after all steps in random order.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from model.captioner import Caption, Captioner, prefer_fast_products
+from model.decoders.search import DecodingOptions
+from model.metrics.scores import measure
+from model.progress import Progress, ProgressDisplay
+from tests.benchmarks.learning.learners import Ours
+from tests.benchmarks.learning.worlds import Picture, World, scenes_world, write_captions_of
+from tests.factories import make_correction
+from worker.calibration import Calibration, fit_calibration
+from worker.ledger_records import LedgerRecord, record_submission
+
+BATCH = 20
+RANDOM_ORDERS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="bench_order", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--pool", type=int, default=600, help="tasks of the project (%(default)s)")
+    parser.add_argument("--steps", type=int, default=12, help="times 20 corrections (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=1500, help="scenes that the base is trained on (%(default)s)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    prefer_fast_products()
+    with ProgressDisplay() as show:
+        known, each = 2 * arguments.pool // 3, arguments.pool // 15
+        world = scenes_world(scenes=arguments.scenes, corrections=each, tested=40, spare=known, on_progress=show)
+        pool = [*world.old.test[40:], *(picture for topic in world.topics for picture in topic.train)]
+        tested = [*world.old.test[:40], *(picture for topic in world.topics for picture in topic.test)]
+        seeds: dict[str, int | None] = {f"random {number}": number for number in range(1, RANDOM_ORDERS + 1)}
+        seeds["least likely first"] = None
+        curves = {name: annotate(world, pool, tested, arguments.steps, seed, show) for name, seed in seeds.items()}
+    report(curves)
+
+
+def annotate(
+    world: World,
+    pool: Sequence[Picture],
+    tested: Sequence[Picture],
+    steps: int,
+    seed: int | None,
+    show: ProgressDisplay,
+) -> list[float]:
+    """Return CIDEr-D x 100 before any correction and after each 20.
+
+    Args:
+        seed: of a random order; None asks the scores.
+    """
+    waiting = list(pool)
+    random.Random(seed or 0).shuffle(waiting)
+    records: list[LedgerRecord] = []
+    curve = []
+    with tempfile.TemporaryDirectory() as folder:
+        learner = Ours(world, Path(folder))
+        for step in range(steps + 1):
+            curve.append(quality(learner.captioner, tested))
+            show(Progress(phase=f"order {seed or 'by score'}", done=step, total=steps, note=f"CIDEr-D {curve[-1]:.1f}"))
+            if step == steps:
+                return curve
+            suggested = suggestions(learner.captioner, waiting)
+            if seed is None:
+                calibration = fit_calibration(records)
+                waiting.sort(key=lambda picture: likelihood(suggested[picture.key], calibration))
+            chosen, waiting = waiting[:BATCH], waiting[BATCH:]
+            corrections = []
+            for picture in chosen:
+                proposed = suggested[picture.key]
+                caption = proposed.text if is_right(proposed.text, picture) else picture.captions[0]
+                corrections.append((picture, caption))
+                correction = make_correction(annotation_id=len(records) + 1, proposed=proposed.text, caption=caption)
+                records.append(replace(record_submission(correction, []), score=proposed.score))
+            learner.learn(corrections)
+    return curve
+
+
+def suggestions(captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, Caption]:
+    found: dict[str, Caption] = {}
+    for start in range(0, len(pictures), 64):
+        batch = pictures[start : start + 64]
+        written = captioner.caption(torch.stack([picture.features for picture in batch]), DecodingOptions())
+        found |= {picture.key: captions[0] for picture, captions in zip(batch, written, strict=True)}
+    return found
+
+
+def likelihood(suggested: Caption, calibration: Calibration | None) -> float:
+    return suggested.score if calibration is None else calibration.score(suggested.score, suggested.text)
+
+
+def is_right(caption: str, picture: Picture) -> bool:
+    """Judge as an annotator would: the same words as one of theirs, whatever their order."""
+    return any(sorted(caption.split()) == sorted(known.split()) for known in picture.captions)
+
+
+def quality(captioner: Captioner, tested: Sequence[Picture]) -> float:
+    return 100 * measure(write_captions_of(captioner, tested), [picture.captions for picture in tested]).cider_d
+
+
+def report(curves: dict[str, list[float]]) -> None:
+    steps = range(len(next(iter(curves.values()))))
+    print(f"{'corrections':20} " + " ".join(f"{BATCH * step:6}" for step in steps))
+    for name, curve in curves.items():
+        print(f"{name:20} " + " ".join(f"{score:6.1f}" for score in curve))
+    by_chance = [curve for name, curve in curves.items() if name.startswith("random")]
+    goal = sum(curve[-1] for curve in by_chance) / len(by_chance)
+    asked = curves["least likely first"]
+    needed = next((step for step in steps if asked[step] >= goal), None)
+    share = needed / steps[-1] if needed is not None else 1.0
+    said = "more" if needed is None else BATCH * needed
+    print(f"as good as {BATCH * steps[-1]} in random order ({goal:.1f}): after {said}")
+    print(json.dumps({"bars": {"corrections_x_random": {"value": round(share, 3), "bar": 0.7, "holds": share <= 0.7}}}))
+
+
+if __name__ == "__main__":
+    main()

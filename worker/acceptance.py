@@ -1,0 +1,54 @@
+"""What follows from how annotators judge suggestions: a version gives its place back, and scores get their meaning."""
+
+import logging
+
+from redis import Redis
+
+from model.registry import ModelRegistry
+from model.store import Store
+from worker.calibration import ASKED, fit_calibration, write_calibration
+from worker.ledger import read_acceptance
+from worker.ledger_records import LedgerRecords
+from worker.policy import is_accepted_less
+from worker.queues import enqueue_backend_job
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def roll_back_if_accepted_less(
+    redis: Redis, registry: ModelRegistry, settings: Settings, project_id: int
+) -> str | None:
+    """Let the version before serve again if annotators accept less of what this one suggests; returns its name.
+
+    Only a version that a retraining published is judged: what a person chose stays.
+    """
+    serving, before = registry.serving(project_id), registry.succeeded(project_id)
+    if before is None:
+        return None
+    found = read_acceptance(redis, project_id, [serving, before])
+    now, then = found[serving], found[before]
+    margin = settings.rollback_margin / 100
+    if not is_accepted_less(now.accepted, now.judged, then.accepted, then.judged, margin):
+        return None
+    why = f"{serving} was accepted {now.accepted} times of {now.judged}, {before} {then.accepted} of {then.judged}"
+    registry.rollback(project_id, by=why)
+    logger.warning("version rolled back project=%s version=%s serving=%s reason=%r", project_id, serving, before, why)
+    if settings.refresh_predictions:
+        enqueue_backend_job(redis, "refresh_predictions", project_id, before)
+    return before
+
+
+def calibrate(redis: Redis, store: Store, project_id: int) -> None:
+    """Let the scores of suggestions mean what annotators made of those so far."""
+    calibration = fit_calibration(LedgerRecords(redis).sample(project_id, ASKED))
+    if calibration is None:
+        return
+    write_calibration(store, project_id, calibration)
+    logger.info(
+        "scores calibrated project=%s judged=%s error=%.3f before=%.3f",
+        project_id,
+        calibration.judged,
+        calibration.error,
+        calibration.error_before,
+    )
