@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.captioner import Captioner
+from model.tokenizer import cut
 from model.training.captions import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.corrections import Correction
@@ -38,8 +39,11 @@ MAX_COMPARED = 256
 """The newest corrections that are compared with the bundle's captions."""
 BATCH = 64
 
-NEW_SHARE = 3.0
-"""How much more new corrections count than all else in the whole loss, so that they win where the two contradict."""
+NEW_SHARE = 0.6
+"""How much new corrections count beside all else in the whole loss. At 3 a topic is learned no better and more of the
+earlier ones is lost (tests/benchmarks/bench_learning.py); the wording of replay follows the project's anyway."""
+MAX_OLD_WEIGHT = 4
+"""Old corrections count as much as all replay, but none more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +94,18 @@ class Dataset:
         """Return the dataset with the bundle's captions as the project would have them."""
 
         def told(examples: Sequence[CaptionedFeatures]) -> tuple[CaptionedFeatures, ...]:
-            return tuple(replace(example, caption=restate(example.caption, edits)) for example in examples)
+            texts = [restate(example.caption, edits) for example in examples]
+            return tuple(
+                replace(example, caption=text, wordings=tuple(dict.fromkeys((example.caption, text))))
+                for example, text in zip(examples, texts, strict=True)
+            )
 
         return replace(
-            self, edits=tuple(edits), replay=told(self.replay), restated_anchors=told(self.anchors) if edits else ()
+            self,
+            edits=tuple(edits),
+            learned=tuple(_explained(learned, edits) for learned in self.learned),
+            replay=told(self.replay),
+            restated_anchors=told(self.anchors) if edits else (),
         )
 
     def training_examples(self, seed: int) -> list[CaptionedFeatures]:
@@ -101,13 +113,14 @@ class Dataset:
         new = [learned.example for learned in self.learned if learned.is_new]
         old = [learned.example for learned in self.learned if not learned.is_new]
         draw = random.Random(seed)
-        rest = draw.sample(old, min(REHEARSED, len(old)))
-        rest += draw.sample(self.replay, min(len(self.replay), max(REPLAYED, len(new))))
+        rehearsed = [replace(one, wordings=(one.caption,)) for one in draw.sample(old, min(REHEARSED, len(old)))]
+        replayed = draw.sample(self.replay, min(len(self.replay), max(REPLAYED, len(new))))
+        much = max(len(rehearsed), min(len(replayed), MAX_OLD_WEIGHT * len(rehearsed)))
+        rest = [*_weighing(rehearsed, much), *replayed]
         if not new or not rest:
             return [*new, *rest]
         repeats = min(MAX_REPEATS, max(1, len(rest) // len(new)))
-        share = NEW_SHARE * len(rest) / (len(new) * repeats)
-        return [*(replace(example, weight=share) for example in new * repeats), *rest]
+        return [*_weighing(new * repeats, NEW_SHARE * sum(one.weight for one in rest)), *rest]
 
 
 def build_dataset(
@@ -159,6 +172,19 @@ def wording_pairs(dataset: Dataset, bundle: Captioner) -> list[tuple[str, str]]:
         ours = bundle.caption(features, MOST_PROBABLE)
         pairs += [(found[0].text, one.correction.caption) for found, one in zip(ours, batch, strict=True)]
     return pairs
+
+
+def _weighing(examples: Sequence[CaptionedFeatures], total: float) -> list[CaptionedFeatures]:
+    """Let the examples share this weight."""
+    return [replace(example, weight=total / len(examples)) for example in examples]
+
+
+def _explained(learned: CorrectedImage, edits: Sequence[SystematicEdit]) -> CorrectedImage:
+    """Say of a correction that is what we proposed, in the project's words, that we know the rest of it."""
+    proposed, caption = learned.correction.proposed, learned.correction.caption
+    if proposed is None or [*cut(restate(proposed, edits))] != [*cut(caption)]:
+        return learned
+    return replace(learned, example=replace(learned.example, wordings=tuple(dict.fromkeys((proposed, caption)))))
 
 
 def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:

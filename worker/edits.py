@@ -19,6 +19,7 @@ from model.tokenizer import cut, joined
 
 MIN_SUPPORT = 3
 """Captions that an edit must bring nearer; two may be chance."""
+MIN_SUPPORT_WITH_GAP = 5
 MIN_SHARE = 0.8
 """Of the captions that it changes; the others may be mistakes."""
 MAX_EDITS = 20
@@ -26,6 +27,10 @@ MAX_WORDS = 8
 """More of them at once are another caption, not another wording."""
 
 Words = tuple[str, ...]
+
+GAP = "..."
+"""In what is to be edited: one word or more, whatever they are. Who leaves out backgrounds leaves out all of them,
+also those whose colour no correction has shown."""
 
 BEGIN, END = "<begin>", "<end>"
 """Around the words of a caption, so that an edit can be one of its first or last word; no piece of a text is alike."""
@@ -36,6 +41,7 @@ class SystematicEdit:
     """Words to write in the place of others."""
 
     before: Words
+    """At most one of them is the GAP."""
     after: Words
     support: int
     """Captions that it brings nearer to what people wrote."""
@@ -43,7 +49,8 @@ class SystematicEdit:
     """Captions that it changes."""
 
     def __str__(self) -> str:
-        return f'"{" ".join(self.before)}" -> "{" ".join(self.after)}" in {self.support} of {self.applicable}'
+        before, after = (joined(words).strip() for words in (self.before, self.after))
+        return f'"{before}" -> "{after}" in {self.support} of {self.applicable}'
 
 
 def find_systematic_edits(pairs: Iterable[tuple[str, str]]) -> list[SystematicEdit]:
@@ -72,7 +79,8 @@ def _best_edit(captions: Sequence[tuple[Words, Words]]) -> SystematicEdit | None
     counts = Counter(edit for ours, theirs in captions for edit in set(_edits_between(ours, theirs)))
     best, most = None, 0
     for (before, after), count in counts.items():
-        if count < MIN_SUPPORT:
+        least = MIN_SUPPORT_WITH_GAP if GAP in before else MIN_SUPPORT
+        if count < least:
             continue
         saved = []
         for ours, theirs in captions:
@@ -80,7 +88,7 @@ def _best_edit(captions: Sequence[tuple[Words, Words]]) -> SystematicEdit | None
             if edited != ours:
                 saved.append(word_edits(ours, theirs) - word_edits(edited, theirs))
         support = sum(words > 0 for words in saved)
-        if support >= max(MIN_SUPPORT, MIN_SHARE * len(saved)) and sum(saved) > most:
+        if support >= max(least, MIN_SHARE * len(saved)) and sum(saved) > most:
             best = SystematicEdit(before=before, after=after, support=support, applicable=len(saved))
             most = sum(saved)
     return best
@@ -96,6 +104,7 @@ def _edits_between(ours: Words, theirs: Words) -> Iterator[tuple[Words, Words]]:
             yield ours[i : i + 1], theirs[k:m] + ours[i : i + 1]
             continue
         yield ours[i:j], theirs[k:m]
+        yield from ((before, theirs[k:m]) for before in _with_gap(ours[i:j]))
         if j - i == m - k > 1:
             yield from (((one,), (other,)) for one, other in zip(ours[i:j], theirs[k:m], strict=True))
 
@@ -105,10 +114,29 @@ def _edited(words: Words, before: Words, after: Words) -> Words:
     edited: list[str] = []
     at = 0
     while at < len(words):
-        here = words[at : at + len(before)] == before
-        edited += after if here else words[at : at + 1]
-        at += len(before) if here else 1
+        covered = _covered(words, at, before)
+        edited += after if covered else words[at : at + 1]
+        at += covered or 1
     return tuple(edited)
+
+
+def _with_gap(words: Words) -> Iterator[Words]:
+    """Yield how these words begin and end, with a gap between."""
+    for head in range(1, len(words) - 1):
+        for tail in range(1, len(words) - head):
+            yield (*words[:head], GAP, *words[-tail:])
+
+
+def _covered(words: Words, at: int, before: Words) -> int:
+    """Return how many words from here on are what is to be edited; 0 if they are not."""
+    gap = before.index(GAP) if GAP in before else len(before)
+    head, tail = before[:gap], before[gap + 1 :]
+    if words[at : at + gap] != head:
+        return 0
+    if not tail:
+        return gap
+    ends = range(at + gap + 1 + len(tail), min(len(words), at + MAX_WORDS) + 1)
+    return next((end - at for end in ends if words[end - len(tail) : end] == tail), 0)
 
 
 def _words(caption: str) -> Words:

@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rq import Retry, get_current_job
@@ -13,8 +12,7 @@ from model.captioner import Captioner
 from model.errors import TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
-from model.tokenizer import cut
-from model.training.captions import CaptionedFeatures, caption_losses
+from model.training.captions import word_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
@@ -74,27 +72,54 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         if not dataset.learned:
             return nothing_learned(inbox, project_id, change_number, dataset)
 
-        dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, bundle.captioner())))
-        candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, change_number, progress)
-
-        progress.phase("evaluating")
-        trial = try_out(candidate, serving, dataset)
+        made = attempt(serving, bundle.captioner(), dataset, settings, change_number, progress)
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
             enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
-        decision = decide(
-            trial, confidence=settings.gate_confidence / 100, tolerance=math.log1p(settings.gate_tolerance / 100)
-        )
-        version = record(registry, project_id, candidate, serving, dataset, trial, decision, training, reason)
+        version = record(registry, project_id, made, serving.version, reason)
         inbox.mark_trained(project_id, change_number)
         calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
 
     progress.phase("done")
-    return outcome(version, dataset, training)
+    return outcome(version, made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A candidate, what it was made of, and what came of it."""
+
+    candidate: Captioner
+    dataset: Dataset
+    training: TrainingRecord
+    trial: Trial
+    decision: Decision
+
+
+def attempt(
+    serving: Captioner, bundle: Captioner, dataset: Dataset, settings: Settings, seed: int, progress: Progress
+) -> Attempt:
+    """Train a candidate from the serving version, and decide whether it may serve.
+
+    Args:
+        serving: the version that serves.
+        bundle: the captioner that all versions of the project began with.
+        dataset: the project's corrections; some of them are to be learned.
+        settings: the time to train and how strict the gate is.
+        seed: of the order of training.
+        progress: told the phases and steps.
+    """
+    dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, bundle)))
+    candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, seed, progress)
+    progress.phase("evaluating")
+    trial = try_out(candidate, serving, dataset)
+    decision = decide(
+        trial, confidence=settings.gate_confidence / 100, tolerance=math.log1p(settings.gate_tolerance / 100)
+    )
+    return Attempt(candidate=candidate, dataset=dataset, training=training, trial=trial, decision=decision)
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:
@@ -119,37 +144,28 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
     return no_version(project_id, "the project has no corrections any more")
 
 
-def record(
-    registry: ModelRegistry,
-    project_id: int,
-    candidate: Captioner,
-    serving: Captioner,
-    dataset: Dataset,
-    trial: Trial,
-    decision: Decision,
-    training: TrainingRecord,
-    reason: str,
-) -> ModelVersion:
+def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str, reason: str) -> ModelVersion:
     """Publish or refuse the candidate, with all that led to the decision."""
-    keep = registry.publish if decision.publish else registry.refuse
+    trial, dataset = made.trial, made.dataset
+    keep = registry.publish if made.decision.publish else registry.refuse
     return keep(
         project_id,
-        candidate,
-        parent=serving.version,
+        made.candidate,
+        parent=parent,
         metrics={
             "metric": "loss in nats per word",
             "new": trial.new.summary(),
             "old": trial.old.summary(),
             "anchors": trial.anchors.summary(),
             "relevance": {name: asdict(found) for name, found in trial.relevances().items()},
-            "training": asdict(training),
+            "training": asdict(made.training),
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "known_until": dataset.newest_at,
             "trigger": reason,
         },
         corrections=dataset.corrections,
-        decision=decision.reason,
+        decision=made.decision.reason,
     )
 
 
@@ -174,28 +190,17 @@ def anchor_losses(captioner: Captioner, dataset: Dataset) -> tuple[float, ...]:
     return tuple(map(min, plain, restated)) if restated else plain
 
 
-def word_losses(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
-    """Return the negative log-likelihood of each caption in nats per word, its end counted as one.
-
-    Per word and not per token: a vocabulary with new words cuts the same caption into fewer tokens.
-    """
-    losses = caption_losses(captioner.decoder, captioner.tokenizer, examples, spelled=True)
-    return tuple(
-        loss / (1 + sum(1 for _ in cut(example.caption))) for loss, example in zip(losses, examples, strict=True)
-    )
-
-
-def outcome(version: ModelVersion, dataset: Dataset, training: TrainingRecord) -> dict[str, Any]:
+def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
     """Return what came of a retraining, as JSON, and say it in the log."""
     told = {
         "project_id": version.project_id,
         "version": version.name,
         "published": version.published,
         "decision": version.decision,
-        "corrections": len(dataset.learned),
-        "held_out": len(dataset.held_out),
-        "left_out": dict(dataset.left_out),
-        "training_s": round(training.seconds, 1),
+        "corrections": len(made.dataset.learned),
+        "held_out": len(made.dataset.held_out),
+        "left_out": dict(made.dataset.left_out),
+        "training_s": round(made.training.seconds, 1),
     }
     logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in told.items()))
     return told

@@ -8,18 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder, predicted
 from model.decoders.search import DecodingOptions, beam_search
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
 from model.metrics.scores import bleu
 from model.metrics.words import Words, metric_words
-from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
+from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer, cut
 from model.training.course import Course, Plan, Step
 from model.training.descent import AFTER, reduced_precision
 from model.training.processes import ALONE, Processes
@@ -53,6 +55,8 @@ class CaptionedFeatures:
     """How much this caption counts in the loss, relative to the others."""
     views: tuple[Tensor, ...] = ()
     """Features of other views of the image, of which the caption is as true, [P, D] each."""
+    wordings: tuple[str, ...] = ()
+    """The same in words that a decoder may know already; what it expects there can be kept (keeping.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,7 @@ def fit_decoder(
     options: TrainingOptions,
     on_progress: Callable[[TrainingProgress], None] | None = None,
     course: Course | None = None,
+    expected: Sequence["ExpectedWords | None"] = (),
 ) -> TrainingRecord:
     """Train the decoder in place, on its device, and leave it at its best epoch by held-out loss.
 
@@ -122,6 +127,7 @@ def fit_decoder(
         options: how long and how fast.
         on_progress: told after each step.
         course: the training that this is a phase of; None for one that nothing else belongs to.
+        expected: of each caption to learn, what to expect in the place of its words; empty for none.
 
     Raises:
         TrainingError: there is nothing to train on, or the loss stopped being a number.
@@ -142,7 +148,7 @@ def fit_decoder(
     decoder.dropout.p = options.dropout
     decoder.feature_dropout.p = options.dropout if options.feature_dropout is None else options.feature_dropout
     optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)
-    lessons = TeacherForcing(decoder, Batches(train, tokenizer, options, course.processes), options)
+    lessons = TeacherForcing(decoder, Batches(train, tokenizer, options, course.processes), options, expected)
     measure = HeldOut(tokenizer, held_out).measure if held_out else None
     return course.learn(plan, decoder, optimizer, lessons, measure, on_progress)
 
@@ -150,9 +156,15 @@ def fit_decoder(
 class TeacherForcing:
     """Steps that make the captions of a batch likelier."""
 
-    def __init__(self, decoder: CaptionDecoder, batches: "Batches", options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        decoder: CaptionDecoder,
+        batches: "Batches",
+        options: TrainingOptions,
+        expected: Sequence["ExpectedWords | None"] = (),
+    ) -> None:
         self.order = batches.order
-        self._decoder, self._batches, self._options = decoder, batches, options
+        self._decoder, self._batches, self._options, self._expected = decoder, batches, options, expected
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -160,11 +172,12 @@ class TeacherForcing:
     def __iter__(self) -> Iterator[Step]:
         device, options = self._decoder.device, self._options
         self._decoder.train()
-        for batch in self._batches:
+        for *batch, numbers in self._batches:
             features, images, tokens, weights = (values.to(device) for values in batch)
             with reduced_precision(options.reduced_precision, device):
                 logits = self._decoder(features.float(), tokens, images)
-            loss = caption_loss(logits.float(), tokens, weights, options.label_smoothing)
+            expected = [self._expected[number] for number in numbers] if self._expected else ()
+            loss = caption_loss(logits.float(), tokens, weights, options.label_smoothing, expected)
             yield Step(loss=loss, weight=float(token_weights(batch[2], batch[3]).sum()))
 
 
@@ -190,8 +203,8 @@ class Batches:
     """Shuffled batches of captions, anew in each epoch, the same for a seed; an image's captions stay together.
 
     Yields of each batch this process's share: features [B, P, D] as they are stored, which of them each caption
-    describes [N], tokens [N, T] from start to end padded at the right, and weights [N]. Where a batch has too few
-    images for all processes, the others get one of them with weights of 0.
+    describes [N], tokens [N, T] from start to end padded at the right, weights [N], and which captions of all these
+    are. Where a batch has too few images for all processes, the others get one of them with weights of 0.
     """
 
     def __init__(
@@ -211,7 +224,7 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self._examples) / self._size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, list[int]]]:
         shuffled = [self._images[image] for image in torch.randperm(len(self._images), generator=self.order).tolist()]
         ordered = [(image, example) for image, examples in enumerate(shuffled) for example in examples]
         for start in range(0, len(ordered), self._size):
@@ -228,6 +241,7 @@ class Batches:
                 torch.tensor([place for place, _ in chosen]),
                 padded([self._tokens[example] for _, example in chosen]),
                 weights if own else torch.zeros_like(weights),
+                [example for _, example in chosen],
             )
 
 
@@ -268,15 +282,33 @@ def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*tokens, *[PAD] * (longest - len(tokens))] for tokens in sequences])
 
 
-def caption_loss(logits: Tensor, tokens: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def caption_loss(
+    logits: Tensor,
+    tokens: Tensor,
+    weights: Tensor,
+    label_smoothing: float = 0.0,
+    expected: Sequence["ExpectedWords | None"] = (),
+) -> Tensor:
     """Return the weighted mean cross-entropy per token, in nats.
 
     Args:
         logits: what the decoder said of these captions, [M, V].
         tokens: from start to end, [N, T]; padding does not count.
         weights: of each caption, [N].
+        label_smoothing: share of the probability that is to be spread over all words.
+        expected: of each caption, what to expect in the place of its words; None, or none at all, for the words.
     """
     losses = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none", label_smoothing=label_smoothing)
+    if any(expected):
+        lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
+        starts = accumulate(lengths, initial=0)
+        known = [
+            (start + words.places, words.probabilities) for start, words in zip(starts, expected, strict=False) if words
+        ]
+        places = torch.cat([found for found, _ in known]).to(logits.device)
+        probabilities = torch.cat([found for _, found in known]).to(logits.device).float()  # [K, V of before]
+        said = logits[places].log_softmax(dim=1)[:, : probabilities.shape[1]]
+        losses = losses.index_copy(0, places, -(probabilities * said).sum(dim=1))
     counts = token_weights(tokens, weights)
     return (losses * counts).sum() / counts.sum().clamp(min=NO_WEIGHT)
 
@@ -284,6 +316,17 @@ def caption_loss(logits: Tensor, tokens: Tensor, weights: Tensor, label_smoothin
 def token_weights(tokens: Tensor, weights: Tensor) -> Tensor:
     """Return how much each predicted token counts [M], by the weights of its caption [N]."""
     return weights.repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedWords:
+    """What a decoder expects at some places of one caption: targets of distillation (Hinton et al. 2015,
+    https://arxiv.org/abs/1503.02531)."""
+
+    places: Tensor
+    """Among the predicted tokens of the caption, [K]."""
+    probabilities: Tensor
+    """Of the words that the decoder knows, [K, V], half precision."""
 
 
 class HeldOut:
@@ -357,5 +400,14 @@ def caption_losses(
         logits = decoder(torch.stack(list(seen.values())).to(decoder.device).float(), tokens, images)
         of_tokens = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none")
         lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
-        losses += [part.sum().item() for part in of_tokens.split(lengths)]
+        losses += [part.sum().item() for part in torch.split(of_tokens, lengths)]
     return losses
+
+
+def word_losses(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
+    """Return the negative log-likelihood of each caption in nats per word, its end counted as one.
+
+    Per word and not per token: a vocabulary with new words cuts the same caption into fewer tokens.
+    """
+    losses = caption_losses(captioner.decoder, captioner.tokenizer, examples, spelled=True)
+    return tuple(loss / (1 + sum(1 for _ in cut(one.caption))) for loss, one in zip(losses, examples, strict=True))

@@ -34,12 +34,10 @@ from model.vision.features import FeatureStore
 from tests.benchmarks.bench_retrain import HABITS
 from tests.factories import make_correction
 from worker.corrections import Correction
-from worker.dataset import build_dataset, wording_pairs
-from worker.edits import find_systematic_edits
-from worker.fine_tuning import fine_tune
-from worker.gate import Decision, decide
+from worker.dataset import build_dataset
+from worker.gate import Decision
 from worker.holdout import Holdout
-from worker.jobs import try_out
+from worker.jobs import attempt
 from worker.progress import Progress as JobProgress
 from worker.settings import Settings
 
@@ -197,21 +195,12 @@ class Project:
         return corrections
 
     def _train(self, corrections: Sequence[Correction], seed: int) -> tuple[Captioner, Decision]:
-        """Do what `worker.jobs.retrain` does."""
         holdout = Holdout(self._store, 1, self._bundle.encoder.fingerprint)
         known_until = self._earlier[-1].updated_at if self._earlier and len(corrections) > EARLIER else ""
         dataset = build_dataset(corrections, self._features, self._bundle.replay, holdout, known_until)
-        dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, self._bundle.captioner())))
-        candidate, _ = fine_tune(
-            self._serving, dataset, self._settings.retrain_budget_s, seed, JobProgress(None, NOBODY)
-        )
-        trial = try_out(candidate, self._serving, dataset)
-        decision = decide(
-            trial,
-            confidence=self._settings.gate_confidence / 100,
-            tolerance=math.log1p(self._settings.gate_tolerance / 100),
-        )
-        return candidate, decision
+        nobody = JobProgress(None, NOBODY)
+        made = attempt(self._serving, self._bundle.captioner(), dataset, self._settings, seed, nobody)
+        return made.candidate, made.decision
 
 
 if __name__ == "__main__":

@@ -31,15 +31,13 @@ from model.training.captions import (
 )
 from model.training.course import Course, Plan, Step
 from model.vision.features import FeatureStore
-from tests.benchmarks.learning.worlds import Picture, World, examples_of
+from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction
 from worker.corrections import Correction
-from worker.dataset import build_dataset, wording_pairs
-from worker.edits import find_systematic_edits
-from worker.fine_tuning import INNER_RATE, RATE, STEPS, fine_tune
-from worker.gate import decide
+from worker.dataset import build_dataset
+from worker.fine_tuning import INNER_RATE, RATE, STEPS
 from worker.holdout import Holdout
-from worker.jobs import try_out
+from worker.jobs import attempt
 from worker.progress import Progress
 from worker.settings import Settings
 
@@ -156,7 +154,7 @@ class ElasticWeights(FineTuning):
         decoder, tokenizer = self.captioner.decoder, self.captioner.tokenizer
         chosen = list(examples)[:: max(1, len(examples) // 100)]
         found = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
-        for features, images, tokens, weights in Batches(chosen, tokenizer, replace(_options(), batch_size=1)):
+        for features, images, tokens, weights, _ in Batches(chosen, tokenizer, replace(_options(), batch_size=1)):
             decoder.zero_grad(set_to_none=True)
             caption_loss(decoder(features.float(), tokens, images), tokens, weights).backward()  # type: ignore[no-untyped-call]
             for name, value in decoder.named_parameters():
@@ -194,24 +192,22 @@ class Ours:
         self._known_until = ""
 
     def learn(self, corrections: Corrections) -> str:
-        for number, (picture, caption) in enumerate(corrections, start=len(self._corrections) + 1):
+        proposed = write_captions_of(self.captioner, [picture for picture, _ in corrections])
+        first = len(self._corrections) + 1
+        for number, ((picture, caption), ours) in enumerate(zip(corrections, proposed, strict=True), start=first):
             self._features.put(picture.key, picture.features)
             moment = (BEGIN + timedelta(minutes=number)).isoformat()
             self._corrections.append(
-                make_correction(annotation_id=number, image_key=picture.key, caption=caption, updated_at=moment)
+                make_correction(
+                    annotation_id=number, image_key=picture.key, proposed=ours, caption=caption, updated_at=moment
+                )
             )
         dataset = build_dataset(self._corrections, self._features, self._world.replay, self._holdout, self._known_until)
-        dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, self._world.base)))
         seed, nobody = len(self._corrections), Progress(None, "redis://127.0.0.1:1/0")
-        candidate, _ = fine_tune(self.captioner, dataset, self._settings.retrain_budget_s, seed, nobody)
-        decision = decide(
-            try_out(candidate, self.captioner, dataset),
-            confidence=self._settings.gate_confidence / 100,
-            tolerance=math.log1p(self._settings.gate_tolerance / 100),
-        )
-        if decision.publish:
-            self.captioner, self._known_until = candidate, dataset.newest_at
-        return "" if decision.publish else f"refused: {decision.reason}"
+        made = attempt(self.captioner, self._world.base, dataset, self._settings, seed, nobody)
+        if made.decision.publish:
+            self.captioner, self._known_until = made.candidate, dataset.newest_at
+        return "" if made.decision.publish else f"refused: {made.decision.reason}"
 
 
 class Penalised(TeacherForcing):
@@ -223,7 +219,7 @@ class Penalised(TeacherForcing):
 
     def __iter__(self) -> Iterator[Step]:
         self._decoder.train()
-        for features, images, tokens, weights in self._batches:
+        for features, images, tokens, weights, _ in self._batches:
             logits = self._decoder(features.float(), tokens, images)
             loss = caption_loss(logits, tokens, weights) + self._penalty(features.float(), images, tokens, logits)
             yield Step(loss=loss, weight=float(len(predicted(tokens))))

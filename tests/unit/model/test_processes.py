@@ -36,7 +36,7 @@ def test_the_weighted_gradients_of_all_shares_are_the_gradient_of_the_batch() ->
 
     def gradient(processes: Processes) -> tuple[torch.Tensor, float]:
         [batch] = Batches(examples, captioner.tokenizer, TrainingOptions(batch_size=8), processes)
-        features, images, tokens, weights = batch
+        features, images, tokens, weights, _ = batch
         loss = caption_loss(captioner.decoder(features.float(), tokens, images), tokens, weights)
         [found] = torch.autograd.grad(loss, [captioner.decoder.embedding.weight])
         return found, float(token_weights(tokens, weights).sum())
@@ -66,7 +66,7 @@ def test_a_process_without_an_image_of_its_own_counts_nothing_and_has_a_loss_all
     captioner = make_captioner()
     idle = Batches(make_replay(captioner)[:1], captioner.tokenizer, TrainingOptions(batch_size=1), BOTH[1])
 
-    [(features, images, tokens, weights)] = idle
+    [(features, images, tokens, weights, _)] = idle
 
     assert weights.tolist() == [0]
     assert caption_loss(captioner.decoder(features.float(), tokens, images), tokens, weights).item() == 0

@@ -118,7 +118,7 @@ def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_t
     tokenizer = make_tokenizer().extended([example.caption for example in examples], min_count=1)
 
     seen = []
-    for features, described, tokens, weights in Batches(examples, tokenizer, TrainingOptions(batch_size=4)):
+    for features, described, tokens, weights, _ in Batches(examples, tokenizer, TrainingOptions(batch_size=4)):
         assert len(features) < len(tokens) == len(weights)
         for image, row in zip(described.tolist(), tokens.tolist(), strict=True):
             text = tokenizer.decode(row)

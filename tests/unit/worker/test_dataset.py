@@ -13,11 +13,13 @@ from tests.factories import make_correction
 from worker import dataset as module
 from worker.corrections import Correction
 from worker.dataset import NEW_SHARE, Dataset
+from worker.edits import SystematicEdit
 from worker.holdout import Holdout
 from worker.policy import is_held_out
 
 LEARNED_KEY = "00000001" + "a" * 56
 HELD_OUT_KEY = "00000005" + "a" * 56
+PUPPY = SystematicEdit(before=("dog",), after=("puppy",), support=5, applicable=5)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_captions_of_one_replayed_image_stay_together(features: FeatureStore) ->
 
 
 @pytest.mark.parametrize("count", [1, 16, 300])
-def test_corrections_count_more_than_replay_in_the_whole_loss(features: FeatureStore, count: int) -> None:
+def test_corrections_count_as_much_as_all_else_however_many_they_are(features: FeatureStore, count: int) -> None:
     dataset = build_dataset(make_many(features, count + count // 3 + 5)[-count:], features, make_replay(300))
 
     examples = dataset.training_examples(seed=1)
@@ -175,3 +177,34 @@ def make_dated(features: FeatureStore, count: int) -> list[Correction]:
         replace(one, updated_at=(begin + timedelta(minutes=number)).isoformat())
         for number, one in enumerate(make_many(features, count))
     ]
+
+
+def test_what_the_bundle_said_is_reworded_and_known_in_its_own_words(features: FeatureStore) -> None:
+    dataset = build_dataset(make_many(features, 1), features, make_replay(8)).restated([PUPPY])
+
+    assert {example.wordings[0] for example in dataset.replay} == {example.caption for example in dataset.replay}
+    dogs = [replace(example, caption="a dog runs") for example in make_replay(8)]
+    reworded = build_dataset(make_many(features, 1), features, dogs).restated([PUPPY]).replay
+    assert {(example.caption, example.wordings) for example in reworded} == {
+        ("a puppy runs", ("a dog runs", "a puppy runs"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("proposed", "caption", "wordings"),
+    [
+        ("a dog runs", "a puppy runs", ("a dog runs", "a puppy runs")),
+        ("a cat runs", "a cat runs", ("a cat runs",)),
+        ("a cat runs", "a puppy runs", ()),
+        (None, "a puppy runs", ()),
+    ],
+    ids=["reworded", "accepted", "another animal", "no suggestion"],
+)
+def test_of_a_correction_is_known_what_the_wording_of_the_project_explains(
+    features: FeatureStore, proposed: str | None, caption: str, wordings: tuple[str, ...]
+) -> None:
+    one = stored(features, make_correction(image_key=LEARNED_KEY, proposed=proposed, caption=caption))
+
+    (learned,) = build_dataset([one], features, []).restated([PUPPY]).learned
+
+    assert learned.example.wordings == wordings

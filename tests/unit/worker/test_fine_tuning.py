@@ -2,11 +2,10 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training.captions import CaptionedFeatures
+from model.training.captions import CaptionedFeatures, word_losses
 from tests.factories import make_captioner, make_correction, make_image
 from worker.dataset import CorrectedImage, Dataset
 from worker.fine_tuning import STEPS, affordable_epochs, fine_tune
-from worker.jobs import word_losses
 from worker.progress import Progress
 
 NOBODY = "redis://127.0.0.1:1/0"
@@ -63,6 +62,6 @@ def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> N
 def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: Captioner) -> None:
     examples = [learned.example for learned in make_dataset(captioner).learned] * 50
 
-    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, 1e6) == STEPS / 4
-    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, 0.0) == 1
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, STEPS, 1e6) == STEPS / 4
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, STEPS, 0.0) == 1
     assert all(value.grad is None for value in captioner.decoder.parameters())

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training.captions import CaptionedFeatures
+from model.training.captions import CaptionedFeatures, word_losses
 from tests.factories import make_captioner, make_image
-from worker.jobs import word_losses
 
 
 @pytest.fixture
