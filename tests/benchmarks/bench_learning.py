@@ -18,6 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.captioner import Captioner, prefer_fast_products
 from model.metrics.scores import measure
@@ -60,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for stream in streams:
             for name in arguments.only or LEARNERS:
                 rows += known_rows(arguments.rows, world, stream, name) or run(world, stream, name, arguments, show)
+    if arguments.plot:
+        draw(rows, arguments.plot)
     print(json.dumps({"bars": bars(rows)}))
 
 
@@ -72,6 +77,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tested", type=int, default=40, help="pictures measured on of each topic (%(default)s)")
     parser.add_argument("--scenes", type=int, default=1500, help="scenes that the base is trained on (%(default)s)")
     parser.add_argument("--rows", type=Path, default=Path(".bench/learning.jsonl"), help="finished rows (%(default)s)")
+    parser.add_argument("--plot", type=Path, help="draw the rows into this PNG file")
     parser.add_argument("--only", nargs="+", choices=list(LEARNERS), metavar="LEARNER", help="; ".join(LEARNERS))
     return parser.parse_args(argv)
 
@@ -150,6 +156,28 @@ def line(row: Row) -> str:
     earlier = f"{row.earlier:8.0%}" if row.earlier is not None else f"{'-':>8}"
     start = f"{row.stream:22} {row.learner:16} {row.step:4} {row.new:7.1f} {row.kept:7.1f} {earlier}"
     return f"{start} {row.seconds:8.1f} {row.peak_mb:6.0f}  {row.remark[:60]}"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw what is learned and what is kept after each step: a row for each stream, a line for each learner."""
+    streams = list(dict.fromkeys(row.stream for row in rows))
+    figure = Figure(figsize=(10, 2.6 * len(streams)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for stream, (new, kept) in zip(streams, figure.subplots(len(streams), 2, squeeze=False), strict=True):
+        for name in LEARNERS:
+            found = [row for row in rows if (row.stream, row.learner) == (stream, name)]
+            width = 2.5 if name == "ours" else 1.0
+            steps = [row.step for row in found]
+            new.plot(steps, [row.new for row in found], marker=".", linewidth=width, label=name)
+            kept.plot(steps, [row.kept for row in found], marker=".", linewidth=width, label=name)
+        new.set_title(f"{stream}: what the step taught", fontsize="medium")
+        kept.set_title(f"{stream}: what the base knew", fontsize="medium")
+        for axes in (new, kept):
+            axes.grid(alpha=0.3)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylabel("CIDEr-D x 100")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LEARNERS))
+    figure.savefig(path, dpi=80)
 
 
 def bars(rows: Sequence[Row]) -> Mapping[str, dict[str, float | bool]]:
