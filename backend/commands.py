@@ -274,6 +274,8 @@ def ledger(arguments: argparse.Namespace) -> int:
     from redis import RedisError
 
     from backend.ledger import ledger_json, ledger_lines, write_csv
+    from model.store import Store
+    from worker.calibration import read_calibration
     from worker.ledger import read_ledger
     from worker.ledger_records import LedgerRecords
     from worker.queues import connect
@@ -289,10 +291,11 @@ def ledger(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"
         ) from cause
+    calibration = read_calibration(Store(settings.model_store), arguments.project)
     if arguments.json:
-        print(json.dumps(ledger_json(found), indent=1))
+        print(json.dumps(ledger_json(found, calibration), indent=1))
     else:
-        print("\n".join(ledger_lines(found, with_arms=settings.hide_suggestions_share > 0)))
+        print("\n".join(ledger_lines(found, calibration, with_arms=settings.hide_suggestions_share > 0)))
     return 0
 
 

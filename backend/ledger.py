@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, TextIO
 
+from worker.calibration import Calibration
 from worker.edit_kinds import EDIT_KINDS
 from worker.ledger import ArmTally, Ledger, Tally
 from worker.ledger_records import LedgerRecord
@@ -38,10 +39,12 @@ FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins with one of them for a formula, whoever wrote it."""
 
 
-def ledger_lines(ledger: Ledger, *, with_arms: bool) -> Iterator[str]:
+def ledger_lines(ledger: Ledger, calibration: Calibration | None, *, with_arms: bool) -> Iterator[str]:
     """Yield the ledger's tables.
 
     Args:
+        ledger: the totals.
+        calibration: of the scores; None while they are the decoder's own.
         with_arms: compare captions with a suggestion and without also before there are both.
     """
     if ledger.versions:
@@ -53,11 +56,18 @@ def ledger_lines(ledger: Ledger, *, with_arms: bool) -> Iterator[str]:
     if with_arms or ledger.has_both_arms:
         yield ""
         yield from _arm_lines(ledger)
+    if calibration is not None:
+        yield ""
+        yield (
+            f"scores mean acceptance, fitted on {calibration.judged} judged suggestions: expected calibration error "
+            f"{calibration.error:.1%}, the decoder's own {calibration.error_before:.1%}"
+        )
 
 
-def ledger_json(ledger: Ledger) -> dict[str, Any]:
+def ledger_json(ledger: Ledger, calibration: Calibration | None) -> dict[str, Any]:
     """Return all totals; rates are 0 to 1, null while nothing is known."""
     return {
+        "calibration": None if calibration is None else asdict(calibration),
         "versions": [{"version": name, **_tally_json(tally)} for name, tally in ledger.versions.items()],
         "annotators": [{"annotator": name, **_tally_json(tally)} for name, tally in ledger.annotators.items()],
         "annotators_by_version": [

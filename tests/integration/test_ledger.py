@@ -6,14 +6,17 @@ import json
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
 from backend.cli import main
+from model.store import Store
 from tests.factories import make_correction, make_suggestion
 from tests.redis_server import RedisServer
+from worker.calibration import Calibration, write_calibration
 from worker.ledger import Acceptance, Ledger, Tally, read_acceptance, read_ledger
 from worker.ledger_records import LedgerRecord, LedgerRecords, Skip, record_skip, record_submission
 from worker.suggestions import Suggestion, SuggestionLog
@@ -258,9 +261,16 @@ def test_an_empty_project_has_an_empty_ledger(redis: Redis) -> None:
 
 
 def test_the_command_prints_tables_json_and_csv(
-    ledger: LedgerRecords, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ledger: LedgerRecords,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("MODEL_STORE", str(tmp_path))
+    known = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
+    write_calibration(Store(tmp_path), 1, known)
     ledger.store(submitted("a dog runs"))
     ledger.store(submitted("=a cat runs", annotation_id=2))
 
@@ -271,6 +281,7 @@ def test_the_command_prints_tables_json_and_csv(
 
     assert re.search(rf"^{VERSION} +0 +2 +50\.0% +0\.0% +50\.0%", printed[""], re.MULTILINE)
     assert "withheld" not in printed[""]
+    assert "expected calibration error 4.1%" in printed[""]
     assert json.loads(printed["--json"])["versions"][0]["edited"] == 1
     rows = list(csv.DictReader(io.StringIO(printed["--csv"])))
     assert [row["outcome"] for row in rows] == ["accepted", "edited"]
@@ -278,9 +289,10 @@ def test_the_command_prints_tables_json_and_csv(
 
 
 def test_the_command_compares_the_arms_once_suggestions_are_hidden(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("MODEL_STORE", str(tmp_path))
     monkeypatch.setenv("HIDE_SUGGESTIONS_SHARE", "10")
 
     assert main(["ledger", "1"]) == 0

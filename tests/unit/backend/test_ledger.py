@@ -9,6 +9,7 @@ import pytest
 
 from backend.ledger import ledger_json, ledger_lines, write_csv
 from tests.factories import make_correction, make_suggestion
+from worker.calibration import Calibration
 from worker.edit_kinds import EDIT_KINDS
 from worker.ledger import ArmTally, Ledger, Tally
 from worker.ledger_records import record_submission
@@ -46,7 +47,7 @@ def make_ledger(**changes: Any) -> Ledger:
 
 
 def test_the_table_tells_rates_in_per_cent_and_a_dash_where_nothing_is_known() -> None:
-    lines = [" ".join(line.split()) for line in ledger_lines(make_ledger(), with_arms=False)]
+    lines = [" ".join(line.split()) for line in ledger_lines(make_ledger(), None, with_arms=False)]
 
     assert lines[:4] == [
         "version shown judged accepted another edited rewritten skipped written edits seconds",
@@ -60,7 +61,7 @@ def test_the_table_tells_rates_in_per_cent_and_a_dash_where_nothing_is_known() -
 
 
 def test_columns_stand_below_each_other() -> None:
-    head, *rows = list(ledger_lines(make_ledger(), with_arms=False))[:4]
+    head, *rows = list(ledger_lines(make_ledger(), None, with_arms=False))[:4]
 
     assert {len(row) for row in rows} == {len(head)}
 
@@ -69,8 +70,8 @@ def test_the_arms_are_compared_when_asked_for_or_when_there_are_both() -> None:
     shown = ArmTally(tally=make_tally(accepted=300, compared=300, unchanged=300, words=2400), spectrum={300: 2})
     withheld = ArmTally(tally=make_tally(written=2, compared=2, word_edits=5, words=21), spectrum={2: 3, 1: 4})
 
-    asked_for = list(ledger_lines(make_ledger(), with_arms=True))
-    both = ledger_lines(make_ledger(shown=shown, withheld=withheld), with_arms=False)
+    asked_for = list(ledger_lines(make_ledger(), None, with_arms=True))
+    both = ledger_lines(make_ledger(shown=shown, withheld=withheld), None, with_arms=False)
     lines = [" ".join(line.split()) for line in both]
 
     assert any(line.startswith("suggestion was") for line in asked_for)
@@ -87,13 +88,13 @@ def test_the_arms_are_compared_when_asked_for_or_when_there_are_both() -> None:
 
 
 def test_a_project_without_a_ledger_says_so() -> None:
-    assert list(ledger_lines(make_ledger(versions={}, annotators={}, cells={}), with_arms=False)) == [
+    assert list(ledger_lines(make_ledger(versions={}, annotators={}, cells={}), None, with_arms=False)) == [
         "nothing was suggested and nothing annotated yet"
     ]
 
 
 def test_json_holds_all_totals() -> None:
-    found = ledger_json(make_ledger())
+    found = ledger_json(make_ledger(), None)
 
     (version, *_), (annotator,), (cell,) = found["versions"], found["annotators"], found["annotators_by_version"]
     assert (version["version"], version["tasks"], version["judged"], version["accepted_rate"]) == (
@@ -108,6 +109,17 @@ def test_json_holds_all_totals() -> None:
     assert found["versions"][2]["version"] is None
     assert found["arms"]["distinct_words_in_captions"] == 0
     assert found["arms"]["withheld"]["distinct_words"] is None
+
+
+def test_what_scores_mean_is_told_once_it_is_known() -> None:
+    known = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
+
+    lines, found = list(ledger_lines(make_ledger(), known, with_arms=False)), ledger_json(make_ledger(), known)
+
+    assert lines[-1].startswith("scores mean acceptance, fitted on 240 judged suggestions")
+    assert "error 4.1%, the decoder's own 18.0%" in lines[-1]
+    assert (found["calibration"]["judged"], found["calibration"]["error"]) == (240, 0.041)
+    assert ledger_json(make_ledger(), None)["calibration"] is None
 
 
 @pytest.mark.parametrize("caption", ["=1+1", "+49 30", "-1", "@SUM(A1)", "\t=1+1", "\r=1+1"])
