@@ -109,7 +109,10 @@ class Dataset:
         )
 
     def training_examples(self, seed: int) -> list[CaptionedFeatures]:
-        """Return new corrections, repeated so that every batch has some, beside a draw of all else, weighted."""
+        """Return new corrections, repeated so that every batch has some, beside a draw of all else, weighted.
+
+        Old ones are learned already: of them the serving version's expectations are to be kept.
+        """
         new = [learned.example for learned in self.learned if learned.is_new]
         old = [learned.example for learned in self.learned if not learned.is_new]
         draw = random.Random(seed)

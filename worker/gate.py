@@ -14,14 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.relevance import FEWEST, Relevance
+from worker.relevance import FEWEST, WON_ENOUGH, Relevance
 
 DRAWS = 1000
 ENOUGH_TO_SHOW = 10
 """Held-out captions by which a candidate may show that captions mean something which the serving version cannot read:
 a language used by mistake in one batch is not taken up, one that is meant comes again."""
-OWN_ENOUGH = 0.6
-"""Of comparisons won, below which a version cannot tell the images apart itself, and so judges no caption of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +118,9 @@ def _irrelevant(trial: Trial) -> str | None:
     One that cannot tell these images apart by its own captions is not asked.
     """
     seen, own = trial.relevance, trial.own
-    if seen is None or own is None or own.won < OWN_ENOUGH:
+    if seen is None or own is None or own.won < WON_ENOUGH:
         return None
-    suits = seen.is_sure if seen.captions >= FEWEST else seen.won >= OWN_ENOUGH
+    suits = seen.is_sure if seen.captions >= FEWEST else seen.won >= WON_ENOUGH
     shown = trial.learned
     if suits or (shown is not None and shown.captions >= ENOUGH_TO_SHOW and shown.is_sure):
         return None

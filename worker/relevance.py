@@ -1,7 +1,7 @@
 """Whether captions are about their images: whether a captioner would miss the images if they were exchanged.
 
 Shuffled captions, one caption for all, noise, and a language that nobody taught have this in common: each suits any
-other image as well. A permutation test (Fisher 1935) tells: how many of a thousand random ways to hand out the same
+other image as well. A permutation test (Fisher 1935) tells: how many of two thousand random ways to hand out the same
 captions to the same images are as probable as the one that people chose.
 """
 
@@ -15,10 +15,12 @@ from model.training.captions import MOST_PROBABLE, CaptionedFeatures, caption_lo
 
 LOOKED_AT = 24
 """Captions, the newest: each is tried on the images of all others."""
-FEWEST = 5
-"""Captions of which a chance of one in a hundred can be told."""
-DRAWS = 999
-CHANCE = 0.01
+FEWEST = 6
+"""Captions that can be handed out in more ways than one in CHANCE."""
+DRAWS = 1999
+CHANCE = 0.002
+WON_ENOUGH = 0.6
+"""Share of comparisons below which captions are hardly about their images, however sure that little is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Relevance:
     @property
     def is_sure(self) -> bool:
         """Whether they are about their images, beyond doubt."""
-        return self.captions >= FEWEST and self.chance <= CHANCE
+        return self.captions >= FEWEST and self.chance <= CHANCE and self.won >= WON_ENOUGH
 
 
 def measure_relevance(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> Relevance | None:
