@@ -13,7 +13,7 @@ import json
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         tested = [*world.old.test[:40], *(picture for topic in world.topics for picture in topic.test)]
         seeds: dict[str, int | None] = {f"random {number}": number for number in range(1, RANDOM_ORDERS + 1)}
         seeds["least likely first"] = None
-        curves = {name: annotate(world, pool, tested, arguments.steps, seed, show) for name, seed in seeds.items()}
-    report(curves)
+        found = {name: annotate(world, pool, tested, arguments.steps, seed, show) for name, seed in seeds.items()}
+    report(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """A project after some hundred corrections."""
+
+    curve: list[float]
+    """CIDEr-D x 100 before any correction and after each 20."""
+    calibration: Calibration | None
+    """Of the scores, by all that was judged."""
 
 
 def annotate(
@@ -58,8 +68,8 @@ def annotate(
     steps: int,
     seed: int | None,
     show: ProgressDisplay,
-) -> list[float]:
-    """Return CIDEr-D x 100 before any correction and after each 20.
+) -> Annotated:
+    """Return how well suggestions got.
 
     Args:
         seed: of a random order; None asks the scores.
@@ -67,15 +77,11 @@ def annotate(
     waiting = list(pool)
     random.Random(seed or 0).shuffle(waiting)
     records: list[LedgerRecord] = []
-    curve = []
     with tempfile.TemporaryDirectory() as folder:
         learner = Ours(world, Path(folder))
-        for step in range(steps + 1):
-            curve.append(quality(learner.captioner, tested))
-            show(Progress(phase=f"order {seed or 'by score'}", done=step, total=steps, note=f"CIDEr-D {curve[-1]:.1f}"))
-            if step == steps:
-                return curve
-            suggested = suggestions(learner.captioner, waiting)
+        curve = [quality(learner.captioner, tested)]
+        for step in range(1, steps + 1):
+            suggested = suggestions(learner.captioner, waiting if seed is None else waiting[:BATCH])
             if seed is None:
                 calibration = fit_calibration(records)
                 waiting.sort(key=lambda picture: likelihood(suggested[picture.key], calibration))
@@ -88,7 +94,9 @@ def annotate(
                 correction = make_correction(annotation_id=len(records) + 1, proposed=proposed.text, caption=caption)
                 records.append(replace(record_submission(correction, []), score=proposed.score))
             learner.learn(corrections)
-    return curve
+            curve.append(quality(learner.captioner, tested))
+            show(Progress(phase=f"order {seed or 'by score'}", done=step, total=steps, note=f"CIDEr-D {curve[-1]:.1f}"))
+    return Annotated(curve=curve, calibration=fit_calibration(records))
 
 
 def suggestions(captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, Caption]:
@@ -113,7 +121,12 @@ def quality(captioner: Captioner, tested: Sequence[Picture]) -> float:
     return 100 * measure(write_captions_of(captioner, tested), [picture.captions for picture in tested]).cider_d
 
 
-def report(curves: dict[str, list[float]]) -> None:
+def report(found: dict[str, Annotated]) -> None:
+    for name, one in found.items():
+        if one.calibration is not None:
+            told = f"{one.calibration.error:.1%}, the decoder's own {one.calibration.error_before:.1%}"
+            print(f"{name}: expected calibration error of scores after {one.calibration.judged} judged: {told}")
+    curves = {name: one.curve for name, one in found.items()}
     steps = range(len(next(iter(curves.values()))))
     print(f"{'corrections':20} " + " ".join(f"{BATCH * step:6}" for step in steps))
     for name, curve in curves.items():
