@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.captioner import Captioner
+from model.tokenizer import FIRST_WORD, GLUE, Tokenizer
 from model.training.captions import MOST_PROBABLE, CaptionedFeatures, caption_losses
 
 LOOKED_AT = 24
@@ -19,6 +20,8 @@ FEWEST = 6
 """Captions that can be handed out in more ways than one in CHANCE."""
 DRAWS = 1999
 CHANCE = 0.002
+ROUNDING = 1e-3
+"""Nats that are no difference."""
 WON_ENOUGH = 0.6
 """Share of comparisons below which captions are hardly about their images, however sure that little is."""
 
@@ -45,18 +48,25 @@ def measure_relevance(captioner: Captioner, examples: Sequence[CaptionedFeatures
     count = len(newest)
     if count < 2:
         return None
-    tried = [replace(caption, features=image.features) for caption in newest for image in newest]
+    readable = [_readable(captioner.tokenizer, example.caption) for example in newest]
+    tried = [replace(image, caption=caption) for caption in readable for image in newest]
     losses = torch.tensor(caption_losses(captioner.decoder, captioner.tokenizer, tried)).view(count, count)
     chosen = losses.diagonal()
     elsewhere = ~torch.eye(count, dtype=torch.bool)
-    won = (losses > chosen.unsqueeze(1)) + 0.5 * (losses == chosen.unsqueeze(1))
+    better = losses - chosen.unsqueeze(1)
+    won = (better > ROUNDING).float() + 0.5 * (better.abs() <= ROUNDING)
     order = torch.Generator().manual_seed(count)
     captions = torch.arange(count)
     as_well = sum(
-        bool(losses[captions, torch.randperm(count, generator=order)].sum() <= chosen.sum() + 1e-3)
+        bool(losses[captions, torch.randperm(count, generator=order)].sum() <= chosen.sum() + ROUNDING)
         for _ in range(DRAWS)
     )
     return Relevance(captions=count, won=float(won[elsewhere].mean()), chance=(1 + as_well) / (1 + DRAWS))
+
+
+def _readable(tokenizer: Tokenizer, caption: str) -> str:
+    """Return the words that the captioner knows; how many others there are would tell of an image how full it is."""
+    return tokenizer.decode([token for token in tokenizer.encode(caption) if token == GLUE or token >= FIRST_WORD])
 
 
 def written_by(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> list[CaptionedFeatures]:

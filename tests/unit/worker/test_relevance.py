@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 
@@ -61,6 +62,17 @@ def test_bad_captions_suit_any_image(captioner: Captioner, examples: list[Captio
 
     for name, texts in bad.items():
         assert not relevance(captioner, with_captions(examples, texts)).is_sure, name
+
+
+def test_how_many_words_nobody_knows_a_caption_has_says_nothing_of_its_image(
+    captioner: Captioner, examples: list[CaptionedFeatures]
+) -> None:
+    unknown = [re.sub(r"\w+,?", "hund", example.caption) for example in examples]
+
+    found = relevance(captioner, with_captions(examples, unknown))
+
+    assert found.won == pytest.approx(0.5)
+    assert not found.is_sure
 
 
 def test_of_one_caption_nothing_can_be_said_and_of_four_nothing_sure(
