@@ -18,6 +18,7 @@ from model.training.captions import (
     fit_decoder,
     padded,
 )
+from model.training.descent import reduced_precision
 from model.training.keeping import expected_words
 from model.training.record import TrainingRecord
 from worker.dataset import Dataset
@@ -55,6 +56,7 @@ def fine_tune(
         warmup_steps=20,
         label_smoothing=0.0,
         dropout=0.0,
+        reduced_precision=True,
         budget_s=budget_s,
         seed=seed,
     )
@@ -76,7 +78,9 @@ def affordable_epochs(
     took_s = 0.0
     for _ in range(2):  # the first time also pays for memory and threads
         started = time.perf_counter()
-        caption_loss(decoder(features, tokens), tokens, torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
+        with reduced_precision(device=decoder.device):
+            logits = decoder(features, tokens)
+        caption_loss(logits.float(), tokens, torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
         took_s = time.perf_counter() - started
     decoder.zero_grad(set_to_none=True)
     wanted = math.ceil(steps / math.ceil(len(examples) / BATCH))

@@ -8,7 +8,7 @@ from typing import Any
 from rq import Retry, get_current_job
 
 from model.bundle import load_bundle
-from model.captioner import Captioner
+from model.captioner import Captioner, prefer_fast_products
 from model.errors import TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
@@ -50,6 +50,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         TrainingError: no correction can be used; the message counts why. The serving version stays.
     """
     settings = Settings.from_env()
+    prefer_fast_products()  # as the backend, which will serve what is judged here
     redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
     inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
 

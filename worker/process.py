@@ -53,6 +53,8 @@ JOB_ENVIRONMENT = {
     # Two busy thread pools make each other slow; the server beside us must not notice a training.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # Of the thousand products of other shapes that one training has, each would keep its code and its scratch memory.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     # glibc gives big blocks back to the system at once and pays a page fault for each page of the next one.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),

@@ -16,10 +16,12 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import torch
 from PIL import Image
 from redis import Redis
@@ -268,8 +270,9 @@ def watch(workplace: Workplace, worker: WorkerProcess, project_id: int, job_id: 
     """Wait until a new version serves; return the most bytes of the worker's family and of one process of it."""
     job, worker_bytes, job_bytes = workplace.job(job_id), 0, 0
     while workplace.registry.serving(project_id) == workplace.bundle.version:
-        sizes = [process.memory_info().rss for process in worker.family()]
-        worker_bytes, job_bytes = max(worker_bytes, sum(sizes)), max(job_bytes, *sizes)
+        with suppress(psutil.NoSuchProcess):  # a job may end while we look
+            sizes = [process.memory_info().rss for process in worker.family()]
+            worker_bytes, job_bytes = max(worker_bytes, sum(sizes)), max(job_bytes, *sizes)
         if job.get_status() in {JobStatus.FINISHED, JobStatus.FAILED}:
             break
         time.sleep(0.05)
