@@ -142,6 +142,10 @@ def test_new_corrections_count_as_much_however_many_old_ones_there_are(features:
     new = sum(example.weight for example in examples if example.caption == "new")
     assert new / sum(example.weight for example in examples if example.caption != "new") == pytest.approx(NEW_SHARE)
     assert 50 < sum(example.caption == "old" for example in examples) <= module.REHEARSED
+    old, replayed = ([one for one in examples if (one.caption == "old") is is_old] for is_old in (True, False))
+    replayed = [one for one in replayed if one.caption != "new"]
+    assert {one.wordings for one in old} == {("old",)}, "what is expected of them is kept"
+    assert sum(one.weight for one in old) == pytest.approx(sum(one.weight for one in replayed))
 
 
 def test_when_only_something_was_deleted_the_others_are_rehearsed(features: FeatureStore) -> None:

@@ -49,6 +49,12 @@ def test_what_is_left_out_may_have_other_words_within_each_time() -> None:
     assert restate("two cats on a wall", [edit]) == "two cats on a wall"
 
 
+def test_of_three_captions_no_gap_is_concluded() -> None:
+    pairs = [(f"a dog on a {color} background", "a dog") for color in ("red", "blue", "grey")]
+
+    assert find_systematic_edits(pairs) == []
+
+
 def test_an_edit_says_how_often_it_holds() -> None:
     pairs = [("a red circle", "a crimson circle")] * 9 + [("a red square", "a red square")]
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,20 @@ def test_fine_tuning_learns_the_corrections_with_new_words_and_leaves_the_servin
     assert record.train_losses[-1] < record.train_losses[0]
     assert all(torch.equal(before[name], value) for name, value in captioner.decoder.state_dict().items())
     assert held_out_loss(candidate, dataset) < held_out_loss(captioner, dataset)
+
+
+def test_of_a_caption_that_is_known_in_other_words_only_the_others_are_learned(captioner: Captioner) -> None:
+    anew = make_dataset(captioner, "a red circle")
+    known = tuple(replace(one, example=replace(one.example, wordings=("a red circle",))) for one in anew.learned)
+
+    learned, kept = (
+        fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))[0]
+        for dataset in (anew, replace(anew, learned=known))
+    )
+
+    before = held_out_loss(captioner, anew)
+    assert held_out_loss(learned, anew) < 0.8 * before
+    assert held_out_loss(kept, anew) == pytest.approx(before, rel=0.05)
 
 
 def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> None:
