@@ -21,7 +21,7 @@ from model.tokenizer import cut
 from model.training.captions import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.corrections import Correction
-from worker.edits import SystematicEdit, restate
+from worker.edits import SystematicEdit, find_systematic_edits, restate
 from worker.holdout import Holdout
 from worker.policy import is_held_out
 
@@ -162,16 +162,25 @@ def build_dataset(
     )
 
 
-def wording_pairs(dataset: Dataset, bundle: Captioner) -> list[tuple[str, str]]:
-    """Return for the newest corrections to train on what the bundle itself says, and what people wrote.
+def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
+    """Return how the newest corrections to train on word captions otherwise than the bundle does.
 
-    What a later version proposed has the project's words already and would tell nothing of them.
+    First what the serving version was taught, then what is new beside it: a new habit of twenty captions is not to be
+    outvoted by hundreds that were written before anybody had it, and one that was given up is taken back. The bundle
+    is asked as what a later version proposed has the project's words already.
     """
     newest = dataset.learned[-MAX_COMPARED:]
+    known = find_systematic_edits(_wording_pairs([one for one in newest if not one.is_new], bundle))
+    new = _wording_pairs([one for one in newest if one.is_new], bundle)
+    return [*known, *find_systematic_edits((restate(ours, known), theirs) for ours, theirs in new)]
+
+
+def _wording_pairs(corrected: Sequence[CorrectedImage], bundle: Captioner) -> list[tuple[str, str]]:
+    """Return what the bundle says of each image, and what people wrote."""
     pairs = []
-    for start in range(0, len(newest), BATCH):
-        batch = newest[start : start + BATCH]
-        features = torch.stack([learned.example.features for learned in batch])
+    for start in range(0, len(corrected), BATCH):
+        batch = corrected[start : start + BATCH]
+        features = torch.stack([one.example.features for one in batch])
         ours = bundle.caption(features, MOST_PROBABLE)
         pairs += [(found[0].text, one.correction.caption) for found, one in zip(ours, batch, strict=True)]
     return pairs

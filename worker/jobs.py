@@ -17,8 +17,7 @@ from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
 from worker.corrections import CorrectionInbox
-from worker.dataset import Dataset, build_dataset, wording_pairs
-from worker.edits import find_systematic_edits
+from worker.dataset import Dataset, build_dataset, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
@@ -113,7 +112,7 @@ def attempt(
         seed: of the order of training.
         progress: told the phases and steps.
     """
-    dataset = dataset.restated(find_systematic_edits(wording_pairs(dataset, bundle)))
+    dataset = dataset.restated(find_wording(dataset, bundle))
     candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, seed, progress)
     progress.phase("evaluating")
     trial = try_out(candidate, serving, dataset)

@@ -202,7 +202,9 @@ def photos_world(captioner: Captioner, folder: Path) -> World:
 
 
 def store_earlier(workplace: Workplace, project_id: int, count: int) -> None:
-    """Give the project corrections that the last training has seen, each of a picture of its own."""
+    """Give the project a version that has learned so many corrections, each of a picture of its own."""
+    if not count:
+        return
     looks = [example.features for example in workplace.bundle.replay]
     noise = torch.Generator().manual_seed(0)
     for number in range(1, count + 1):
@@ -218,6 +220,14 @@ def store_earlier(workplace: Workplace, project_id: int, count: int) -> None:
         workplace.features.put(str(correction.image_key), other)
         workplace.inbox.store(correction)
     workplace.inbox.mark_trained(project_id, workplace.inbox.take(project_id))
+    workplace.registry.publish(
+        project_id,
+        workplace.bundle.captioner(),
+        parent=workplace.bundle.version,
+        metrics={"known_until": correction.updated_at},
+        corrections=[],
+        decision="it says already what they say",
+    )
 
 
 def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_id: int, count: int) -> Measured:
@@ -247,7 +257,7 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
     to_serving_s = time.monotonic() - started
 
     versions = workplace.registry.versions(project_id)
-    if not versions or not versions[-1].published:
+    if not versions or not versions[-1].published or "training" not in versions[-1].metrics:
         raise SystemExit(f"nothing was published:\n{worker.log.read_text()}")
     version = versions[-1]
     after = workplace.registry.load(project_id, version.name, workplace.bundle)
@@ -269,7 +279,8 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
 def watch(workplace: Workplace, worker: WorkerProcess, project_id: int, job_id: str) -> tuple[int, int]:
     """Wait until a new version serves; return the most bytes of the worker's family and of one process of it."""
     job, worker_bytes, job_bytes = workplace.job(job_id), 0, 0
-    while workplace.registry.serving(project_id) == workplace.bundle.version:
+    before = workplace.registry.serving(project_id)
+    while workplace.registry.serving(project_id) == before:
         with suppress(psutil.NoSuchProcess):  # a job may end while we look
             sizes = [process.memory_info().rss for process in worker.family()]
             worker_bytes, job_bytes = max(worker_bytes, sum(sizes)), max(job_bytes, *sizes)

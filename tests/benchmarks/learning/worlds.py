@@ -85,7 +85,7 @@ def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnP
     seeds = random.Random("worlds")
     while any(len(drawn[name]) < count for name, count in wanted.items()):
         scene = sample_scene(seeds.getrandbits(48))
-        name = _scene_topic(scene)
+        name = scene_topic(scene)
         if name is not None and len(drawn[name]) < wanted[name]:
             drawn[name].append(scene)
     pictures = {name: list(_pictured(encoder, found, name, on_progress)) for name, found in drawn.items()}
@@ -146,7 +146,7 @@ def write_captions_of(captioner: Captioner, pictures: Sequence[Picture]) -> list
     return captions
 
 
-def _scene_topic(scene: Scene) -> str | None:
+def scene_topic(scene: Scene) -> str | None:
     """Return the one topic of a scene, or "known"; None where there are several, or a ground that is neither."""
     seen = {*(group.shape for group in scene.groups), scene.background.pattern}
     found = [name for name in SCENE_TOPICS if name in seen]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.captioner import Caption, Captioner
+from model.decoders.search import DecodingOptions
 from model.store import Store
 from model.training.captions import CaptionedFeatures
 from model.vision.features import FeatureStore
@@ -13,7 +15,7 @@ from tests.factories import make_correction
 from worker import dataset as module
 from worker.corrections import Correction
 from worker.dataset import NEW_SHARE, Dataset
-from worker.edits import SystematicEdit
+from worker.edits import SystematicEdit, restate
 from worker.holdout import Holdout
 from worker.policy import is_held_out
 
@@ -212,3 +214,31 @@ def test_of_a_correction_is_known_what_the_wording_of_the_project_explains(
     (learned,) = build_dataset([one], features, []).restated([PUPPY]).learned
 
     assert learned.example.wordings == wordings
+
+
+class SaysDogRuns(Captioner):
+    """A bundle that says the same of every image."""
+
+    def __init__(self) -> None:
+        """Needs neither encoder nor decoder."""
+
+    def caption(self, features: torch.Tensor, options: DecodingOptions) -> list[list[Caption]]:
+        said = Caption(text="a dog runs", log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
+        return [[said] for _ in features]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a dog runs", "a puppy runs"),
+        ("a puppy runs", "a puppy runs"),
+        ("a puppy runs", "a dog runs"),
+        ("a puppy runs", "there is a puppy runs"),
+    ],
+    ids=["new habit", "old habit", "given up", "both"],
+)
+def test_the_newest_wording_counts_beside_many_old_corrections(features: FeatureStore, old: str, new: str) -> None:
+    corrections = [replace(one, caption=old if i < 200 else new) for i, one in enumerate(make_dated(features, 220))]
+    dataset = build_dataset(corrections, features, [], corrections[199].updated_at)
+
+    assert restate("a dog runs", module.find_wording(dataset, SaysDogRuns())) == new
