@@ -6,7 +6,10 @@ import time
 
 from flask import Flask, Response, g, request
 
+from backend.admin.api import api
 from backend.admin.operations import operations, watch_queues
+from backend.admin.pages import admin
+from backend.admin.parts import add_admin_parts
 from backend.admin.queue_pages import mount_queue_pages
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
@@ -39,6 +42,9 @@ def create_app(settings: Settings) -> Flask:
     protect(app, settings)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
+    add_admin_parts(app, settings)
+    app.register_blueprint(admin)
+    app.register_blueprint(api)
     mount_queue_pages(app, settings.redis_url)
     watch_queues(parts)
     return app

@@ -92,7 +92,7 @@ class _Completion:
         if correction.image_key is not None and self.features.get(correction.image_key) is not None:
             return "known"
         try:
-            content = self.fetcher.fetch(self._image_ref(correction), correction.task_id)
+            content = self.fetcher.fetch(find_image_ref(self.client, correction), correction.task_id)
             key = image_key(content)
             if self.features.get(key) is None:
                 pixels = self.encoder.spec.preprocessing(decode_image(content))
@@ -109,13 +109,14 @@ class _Completion:
         self.inbox.attach_image_key(correction, key)
         return "made"
 
-    def _image_ref(self, correction: Correction) -> str:
-        """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
-        if not correction.image_ref.startswith(INSIDE_TASK) or self.client is None:
-            return correction.image_ref
-        data = self.client.task(correction.task_id)["data"]
-        found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
-        return next(found, correction.image_ref)
+
+def find_image_ref(client: LabelStudioClient | None, correction: Correction) -> str:
+    """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
+    if not correction.image_ref.startswith(INSIDE_TASK) or client is None:
+        return correction.image_ref
+    data = client.task(correction.task_id)["data"]
+    found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
+    return next(found, correction.image_ref)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -8,15 +8,18 @@ is pulled again from Label Studio. RedisError is never caught here: the backend 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from redis import Redis
 
 from model.errors import CorrectionError
 from worker.inbox_scripts import MARK_TRAINED, PROJECTS_KEY, REMOVE, REPLACE, STORE, TAKE, inbox_key, inbox_keys
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+READ_AT_ONCE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,17 @@ class Correction:
             raise CorrectionError(f"a stored correction cannot be read: {cause}") from cause
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """The changes of one project that no training has seen."""
+
+    count: int
+    oldest_s: float | None
+    """Age of the oldest; None when nothing waits."""
+    untaken: int
+    """Those that no training has even started with."""
+
+
 class CorrectionInbox:
     """Every correction of every project, the newest of each annotation and control."""
 
@@ -95,8 +109,8 @@ class CorrectionInbox:
     def store(self, correction: Correction) -> bool:
         """Keep the correction durably; False when an equal or newer one is there, or was and is removed."""
         project_id, name = correction.project_id, correction.name
-        arguments = (project_id, correction.task_id, name, correction.updated_at, correction.to_json())
-        return bool(self._run(STORE, project_id, *arguments))
+        at = (correction.updated_at, correction.to_json(), _microseconds(correction))
+        return bool(self._run(STORE, project_id, project_id, correction.task_id, name, *at))
 
     def remove(self, project_id: int, annotation_ids: Iterable[int]) -> int:
         """Forget what these annotations corrected; returns how many corrections that were."""
@@ -122,6 +136,44 @@ class CorrectionInbox:
         found = [Correction.from_json(text) for text in stored]
         return sorted(found, key=lambda correction: (correction.updated_at, correction.annotation_id))
 
+    def find(self, project_id: int, name: str) -> Correction | None:
+        """Return one correction by its name; None when it is not here (any more)."""
+        text = self.redis.hget(inbox_key("corrections", project_id), name)
+        return None if text is None else Correction.from_json(text)
+
+    def set_aside(self, project_id: int, name: str, reason: str) -> None: ...
+
+    def use_again(self, project_id: int, name: str) -> None: ...
+
+    def set_aside_names(self, project_id: int) -> dict[str, str]:
+        return {}
+
+    def newest_first(self, project_id: int, before: int | None = None) -> Iterator[tuple[int, Correction]]:
+        """Yield the corrections from the newest to the oldest, each with where to go on after it.
+
+        Reads as many as are asked for, some hundred at a time, so looking at the newest costs the same however many
+        there are.
+
+        Args:
+            before: where to go on; None begins with the newest.
+        """
+        key = inbox_key("times", project_id)
+        if before is None and self.redis.zcard(key) != self.redis.hlen(inbox_key("corrections", project_id)):
+            self._index_times(project_id)
+        upper = "+inf" if before is None else f"({before}"
+        while True:
+            times = self.redis.zrevrangebyscore(key, upper, "-inf", start=0, num=READ_AT_ONCE, withscores=True)
+            if not times:
+                return
+            # Several of one microsecond stay together, so that going on before it misses none.
+            last = int(times[-1][1])
+            whole = [*times, *self._others_at(key, last, {name for name, _ in times})]
+            stored = self.redis.hmget(inbox_key("corrections", project_id), [name for name, _ in whole])
+            for (_, time), text in zip(whole, stored, strict=True):
+                if text is not None:
+                    yield int(time), Correction.from_json(text)
+            upper = f"({last}"
+
     def projects(self) -> list[int]:
         """Return every project that ever had a correction."""
         return sorted(int(project_id) for project_id in self.redis.smembers(PROJECTS_KEY))
@@ -129,6 +181,28 @@ class CorrectionInbox:
     def waiting(self, project_id: int) -> int:
         """Count the corrections that came, changed or went after the last training."""
         return self.redis.zcard(inbox_key("changed", project_id))
+
+    def waiting_of(self, project_ids: Sequence[int]) -> dict[int, Waiting]:
+        """Return what waits in each of these projects; two questions, however many they are."""
+        keys = {project_id: inbox_key("changed", project_id) for project_id in project_ids}
+        with self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for project_id, key in keys.items():
+                pipeline.zrange(key, 0, 0, withscores=True)
+                pipeline.zcard(key)
+                pipeline.hget(inbox_key("changes", project_id), "taken")
+            (seconds, microseconds), *answers = pipeline.execute()
+            now = seconds * 1_000_000 + microseconds
+            rows = list(zip(keys, *(answers[start::3] for start in range(3)), strict=True))
+            for project_id, _, _, taken in rows:
+                pipeline.zcount(keys[project_id], f"({int(taken or 0)}", "+inf")
+            untaken = pipeline.execute()
+        return {
+            project_id: Waiting(
+                count=count, oldest_s=max(0.0, (now - int(oldest[0][1])) / 1e6) if oldest else None, untaken=left
+            )
+            for (project_id, oldest, count, _), left in zip(rows, untaken, strict=True)
+        }
 
     def untaken(self, project_id: int) -> int:
         """Count the waiting corrections that no training has even started with, be it one that runs or failed."""
@@ -161,6 +235,14 @@ class CorrectionInbox:
         """Say that a training has seen every change up to this number; a lower number than before changes nothing."""
         self._run(MARK_TRAINED, project_id, change_number)
 
+    def _others_at(self, key: str, time: int, known: Set[Any]) -> list[tuple[Any, float]]:
+        return [row for row in self.redis.zrangebyscore(key, time, time, withscores=True) if row[0] not in known]
+
+    def _index_times(self, project_id: int) -> None:
+        """Build the index of an inbox that was filled before there was one."""
+        for name, text in self.redis.hscan_iter(inbox_key("corrections", project_id), count=READ_AT_ONCE):
+            self.redis.zadd(inbox_key("times", project_id), {name: _microseconds(Correction.from_json(text))})
+
     def _remove(self, project_id: int, prefixes: list[str]) -> int:
         """In one round trip: a project's tasks may go by the thousand, and a webhook has one second."""
         script = self.redis.register_script(REMOVE)
@@ -175,6 +257,11 @@ class CorrectionInbox:
 
     def _run(self, script: str, project_id: int, *arguments: str | int) -> int:
         return int(self.redis.register_script(script)(keys=inbox_keys(project_id), args=list(arguments)))
+
+
+def _microseconds(correction: Correction) -> int:
+    """Return updated_at since 1970."""
+    return (datetime.fromisoformat(correction.updated_at) - EPOCH) // timedelta(microseconds=1)
 
 
 def utc(annotation_id: int, written: str) -> str:

@@ -25,6 +25,7 @@ from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
 from worker.settings import Settings
+from worker.side_by_side import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,10 @@ class Attempt:
     training: TrainingRecord
     trial: Trial
     decision: Decision
+    new_words: tuple[str, ...]
+    """That the candidate knows and the serving version does not."""
+    samples: tuple[dict[str, Any], ...]
+    """What both versions write about some held-out images, for a person to look at."""
 
 
 def attempt(
@@ -119,7 +124,15 @@ def attempt(
     decision = decide(
         trial, confidence=settings.gate_confidence / 100, tolerance=math.log1p(settings.gate_tolerance / 100)
     )
-    return Attempt(candidate=candidate, dataset=dataset, training=training, trial=trial, decision=decision)
+    return Attempt(
+        candidate=candidate,
+        dataset=dataset,
+        training=training,
+        trial=trial,
+        decision=decision,
+        new_words=candidate.tokenizer.words[len(serving.tokenizer.words) :],
+        samples=side_by_side(serving, candidate, dataset.held_out),
+    )
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:
@@ -159,6 +172,8 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "anchors": trial.anchors.summary(),
             "relevance": {name: asdict(found) for name, found in trial.relevances().items()},
             "training": asdict(made.training),
+            "new_words": list(made.new_words),
+            "samples": made.samples,
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "known_until": dataset.newest_at,

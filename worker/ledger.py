@@ -21,6 +21,8 @@ from worker.ledger_scripts import ledger_key, total_field
 
 Key = TypeVar("Key")
 
+JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
+"""What can become of a suggestion that becomes a caption."""
 VOCABULARY_SAMPLE = 100
 """Captions of which distinct words are told, or fewer where an arm has fewer."""
 
@@ -185,12 +187,22 @@ def read_ledger(redis: Redis, project_id: int) -> Ledger:
 
 def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> dict[str, Acceptance]:
     """Return how many suggestions of each version were accepted, of how many that were judged; one small question."""
-    outcomes: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
-    names = [total_field(outcome, "shown", None, version) for version in versions for outcome in outcomes]
-    found = redis.hmget(ledger_key("ledger-totals", project_id), names) if names else []
-    counts = iter([int(number or 0) for number in found])
-    of_version = {version: [next(counts) for _ in outcomes] for version in versions}
-    return {version: Acceptance(accepted=found[0], judged=sum(found)) for version, found in of_version.items()}
+    return read_acceptances(redis, {project_id: versions})[project_id]
+
+
+def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Acceptance]]:
+    """Return the same of versions of several projects; one question too."""
+    asked = [(project_id, version) for project_id, names in versions.items() for version in names]
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id, version in asked:
+            fields = [total_field(outcome, "shown", None, version) for outcome in JUDGED]
+            pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
+        found = pipeline.execute()
+    acceptances: dict[int, dict[str, Acceptance]] = {project_id: {} for project_id in versions}
+    for (project_id, version), numbers in zip(asked, found, strict=True):
+        counts = [int(number or 0) for number in numbers]
+        acceptances[project_id][version] = Acceptance(accepted=counts[0], judged=sum(counts))
+    return acceptances
 
 
 class _Cell(NamedTuple):

@@ -14,8 +14,9 @@ looked up before it is believed.
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -139,6 +140,26 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
         pull.delete()
         raise
     return retraining.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrainings:
+    """The retrainings of one project by job id; Redis may have lost a job that is named here."""
+
+    waiting: str | None
+    running: str | None
+
+
+def retrainings_of(redis: Redis, project_ids: Sequence[int]) -> dict[int, Retrainings]:
+    """Return the retrainings of each of these projects; one question."""
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id in project_ids:
+            pipeline.hmget(_retraining_key(project_id), "waiting", "running")
+        found = pipeline.execute()
+    return {
+        project_id: Retrainings(waiting=_text(waiting), running=_text(running))
+        for project_id, (waiting, running) in zip(project_ids, found, strict=True)
+    }
 
 
 @contextmanager

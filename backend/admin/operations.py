@@ -1,15 +1,15 @@
 """Operations' side of HTTP: is it ready, what does it count, what is going on."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from http import HTTPStatus
 
-from flask import Blueprint, Response, jsonify, render_template
+from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis import RedisError
 
+from backend.admin.neighbours import LabelStudioHealth
 from backend.admin.overview import look_around
 from backend.captioning import CaptioningParts
 from backend.routes import parts
@@ -17,8 +17,6 @@ from backend.serving import ServingCaptioners
 from model.errors import CaptionerError
 
 operations = Blueprint("operations", __name__)
-
-_PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 
 
 @operations.get("/ready")
@@ -40,19 +38,6 @@ def metrics() -> Response:
     return Response(generate_latest(parts().metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
 
-@operations.get("/admin/")
-def overview_page() -> Response:
-    response = Response(render_template("overview.html", overview=look_around(parts())))
-    response.headers["Content-Security-Policy"] = _PAGE_POLICY
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-@operations.get("/admin/api/overview")
-def overview() -> Response:
-    return jsonify(asdict(look_around(parts())))
-
-
 def watch_queues(found: CaptioningParts) -> None:
     """Add to the metrics what is asked of Redis and the store only when somebody scrapes."""
     found.metrics.registry.register(_StateCollector(found))
@@ -65,7 +50,7 @@ class _StateCollector(Collector):
         self._parts = found
 
     def collect(self) -> Iterator[Metric]:
-        seen = look_around(self._parts)
+        seen = look_around(self._parts, LabelStudioHealth(None))
         jobs = GaugeMetricFamily("captioner_queue_jobs", "Jobs by queue and state.", labels=["queue", "state"])
         for facts in seen.queues:
             for state in ("waiting", "deferred", "scheduled", "running", "failed"):

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from redis import Redis, RedisError
 from rq import Worker
-from rq.job import Job
-from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from backend.admin.jobs import JobFacts, recent_jobs
+from backend.admin.neighbours import Health, LabelStudioHealth, look_at_neighbours
+from backend.admin.projects import ProjectFacts, project_facts
 from backend.captioning import CaptioningParts
 from model.errors import CaptionerError
 from worker.queues import QUEUES, queue
@@ -20,22 +21,8 @@ logger = logging.getLogger(__name__)
 
 Facts = TypeVar("Facts")
 
-JOBS_SHOWN = 20
 STALE_HEARTBEAT_S = 60.0
 """A worker beats more often than this, even during a job."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectFacts:
-    """One project's model and inbox."""
-
-    project_id: int
-    serving: str
-    waiting: int
-    """Corrections no training has seen."""
-    oldest_waiting_s: float | None
-    last_decision: str | None
-    """Why the last retraining was published or refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +55,6 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobFacts:
-    """One job, of late."""
-
-    job_id: str
-    work: str
-    status: str
-    phase: str | None
-    at: str | None
-    """When it ended, else when it began, else when it was enqueued; ISO 8601, UTC."""
-    problem: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Overview:
     """All of it."""
 
@@ -88,39 +62,45 @@ class Overview:
     bundle_loaded: bool
     problems: tuple[str, ...]
     """What could not be asked, in words."""
+    health: tuple[Health, ...]
     projects: tuple[ProjectFacts, ...]
     queues: tuple[QueueFacts, ...]
     workers: tuple[WorkerFacts, ...]
     jobs: tuple[JobFacts, ...]
 
+    @property
+    def verdict(self) -> str:
+        """How everything stands, in one line."""
+        if self.problems:
+            return self.problems[0]
+        ill = [health for health in self.health if not health.is_well]
+        stuck = [project for project in self.projects if project.verdict.standing in {"stuck", "failed"}]
+        if stuck:
+            return f"project {stuck[0].project_id} {stuck[0].verdict.words}"
+        if ill:
+            return f"{ill[0].name}: {ill[0].words}"
+        learning = [str(project.project_id) for project in self.projects if project.verdict.standing == "learning"]
+        if learning:
+            return f"learning from the corrections of project {', '.join(learning)}"
+        return "all is well" if self.projects else "ready; no annotator has submitted a caption yet"
 
-def look_around(parts: CaptioningParts) -> Overview:
+
+def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth) -> Overview:
     """Gather the facts; what is away becomes a problem, never an error."""
     problems: list[str] = []
     redis = parts.redis
+    workers = ask(lambda: tuple(worker_facts(redis)), problems)
+    alive = {worker.name: worker.is_alive for worker in workers}
     return Overview(
         base_version=parts.captioners.registry.base_version,
         bundle_loaded=parts.captioners.is_loaded,
-        projects=_ask(lambda: tuple(project_facts(parts)), problems),
-        queues=_ask(lambda: tuple(queue_facts(redis)), problems),
-        workers=_ask(lambda: tuple(worker_facts(redis)), problems),
-        jobs=_ask(lambda: recent_jobs(redis), problems),
+        health=look_at_neighbours(parts, label_studio),
+        projects=ask(lambda: project_facts(parts, alive), problems),
+        queues=ask(lambda: tuple(queue_facts(redis)), problems),
+        workers=workers,
+        jobs=ask(lambda: recent_jobs(redis), problems),
         problems=tuple(dict.fromkeys(problems)),
     )
-
-
-def project_facts(parts: CaptioningParts) -> Iterable[ProjectFacts]:
-    """Describe every project that ever had a correction."""
-    inbox, registry = parts.inbox, parts.captioners.registry
-    for project_id in inbox.projects():
-        versions = registry.versions(project_id)
-        yield ProjectFacts(
-            project_id=project_id,
-            serving=registry.serving(project_id),
-            waiting=inbox.waiting(project_id),
-            oldest_waiting_s=inbox.oldest_waiting_s(project_id),
-            last_decision=versions[-1].decision if versions else None,
-        )
 
 
 def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
@@ -149,47 +129,13 @@ def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
         )
 
 
-def recent_jobs(redis: Redis) -> tuple[JobFacts, ...]:
-    """Describe the latest jobs of both queues, the newest first."""
-    job_ids = [job_id for name in QUEUES for job_id in _latest_ids(queue(redis, name))]
-    found = Job.fetch_many(job_ids, connection=redis, serializer=JSONSerializer)
-    facts = [_job_facts(job) for job in found if job is not None]
-    return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:JOBS_SHOWN])
-
-
-def _latest_ids(jobs: Queue) -> list[str]:
-    ids = jobs.get_job_ids(0, JOBS_SHOWN)
-    for registry in (
-        jobs.started_job_registry,
-        jobs.finished_job_registry,
-        jobs.failed_job_registry,
-        jobs.deferred_job_registry,
-    ):
-        # The newest stand last in a registry.
-        ids += registry.get_job_ids(-JOBS_SHOWN, -1, cleanup=False)
-    return ids
-
-
-def _job_facts(job: Job) -> JobFacts:
-    result = job.latest_result()
-    moment = job.ended_at or job.started_at or job.enqueued_at
-    meta = job.meta or {}
-    return JobFacts(
-        job_id=job.id,
-        work=job.description or job.func_name or "",
-        status=job.get_status(refresh=False).value,
-        phase=meta.get("phase"),
-        at=moment.replace(tzinfo=UTC).isoformat(timespec="seconds") if moment else None,
-        problem=last_line(result.exc_string if result else None),
-    )
-
-
 def last_line(traceback: str | None) -> str | None:
     """Return the line of a traceback that names the error; the rest is for the log."""
     return traceback.strip().splitlines()[-1] if traceback and traceback.strip() else None
 
 
-def _ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
+def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
+    """Return the answer; what is away is told among the problems."""
     try:
         return question()
     except RedisError as problem:

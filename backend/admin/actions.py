@@ -1,0 +1,115 @@
+"""What operators do: each action changes one thing, is written into the audit log, and says in a sentence what it did."""
+
+from collections.abc import Callable, Mapping
+
+from backend.admin.access import current_user
+from backend.captioning import CaptioningParts
+from backend.versions import promote_version, roll_back
+from model.errors import RequestError
+from worker.audit import AuditLog
+from worker.control import RetrainingControl, cancel_job, retry_job, stop_job
+from worker.queues import enqueue_retraining
+
+Fields = Mapping[str, str]
+ProjectAction = Callable[[CaptioningParts, int, Fields], str]
+JobAction = Callable[[CaptioningParts, str], str]
+
+
+def promote(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+    """Let another version serve."""
+    return promote_version(parts.settings, project_id, _field(fields, "version"), by=who())
+
+
+def rollback(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+    """Let the version serve that served before."""
+    return roll_back(parts.settings, project_id, by=who())
+
+
+def train(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+    """Start a retraining now, however few corrections wait."""
+    job_id = enqueue_retraining(parts.redis, parts.settings, project_id, f"{who()} asked for it")
+    return f"training is asked for: job {job_id}"
+
+
+def pause(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+    """Start no retraining any more."""
+    RetrainingControl(parts.redis).pause(project_id)
+    return f"project {project_id} is paused: corrections are kept, no training starts"
+
+
+def drain(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+    """Train what waits, then pause."""
+    RetrainingControl(parts.redis).drain(project_id)
+    return f"project {project_id} is draining: what waits is trained once more, then it pauses"
+
+
+def resume(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+    """Undo pause and drain."""
+    RetrainingControl(parts.redis).resume(project_id)
+    return f"project {project_id} learns again"
+
+
+def exclude(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+    """Keep a correction out of training."""
+    name = _field(fields, "correction")
+    parts.inbox.set_aside(project_id, name, f"{who()} excluded it")
+    return f"correction {name} is not trained on any more; the next training learns without it"
+
+
+def include(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+    """Train on a correction again."""
+    name = _field(fields, "correction")
+    parts.inbox.use_again(project_id, name)
+    return f"correction {name} is trained on again"
+
+
+PROJECT_ACTIONS: dict[str, ProjectAction] = {
+    action.__name__: action for action in (promote, rollback, train, pause, drain, resume, exclude, include)
+}
+
+
+def stop(parts: CaptioningParts, job_id: str) -> str:
+    """Stop a running job."""
+    stop_job(parts.redis, job_id)
+    return f"job {job_id} is being stopped; the serving version stays"
+
+
+def cancel(parts: CaptioningParts, job_id: str) -> str:
+    """Cancel a job that waits."""
+    cancel_job(parts.redis, job_id)
+    return f"job {job_id} is cancelled"
+
+
+def retry(parts: CaptioningParts, job_id: str) -> str:
+    """Run a failed job again."""
+    retry_job(parts.redis, job_id)
+    return f"job {job_id} waits to run again"
+
+
+JOB_ACTIONS: dict[str, JobAction] = {action.__name__: action for action in (stop, cancel, retry)}
+
+
+def act_on_project(parts: CaptioningParts, project_id: int, action: str, fields: Fields) -> str:
+    """Do it, note who did, and return what to tell the person."""
+    said = PROJECT_ACTIONS[action](parts, project_id, fields)
+    AuditLog(parts.redis).write(who(), action, project_id, **fields, outcome=said)
+    return said
+
+
+def act_on_job(parts: CaptioningParts, job_id: str, action: str, project_id: int | None) -> str:
+    """Do it, note who did, and return what to tell the person."""
+    said = JOB_ACTIONS[action](parts, job_id)
+    AuditLog(parts.redis).write(who(), f"{action} job", project_id, job=job_id, outcome=said)
+    return said
+
+
+def who() -> str:
+    """Return the name of the person who asks."""
+    user = current_user()
+    return user.name if user else "nobody"
+
+
+def _field(fields: Fields, name: str) -> str:
+    if not fields.get(name):
+        raise RequestError(f"this action needs {name!r}")
+    return fields[name]

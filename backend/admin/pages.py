@@ -1,0 +1,126 @@
+"""The admin's pages; everything on them is in `api.py` as JSON too."""
+
+from pathlib import Path
+from typing import Any
+
+import chartkick
+from flask import Blueprint, Response, make_response, render_template, request, send_from_directory, url_for
+from redis import RedisError
+
+from backend.admin.api import find_corrections, find_jobs, find_version, need_job, need_project
+from backend.admin.jobs import STATES, recent_jobs
+from backend.admin.overview import Overview, look_around
+from backend.admin.parts import admin_parts
+from backend.admin.versions import version_tree
+from backend.routes import parts
+from worker.control import RetrainingControl
+from worker.edit_kinds import EDIT_KINDS
+from worker.job_log import job_log
+from worker.ledger import read_ledger
+
+admin = Blueprint("admin", __name__, url_prefix="/admin", static_folder="../static")
+
+_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+_CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
+
+
+@admin.get("/")
+def overview() -> Response:
+    return page("overview.html", seen=_seen())
+
+
+@admin.get("/projects/<int:project_id>/")
+def project(project_id: int) -> Response:
+    need_project(project_id)
+    found = next((one for one in _seen().projects if one.project_id == project_id), None)
+    tree = version_tree(parts().captioners.registry, parts().redis, project_id)
+    ledger = read_ledger(parts().redis, project_id)
+    jobs = [job for job in recent_jobs(parts().redis) if job.project_id == project_id]
+    return page(
+        "project.html",
+        project_id=project_id,
+        project=found,
+        tree=tree,
+        ledger=ledger,
+        kinds=EDIT_KINDS,
+        jobs=jobs,
+        state=RetrainingControl(parts().redis).state(project_id),
+    )
+
+
+@admin.get("/projects/<int:project_id>/versions/<name>/")
+def version(project_id: int, name: str) -> Response:
+    need_project(project_id)
+    found = find_version(project_id, name)
+    facts = next(
+        one for one in version_tree(parts().captioners.registry, parts().redis, project_id) if one.name == name
+    )
+    return page("version.html", project_id=project_id, version=found, facts=facts)
+
+
+@admin.get("/projects/<int:project_id>/corrections/")
+def corrections(project_id: int) -> Response:
+    return page("corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args)
+
+
+@admin.get("/jobs/")
+def jobs() -> Response:
+    return page("jobs.html", jobs=find_jobs(), states=STATES, state=request.args.get("state", ""))
+
+
+@admin.get("/jobs/<job_id>/")
+def job(job_id: str) -> Response:
+    return page("job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
+
+
+@admin.get("/charts/<path:name>")
+def charts(name: str) -> Response:
+    """Return the scripts that draw charts, from where they are installed."""
+    return send_from_directory(_CHARTS, name, max_age=86_400)
+
+
+def page(template: str, **facts: Any) -> Response:
+    """Return a page, under the rules of what it may load."""
+    response = make_response(render_template(f"admin/{template}", is_redis_up=_is_redis_up(), **facts))
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _seen() -> Overview:
+    return look_around(parts(), admin_parts().label_studio)
+
+
+def _is_redis_up() -> bool:
+    try:
+        return bool(parts().redis.ping())
+    except RedisError:
+        return False
+
+
+@admin.app_template_filter("share")
+def share(value: float | None) -> str:
+    """Return 0 to 1 as per cent."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+@admin.app_template_filter("duration")
+def duration(seconds: float | None) -> str:
+    """Return a time as a person says it."""
+    if seconds is None:
+        return "–"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@admin.app_template_filter("moment")
+def moment(written: str | None) -> str:
+    """Return a time of ISO 8601 to the second, in UTC."""
+    return "–" if not written else written[:19].replace("T", " ")
+
+
+@admin.context_processor
+def helpers() -> dict[str, Any]:
+    return {"here": request.full_path.rstrip("?"), "queues_url": url_for("rq_dashboard.queues_overview")}

@@ -1,0 +1,102 @@
+"""What admins and owners see and do on the pages, and the same as JSON."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.backend_client import BackendClient
+from tests.factories import make_correction
+from worker.ledger_records import record_submission
+
+ADMIN = ("admin", "right")
+PAGES = ("/admin/", "/admin/jobs/", "/admin/jobs/?state=failed", "/admin/projects/1/", "/admin/projects/1/corrections/")
+
+
+@pytest.fixture
+def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
+    """A protected backend whose project 1 has 25 corrections and one version, and a caller who is logged in."""
+    backend = make_backend(login=ADMIN, basic_auth_user=ADMIN[0], basic_auth_pass=ADMIN[1])
+    base = backend.parts.captioners.bundle()
+    for number in range(1, 26):
+        correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
+        backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
+        backend.parts.ledger.store(record_submission(correction, []))
+    backend.parts.captioners.registry.publish(
+        1,
+        base.captioner(),
+        parent=base.version,
+        metrics={
+            "new": {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97},
+            "new_words": ["puppy"],
+            "samples": [
+                {
+                    "correction": "25/caption",
+                    "written": "a black dog number 25",
+                    "before": {"caption": "a dog", "columns": 2, "words": [["a", "00ff00ff"], ["dog", "ff00ff00"]]},
+                    "after": {"caption": "a black dog", "columns": 2, "words": [["black", "00ff00ff"]]},
+                }
+            ],
+        },
+        corrections=["25/caption"],
+        decision="better in 97% of draws",
+    )
+    return backend
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_each_page_opens(admin: BackendClient, path: str) -> None:
+    response = admin.get(path)
+
+    assert response.status_code == 200, response.text
+    assert "<h1>" in response.text
+    assert "script-src" not in response.headers["Content-Security-Policy"], "scripts only from here"
+
+
+def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -> None:
+    seen = admin.get("/admin/api/overview").get_json()
+
+    (project,) = seen["projects"]
+    assert project["verdict"]["words"] == "25 corrections wait for the next training"
+    assert project["waiting"] == 25
+    assert project["last_decision"] == "better in 97% of draws"
+    assert "25 corrections wait" in admin.get("/admin/").text
+
+
+def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None:
+    def found(query: str) -> list[str]:
+        rows = admin.get(f"/admin/api/projects/1/corrections?{query}").get_json()["corrections"]
+        return [row["name"] for row in rows]
+
+    assert found("") == [f"{number}/caption" for number in range(25, 0, -1)]
+    assert found("text=NUMBER+25") == ["25/caption"]
+    assert len(found("annotator=1")) == 9
+    assert found("version=v9") == []
+    page = admin.get("/admin/projects/1/corrections/?text=number+25").text
+    assert re.search(r"<span>a</span>\s*<ins>black</ins>\s*<span>dog</span>", page)
+    assert "v1-" in page
+
+
+def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -> None:
+    name = admin.parts.captioners.registry.versions(1)[0].name
+
+    page = admin.get(f"/admin/projects/1/versions/{name}/").text
+
+    assert "puppy" in page
+    assert re.search(r'class="word changed" data-attention="00ff00ff">black<', page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/projects/9/",
+        "/admin/projects/1/versions/v9-12345678/",
+        "/admin/jobs/nothing/",
+        "/admin/api/projects/9",
+        "/admin/api/projects/9/corrections",
+        "/admin/api/jobs/nothing",
+    ],
+)
+def test_what_is_unknown_is_not_found(admin: BackendClient, path: str) -> None:
+    assert admin.get(path).status_code == 404
