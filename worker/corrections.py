@@ -8,10 +8,10 @@ is pulled again from Label Studio. RedisError is never caught here: the backend 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from redis import Redis
 
@@ -148,31 +148,21 @@ class CorrectionInbox:
     def set_aside_names(self, project_id: int) -> dict[str, str]:
         return {}
 
-    def newest_first(self, project_id: int, before: int | None = None) -> Iterator[tuple[int, Correction]]:
-        """Yield the corrections from the newest to the oldest, each with where to go on after it.
+    def newest_first(self, project_id: int, start: int = 0) -> Iterator[Correction]:
+        """Yield the corrections from the newest to the oldest.
 
         Reads as many as are asked for, some hundred at a time, so looking at the newest costs the same however many
         there are.
 
         Args:
-            before: where to go on; None begins with the newest.
+            start: how many of the newest to pass over.
         """
-        key = inbox_key("times", project_id)
-        if before is None and self.redis.zcard(key) != self.redis.hlen(inbox_key("corrections", project_id)):
+        times, corrections = inbox_key("times", project_id), inbox_key("corrections", project_id)
+        if start == 0 and self.redis.zcard(times) != self.redis.hlen(corrections):
             self._index_times(project_id)
-        upper = "+inf" if before is None else f"({before}"
-        while True:
-            times = self.redis.zrevrangebyscore(key, upper, "-inf", start=0, num=READ_AT_ONCE, withscores=True)
-            if not times:
-                return
-            # Several of one microsecond stay together, so that going on before it misses none.
-            last = int(times[-1][1])
-            whole = [*times, *self._others_at(key, last, {name for name, _ in times})]
-            stored = self.redis.hmget(inbox_key("corrections", project_id), [name for name, _ in whole])
-            for (_, time), text in zip(whole, stored, strict=True):
-                if text is not None:
-                    yield int(time), Correction.from_json(text)
-            upper = f"({last}"
+        while names := cast(list[bytes], self.redis.zrevrange(times, start, start + READ_AT_ONCE - 1)):
+            yield from (Correction.from_json(text) for text in self.redis.hmget(corrections, names) if text is not None)
+            start += len(names)
 
     def projects(self) -> list[int]:
         """Return every project that ever had a correction."""
@@ -234,9 +224,6 @@ class CorrectionInbox:
     def mark_trained(self, project_id: int, change_number: int) -> None:
         """Say that a training has seen every change up to this number; a lower number than before changes nothing."""
         self._run(MARK_TRAINED, project_id, change_number)
-
-    def _others_at(self, key: str, time: int, known: Set[Any]) -> list[tuple[Any, float]]:
-        return [row for row in self.redis.zrangebyscore(key, time, time, withscores=True) if row[0] not in known]
 
     def _index_times(self, project_id: int) -> None:
         """Build the index of an inbox that was filled before there was one."""

@@ -1,4 +1,4 @@
-"""What operators do: each action changes one thing, is written into the audit log, and says in a sentence what it did."""
+"""What operators do: each action changes one thing, stands in the audit log, and says in a sentence what it did."""
 
 from collections.abc import Callable, Mapping
 

@@ -19,7 +19,7 @@ from werkzeug.exceptions import NotFound
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
 from backend.admin.corrections import FoundPage, Search, search_corrections
 from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
-from backend.admin.overview import look_around
+from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
 from backend.image_features import find_image_ref
@@ -46,10 +46,10 @@ def overview() -> Response:
 @api.get("/projects/<int:project_id>")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    seen = look_around(parts(), admin_parts().label_studio)
-    found = next((one for one in seen.projects if one.project_id == project_id), None)
     versions = version_tree(parts().captioners.registry, parts().redis, project_id)
-    return jsonify(project=found and asdict(found), versions=[asdict(version) for version in versions])
+    return jsonify(
+        project=asdict(look_at_project(parts(), project_id)), versions=[asdict(version) for version in versions]
+    )
 
 
 @api.get("/projects/<int:project_id>/versions/<name>")
@@ -222,8 +222,8 @@ def find_corrections(project_id: int) -> FoundPage:
         version=asked.get("version", ""),
         edited_only=asked.get("edited") == "1",
     )
-    before = asked.get("before", type=int)
-    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, before)
+    start = max(0, asked.get("start", 0, type=int))
+    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
 
 
 def _tree(project_id: int) -> tuple[VersionFacts, ...]:

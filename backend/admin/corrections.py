@@ -73,24 +73,23 @@ def search_corrections(
     registry: ModelRegistry,
     project_id: int,
     search: Search,
-    before: int | None = None,
+    start: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> FoundPage:
     """Return a page of corrections, the newest first.
 
     Args:
-        before: where to go on, from the page before.
+        start: where to go on: how many of the newest were looked at before.
     """
     found: list[Correction] = []
-    deadline, looked_at, at = clock() + SEARCH_S, 0, None
-    for at, correction in inbox.newest_first(project_id, before):
+    deadline, looked_at, is_over = clock() + SEARCH_S, 0, True
+    for correction in inbox.newest_first(project_id, start):
+        if len(found) == PAGE or clock() > deadline:
+            is_over = False
+            break
         looked_at += 1
         if search.holds(correction):
             found.append(correction)
-        if len(found) == PAGE or clock() > deadline:
-            break
-    else:
-        at = None
     versions = registry.versions(project_id)[-VERSIONS_LOOKED_AT:] if found else []
     aside = inbox.set_aside_names(project_id)
     return FoundPage(
@@ -105,7 +104,7 @@ def search_corrections(
             for one in found
         ),
         looked_at=looked_at,
-        next=at,
+        next=None if is_over else start + looked_at,
     )
 
 

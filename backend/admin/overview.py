@@ -95,12 +95,19 @@ def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth) -> Over
         base_version=parts.captioners.registry.base_version,
         bundle_loaded=parts.captioners.is_loaded,
         health=look_at_neighbours(parts, label_studio),
-        projects=ask(lambda: project_facts(parts, alive), problems),
+        projects=ask(lambda: project_facts(parts, alive, parts.inbox.projects()), problems),
         queues=ask(lambda: tuple(queue_facts(redis)), problems),
         workers=workers,
         jobs=ask(lambda: recent_jobs(redis), problems),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def look_at_project(parts: CaptioningParts, project_id: int) -> ProjectFacts:
+    """Gather the facts of one project."""
+    alive = {worker.name: worker.is_alive for worker in worker_facts(parts.redis)}
+    (found,) = project_facts(parts, alive, [project_id])
+    return found
 
 
 def queue_facts(redis: Redis) -> Iterable[QueueFacts]:

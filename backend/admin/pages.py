@@ -9,7 +9,7 @@ from redis import RedisError
 
 from backend.admin.api import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.jobs import STATES, recent_jobs
-from backend.admin.overview import Overview, look_around
+from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
 from backend.admin.versions import version_tree
 from backend.routes import parts
@@ -26,20 +26,19 @@ _CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
 
 @admin.get("/")
 def overview() -> Response:
-    return page("overview.html", seen=_seen())
+    return page("overview.html", seen=look_around(parts(), admin_parts().label_studio))
 
 
 @admin.get("/projects/<int:project_id>/")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    found = next((one for one in _seen().projects if one.project_id == project_id), None)
     tree = version_tree(parts().captioners.registry, parts().redis, project_id)
     ledger = read_ledger(parts().redis, project_id)
     jobs = [job for job in recent_jobs(parts().redis) if job.project_id == project_id]
     return page(
         "project.html",
         project_id=project_id,
-        project=found,
+        project=look_at_project(parts(), project_id),
         tree=tree,
         ledger=ledger,
         kinds=EDIT_KINDS,
@@ -85,10 +84,6 @@ def page(template: str, **facts: Any) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _seen() -> Overview:
-    return look_around(parts(), admin_parts().label_studio)
 
 
 def _is_redis_up() -> bool:

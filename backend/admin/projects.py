@@ -47,15 +47,15 @@ class ProjectFacts:
     verdict: Verdict
 
 
-def project_facts(parts: CaptioningParts, workers: Mapping[str, bool]) -> tuple[ProjectFacts, ...]:
-    """Describe every project that ever had a correction.
+def project_facts(
+    parts: CaptioningParts, workers: Mapping[str, bool], project_ids: Sequence[int]
+) -> tuple[ProjectFacts, ...]:
+    """Describe these projects.
 
     Args:
-        parts: of the backend.
         workers: by name, whether each worker is alive.
     """
     registry, redis = parts.captioners.registry, parts.redis
-    project_ids = parts.inbox.projects()
     serving = {project_id: registry.serving(project_id) for project_id in project_ids}
     newest = {project_id: registry.newest(project_id) for project_id in project_ids}
     compared = {

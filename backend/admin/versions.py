@@ -64,15 +64,11 @@ def _below(
     depth: int,
     acceptances: Mapping[str, Acceptance],
 ) -> Iterator[VersionFacts]:
-    # Versions that follow each other are a trunk: only a second child of the same parent is a branch.
-    *branches, trunk = children[name] or [None]
-    for version in branches:
-        assert version is not None
+    # Versions that follow each other are a trunk: only an older child of the same parent is a branch.
+    for number, version in enumerate(children[name], start=1):
+        is_branch = number < len(children[name])
         yield _facts(version, version.name, serving, depth, acceptances[version.name])
-        yield from _below(version.name, children, serving, depth + 1, acceptances)
-    if trunk is not None:
-        yield _facts(trunk, trunk.name, serving, depth, acceptances[trunk.name])
-        yield from _below(trunk.name, children, serving, depth, acceptances)
+        yield from _below(version.name, children, serving, depth + is_branch, acceptances)
 
 
 def _facts(version: ModelVersion | None, name: str, serving: str, depth: int, acceptance: Acceptance) -> VersionFacts:
