@@ -1,14 +1,25 @@
 """What admins and owners see and do on the pages, and the same as JSON."""
 
+import io
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
+from werkzeug.routing import Rule
 
+from backend.admin import api as api_module
+from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from model.bundle import load_bundle
 from tests.backend_client import BackendClient
 from tests.factories import make_correction
 from worker.ledger_records import record_submission
+from worker.queues import enqueue_retraining
 
 ADMIN = ("admin", "right")
 PAGES = ("/admin/", "/admin/jobs/", "/admin/jobs/?state=failed", "/admin/projects/1/", "/admin/projects/1/corrections/")
@@ -100,3 +111,78 @@ def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -
 )
 def test_what_is_unknown_is_not_found(admin: BackendClient, path: str) -> None:
     assert admin.get(path).status_code == 404
+
+
+@pytest.fixture
+def description() -> dict[str, Any]:
+    text = (Path(api_module.__file__).parent / "openapi.yaml").read_text("utf-8")
+    described: dict[str, Any] = yaml.safe_load(text)
+    return described
+
+
+def test_the_description_names_every_route_and_no_other(admin: BackendClient, description: dict[str, Any]) -> None:
+    def readable(rule: Rule) -> str:
+        return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/admin/api")
+
+    rules = [rule for rule in admin.app.url_map.iter_rules() if rule.rule.startswith("/admin/api/")]
+    there = {(readable(rule), method.lower()) for rule in rules for method in (rule.methods or set()) & {"GET", "POST"}}
+    described = {
+        (path, method) for path, found in description["paths"].items() for method in found if method != "parameters"
+    }
+
+    assert described == there
+
+
+def test_the_description_names_every_action(description: dict[str, Any]) -> None:
+    def actions(path: str) -> set[str]:
+        (found,) = [one for one in description["paths"][path]["parameters"] if one.get("name") == "action"]
+        return set(found["schema"]["enum"])
+
+    assert actions("/projects/{project_id}/{action}") == set(PROJECT_ACTIONS)
+    assert actions("/jobs/{job_id}/{action}") == set(JOB_ACTIONS)
+
+
+def test_answers_are_as_described(admin: BackendClient, description: dict[str, Any]) -> None:
+    job_id = enqueue_retraining(admin.parts.redis, admin.settings, 1, "a test")
+    version = admin.parts.captioners.registry.versions(1)[0].name
+    asked = {
+        "/overview": "/overview",
+        "/projects/{project_id}": "/projects/1",
+        "/projects/{project_id}/versions/{name}": f"/projects/1/versions/{version}",
+        "/projects/{project_id}/ledger": "/projects/1/ledger",
+        "/projects/{project_id}/learning": "/projects/1/learning",
+        "/projects/{project_id}/edits": "/projects/1/edits",
+        "/projects/{project_id}/corrections": "/projects/1/corrections",
+        "/jobs": "/jobs",
+        "/jobs/{job_id}": f"/jobs/{job_id}",
+        "/jobs/{job_id}/losses": f"/jobs/{job_id}/losses",
+    }
+    for path, address in asked.items():
+        answer = description["paths"][path]["get"]["responses"]["200"]
+        if "$ref" in answer:
+            answer = description["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+        schema = answer["content"]["application/json"]["schema"]
+        jsonschema.validate(
+            admin.get(f"/admin/api{address}").get_json(), schema | {"components": description["components"]}
+        )
+
+
+def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
+    version = admin.parts.captioners.registry.versions(1)[0].name
+
+    response = admin.post("/admin/api/projects/1/rollback", {})
+
+    assert response.status_code == 200, response.text
+    assert "serves project 1 again" in response.get_json()["outcome"]
+    assert admin.post("/admin/api/projects/1/promote", {"version": version}).status_code == 200
+    assert admin.parts.captioners.registry.serving(1) == version
+
+
+def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
+    version = admin.parts.captioners.registry.versions(1)[0].name
+
+    response = admin.get(f"/admin/api/projects/1/versions/{version}/bundle")
+
+    with zipfile.ZipFile(io.BytesIO(response.data)) as archive:
+        archive.extractall(tmp_path / "taken")
+    assert load_bundle(str(tmp_path / "taken" / version)).name == f"tiny-{version}"
