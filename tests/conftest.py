@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
+from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 
 
@@ -34,3 +35,10 @@ def redis(redis_url: str) -> Iterator[Redis]:
     """A client of the real Redis at redis_url; its blocking reads end when there is something to read."""
     with Redis.from_url(redis_url, socket_timeout=None) as client:
         yield client
+
+
+@pytest.fixture
+def image_server() -> Iterator[ImageServer]:
+    """A web server with images, and with the tricks servers play."""
+    with ImageServer() as server:
+        yield server

@@ -69,13 +69,6 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
 
 
 @pytest.fixture
-def image_server() -> Iterator[ImageServer]:
-    """A web server with images, and with the tricks servers play."""
-    with ImageServer() as server:
-        yield server
-
-
-@pytest.fixture
 def make_backend(redis_url: str, tmp_path: Path) -> Callable[..., BackendClient]:
     """Make a backend on a tiny bundle and a real Redis; settings as keywords, `login` to log in."""
     write_bundle(tmp_path / "bundle", seed=6)  # of the untrained ones, one that tells colours apart
