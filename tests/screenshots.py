@@ -16,7 +16,6 @@ from tests.browser import launched_browser
 DOCS = Path("docs")
 MORE = 10
 """Captions that are submitted before the second training."""
-SIZE = {"width": 1280, "height": 900}
 
 
 def main() -> None:
@@ -24,8 +23,10 @@ def main() -> None:
     with demo_product(None, narrator, ONLY_WHEN_ASKED) as product:
         play(product, narrator, CheckReport())
         with launched_browser() as browser:
-            login = {"username": product.settings["BASIC_AUTH_USER"], "password": product.settings["BASIC_AUTH_PASS"]}
-            page = browser.new_page(viewport={**SIZE}, http_credentials={**login}, device_scale_factor=1)
+            name, password = product.settings["BASIC_AUTH_USER"], product.settings["BASIC_AUTH_PASS"]
+            page = browser.new_page(
+                viewport={"width": 1280, "height": 900}, http_credentials={"username": name, "password": password}
+            )
             take_pictures(page, product)
     narrator.say(f"the pictures are in {DOCS}/")
 
