@@ -259,14 +259,14 @@ def versions(arguments: argparse.Namespace) -> int:
 def promote(arguments: argparse.Namespace) -> int:
     from backend.versions import promote_version
 
-    print(promote_version(Settings.from_env(), arguments.project, arguments.version, by="command line"))
+    print(promote_version(Settings.from_env(), arguments.project, arguments.version, by=_who(arguments)))
     return 0
 
 
 def rollback(arguments: argparse.Namespace) -> int:
     from backend.versions import roll_back
 
-    print(roll_back(Settings.from_env(), arguments.project, by="command line"))
+    print(roll_back(Settings.from_env(), arguments.project, by=_who(arguments)))
     return 0
 
 
@@ -297,6 +297,11 @@ def ledger(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(ledger_lines(found, calibration, with_arms=settings.hide_suggestions_share > 0)))
     return 0
+
+
+def _who(arguments: argparse.Namespace) -> str:
+    """Return how the audit log names whoever runs this command."""
+    return f"captioner {arguments.run.__name__} (command line)"
 
 
 def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:
