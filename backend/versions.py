@@ -11,7 +11,7 @@ from redis import RedisError
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
-from worker.audit import AuditLog
+from worker.audit import write_once
 from worker.queues import connect, enqueue_backend_job
 from worker.settings import Settings
 
@@ -49,7 +49,7 @@ def promote_version(settings: Settings, project_id: int, name: str, *, by: str) 
     registry = open_registry(settings)
     before = registry.serving(project_id)
     registry.promote(project_id, name, by=by)
-    _write_down(settings, by, "version promoted", project_id, version=name, before=before)
+    write_once(settings.redis_url, by, "version promoted", project_id, version=name, before=before)
     return f"{name} serves project {project_id}; {_refresh(settings, project_id, name)}"
 
 
@@ -62,13 +62,8 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
     registry = open_registry(settings)
     before = registry.serving(project_id)
     name = registry.rollback(project_id, by=by)
-    _write_down(settings, by, "version rolled back", project_id, version=name, before=before)
+    write_once(settings.redis_url, by, "version rolled back", project_id, version=name, before=before)
     return f"{name} serves project {project_id} again; {_refresh(settings, project_id, name)}"
-
-
-def _write_down(settings: Settings, who: str, action: str, project_id: int, **details: str) -> None:
-    with connect(settings.redis_url) as redis:
-        AuditLog(redis).write(who, action, project_id, **details)
 
 
 def _refresh(settings: Settings, project_id: int, name: str) -> str:

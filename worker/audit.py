@@ -10,9 +10,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis, RedisError
+
+from worker.queues import connect
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +57,15 @@ class AuditLog:
     def read(self, before: str | None = None, count: int = 50) -> list[AuditEntry]:
         """Return the newest entries, the newest first; only those before an entry_id, if one is given."""
         newest = "+" if before is None else f"({before}"
-        found = self._redis.xrevrange(AUDIT_KEY, max=newest, count=count)
+        answer = self._redis.xrevrange(AUDIT_KEY, max=newest, count=count)
+        found = cast(list[tuple[bytes, dict[bytes, bytes]]], answer)
         return [_entry(entry_id.decode(), json.loads(fields[b"entry"])) for entry_id, fields in found]
+
+
+def write_once(redis_url: str, who: str, action: str, project_id: int | None = None, **details: Any) -> None:
+    """Append an entry in a process that has no connection to Redis."""
+    with connect(redis_url) as redis:
+        AuditLog(redis).write(who, action, project_id, **details)
 
 
 def _entry(entry_id: str, stored: dict[str, Any]) -> AuditEntry:
