@@ -6,8 +6,12 @@ import time
 
 from flask import Flask, Response, g, request
 
+from backend.admin.access import Access
+from backend.admin.audit import audit_pages
 from backend.admin.operations import operations, watch_queues
 from backend.admin.queue_pages import mount_queue_pages
+from backend.admin.sign_in import sign_in
+from backend.admin.users import Users
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
@@ -17,9 +21,11 @@ from backend.newcomers import Newcomers
 from backend.pictures import PictureReader
 from backend.routes import routes
 from backend.serving import ServingCaptioners
+from backend.throttle import Throttle
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
+from worker.audit import AuditLog
 from worker.queues import connect
 from worker.settings import Settings
 
@@ -36,9 +42,13 @@ def create_app(settings: Settings) -> Flask:
     app.extensions[EXTENSION] = parts
     answer_errors(app)
     _count_requests(app, parts.metrics)
-    protect(app, settings)
+    throttle, audit = Throttle(settings.redis_url), AuditLog(parts.redis)
+    protect(app, settings, throttle, audit)
+    Access(Users(settings), throttle, audit).guard(app)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
+    app.register_blueprint(sign_in)
+    app.register_blueprint(audit_pages)
     mount_queue_pages(app, settings.redis_url)
     watch_queues(parts)
     return app

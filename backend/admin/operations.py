@@ -18,8 +18,6 @@ from model.errors import CaptionerError
 
 operations = Blueprint("operations", __name__)
 
-_PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
-
 
 @operations.get("/ready")
 def ready() -> tuple[Response, int]:
@@ -41,11 +39,8 @@ def metrics() -> Response:
 
 
 @operations.get("/admin/")
-def overview_page() -> Response:
-    response = Response(render_template("overview.html", overview=look_around(parts())))
-    response.headers["Content-Security-Policy"] = _PAGE_POLICY
-    response.headers["Cache-Control"] = "no-store"
-    return response
+def overview_page() -> str:
+    return render_template("overview.html", overview=look_around(parts()))
 
 
 @operations.get("/admin/api/overview")
