@@ -78,8 +78,12 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     from backend.doctor.examination import examine
+    from worker.audit import write_once
 
-    return examine(Settings.from_env(), repair=arguments.repair)
+    settings = Settings.from_env()
+    if arguments.repair:
+        write_once(settings.redis_url, _who(arguments), "repair asked for")
+    return examine(settings, repair=arguments.repair)
 
 
 def caption(arguments: argparse.Namespace) -> int:
