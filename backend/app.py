@@ -6,11 +6,15 @@ import time
 
 from flask import Flask, Response, g, request
 
+from backend.admin.access import Access
 from backend.admin.api import api
+from backend.admin.audit import audit_pages
 from backend.admin.operations import operations, watch_queues
 from backend.admin.pages import admin
 from backend.admin.parts import add_admin_parts
 from backend.admin.queue_pages import mount_queue_pages
+from backend.admin.sign_in import sign_in
+from backend.admin.users import Users
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
@@ -20,9 +24,11 @@ from backend.newcomers import Newcomers
 from backend.pictures import PictureReader
 from backend.routes import routes
 from backend.serving import ServingCaptioners
+from backend.throttle import Throttle
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
+from worker.audit import AuditLog
 from worker.queues import connect
 from worker.settings import Settings
 
@@ -39,12 +45,16 @@ def create_app(settings: Settings) -> Flask:
     app.extensions[EXTENSION] = parts
     answer_errors(app)
     _count_requests(app, parts.metrics)
-    protect(app, settings)
+    throttle, audit = Throttle(settings.redis_url), AuditLog(parts.redis)
+    protect(app, settings, throttle, audit)
+    Access(Users(settings), throttle, audit).guard(app)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
     add_admin_parts(app, settings)
     app.register_blueprint(admin)
     app.register_blueprint(api)
+    app.register_blueprint(sign_in)
+    app.register_blueprint(audit_pages)
     mount_queue_pages(app, settings.redis_url)
     watch_queues(parts)
     return app

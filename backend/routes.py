@@ -17,6 +17,7 @@ from backend.events import START_TRAINING
 from backend.fields import checked, need, need_objects, parse_project_id
 from backend.versions import promote_version
 from model.errors import RequestError
+from worker.audit import AuditLog
 
 routes = Blueprint("label_studio", __name__)
 
@@ -126,6 +127,8 @@ def duplicate_model() -> Response:
         corrections=(),
         decision=f"copied from version {captioner.version} of project {source}",
     )
+    audit = AuditLog(parts().redis)
+    audit.write("POST /duplicate_model", "version copied", target, version=copy.name, source=source)
     return jsonify(model_version=copy.name)
 
 

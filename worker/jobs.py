@@ -16,6 +16,7 @@ from model.training.captions import word_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
+from worker.audit import THE_WORKER, AuditLog
 from worker.corrections import CorrectionInbox
 from worker.dataset import Dataset, build_dataset, find_wording
 from worker.fine_tuning import fine_tune
@@ -81,6 +82,8 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
         version = record(registry, project_id, made, serving.version, reason)
         inbox.mark_trained(project_id, change_number)
+        decided = "version published" if version.published else "version refused"
+        AuditLog(redis).write(THE_WORKER, decided, project_id, version=version.name, reason=version.decision)
         calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from backend.admin.access import current_user
+from backend.admin.access import current_user, write_down
+from backend.admin.jobs import JobFacts
 from backend.captioning import CaptioningParts
 from backend.versions import promote_version, roll_back
 from model.errors import RequestError
-from worker.audit import AuditLog
 from worker.control import RetrainingControl, cancel_job, retry_job, stop_job
 from worker.queues import enqueue_retraining
 
@@ -89,17 +89,32 @@ def retry(parts: CaptioningParts, job_id: str) -> str:
 JOB_ACTIONS: dict[str, JobAction] = {action.__name__: action for action in (stop, cancel, retry)}
 
 
+DONE = {
+    "train": "training asked for",
+    "pause": "learning paused",
+    "drain": "learning drained",
+    "resume": "learning resumed",
+    "exclude": "correction excluded",
+    "include": "correction used again",
+    "stop": "job stopped",
+    "cancel": "job cancelled",
+    "retry": "job run again",
+}
+"""As the audit log has it; that another version serves is written down where it is done."""
+
+
 def act_on_project(parts: CaptioningParts, project_id: int, action: str, fields: Fields) -> str:
-    """Do it, note who did, and return what to tell the person."""
+    """Do it, write down who did, and return what to tell the person."""
     said = PROJECT_ACTIONS[action](parts, project_id, fields)
-    AuditLog(parts.redis).write(who(), action, project_id, **fields, outcome=said)
+    if action in DONE:
+        write_down(DONE[action], project_id, **fields)
     return said
 
 
-def act_on_job(parts: CaptioningParts, job_id: str, action: str, project_id: int | None) -> str:
-    """Do it, note who did, and return what to tell the person."""
-    said = JOB_ACTIONS[action](parts, job_id)
-    AuditLog(parts.redis).write(who(), f"{action} job", project_id, job=job_id, outcome=said)
+def act_on_job(parts: CaptioningParts, job: JobFacts, action: str) -> str:
+    """Do it, write down who did, and return what to tell the person."""
+    said = JOB_ACTIONS[action](parts, job.job_id)
+    write_down(DONE[action], job.project_id, job=job.job_id)
     return said
 
 

@@ -175,7 +175,7 @@ def job_action(job_id: str, action: str) -> Any:
     if action not in JOB_ACTIONS:
         raise NotFound(f"there is no action {action!r}; there are {', '.join(JOB_ACTIONS)}")
     found = need_job(job_id)
-    return _told(lambda: act_on_job(parts(), job_id, action, found.project_id))
+    return _told(lambda: act_on_job(parts(), found, action))
 
 
 def need_project(project_id: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import chartkick
-from flask import Blueprint, Response, make_response, render_template, request, send_from_directory, url_for
+from flask import Blueprint, Response, g, render_template, request, send_from_directory
 from redis import RedisError
 
 from backend.admin.api import find_corrections, find_jobs, find_version, need_job, need_project
@@ -20,56 +20,64 @@ from worker.ledger import read_ledger
 
 admin = Blueprint("admin", __name__, url_prefix="/admin", static_folder="../static")
 
-_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 _CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
 
 
 @admin.get("/")
-def overview() -> Response:
-    return page("overview.html", seen=look_around(parts(), admin_parts().label_studio))
+def overview() -> str:
+    return render_template("admin/overview.html", seen=look_around(parts(), admin_parts().label_studio))
 
 
 @admin.get("/projects/<int:project_id>/")
-def project(project_id: int) -> Response:
+def project(project_id: int) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Project {project_id}")
     need_project(project_id)
-    tree = version_tree(parts().captioners.registry, parts().redis, project_id)
-    ledger = read_ledger(parts().redis, project_id)
-    jobs = [job for job in recent_jobs(parts().redis) if job.project_id == project_id]
-    return page(
-        "project.html",
+    return render_template(
+        "admin/project.html",
         project_id=project_id,
         project=look_at_project(parts(), project_id),
-        tree=tree,
-        ledger=ledger,
+        tree=version_tree(parts().captioners.registry, parts().redis, project_id),
+        ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
-        jobs=jobs,
+        jobs=[job for job in recent_jobs(parts().redis) if job.project_id == project_id],
         state=RetrainingControl(parts().redis).state(project_id),
     )
 
 
 @admin.get("/projects/<int:project_id>/versions/<name>/")
-def version(project_id: int, name: str) -> Response:
+def version(project_id: int, name: str) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=name)
     need_project(project_id)
     found = find_version(project_id, name)
     facts = next(
         one for one in version_tree(parts().captioners.registry, parts().redis, project_id) if one.name == name
     )
-    return page("version.html", project_id=project_id, version=found, facts=facts)
+    return render_template("admin/version.html", project_id=project_id, version=found, facts=facts)
 
 
 @admin.get("/projects/<int:project_id>/corrections/")
-def corrections(project_id: int) -> Response:
-    return page("corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args)
+def corrections(project_id: int) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Corrections of project {project_id}")
+    return render_template(
+        "admin/corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args
+    )
 
 
 @admin.get("/jobs/")
-def jobs() -> Response:
-    return page("jobs.html", jobs=find_jobs(), states=STATES, state=request.args.get("state", ""))
+def jobs() -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title="Jobs")
+    return render_template("admin/jobs.html", jobs=find_jobs(), states=STATES, state=request.args.get("state", ""))
 
 
 @admin.get("/jobs/<job_id>/")
-def job(job_id: str) -> Response:
-    return page("job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
+def job(job_id: str) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Job {job_id}")
+    return render_template("admin/job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
 
 
 @admin.get("/charts/<path:name>")
@@ -78,19 +86,14 @@ def charts(name: str) -> Response:
     return send_from_directory(_CHARTS, name, max_age=86_400)
 
 
-def page(template: str, **facts: Any) -> Response:
-    """Return a page, under the rules of what it may load."""
-    response = make_response(render_template(f"admin/{template}", is_redis_up=_is_redis_up(), **facts))
-    response.headers["Content-Security-Policy"] = _POLICY
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _is_redis_up() -> bool:
-    try:
-        return bool(parts().redis.ping())
-    except RedisError:
-        return False
+def redis_answers() -> bool:
+    """Return whether Redis answers; asked once for each request."""
+    if "redis_answers" not in g:
+        try:
+            g.redis_answers = bool(parts().redis.ping())
+        except RedisError:
+            g.redis_answers = False
+    return bool(g.redis_answers)
 
 
 @admin.app_template_filter("share")
@@ -116,6 +119,6 @@ def moment(written: str | None) -> str:
     return "–" if not written else written[:19].replace("T", " ")
 
 
-@admin.context_processor
+@admin.app_context_processor
 def helpers() -> dict[str, Any]:
-    return {"here": request.full_path.rstrip("?"), "queues_url": url_for("rq_dashboard.queues_overview")}
+    return {"here": request.full_path.rstrip("?"), "redis_answers": redis_answers}

@@ -26,7 +26,8 @@ async function refresh() {
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const place of places) {
       const other = fresh.getElementById(place.id);
-      if (!other || other.innerHTML === place.dataset.before) continue;
+      if (!other) { location.reload(); return; }
+      if (other.innerHTML === place.dataset.before) continue;
       place.dataset.before = other.innerHTML;
       keepCharts(place, other);
       place.replaceChildren(...other.childNodes);

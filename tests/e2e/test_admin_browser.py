@@ -26,6 +26,7 @@ PAGES = {
     "version": "/admin/projects/1/versions/{version}/",
     "corrections": "/admin/projects/1/corrections/",
     "jobs": "/admin/jobs/",
+    "audit": "/admin/audit/",
 }
 
 
@@ -93,7 +94,7 @@ def publish(backend: BackendClient, decision: str) -> str:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page of somebody who is signed in; an error in the browser's console fails the test."""
+    """Open a page and sign in to it; an error in the browser's console fails the test."""
     complaints: list[str] = []
 
     def open_page(address: str, size: str = "desk", scheme: str = "light") -> Page:
@@ -101,12 +102,16 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
-            http_credentials={"username": LOGIN[0], "password": LOGIN[1]},
         )
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address, wait_until="networkidle")
+        page.goto(address)
+        page.get_by_label("Name").fill(LOGIN[0])
+        page.get_by_label("Password").fill(LOGIN[1])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(address)
+        page.wait_for_load_state("networkidle")
         return page
 
     yield open_page

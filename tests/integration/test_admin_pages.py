@@ -22,7 +22,14 @@ from worker.ledger_records import record_submission
 from worker.queues import enqueue_retraining
 
 ADMIN = ("admin", "right")
-PAGES = ("/admin/", "/admin/jobs/", "/admin/jobs/?state=failed", "/admin/projects/1/", "/admin/projects/1/corrections/")
+PAGES = (
+    "/admin/",
+    "/admin/audit/",
+    "/admin/jobs/",
+    "/admin/jobs/?state=failed",
+    "/admin/projects/1/",
+    "/admin/projects/1/corrections/",
+)
 
 
 @pytest.fixture
@@ -153,6 +160,7 @@ def test_answers_are_as_described(admin: BackendClient, description: dict[str, A
         "/projects/{project_id}/learning": "/projects/1/learning",
         "/projects/{project_id}/edits": "/projects/1/edits",
         "/projects/{project_id}/corrections": "/projects/1/corrections",
+        "/audit": "/audit",
         "/jobs": "/jobs",
         "/jobs/{job_id}": f"/jobs/{job_id}",
         "/jobs/{job_id}/losses": f"/jobs/{job_id}/losses",

@@ -11,6 +11,7 @@ from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.acceptance import roll_back_if_accepted_less
+from worker.audit import AuditLog
 from worker.fine_tuning import fine_tune
 from worker.ledger_records import LedgerRecords, record_submission
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
@@ -153,6 +154,7 @@ def test_a_published_version_is_followed_by_a_refresh_of_label_studios_predictio
     [job] = queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs
     assert job.func_name == "backend.jobs.refresh_predictions"
     assert list(job.args) == [1, outcome["version"]]
+    assert audited(in_this_process) == [("the worker", "version published", 1, outcome["version"])]
 
 
 def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
@@ -172,6 +174,7 @@ def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
     assert in_this_process.registry.serving(1) == in_this_process.bundle.version
     assert queue(in_this_process.redis, LABEL_STUDIO_QUEUE).count == 0
     assert in_this_process.inbox.waiting(1) == 0
+    assert audited(in_this_process) == [("the worker", "version refused", 1, version.name)]
 
 
 def test_a_person_who_promotes_during_a_training_is_not_overruled(
@@ -224,6 +227,12 @@ def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_tra
     assert outcome["decision"] == "the project has no corrections any more"
 
 
+def audited(workplace: Workplace) -> list[tuple[str, str, int | None, str]]:
+    """Who did what to which project's version, the latest first."""
+    found = AuditLog(workplace.redis).read()
+    return [(entry.who, entry.action, entry.project_id, entry.details["version"]) for entry in found]
+
+
 def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, start: int) -> None:
     """Fill the ledger as annotators would who accept some suggestions of a version and edit others."""
     for number in range(start, start + accepted + edited):
@@ -247,6 +256,7 @@ def test_a_version_whose_suggestions_are_accepted_less_gives_its_place_back(in_t
     assert registry.versions(1)[-1].parent == bundle
     refreshed = [list(job.args) for job in queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs]
     assert [1, bundle] in refreshed
+    assert ("the worker", "version rolled back", 1, bundle) in audited(in_this_process)
 
 
 def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_this_process: Workplace) -> None:
