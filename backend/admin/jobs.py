@@ -125,10 +125,11 @@ def _latest_ids(jobs: Queue, state: str | None, count: int) -> Iterator[str]:
         ("failed", jobs.failed_job_registry),
         ("failed", jobs.canceled_job_registry),
         ("waiting", jobs.deferred_job_registry),
-        ("waiting", jobs.scheduled_job_registry),
     ):
-        if state in {None, name} and (state or registry is not jobs.scheduled_job_registry):
+        if state in {None, name}:
             yield from registry.get_job_ids(-count, -1, cleanup=False)
+    if state == "waiting":  # among all others those to come are noise
+        yield from jobs.scheduled_job_registry.get_job_ids(0, count, cleanup=False)
 
 
 def _project_id(arguments: Sequence[Any] | None) -> int | None:
