@@ -6,8 +6,9 @@ import time
 
 from flask import Flask, Response, g, request
 
-from backend.admin.operations import operations, watch_queues
+from backend.admin.operations import operations
 from backend.admin.queue_pages import mount_queue_pages
+from backend.admin.shared_metrics import SharedMetrics
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
@@ -40,7 +41,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(routes)
     app.register_blueprint(operations)
     mount_queue_pages(app, settings.redis_url)
-    watch_queues(parts)
+    parts.metrics.registry.register(SharedMetrics(parts))
     return app
 
 
@@ -73,9 +74,7 @@ def _count_requests(app: Flask, metrics: Metrics) -> None:
     @app.after_request
     def count_answer(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.requests.labels(route, response.status_code).inc()
-        if route == "/webhook":
-            metrics.observe_webhook(time.perf_counter() - g.arrived_at)
+        metrics.observe_request(route, response.status_code, time.perf_counter() - g.arrived_at)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")

@@ -26,7 +26,7 @@ from model.errors import StoreError, TaskError
 from model.store import Store
 from model.vision.features import FeatureStore
 from worker.calibration import read_calibration
-from worker.corrections import Correction, CorrectionInbox
+from worker.corrections import CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
 from worker.policy import is_withheld
 from worker.queues import enqueue_retraining, retrain_when_due
@@ -172,7 +172,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
     ) -> Any:
         if isinstance(seen, TaskError):
             self.parts.metrics.predictions.labels("failed").inc()
-            self.parts.metrics.task_failures.labels(type(seen).__name__).inc()
+            self.parts.metrics.image_failures.labels(seen.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
         alternatives = self.parts.settings.alternatives
@@ -225,8 +225,6 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         parts.ledger.forget_tasks(project_id, news.deleted_tasks)
         parts.ledger.remove(project_id, set(news.removed_annotations) - skipped)
         parts.ledger.remove_controls(project_id, news.emptied_controls)
-        if forgotten:
-            parts.metrics.corrections.labels("removed").inc(forgotten)
         return forgotten
 
     def _store(self, submission: Submission) -> bool:
@@ -236,16 +234,15 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         )
         correction = with_proposal(submission, suggestions)
         is_news = self.parts.inbox.store(correction)
-        self.parts.ledger.store(record_submission(correction, suggestions))
-        if is_news:
-            self.parts.metrics.corrections.labels(_kind(correction)).inc()
+        record = record_submission(correction, suggestions)
+        self.parts.ledger.store(record)
         logger.info(
-            "correction %s project=%s task=%s annotation=%s kind=%s version=%s",
+            "correction %s project=%s task=%s annotation=%s outcome=%s version=%s",
             "stored" if is_news else "known",
             correction.project_id,
             correction.task_id,
             correction.annotation_id,
-            _kind(correction),
+            record.outcome,
             correction.model_version,
         )
         return is_news
@@ -263,10 +260,3 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
 
 def _readable(seen: list[Picture] | TaskError) -> list[Picture]:
     return [] if isinstance(seen, TaskError) else seen
-
-
-def _kind(correction: Correction) -> str:
-    """Sort a correction for the statistics: written without a proposal, edited, or accepted."""
-    if correction.proposed is None:
-        return "written"
-    return "edited" if correction.is_edit else "accepted"

@@ -163,7 +163,7 @@ def _pictures(
 def _outcome(future: "Future[_Fetched]") -> _Fetched | ImageError:
     if not future.done():
         future.cancel()
-        return ImageError(f"the image was not there after {FETCH_BUDGET_S:g} s")
+        return ImageError(f"the image was not there after {FETCH_BUDGET_S:g} s", "slow")
     try:
         return future.result()
     except ImageError as problem:

@@ -17,6 +17,7 @@ from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
 from worker.corrections import CorrectionInbox
+from worker.counts import JobCounts
 from worker.dataset import Dataset, build_dataset, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
@@ -80,6 +81,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
         version = record(registry, project_id, made, serving.version, reason)
         inbox.mark_trained(project_id, change_number)
+        JobCounts(redis).gate_decided(version.published, project_id)
         calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)

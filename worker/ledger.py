@@ -160,6 +160,9 @@ class Acceptance:
 
     accepted: int
     judged: int
+    word_edits: int
+    compared: int
+    """Captions whose word edits are counted."""
 
 
 def read_ledger(redis: Redis, project_id: int) -> Ledger:
@@ -186,11 +189,15 @@ def read_ledger(redis: Redis, project_id: int) -> Ledger:
 def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> dict[str, Acceptance]:
     """Return how many suggestions of each version were accepted, of how many that were judged; one small question."""
     outcomes: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
-    names = [total_field(outcome, "shown", None, version) for version in versions for outcome in outcomes]
+    counters = (*outcomes, "word_edits", "compared")
+    names = [total_field(counter, "shown", None, version) for version in versions for counter in counters]
     found = redis.hmget(ledger_key("ledger-totals", project_id), names) if names else []
     counts = iter([int(number or 0) for number in found])
-    of_version = {version: [next(counts) for _ in outcomes] for version in versions}
-    return {version: Acceptance(accepted=found[0], judged=sum(found)) for version, found in of_version.items()}
+    of_version = {version: [next(counts) for _ in counters] for version in versions}
+    return {
+        version: Acceptance(accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared)
+        for version, (*judged, word_edits, compared) in of_version.items()
+    }
 
 
 class _Cell(NamedTuple):

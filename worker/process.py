@@ -32,6 +32,7 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
+from worker.counts import JobCounts
 from worker.queues import schedule_pull
 from worker.settings import Settings
 
@@ -98,8 +99,12 @@ class CaptionWorker(SpawnWorker):
         started = time.monotonic()
         super().monitor_work_horse(job, queue)
         # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
-        seconds = time.monotonic() - started
-        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
+        seconds, status = time.monotonic() - started, _status(job)
+        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
+        try:
+            JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
+        except RedisError as problem:
+            logger.warning("job not counted job=%s problem=%s", job.id, problem)
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""
@@ -174,6 +179,15 @@ def _status(job: Job) -> str:
         return job.get_status().value
     except InvalidJobOperation:
         return "gone"
+
+
+def _kind(job: Job) -> str:
+    return str(job.func_name).rpartition(".")[2]
+
+
+def _outcome(status: str) -> str:
+    """Return the status of a job that came to its end; any other says that it will run again."""
+    return status if status in {"finished", "failed", "stopped", "canceled", "gone"} else "repeated"
 
 
 def _source_folder() -> str:

@@ -44,6 +44,8 @@ class QueueFacts:
 
     name: str
     waiting: int
+    oldest_waiting_s: float | None
+    """How long the next job has waited; None when none does."""
     deferred: int
     """Wait for another job."""
     scheduled: int
@@ -130,6 +132,7 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
         yield QueueFacts(
             name=name,
             waiting=jobs.count,
+            oldest_waiting_s=_oldest_waiting_s(jobs),
             deferred=jobs.deferred_job_registry.get_job_count(cleanup=False),
             scheduled=jobs.scheduled_job_registry.get_job_count(cleanup=False),
             running=jobs.started_job_registry.get_job_count(cleanup=False),
@@ -155,6 +158,11 @@ def recent_jobs(redis: Redis) -> tuple[JobFacts, ...]:
     found = Job.fetch_many(job_ids, connection=redis, serializer=JSONSerializer)
     facts = [_job_facts(job) for job in found if job is not None]
     return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:JOBS_SHOWN])
+
+
+def _oldest_waiting_s(jobs: Queue) -> float | None:
+    found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
+    return next((_age_s(job.enqueued_at) for job in found if job is not None), None)
 
 
 def _latest_ids(jobs: Queue) -> list[str]:
