@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from tests.e2e.conftest import Connected, LabelStudio, Product, missing
+from tests.e2e.conftest import Connected, LabelStudio, Product
 from tests.e2e.pictures import seeds_with
+from tests.missing import missing
 
 pytestmark = pytest.mark.browser
 

@@ -14,8 +14,8 @@ from model.decoders.search import DecodingOptions
 from model.metrics.evaluation import JudgedCaption, evaluate
 from model.metrics.gallery import write_gallery
 from model.metrics.scores import ImageMetrics
-from tests.e2e.conftest import missing
 from tests.factories import make_captioner, make_image
+from tests.missing import missing
 
 pytestmark = pytest.mark.browser
 
