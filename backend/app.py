@@ -1,8 +1,10 @@
 """The Flask application: parts that live as long as the process, routes, protection and error answers."""
 
+import logging
 import os
 import threading
 import time
+from http import HTTPStatus
 
 from flask import Flask, Response, g, request
 
@@ -22,7 +24,13 @@ from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.queues import connect
+from worker.request_id import begin_request, end_request
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REQUEST_HEADER = "X-Request-ID"
+PROBES = ("/", "/health", "/ready", "/metrics")
 
 
 def create_app(settings: Settings) -> Flask:
@@ -36,7 +44,7 @@ def create_app(settings: Settings) -> Flask:
     parts = make_parts(settings)
     app.extensions[EXTENSION] = parts
     answer_errors(app)
-    _count_requests(app, parts.metrics)
+    _watch_requests(app, parts.metrics)
     protect(app, settings)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
@@ -64,18 +72,29 @@ def make_parts(settings: Settings) -> CaptioningParts:
     )
 
 
-def _count_requests(app: Flask, metrics: Metrics) -> None:
-    """Count and time every request, the refused ones too, and add the headers that browsers expect."""
+def _watch_requests(app: Flask, metrics: Metrics) -> None:
+    """Name, count, time and log every request, the refused ones too, and add the headers that browsers expect."""
 
     @app.before_request
     def remember_arrival() -> None:
+        g.request_id = begin_request(request.headers.get(REQUEST_HEADER))
         g.arrived_at = time.perf_counter()
 
     @app.after_request
-    def count_answer(response: Response) -> Response:
+    def tell_answer(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.observe_request(route, response.status_code, time.perf_counter() - g.arrived_at)
+        seconds = time.perf_counter() - g.arrived_at
+        metrics.observe_request(route, response.status_code, seconds)
+        # Of probes only what is wrong: they come every few seconds.
+        level = logging.DEBUG if route in PROBES and response.status_code == HTTPStatus.OK else logging.INFO
+        answer = (request.method, route, response.status_code, round(seconds, 4))
+        logger.log(level, "request done method=%s route=%s status=%s seconds=%s", *answer)
+        response.headers[REQUEST_HEADER] = g.request_id
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")
         return response
+
+    @app.teardown_request
+    def forget_request(_problem: BaseException | None) -> None:
+        end_request()

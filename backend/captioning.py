@@ -30,6 +30,7 @@ from worker.corrections import CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
 from worker.policy import is_withheld
 from worker.queues import enqueue_retraining, retrain_when_due
+from worker.request_id import current_request_id
 from worker.settings import Settings
 from worker.suggestions import Suggestion, SuggestionLog
 
@@ -126,8 +127,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             self._record_skip(skip)
         if news.wants_training:
             return {"job": self.start_training(news.project_id)}
-        if changed:
-            self._retrain_when_due(news.project_id)
+        job_id = self._retrain_when_due(news.project_id) if changed else None
+        logger.info("webhook done action=%s project=%s changed=%s job=%s", event, news.project_id, changed, job_id)
         return {"changed": changed}
 
     def start_training(self, project_id: int) -> str:
@@ -232,7 +233,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         suggestions = self.parts.suggestions.find(
             submitted.project_id, submitted.task_id, submitted.control, submitted.image_ref
         )
-        correction = with_proposal(submission, suggestions)
+        correction = replace(with_proposal(submission, suggestions), request_id=current_request_id())
         is_news = self.parts.inbox.store(correction)
         record = record_submission(correction, suggestions)
         self.parts.ledger.store(record)
@@ -251,11 +252,12 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         suggestions = self.parts.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
         self.parts.ledger.store(record_skip(skip, suggestions))
 
-    def _retrain_when_due(self, project_id: int) -> None:
+    def _retrain_when_due(self, project_id: int) -> str | None:
         try:
-            retrain_when_due(self.parts.redis, self.parts.settings, project_id)
+            return retrain_when_due(self.parts.redis, self.parts.settings, project_id)
         except RedisError as problem:  # the corrections are safe, and the next one triggers again
             logger.warning("trigger lost project=%s problem=%s", project_id, problem)
+            return None
 
 
 def _readable(seen: list[Picture] | TaskError) -> list[Picture]:

@@ -25,6 +25,7 @@ from worker.holdout import Holdout
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
+from worker.request_id import current_request_id
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,8 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "corrections_left_out": dict(dataset.left_out),
             "known_until": dataset.newest_at,
             "trigger": reason,
+            "request": current_request_id(),
+            "requests": dataset.requests,
         },
         corrections=dataset.corrections,
         decision=made.decision.reason,
@@ -204,5 +207,16 @@ def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
         "left_out": dict(made.dataset.left_out),
         "training_s": round(made.training.seconds, 1),
     }
-    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in told.items()))
+    logger.info(
+        "retraining done project=%s version=%s published=%s corrections=%s held_out=%s training_s=%s requests=%s "
+        "decision=%r",
+        version.project_id,
+        version.name,
+        version.published,
+        told["corrections"],
+        told["held_out"],
+        told["training_s"],
+        ",".join(made.dataset.requests),
+        version.decision,
+    )
     return told

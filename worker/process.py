@@ -34,6 +34,7 @@ import worker
 from model.errors import LabelStudioError, StoreError
 from worker.counts import JobCounts
 from worker.queues import schedule_pull
+from worker.request_id import request_of
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -97,9 +98,13 @@ class CaptionWorker(SpawnWorker):
 
     def monitor_work_horse(self, job: Job, queue: Queue) -> None:
         started = time.monotonic()
-        super().monitor_work_horse(job, queue)
-        # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
-        seconds, status = time.monotonic() - started, _status(job)
+        with request_of(job.meta):
+            super().monitor_work_horse(job, queue)
+            # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
+            self._tell_end(job, queue, time.monotonic() - started)
+
+    def _tell_end(self, job: Job, queue: Queue, seconds: float) -> None:
+        status = _status(job)
         logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
         try:
             JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
