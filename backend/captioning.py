@@ -33,6 +33,7 @@ from worker.queues import enqueue_retraining, retrain_when_due
 from worker.request_id import current_request_id
 from worker.settings import Settings
 from worker.suggestions import Suggestion, SuggestionLog
+from worker.telemetry import span
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         self.project_id = parse_project_id(project_id) if project_id else 0
         self.parts = parts or current_app.extensions[EXTENSION]
 
+    @span("predict")
     def predict(
         self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
@@ -112,6 +114,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, pictures, strict=True)
         ]
 
+    @span("webhook")
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Do what a webhook asks for; what it says about captions is durable when this returns.
 

@@ -13,6 +13,8 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from worker.telemetry import span
+
 _STAGES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0)
 _WEBHOOK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -38,7 +40,8 @@ class Metrics:
     def timed_stage(self, stage: str) -> Iterator[None]:
         """Time a stage of /predict: fetch, encode, decode."""
         began = perf_counter()
-        yield
+        with span(stage):
+            yield
         self._predict_stage.labels(stage).observe(perf_counter() - began)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:

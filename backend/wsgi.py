@@ -19,6 +19,7 @@ from model.captioner import prefer_fast_products
 from worker.logs import set_up_logging
 from worker.queues import schedule_pull
 from worker.settings import Settings
+from worker.telemetry import start_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def make_app(settings: Settings) -> Flask:
 
 
 def begin_beside_requests(parts: CaptioningParts) -> None:
-    """Load the weights, and ask for what was annotated while no backend listened, beside the requests."""
+    """Load the weights, ask for what was annotated while no backend listened, export spans: beside the requests."""
+    start_telemetry("captioner-backend")
     parts.captioners.start_loading()
     threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
 

@@ -15,12 +15,14 @@ from worker.process import CaptionWorker
 from worker.queues import connect_patiently, queue
 from worker.request_id import request_of
 from worker.settings import Settings
+from worker.telemetry import start_telemetry
 
 
 def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> None:
     """Run the job; the process ends in here, with 0 unless the job could not even be recorded as failed."""
     settings = Settings.from_env()
     set_up_logging(settings.log_format)
+    start_telemetry("captioner-worker")
     redis = connect_patiently(settings.redis_url)
     home = queue(redis, queue_name)
     worker = CaptionWorker.find_by_key(worker_key, connection=redis, serializer=home.serializer)

@@ -33,9 +33,11 @@ from rq.worker_registration import register
 import worker
 from model.errors import LabelStudioError, StoreError
 from worker.counts import JobCounts
+from worker.origin import TRACE_META
 from worker.queues import schedule_pull
 from worker.request_id import request_of
 from worker.settings import Settings
+from worker.telemetry import fail_span, flush_telemetry, span
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,14 @@ class CaptionWorker(SpawnWorker):
             JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
         except RedisError as problem:
             logger.warning("job not counted job=%s problem=%s", job.id, problem)
+
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        with span(f"job {_kind(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
+            went_well = super().perform_job(job, queue)
+            if not went_well:
+                fail_span("the job failed")
+        flush_telemetry()
+        return went_well
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""

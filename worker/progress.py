@@ -8,8 +8,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from model.training.record import TrainingProgress
+from worker.origin import kept_origin
 from worker.queues import connect
-from worker.request_id import kept_origin
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from worker.corrections import CorrectionInbox
+from worker.origin import job_origin
 from worker.policy import should_retrain
-from worker.request_id import job_origin
 from worker.settings import Settings
 
 LABEL_STUDIO_QUEUE = "label-studio"

@@ -34,17 +34,6 @@ def end_request() -> None:
     _current.set(None)
 
 
-def job_origin() -> dict[str, Any]:
-    """Return what the meta of a job tells of the request that leads to it."""
-    request_id = current_request_id()
-    return {} if request_id is None else {META: request_id}
-
-
-def kept_origin(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a job's meta that `job_origin` wrote."""
-    return {name: meta[name] for name in (META,) if name in meta}
-
-
 @contextmanager
 def request_of(meta: Mapping[str, Any]) -> Iterator[None]:
     """Work for the request that led to the job of this meta, if one did."""

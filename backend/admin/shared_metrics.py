@@ -60,6 +60,10 @@ class SharedMetrics(Collector):
     def __init__(self, parts: CaptioningParts) -> None:
         self._parts = parts
         self._label_studio = LabelStudioHealth(parts.settings.label_studio_url)
+        self._about = {
+            "version": version("label-studio-captioner"),
+            "bundle": parts.captioners.registry.base_version,
+        }
 
     def collect(self) -> Iterator[Metric]:
         found = self._ask()
@@ -69,8 +73,7 @@ class SharedMetrics(Collector):
         yield _gauge("neighbour_up", "1 while it answers.", ["neighbour"], found.up.items())
         loaded = self._parts.captioners.is_loaded
         yield GaugeMetricFamily("captioner_bundle_loaded", "1 once predictions need not wait.", value=loaded)
-        about = {"version": version("label-studio-captioner"), "bundle": self._parts.captioners.registry.base_version}
-        yield InfoMetricFamily("captioner", "The program and the bundle that every project starts with.", value=about)
+        yield InfoMetricFamily("captioner", "Program and bundle that every project starts with.", value=self._about)
 
     def _ask(self) -> _Shared:
         found = _Shared()

@@ -1,6 +1,7 @@
 import pytest
 
-from worker.request_id import begin_request, current_request_id, end_request, job_origin, kept_origin, request_of
+from worker.origin import job_origin, kept_origin
+from worker.request_id import begin_request, current_request_id, end_request, request_of
 
 
 @pytest.mark.parametrize("given", ["0a1b2c3d", "req-7.of_today", "x" * 64])
