@@ -93,7 +93,8 @@ class ImageFetcher:
         except LabelStudioError as cause:
             raise ImageError(f"{shown(image_ref)} cannot be fetched: {cause}", "unreachable") from cause
         except (requests.RequestException, HTTPError, OSError, ValueError) as cause:
-            raise ImageError(f"{shown(image_ref)} cannot be fetched: {_reason(cause)}", _problem(cause)) from cause
+            words, problem = _reason(cause)
+            raise ImageError(f"{shown(image_ref)} cannot be fetched: {words}", problem) from cause
 
     def _address(self, image_ref: str, task_id: int) -> str:
         """Return the URL to ask for a reference of any kind."""
@@ -204,27 +205,22 @@ def _redirect_target(response: requests.Response) -> str:
     return target
 
 
-def _reason(cause: Exception) -> str:
-    """Say in words what went wrong on the network; the libraries' own texts repeat the whole URL."""
+def _reason(cause: Exception) -> tuple[str, ImageProblem]:
+    """Say in words and in one what went wrong on the network; the libraries' own texts repeat the whole URL."""
     if isinstance(cause, requests.exceptions.SSLError):
-        return "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
+        words = "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
+        return words, "unreachable"
     if isinstance(cause, requests.exceptions.ConnectTimeout):
-        return "its host does not answer"
+        return "its host does not answer", "unreachable"
     if isinstance(cause, requests.exceptions.ReadTimeout) or "timed out" in str(cause):
-        return "its host stopped sending"
+        return "its host stopped sending", "slow"
     if isinstance(cause, ProtocolError):
-        return "its host broke off"
+        return "its host broke off", "unreachable"
     if isinstance(cause, requests.exceptions.ConnectionError):
-        return "its host cannot be reached"
-    return "the address is not valid" if isinstance(cause, ValueError) else type(cause).__name__
-
-
-def _problem(cause: Exception) -> ImageProblem:
-    """Return the one word for what `_reason` says in several."""
-    if isinstance(cause, requests.exceptions.Timeout) or "timed out" in str(cause):
-        return "slow"
-    is_network = isinstance(cause, requests.exceptions.ConnectionError | HTTPError)
-    return "address" if isinstance(cause, ValueError) and not is_network else "unreachable"
+        return "its host cannot be reached", "unreachable"
+    if isinstance(cause, ValueError):
+        return "the address is not valid", "address"
+    return type(cause).__name__, "unreachable"
 
 
 def _refusal(response: requests.Response) -> ImageProblem:

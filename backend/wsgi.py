@@ -76,8 +76,8 @@ def make_app(settings: Settings) -> Flask:
 
 
 def begin_beside_requests(parts: CaptioningParts) -> None:
-    """Load the weights, ask for what was annotated while no backend listened, export spans: beside the requests."""
-    start_telemetry("captioner-backend")
+    """Load the weights, and ask for what was annotated while no backend listened, beside the requests."""
+    start_telemetry("captioner-backend")  # its thread, too, lives only after the fork
     parts.captioners.start_loading()
     threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
 

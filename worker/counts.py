@@ -70,11 +70,10 @@ class JobCounts:
 
     def read(self) -> Counts:
         """Return all of it; one question, however much was counted."""
-        return parse_counts(self.redis.hgetall(COUNTS_KEY))
+        return _counts(self.redis.hgetall(COUNTS_KEY))
 
 
-def parse_counts(fields: Mapping[bytes | str, bytes | str]) -> Counts:
-    """Read the hash as Redis answers it."""
+def _counts(fields: Mapping[bytes | str, bytes | str]) -> Counts:
     found: dict[str, dict[tuple[str, str], int]] = {"gate": {}, "correction": {}, "edit": {}}
     jobs: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for name, number in fields.items():

@@ -16,7 +16,7 @@ from worker.request_id import current_request_id
 _PLACE = re.compile(r"(?:(?<!\S)(?P<name>\w+)=)?(?P<form>%[#0 +-]*[\d.]*[a-zA-Z%])")
 
 
-def set_up_logging(log_format: str = "text") -> None:
+def set_up_logging(log_format: str) -> None:
     """Write lines to standard error from now on, as `text` or as `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLine() if log_format == "json" else TextLine())

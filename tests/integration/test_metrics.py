@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from redis import Redis
 from backend.demo.services import Services, free_port, our_environment, wait_until
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_suggestion, make_task
-from tests.image_server import ImageServer
+from tests.image_server import ImageServer, send
 from tests.redis_server import RedisServer
 from tests.scrape import samples
 from tests.worker_process import WorkerProcess
@@ -47,9 +48,22 @@ def test_metrics_count_what_happened(backend: BackendClient, image_server: Image
     assert 0 <= found['captioner_corrections_oldest_seconds{project="6"}'] < DEADLINE_S
     base_version = backend.parts.captioners.registry.base_version
     assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
-    assert found[f'captioner_info{{bundle="{base_version}",version="0.1.0"}}'] == 1
+    assert found[f'captioner_info{{bundle="{base_version}",version="{version("label-studio-captioner")}"}}'] == 1
     assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
     assert found["captioner_workers_alive"] == 0
+
+
+def test_metrics_tell_why_images_could_not_be_had(backend: BackendClient, image_server: ImageServer) -> None:
+    image_server.pages["/broken.png"] = b"no image"
+    image_server.pages["/private.png"] = lambda handler: send(handler, 401, b"")
+    refs = ("/missing.png", "/broken.png", "/private.png", "ftp://host/a.png", "http://127.0.0.1:9/a.png")
+
+    backend.predict([make_task(id=number, data={"captioning": ref}) for number, ref in enumerate(refs)])
+
+    found = scrape(backend)
+    assert {
+        name.split('"')[1]: count for name, count in found.items() if "image_failures_total" in name
+    } == dict.fromkeys(("missing", "unreadable", "refused", "address", "unreachable"), 1)
 
 
 def test_metrics_tell_what_annotators_made_of_the_serving_version(backend: BackendClient) -> None:

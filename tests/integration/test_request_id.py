@@ -14,6 +14,7 @@ from tests.image_server import ImageServer
 from tests.payloads import load_payload
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Workplace
+from worker.request_id import current_request_id
 
 ACCEPTED = "20_webhook_ANNOTATION_CREATED_accepted"
 PROJECT = 6
@@ -81,6 +82,7 @@ def test_every_answer_tells_its_id_and_probes_are_not_logged(
         answers = [backend.get(path) for path in ("/health", "/metrics", "/nothing")]
 
     assert len({answer.headers["X-Request-ID"] for answer in answers}) == 3
+    assert current_request_id() is None
     assert [record.message.split(" seconds")[0] for record in caplog.records if record.name == "backend.app"] == [
         "request done method=GET route=none status=404"
     ]
