@@ -16,6 +16,11 @@ CaptionerError
 └── ServiceError          a process of the product did not start (demo, tests)
 """
 
+from typing import Literal
+
+ImageProblem = Literal["absent", "address", "unreachable", "refused", "missing", "slow", "large", "unreadable"]
+"""Why an image cannot be had, in one word, for counting; `absent` where the task names none."""
+
 
 class CaptionerError(Exception):
     """Something a person can mend; the message says what was wrong, what was expected and the way out."""
@@ -36,9 +41,15 @@ class LabelConfigError(CaptionerError):
 class TaskError(CaptionerError):
     """One task cannot be captioned."""
 
+    reason: ImageProblem = "absent"
+
 
 class ImageError(TaskError):
     """An image cannot be fetched or decoded."""
+
+    def __init__(self, message: str, reason: ImageProblem = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CorrectionError(CaptionerError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.e2e.conftest import missing
+from tests.missing import missing
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (

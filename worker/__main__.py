@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--queues", nargs="+", choices=QUEUES, default=QUEUES, help="which to serve, first one first")
     parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
     arguments = parser.parse_args(argv)
-    set_up_logging()
     try:
         settings = Settings.from_env()
     except SettingsError as problem:
         print(f"captioner worker: {problem}", file=sys.stderr)
         return 2
+    set_up_logging(settings.log_format)
     os.nice(NICENESS)
     with suppress(StopRequested):
         run_jobs(settings, arguments.queues, burst=arguments.burst)

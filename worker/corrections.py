@@ -51,6 +51,8 @@ class Correction:
     ground_truth: bool
     updated_at: str
     """ISO 8601 in UTC with microseconds, so that texts order as times do; other forms are brought into this one."""
+    request_id: str | None = None
+    """Of the request that told us; None where nobody asked, as when a pull by the clock found it."""
 
     def __post_init__(self) -> None:
         if not self.caption.strip():
@@ -74,7 +76,10 @@ class Correction:
         return f"{self.annotation_id}/{self.control}"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        values = asdict(self)
+        if self.request_id is None:  # so that what was stored before there were any reads and writes the same
+            del values["request_id"]
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -86,6 +86,12 @@ class Dataset:
         return [learned.correction.name for learned in self.learned]
 
     @property
+    def requests(self) -> list[str]:
+        """Ids of the requests that told of the new corrections."""
+        new = [one.correction.request_id for one in (*self.learned, *self.held_out) if one.is_new]
+        return sorted({request_id for request_id in new if request_id is not None})
+
+    @property
     def newest_at(self) -> str:
         """When the newest correction was made; a version knows all up to there."""
         return max(one.correction.updated_at for one in (*self.learned, *self.held_out))

@@ -13,19 +13,24 @@ from rq.job import Job
 from worker.logs import set_up_logging
 from worker.process import CaptionWorker
 from worker.queues import connect_patiently, queue
+from worker.request_id import request_of
 from worker.settings import Settings
+from worker.telemetry import start_telemetry
 
 
 def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> None:
     """Run the job; the process ends in here, with 0 unless the job could not even be recorded as failed."""
-    set_up_logging()
-    redis = connect_patiently(Settings.from_env().redis_url)
+    settings = Settings.from_env()
+    set_up_logging(settings.log_format)
+    start_telemetry("captioner-worker")
+    redis = connect_patiently(settings.redis_url)
     home = queue(redis, queue_name)
     worker = CaptionWorker.find_by_key(worker_key, connection=redis, serializer=home.serializer)
     assert worker is not None, f"Redis does not know worker {worker_key}; it lost its data"
     job = Job.fetch(job_id, connection=redis, serializer=home.serializer)
     worker.execution = Execution.fetch(execution_id, job_id, connection=redis)
-    worker.main_work_horse(job, home)
+    with request_of(job.meta):
+        worker.main_work_horse(job, home)
 
 
 if __name__ == "__main__":

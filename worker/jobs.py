@@ -18,6 +18,7 @@ from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
 from worker.audit import THE_WORKER, AuditLog
 from worker.corrections import CorrectionInbox
+from worker.counts import JobCounts
 from worker.dataset import Dataset, build_dataset, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
@@ -25,6 +26,7 @@ from worker.holdout import Holdout
 from worker.progress import Progress
 from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
+from worker.request_id import current_request_id
 from worker.settings import Settings
 from worker.side_by_side import side_by_side
 
@@ -84,6 +86,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         inbox.mark_trained(project_id, change_number)
         decided = "version published" if version.published else "version refused"
         AuditLog(redis).write(THE_WORKER, decided, project_id, version=version.name, reason=version.decision)
+        JobCounts(redis).gate_decided(version.published, project_id)
         calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
@@ -181,6 +184,8 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "corrections_left_out": dict(dataset.left_out),
             "known_until": dataset.newest_at,
             "trigger": reason,
+            "request": current_request_id(),
+            "requests": dataset.requests,
         },
         corrections=dataset.corrections,
         decision=made.decision.reason,
@@ -220,5 +225,16 @@ def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
         "left_out": dict(made.dataset.left_out),
         "training_s": round(made.training.seconds, 1),
     }
-    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in told.items()))
+    logger.info(
+        "retraining done project=%s version=%s published=%s corrections=%s held_out=%s training_s=%s requests=%s "
+        "decision=%r",
+        version.project_id,
+        version.name,
+        version.published,
+        told["corrections"],
+        told["held_out"],
+        told["training_s"],
+        ",".join(made.dataset.requests),
+        version.decision,
+    )
     return told

@@ -162,6 +162,9 @@ class Acceptance:
 
     accepted: int
     judged: int
+    word_edits: int
+    compared: int
+    """Captions whose word edits are counted."""
 
 
 def read_ledger(redis: Redis, project_id: int) -> Ledger:
@@ -195,13 +198,15 @@ def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dic
     asked = [(project_id, version) for project_id, names in versions.items() for version in names]
     with redis.pipeline(transaction=False) as pipeline:
         for project_id, version in asked:
-            fields = [total_field(outcome, "shown", None, version) for outcome in JUDGED]
+            fields = [total_field(counter, "shown", None, version) for counter in (*JUDGED, "word_edits", "compared")]
             pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
         found = pipeline.execute()
     acceptances: dict[int, dict[str, Acceptance]] = {project_id: {} for project_id in versions}
     for (project_id, version), numbers in zip(asked, found, strict=True):
-        counts = [int(number or 0) for number in numbers]
-        acceptances[project_id][version] = Acceptance(accepted=counts[0], judged=sum(counts))
+        *judged, word_edits, compared = (int(number or 0) for number in numbers)
+        acceptances[project_id][version] = Acceptance(
+            accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared
+        )
     return acceptances
 
 

@@ -32,8 +32,12 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
+from worker.counts import JobCounts
+from worker.origin import TRACE_META
 from worker.queues import schedule_pull
+from worker.request_id import request_of
 from worker.settings import Settings
+from worker.telemetry import fail_span, flush_telemetry, span
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +100,26 @@ class CaptionWorker(SpawnWorker):
 
     def monitor_work_horse(self, job: Job, queue: Queue) -> None:
         started = time.monotonic()
-        super().monitor_work_horse(job, queue)
-        # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
-        seconds = time.monotonic() - started
-        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
+        with request_of(job.meta):
+            super().monitor_work_horse(job, queue)
+            # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
+            self._tell_end(job, queue, time.monotonic() - started)
+
+    def _tell_end(self, job: Job, queue: Queue, seconds: float) -> None:
+        status = _status(job)
+        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
+        try:
+            JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
+        except RedisError as problem:
+            logger.warning("job not counted job=%s problem=%s", job.id, problem)
+
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        with span(f"job {_kind(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
+            went_well = super().perform_job(job, queue)
+            if not went_well:
+                fail_span("the job failed")
+        flush_telemetry()
+        return went_well
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""
@@ -174,6 +194,15 @@ def _status(job: Job) -> str:
         return job.get_status().value
     except InvalidJobOperation:
         return "gone"
+
+
+def _kind(job: Job) -> str:
+    return str(job.func_name).rpartition(".")[2]
+
+
+def _outcome(status: str) -> str:
+    """Return the status of a job that came to its end; any other says that it will run again."""
+    return status if status in {"finished", "failed", "stopped", "canceled", "gone"} else "repeated"
 
 
 def _source_folder() -> str:

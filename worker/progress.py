@@ -8,6 +8,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from model.training.record import TrainingProgress
+from worker.origin import kept_origin
 from worker.queues import connect
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Progress:
         """Report on a job; without one (`retrain` called by hand) nothing is written."""
         self.job_id = job.id if job else "by-hand"
         self._own = Job(self.job_id, connection=connect(redis_url), serializer=JSONSerializer) if job else None
+        self._kept = kept_origin(job.meta) if job else {}
         self._written_at = -EVERY_S
 
     def phase(self, name: str) -> None:
@@ -41,7 +43,7 @@ class Progress:
         if self._own is None:
             return
         self._written_at = time.monotonic()
-        self._own.meta = meta
+        self._own.meta = self._kept | meta
         try:
             self._own.save_meta()
         except RedisError as problem:

@@ -31,6 +31,7 @@ from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from worker.corrections import CorrectionInbox
+from worker.origin import job_origin
 from worker.policy import should_retrain
 from worker.settings import Settings
 
@@ -116,6 +117,7 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
         timeout=COLLECT_LIMIT_S,
         result_ttl=RESULT_KEPT_S,
         failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
         status=JobStatus.QUEUED,
     )
     pull.save()  # a dependency must exist before it can be depended on
@@ -129,6 +131,7 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
             timeout=settings.retrain_budget_s + RETRAIN_MARGIN_S,
             result_ttl=RESULT_KEPT_S,
             failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
             retry=RETRAIN_RETRIES,
             depends_on=Dependency([pull, *_running_job(redis, project_id)], allow_failure=True),
             pipeline=pipeline,
@@ -195,6 +198,7 @@ def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay
             job_timeout=CHECK_LIMIT_S,
             result_ttl=CHECK_LIMIT_S,
             failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
         )
 
 
@@ -263,6 +267,7 @@ def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
         timeout=BACKEND_JOB_LIMIT_S,
         result_ttl=RESULT_KEPT_S,
         failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
         retry=LABEL_STUDIO_RETRIES,
     )
     return str(job.id)

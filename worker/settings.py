@@ -90,6 +90,7 @@ _USER = _Check(
 _SECRET = _Check(
     expected="printable ASCII without spaces around it (it travels in an HTTP header)", holds=_is_header_safe
 )
+_LOG_FORMAT = _Check(expected="text or json", holds=lambda value: value in {"text", "json"})
 _SWITCH = _Check(expected="true or false", holds=lambda value: isinstance(value, bool))
 
 
@@ -158,6 +159,7 @@ class Settings:
     hide_suggestions_share: int = _setting(
         0, "Per cent of images that get no suggestion, to see what suggestions do to captions.", _whole(0, 50)
     )
+    log_format: str = _setting("text", "How log lines are written: text, or json with a field per key.", _LOG_FORMAT)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

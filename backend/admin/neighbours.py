@@ -2,19 +2,15 @@
 
 import logging
 import shutil
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from redis import RedisError
 
 from backend.captioning import CaptioningParts
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
 
-ASKED_AGAIN_S = 15.0
 LITTLE_DISK_BYTES = 2 * 10**9
 
 
@@ -27,39 +23,17 @@ class Health:
     words: str
 
 
-class LabelStudioHealth:
-    """Asks Label Studio beside the requests, so that no page waits for it."""
-
-    def __init__(self, client: LabelStudioClient | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._client = client
-        self._clock = clock
-        self._known: tuple[bool, str] = (True, "not asked yet")
-        self._asked_at: float | None = None
-        self._asking = threading.Lock()
-
-    def health(self) -> Health:
-        """Return what was known last; what is old is asked for meanwhile."""
-        is_old = self._asked_at is None or self._clock() - self._asked_at > ASKED_AGAIN_S
-        if self._client is not None and is_old and self._asking.acquire(blocking=False):
-            threading.Thread(target=self._ask, name="ask-label-studio", daemon=True).start()
-        known = (False, "LABEL_STUDIO_API_KEY is not set") if self._client is None else self._known
-        return Health(name="Label Studio", is_well=known[0], words=known[1])
-
-    def _ask(self) -> None:
-        try:
-            assert self._client is not None
-            version = self._client.server_version()
-            self._known = (True, f"version {version} answers")
-        except CaptionerError as problem:
-            self._known = (False, str(problem))
-        finally:
-            self._asked_at = self._clock()
-            self._asking.release()
-
-
 def look_at_neighbours(parts: CaptioningParts, label_studio: LabelStudioHealth) -> tuple[Health, ...]:
     """Return how all of them are."""
-    return (_redis(parts), _store(parts), *_disk(parts), label_studio.health())
+    return (_redis(parts), _store(parts), *_disk(parts), _label_studio(parts, label_studio))
+
+
+def _label_studio(parts: CaptioningParts, found: LabelStudioHealth) -> Health:
+    if parts.settings.label_studio_api_key is None:
+        return Health(name="Label Studio", is_well=False, words="LABEL_STUDIO_API_KEY is not set: nothing is pulled")
+    if found.is_up():
+        return Health(name="Label Studio", is_well=True, words="answers")
+    return Health(name="Label Studio", is_well=False, words=f"does not answer at {parts.settings.label_studio_url}")
 
 
 def _redis(parts: CaptioningParts) -> Health:

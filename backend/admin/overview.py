@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from redis import Redis, RedisError
-from rq import Worker
+from rq import Queue, Worker
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.admin.jobs import JobFacts, recent_jobs
-from backend.admin.neighbours import Health, LabelStudioHealth, look_at_neighbours
+from backend.admin.neighbours import Health, look_at_neighbours
 from backend.admin.projects import ProjectFacts, project_facts
 from backend.captioning import CaptioningParts
+from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
 from worker.queues import QUEUES, queue
 
@@ -31,6 +33,8 @@ class QueueFacts:
 
     name: str
     waiting: int
+    oldest_waiting_s: float | None
+    """How long the next job has waited; None when none does."""
     deferred: int
     """Wait for another job."""
     scheduled: int
@@ -117,6 +121,7 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
         yield QueueFacts(
             name=name,
             waiting=jobs.count,
+            oldest_waiting_s=_oldest_waiting_s(jobs),
             deferred=jobs.deferred_job_registry.get_job_count(cleanup=False),
             scheduled=jobs.scheduled_job_registry.get_job_count(cleanup=False),
             running=jobs.started_job_registry.get_job_count(cleanup=False),
@@ -134,6 +139,11 @@ def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
             job_id=worker.get_current_job_id(),
             heartbeat_age_s=_age_s(worker.last_heartbeat),
         )
+
+
+def _oldest_waiting_s(jobs: Queue) -> float | None:
+    found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
+    return next((_age_s(job.enqueued_at) for job in found if job is not None), None)
 
 
 def last_line(traceback: str | None) -> str | None:

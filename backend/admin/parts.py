@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
-from backend.admin.neighbours import LabelStudioHealth
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.health import LabelStudioHealth
 from worker.settings import Settings
 
 EXTENSION = "captioner-admin"
@@ -20,9 +20,13 @@ class AdminParts:
     label_studio: LabelStudioHealth
 
 
-def add_admin_parts(app: Flask, settings: Settings) -> None:
+def add_admin_parts(app: Flask, settings: Settings) -> AdminParts:
+    """Make them, and keep them with the application."""
     client = LabelStudioClient.from_settings(settings)
-    app.extensions[EXTENSION] = AdminParts(client=client, label_studio=LabelStudioHealth(client))
+    made = app.extensions[EXTENSION] = AdminParts(
+        client=client, label_studio=LabelStudioHealth(settings.label_studio_url)
+    )
+    return made
 
 
 def admin_parts() -> AdminParts:

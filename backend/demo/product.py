@@ -56,6 +56,7 @@ CHOSEN_BY_PERSON = (
     "RECONCILE_EVERY_S",
     "REFRESH_PREDICTIONS",
     "HIDE_SUGGESTIONS_SHARE",
+    "LOG_FORMAT",
 )
 """Settings that the demo leaves to the person's environment; the others are its own."""
 

@@ -1,19 +1,16 @@
-"""What an operator sees: readiness, metrics, the admin's pages and who may see them."""
+"""What an operator sees: readiness, the admin's pages and who may see them."""
 
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from tests.backend_client import BackendClient, basic_auth, failed_job
-from tests.factories import make_correction, make_task
-from tests.image_server import ImageServer
+from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 
@@ -50,49 +47,6 @@ def test_not_ready_names_what_is_missing(
         "ready": False,
         "checks": {"redis": "Redis cannot be reached", "store": "the model store cannot be read", "model": "ok"},
     }
-
-
-def test_metrics_count_what_happened(backend: BackendClient, image_server: ImageServer) -> None:
-    good = make_task(data={"captioning": image_server.show("/a.png")})
-    bad = make_task(data={"captioning": "/missing.png"})
-    backend.predict([good, bad])
-    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
-    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
-    backend.get("/nothing")
-
-    found = samples(backend)
-
-    assert found['captioner_requests_total{route="/webhook",status="201"}'] == 1
-    assert found['captioner_requests_total{route="/webhook",status="200"}'] == 1
-    assert found['captioner_requests_total{route="none",status="404"}'] == 1
-    assert found['captioner_predictions_total{outcome="captioned"}'] == 1
-    assert found['captioner_task_failures_total{kind="ImageError"}'] == 1
-    assert found['captioner_corrections_total{kind="accepted"}'] == 1
-    assert found['captioner_predict_stage_seconds_count{stage="decode"}'] == 1
-    assert found["captioner_webhook_seconds_count"] == 2
-    assert found['captioner_corrections_waiting{project="6"}'] == 1
-    base_version = backend.parts.captioners.registry.base_version
-    assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
-    assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
-    assert found["captioner_workers_alive"] == 0
-    assert found["captioner_state_complete"] == 1
-
-
-def test_metrics_are_there_while_redis_is_not(
-    make_backend: Callable[..., BackendClient], own_redis: RedisServer
-) -> None:
-    backend = make_backend(redis_url=own_redis.url)
-    own_redis.kill()
-
-    assert samples(backend)["captioner_state_complete"] == 0
-
-
-def test_two_apps_in_one_process_count_for_themselves(make_backend: Callable[..., BackendClient]) -> None:
-    first, second = make_backend(), make_backend()
-
-    first.get("/health")
-
-    assert 'captioner_requests_total{route="/health",status="200"}' not in samples(second)
 
 
 @pytest.mark.parametrize(
@@ -264,16 +218,3 @@ def test_failed_jobs_are_not_retried_by_following_a_link(admin: BackendClient) -
     assert (followed.status_code, followed.headers["Allow"]) == (405, "POST")
     assert sent.get_json() == {"status": "OK", "count": 1}
     assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
-
-
-def samples(backend: BackendClient) -> dict[str, float]:
-    """Scrape, and return each sample by its name with labels, as Prometheus reads it."""
-    response = backend.app.test_client().get("/metrics")
-    assert response.status_code == 200
-    assert re.match(r"text/plain; version=", response.headers["Content-Type"])
-    found = {}
-    for family in text_string_to_metric_families(response.text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
