@@ -104,6 +104,11 @@ class Hold:
         guest, _ = self._door.accept()
         self._guests.append(guest)
 
+    def wait_until_gone(self, guest: int) -> None:
+        """Wait for the end of a job's process, the first one being 0, that nobody released."""
+        self._guests[guest].settimeout(DEADLINE_S)
+        assert self._guests[guest].recv(1) == b""
+
     def release(self) -> None:
         for guest in self._guests:
             guest.close()

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TypeVar
 
 from redis import Redis, RedisError
@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 
 from backend.captioning import CaptioningParts
 from model.errors import CaptionerError
+from worker.liveness import heartbeat_ages_s, is_alive
 from worker.queues import QUEUES, queue
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 Facts = TypeVar("Facts")
 
 JOBS_SHOWN = 20
-STALE_HEARTBEAT_S = 60.0
-"""A worker beats more often than this, even during a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class WorkerFacts:
 
     @property
     def is_alive(self) -> bool:
-        return self.heartbeat_age_s is not None and self.heartbeat_age_s < STALE_HEARTBEAT_S
+        return is_alive(self.heartbeat_age_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +138,14 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
 
 def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
     """Describe every worker that Redis knows, lost ones too."""
+    ages_s = heartbeat_ages_s(redis)
     for worker in Worker.all(connection=redis, serializer=JSONSerializer):
         yield WorkerFacts(
             name=worker.name,
             state=str(worker.get_state()),
             queues=tuple(worker.queue_names()),
             job_id=worker.get_current_job_id(),
-            heartbeat_age_s=_age_s(worker.last_heartbeat),
+            heartbeat_age_s=ages_s.get(worker.name),
         )
 
 
@@ -199,11 +199,3 @@ def _ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tupl
         logger.warning("overview incomplete problem=%s", problem)
         problems.append(str(problem))
     return ()
-
-
-def _age_s(moment: datetime | None) -> float | None:
-    if moment is None:
-        return None
-    # RQ's times are UTC; some of its versions leave the zone out.
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (datetime.now(UTC) - aware).total_seconds()
