@@ -5,6 +5,7 @@ process it takes the address of Redis from the environment, so no password stand
 of address works. It ends when its worker does: a job whose worker is lost is done by another one.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ import threading
 from rq.executions import Execution
 from rq.job import Job
 
+from worker.job_log import JobLogHandler
 from worker.logs import set_up_logging
 from worker.process import CaptionWorker
 from worker.queues import connect_patiently, queue
@@ -21,7 +23,9 @@ from worker.settings import Settings
 def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> None:
     """Run the job; the process ends in here, with 0 unless the job could not even be recorded as failed."""
     set_up_logging()
-    redis = connect_patiently(Settings.from_env().redis_url)
+    redis_url = Settings.from_env().redis_url
+    logging.getLogger().addHandler(JobLogHandler(redis_url, job_id))
+    redis = connect_patiently(redis_url)
     home = queue(redis, queue_name)
     worker = CaptionWorker.find_by_key(worker_key, connection=redis, serializer=home.serializer)
     assert worker is not None, f"Redis does not know worker {worker_key}; it lost its data"

@@ -4,7 +4,13 @@ import logging
 
 from worker.corrections import CorrectionInbox
 from worker.policy import is_quiet
-from worker.queues import connect_patiently, enqueue_retraining, forget_idle_check, schedule_idle_check
+from worker.queues import (
+    connect_patiently,
+    enqueue_retraining,
+    forget_idle_check,
+    last_before_pause,
+    schedule_idle_check,
+)
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -14,15 +20,16 @@ def retrain_if_idle(project_id: int) -> str | None:
     """RQ job: start a retraining if the project's newest change is RETRAIN_IDLE_S old, else look again then.
 
     Returns:
-        the retraining's job id, or None when nothing waits or it is not quiet yet.
+        the retraining's job id, or None when nothing waits that no retraining has started with, when it is not quiet
+        yet, or when the project is paused.
     """
     settings = Settings.from_env()
     redis = connect_patiently(settings.redis_url)
     inbox = CorrectionInbox(redis)
     forget_idle_check(redis, project_id)
-    waiting, quiet_s = inbox.waiting(project_id), inbox.quiet_s(project_id) or 0.0
-    if not waiting:
+    if not inbox.untaken(project_id) or last_before_pause(redis, project_id) is not None:
         return None
+    waiting, quiet_s = inbox.waiting(project_id), inbox.quiet_s(project_id) or 0.0
     if is_quiet(quiet_s, settings.retrain_idle_s):
         return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait, quiet for {quiet_s:.0f} s")
     schedule_idle_check(redis, settings, project_id, delay_s=settings.retrain_idle_s - quiet_s)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from rq import Retry, get_current_job
 
 from model.bundle import load_bundle
 from model.captioner import Captioner, prefer_fast_products
-from model.errors import TrainingError
+from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.training.captions import word_losses
@@ -22,7 +23,13 @@ from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
 from worker.progress import Progress
-from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
+from worker.queues import (
+    connect_patiently,
+    enqueue_backend_job,
+    enqueue_retraining,
+    last_before_pause,
+    only_training,
+)
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
 from worker.settings import Settings
 
@@ -53,6 +60,8 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
     redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
     inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
 
+    if last_before_pause(redis, project_id) not in {None, progress.job_id}:
+        return no_version(project_id, "retraining of the project is paused")
     with only_training(redis, project_id, progress.job_id) as is_ours:
         if not is_ours:
             return WHILE_ANOTHER_TRAINS
@@ -76,7 +85,8 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
-            enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
+            with suppress(JobError):  # paused meanwhile; the corrections wait
+                enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
         version = record(registry, project_id, made, serving.version, reason)
         inbox.mark_trained(project_id, change_number)

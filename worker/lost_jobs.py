@@ -23,6 +23,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
+from worker.job_cause import LOST_TWICE
 from worker.liveness import Watch, heartbeats
 from worker.queues import QUEUES, connect, queue
 
@@ -127,7 +128,7 @@ def _repeat(home: Queue, job: Job, pipeline: Pipeline) -> None:
 def _fail(job: Job, worker: str, pipeline: Pipeline) -> None:
     job.ended_at = now()
     job.set_status(JobStatus.FAILED, pipeline=pipeline)
-    job._handle_failure(f"its worker was lost twice: {worker}", pipeline, worker_name=worker)
+    job._handle_failure(f"{LOST_TWICE}: {worker}", pipeline, worker_name=worker)
 
 
 def _taken_key(execution_id: str) -> str:

@@ -8,7 +8,7 @@ It differs from RQ's SpawnWorker where that would not do:
   `worker/__main__.py`), and never parts the worker from the job it runs;
 - whether a worker is lost is not told by the age of RQ's heartbeats but by `worker/liveness.py`, and what becomes of
   its job by `worker/lost_jobs.py`; one that comes back finds its job taken and drops it;
-- what repetition cannot mend is not repeated.
+- what repetition cannot mend, or a person stopped, is not repeated.
 """
 
 import logging
@@ -35,6 +35,8 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
+from worker.job_cause import STOPPED_BY_A_PERSON
+from worker.job_log import keep_as_long_as
 from worker.lost_jobs import is_taken_back
 from worker.queues import schedule_pull
 from worker.settings import Settings
@@ -107,6 +109,7 @@ class CaptionWorker(SpawnWorker):
         super().monitor_work_horse(job, queue)
         # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
         seconds = time.monotonic() - started
+        keep_as_long_as(job)
         logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -174,6 +177,10 @@ class CaptionWorker(SpawnWorker):
             self.set_current_job_id(None)
             logger.warning("job dropped queue=%s job=%s reason='this worker was held for lost'", queue.name, job.id)
             return
+        if self._stopped_job_id == job.id:
+            # As failed and not as RQ's "stopped": what depends on a stopped job would wait for ever.
+            self._stopped_job_id = None
+            job.retries_left, exc_string = 0, STOPPED_BY_A_PERSON
         if not self._is_handing_back:
             super().handle_job_failure(job, queue, started_job_registry, exc_string)
             return

@@ -3,7 +3,8 @@
 `label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`), `retrain` holds retrainings and the
 checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
 
-    captioner:retraining:<project>   hash   waiting and running: job ids; at most one of each
+    captioner:retraining:<project>   hash   waiting and running: job ids, at most one of each; last: there while
+                                            retraining is paused, the id of the one job that may still train, or ""
     captioner:idle-check:<project>   text   there while a check for quiet is scheduled
     captioner:next-pull              text   id of the scheduled or queued job that will pull every project
 
@@ -29,6 +30,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from model.errors import JobError
 from worker.corrections import CorrectionInbox
 from worker.policy import should_retrain
 from worker.settings import Settings
@@ -77,8 +79,10 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
     """After a change of the inbox: start a retraining when enough changes wait, else see to the check for quiet.
 
     Returns:
-        the id of the retraining that will see the change, or None while it is not due.
+        the id of the retraining that will see the change, or None while it is not due or the project is paused.
     """
+    if last_before_pause(redis, project_id) is not None:
+        return None
     waiting = CorrectionInbox(redis).untaken(project_id)
     if should_retrain(waiting, settings.retrain_after):
         return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait")
@@ -92,13 +96,18 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
     At most one runs and one waits per project: a trigger joins the one that waits. The one that waits starts when
     the one that runs has ended, and after the annotations that Label Studio has and we do not were pulled
     (`backend.jobs.collect_corrections`; if that fails, it trains on what is there).
+
+    Raises:
+        JobError: retraining of the project is paused, and none waits.
     """
     while True:
         with redis.pipeline() as pipeline:
-            pipeline.watch(_retraining_key(project_id))
-            waiting = _text(pipeline.hget(_retraining_key(project_id), "waiting"))
-            if waiting is not None and _is_alive(redis, waiting):
+            pipeline.watch(retraining_key(project_id))
+            waiting, last = map(_text, pipeline.hmget(retraining_key(project_id), "waiting", "last"))
+            if waiting is not None and is_alive(redis, waiting):
                 return waiting
+            if last is not None:
+                raise JobError(f"retraining of project {project_id} is paused; resume it first")
             try:
                 return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
             except WatchError:
@@ -133,12 +142,17 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
             pipeline=pipeline,
         )
         label_studio.enqueue_job(pull, pipeline=pipeline)
-        pipeline.hset(_retraining_key(project_id), "waiting", retraining.id)
+        pipeline.hset(retraining_key(project_id), "waiting", retraining.id)
         pipeline.execute()
     except WatchError:
         pull.delete()
         raise
     return retraining.id
+
+
+def last_before_pause(redis: Redis, project_id: int) -> str | None:
+    """Return None unless retraining of the project is paused, else the one job that may still train, or ""."""
+    return _text(redis.hget(retraining_key(project_id), "last"))
 
 
 @contextmanager
@@ -270,7 +284,7 @@ def is_pending(redis: Redis, job_id: str) -> bool:
     return False
 
 
-def _is_alive(redis: Redis, job_id: str) -> bool:
+def is_alive(redis: Redis, job_id: str) -> bool:
     """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
     for pause_s in MOVING_PAUSES_S:
         time.sleep(pause_s)
@@ -281,14 +295,14 @@ def _is_alive(redis: Redis, job_id: str) -> bool:
 
 def _has_not_started(redis: Redis, job_id: str) -> bool:
     """Tell whether a job is still to come."""
-    if not _is_alive(redis, job_id):
+    if not is_alive(redis, job_id):
         return False
     job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
     return job.get_status(refresh=False) in {JobStatus.SCHEDULED, JobStatus.QUEUED}
 
 
 def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
-    key = _retraining_key(project_id)
+    key = retraining_key(project_id)
     while True:
         with redis.pipeline() as pipeline:
             pipeline.watch(key)
@@ -309,12 +323,12 @@ def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
 def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
     """Only if it is still ours: a job that was given up for dead may come to its end after all."""
     leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
-    redis.register_script(leave)(keys=[_retraining_key(project_id)], args=[job_id])
+    redis.register_script(leave)(keys=[retraining_key(project_id)], args=[job_id])
 
 
 def _running_job(redis: Redis, project_id: int) -> list[Job]:
     """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
-    running = _text(redis.hget(_retraining_key(project_id), "running"))
+    running = _text(redis.hget(retraining_key(project_id), "running"))
     if running is None or not is_pending(redis, running):
         return []
     return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
@@ -328,7 +342,7 @@ def _new_id(*parts: object) -> str:
     return "-".join([*map(str, parts), secrets.token_hex(4)])
 
 
-def _retraining_key(project_id: int) -> str:
+def retraining_key(project_id: int) -> str:
     return f"captioner:retraining:{project_id}"
 
 

@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 
 from backend.captioning import CaptioningParts
 from model.errors import CaptionerError
+from worker.job_cause import cause
 from worker.liveness import heartbeat_ages_s, is_alive
 from worker.queues import QUEUES, queue
 
@@ -171,7 +172,6 @@ def _latest_ids(jobs: Queue) -> list[str]:
 
 
 def _job_facts(job: Job) -> JobFacts:
-    result = job.latest_result()
     moment = job.ended_at or job.started_at or job.enqueued_at
     meta = job.meta or {}
     return JobFacts(
@@ -180,13 +180,8 @@ def _job_facts(job: Job) -> JobFacts:
         status=job.get_status(refresh=False).value,
         phase=meta.get("phase"),
         at=moment.replace(tzinfo=UTC).isoformat(timespec="seconds") if moment else None,
-        problem=last_line(result.exc_string if result else None),
+        problem=cause(job),
     )
-
-
-def last_line(traceback: str | None) -> str | None:
-    """Return the line of a traceback that names the error; the rest is for the log."""
-    return traceback.strip().splitlines()[-1] if traceback and traceback.strip() else None
 
 
 def _ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
