@@ -77,7 +77,8 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         features = FeatureStore(store, bundle.encoder.fingerprint)
         holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
         known_until = registry.known_until(project_id, serving.version)
-        dataset = build_dataset(inbox.corrections(project_id), features, bundle.replay, holdout, known_until)
+        corrections, set_aside = inbox.corrections(project_id), inbox.set_aside_names(project_id)
+        dataset = build_dataset(corrections, features, bundle.replay, holdout, known_until, set_aside)
         if not dataset.learned:
             return nothing_learned(inbox, project_id, change_number, dataset)
 
@@ -144,14 +145,15 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
         return no_version(
             project_id, f"the only {len(dataset.held_out)} usable corrections are held out; more must come"
         )
-    if dataset.left_out:
+    if not dataset.is_set_aside:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
         raise TrainingError(
             f"no correction of project {project_id} can be trained on ({reasons}); can the worker reach Label Studio? "
             f"`captioner doctor` says what is wrong"
         )
     inbox.mark_trained(project_id, change_number)
-    return no_version(project_id, "the project has no corrections any more")
+    why = "all its corrections are set aside" if dataset.left_out else "the project has no corrections any more"
+    return no_version(project_id, why)
 
 
 def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str, reason: str) -> ModelVersion:

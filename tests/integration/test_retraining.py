@@ -261,3 +261,28 @@ def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_th
 
     assert roll_back_if_accepted_less(in_this_process.redis, registry, in_this_process.settings, 1) is None
     assert registry.serving(1) == chosen
+
+
+def test_what_a_person_sets_aside_is_not_trained_on_from_the_next_version_on(in_this_process: Workplace) -> None:
+    in_this_process.correct(range(1, 13))
+    jobs.retrain(1, "a test")
+    [first] = in_this_process.registry.versions(1)
+    rude, *others = first.corrections
+
+    in_this_process.inbox.set_aside(1, rude, "rude")
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert in_this_process.registry.versions(1)[-1].corrections == tuple(others)
+    assert outcome["left_out"] == {"set aside: rude": 1}
+
+
+def test_a_project_whose_corrections_are_all_set_aside_has_nothing_to_train(in_this_process: Workplace) -> None:
+    for correction in in_this_process.correct(range(1, 4)):
+        in_this_process.inbox.set_aside(1, correction.name, "rude")
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert outcome["decision"] == "all its corrections are set aside"
+    assert in_this_process.inbox.waiting(1) == 0
