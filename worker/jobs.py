@@ -8,7 +8,7 @@ from typing import Any
 
 from rq import Retry, get_current_job
 
-from model.bundle import load_bundle
+from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner, prefer_fast_products
 from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
@@ -17,8 +17,10 @@ from model.training.captions import word_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
+from worker.bisection import find_culprits, may_come_from_items
 from worker.corrections import CorrectionInbox
-from worker.dataset import Dataset, build_dataset, find_wording
+from worker.culprits import problem_with_training
+from worker.dataset import Dataset, build_dataset, find_usable, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
@@ -77,12 +79,22 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         features = FeatureStore(store, bundle.encoder.fingerprint)
         holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
         known_until = registry.known_until(project_id, serving.version)
-        corrections, set_aside = inbox.corrections(project_id), inbox.set_aside_names(project_id)
-        dataset = build_dataset(corrections, features, bundle.replay, holdout, known_until, set_aside)
-        if not dataset.learned:
-            return nothing_learned(inbox, project_id, change_number, dataset)
 
-        made = attempt(serving, bundle.captioner(), dataset, settings, change_number, progress)
+        lesson = Lesson(
+            project_id=project_id,
+            inbox=inbox,
+            features=features,
+            holdout=holdout,
+            known_until=known_until,
+            serving=serving,
+            bundle=bundle,
+            settings=settings,
+            seed=change_number,
+            progress=progress,
+        )
+        dataset, made = lesson.learn()
+        if made is None:
+            return nothing_learned(inbox, project_id, change_number, dataset)
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
@@ -97,6 +109,64 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
     progress.phase("done")
     return outcome(version, made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one retraining works with."""
+
+    project_id: int
+    inbox: CorrectionInbox
+    features: FeatureStore
+    holdout: Holdout
+    known_until: str
+    """When the newest correction was made that the serving version was trained or measured on."""
+    serving: Captioner
+    bundle: Bundle
+    settings: Settings
+    seed: int
+    progress: Progress
+
+    def learn(self) -> tuple[Dataset, "Attempt | None"]:
+        """Train on what is in the inbox, once more if it fails for certain corrections; these are set aside then.
+
+        Returns:
+            what it was, and what came of it: None when there is nothing to train on.
+
+        Raises:
+            Exception: it fails, and not for any correction.
+        """
+        try:
+            dataset, made = self._attempt()
+        except Exception as problem:
+            if may_come_from_items(problem) and self._set_culprits_aside():
+                return self._attempt()
+            raise
+        if made is not None and not made.trial.is_finite and self._set_culprits_aside():
+            return self._attempt()
+        return dataset, made
+
+    def _attempt(self) -> tuple[Dataset, "Attempt | None"]:
+        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        replay = self.bundle.replay
+        dataset = build_dataset(corrections, self.features, replay, self.holdout, self.known_until, aside)
+        if not dataset.learned:
+            return dataset, None
+        bundle = self.bundle.captioner()
+        return dataset, attempt(self.serving, bundle, dataset, self.settings, self.seed, self.progress)
+
+    def _set_culprits_aside(self) -> int:
+        """Find the corrections that make a training fail, and set them aside; returns how many that are."""
+        self.progress.phase("searching")
+        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        used, _ = find_usable(corrections, self.features, self.known_until, aside)
+        bundle, replay = self.bundle.captioner(), self.bundle.replay
+        found = find_culprits(used, lambda tried: problem_with_training(tried, self.serving, bundle, replay))
+        for one, problem in found:
+            name = one.correction.name
+            self.inbox.set_aside(self.project_id, name, f"no training is possible with it: {problem}", by_job=True)
+            logger.warning("correction set aside project=%s correction=%s problem=%r", self.project_id, name, problem)
+        return len(found)
 
 
 @dataclass(frozen=True, kw_only=True)

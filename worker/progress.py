@@ -55,7 +55,8 @@ class Progress:
         self._last_step: dict[str, int | float] = {}
 
     def phase(self, name: str) -> None:
-        """Say what happens from now on: loading, training, evaluating, publishing or done."""
+        """Say what happens from now on: loading, training, searching (for what made it fail), evaluating,
+        publishing or done."""
         self._write(name, {})
 
     def step(self, at: TrainingProgress) -> None:

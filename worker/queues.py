@@ -41,7 +41,8 @@ QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
 """In the order a worker serves them: short jobs first."""
 
 RETRAIN_MARGIN_S = 180
-"""What a retraining may take beside its budget: loading, reading features, evaluation, publishing."""
+"""What a retraining may take beside its budget, and that once more if it fails for certain corrections: loading,
+reading features, evaluation, publishing."""
 BACKEND_JOB_LIMIT_S = 1800
 COLLECT_LIMIT_S = 600
 CHECK_LIMIT_S = 60
@@ -134,7 +135,7 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
             # RQ keeps a job's id for as long as its result or failure, so an id of the project alone
             # would lock the project out; the watermark and a random end make it new each time.
             job_id=_new_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
-            timeout=settings.retrain_budget_s + RETRAIN_MARGIN_S,
+            timeout=2 * settings.retrain_budget_s + RETRAIN_MARGIN_S,
             result_ttl=RESULT_KEPT_S,
             failure_ttl=FAILURE_KEPT_S,
             retry=RETRAIN_RETRIES,
