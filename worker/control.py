@@ -21,8 +21,8 @@ from worker.queues import (
     FAILURE_KEPT_S,
     enqueue_retraining,
     forget_idle_check,
-    is_alive,
     is_pending,
+    is_surely_pending,
     last_before_pause,
     queue,
     retrain_when_due,
@@ -79,9 +79,9 @@ class RetrainingControl:
         """Return the job after which nothing waits that waits now; "" when nothing does."""
         inbox = CorrectionInbox(self.redis)
         waiting, running = self._job_id(project_id, "waiting"), self._job_id(project_id, "running")
-        if waiting is not None and is_alive(self.redis, waiting):
+        if waiting is not None and is_surely_pending(self.redis, waiting):
             return waiting
-        if running is not None and is_alive(self.redis, running) and not inbox.untaken(project_id):
+        if running is not None and is_surely_pending(self.redis, running) and not inbox.untaken(project_id):
             return running
         if not inbox.waiting(project_id):
             return ""
@@ -176,7 +176,7 @@ def _take_waiting_place(redis: Redis, project_id: int, job_id: str) -> None:
     if last_before_pause(redis, project_id) is not None:
         raise JobError(f"retraining of project {project_id} is paused; resume it first")
     waiting = redis.hget(retraining_key(project_id), "waiting")
-    if waiting is not None and is_alive(redis, as_text(waiting)):
+    if waiting is not None and is_surely_pending(redis, as_text(waiting)):
         raise JobError(f"a retraining of project {project_id} waits already: {as_text(waiting)}")
     redis.hset(retraining_key(project_id), "waiting", job_id)
 

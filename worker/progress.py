@@ -61,6 +61,8 @@ class Progress:
 
     def step(self, at: TrainingProgress) -> None:
         """Say where the fitting stands; most calls write nothing."""
+        if at.step == 1:  # a second course begins, without what made the first one fail
+            self._curve = LossCurve()
         self._curve.add(at.step, at.loss)
         self._last_step = {"epoch": at.epoch, "epochs": at.epochs, "loss": round(at.loss, 4)}
         if time.monotonic() - self._written_at >= EVERY_S:

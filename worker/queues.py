@@ -16,7 +16,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -82,12 +82,12 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
     Returns:
         the id of the retraining that will see the change, or None while it is not due or the project is paused.
     """
-    if last_before_pause(redis, project_id) is not None:
-        return None
     waiting = CorrectionInbox(redis).untaken(project_id)
-    if should_retrain(waiting, settings.retrain_after):
+    if not should_retrain(waiting, settings.retrain_after):
+        schedule_idle_check(redis, settings, project_id)
+        return None
+    with suppress(JobError):  # paused: the corrections wait
         return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait")
-    schedule_idle_check(redis, settings, project_id)
     return None
 
 
@@ -105,7 +105,7 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
         with redis.pipeline() as pipeline:
             pipeline.watch(retraining_key(project_id))
             waiting, last = map(_text, pipeline.hmget(retraining_key(project_id), "waiting", "last"))
-            if waiting is not None and is_alive(redis, waiting):
+            if waiting is not None and is_surely_pending(redis, waiting):
                 return waiting
             if last is not None:
                 raise JobError(f"retraining of project {project_id} is paused; resume it first")
@@ -285,7 +285,7 @@ def is_pending(redis: Redis, job_id: str) -> bool:
     return False
 
 
-def is_alive(redis: Redis, job_id: str) -> bool:
+def is_surely_pending(redis: Redis, job_id: str) -> bool:
     """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
     for pause_s in MOVING_PAUSES_S:
         time.sleep(pause_s)
@@ -296,7 +296,7 @@ def is_alive(redis: Redis, job_id: str) -> bool:
 
 def _has_not_started(redis: Redis, job_id: str) -> bool:
     """Tell whether a job is still to come."""
-    if not is_alive(redis, job_id):
+    if not is_surely_pending(redis, job_id):
         return False
     job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
     return job.get_status(refresh=False) in {JobStatus.SCHEDULED, JobStatus.QUEUED}

@@ -82,7 +82,7 @@ def test_a_retraining_that_is_stopped_leaves_the_serving_version_and_is_not_repe
     assert workplace.registry.serving(1) == workplace.bundle.version
     assert workplace.inbox.waiting(1) == 8
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
-    monkeypatch.setenv("RETRAIN_IDLE_S", "1")
+    monkeypatch.setattr("worker.idle.is_quiet", lambda *_: True)
     assert retrain_if_idle(1) is None
 
 
@@ -209,8 +209,9 @@ def test_a_failed_retraining_is_the_one_that_waits_when_it_is_done_again(
 def test_a_paused_project_starts_no_retraining_and_loses_no_correction(
     workplace: Workplace, control: RetrainingControl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in workplace.environment(RETRAIN_IDLE_S="1").items():
+    for name, value in workplace.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("worker.idle.is_quiet", lambda *_: True)
     workplace.correct(range(1, 30))
     waiting = retrain_when_due(workplace.redis, workplace.settings, 1)
     assert waiting is not None
