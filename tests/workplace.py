@@ -116,8 +116,8 @@ class Hold:
         self._guests.append(guest)
 
     def wait_until_gone(self, guest: int) -> None:
-        """Wait for the end of a job's process, the first one being 0, that nobody released."""
-        self._guests[guest].settimeout(DEADLINE_S)
+        """Wait for the end of a job's process, the first one being 0, that nobody released, before its time limit."""
+        self._guests[guest].settimeout(DEADLINE_S / 4)
         assert self._guests[guest].recv(1) == b""
 
     def release(self) -> None:
