@@ -17,6 +17,7 @@ from backend.app import create_app
 from backend.captioning import EXTENSION, CaptioningParts
 from model.captioner import prefer_fast_products
 from worker.logs import set_up_logging
+from worker.lost_jobs import watch_beside
 from worker.queues import schedule_pull
 from worker.settings import Settings
 from worker.telemetry import start_telemetry
@@ -76,9 +77,11 @@ def make_app(settings: Settings) -> Flask:
 
 
 def begin_beside_requests(parts: CaptioningParts) -> None:
-    """Load the weights, and ask for what was annotated while no backend listened, beside the requests."""
+    """Beside the requests: load the weights, ask for what was annotated while no backend listened, and take back the
+    jobs of workers that are lost, be it the only one."""
     start_telemetry("captioner-backend")  # its thread, too, lives only after the fork
     parts.captioners.start_loading()
+    watch_beside(parts.settings.redis_url)
     threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
 
 

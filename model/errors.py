@@ -11,6 +11,7 @@ CaptionerError
 ├── StoreError            the model store cannot be read or written
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
 │   └── BundleError       a bundle is missing, damaged or does not fit together
+├── JobError              a job is in no state for what a person asked of it
 ├── TrainingError         nothing is published, the current version keeps serving
 ├── LabelStudioError      Label Studio cannot be reached or refuses
 └── ServiceError          a process of the product did not start (demo, tests)
@@ -70,6 +71,10 @@ class ModelVersionError(CaptionerError):
 
 class BundleError(ModelVersionError):
     """A bundle is missing, damaged, or its parts do not fit together."""
+
+
+class JobError(CaptionerError):
+    """A job is in no state for what was asked of it, or unknown, or its project is paused."""
 
 
 class TrainingError(CaptionerError):

@@ -14,9 +14,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
 
 from redis import Redis
+from rq.utils import as_text
 
 from model.errors import CorrectionError
-from worker.inbox_scripts import MARK_TRAINED, PROJECTS_KEY, REMOVE, REPLACE, STORE, TAKE, inbox_key, inbox_keys
+from worker.inbox_scripts import (
+    MARK_TRAINED,
+    PROJECTS_KEY,
+    PUT_ASIDE,
+    REMOVE,
+    REPLACE,
+    STORE,
+    TAKE,
+    USE_AGAIN,
+    inbox_key,
+    inbox_keys,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 READ_AT_ONCE = 200
@@ -135,8 +147,33 @@ class CorrectionInbox:
         known = replace(correction, image_key=image_key)
         return bool(self._run(REPLACE, correction.project_id, correction.name, correction.to_json(), known.to_json()))
 
+    def set_aside(self, project_id: int, name: str, reason: str, *, by_job: bool = False) -> bool:
+        """Leave a correction out from the next training on, until somebody uses it again; a change, as is its use.
+
+        Args:
+            project_id: of the project.
+            name: of the correction.
+            reason: in words for a person.
+            by_job: it made a job fail. Then it is used again when the annotator changes it; what a person set aside
+                stays out, and no job gives it another reason. Either ends when the correction is removed.
+
+        Returns:
+            False when it is not there, or set aside already.
+        """
+        why = json.dumps({"reason": reason, "by_job": by_job}, ensure_ascii=False)
+        return bool(self._run(PUT_ASIDE, project_id, name, why))
+
+    def use_again(self, project_id: int, name: str) -> bool:
+        """Undo `set_aside`; False when the correction was not set aside."""
+        return bool(self._run(USE_AGAIN, project_id, name))
+
+    def set_aside_names(self, project_id: int) -> dict[str, str]:
+        """Return the name of each correction that is set aside, and why."""
+        stored = self.redis.hgetall(inbox_key("set-aside", project_id))
+        return {as_text(name): json.loads(why)["reason"] for name, why in stored.items()}
+
     def corrections(self, project_id: int) -> list[Correction]:
-        """Return the project's corrections, oldest first."""
+        """Return the project's corrections, those set aside too, oldest first."""
         stored = self.redis.hvals(inbox_key("corrections", project_id))
         found = [Correction.from_json(text) for text in stored]
         return sorted(found, key=lambda correction: (correction.updated_at, correction.annotation_id))
@@ -145,13 +182,6 @@ class CorrectionInbox:
         """Return one correction by its name; None when it is not here (any more)."""
         text = self.redis.hget(inbox_key("corrections", project_id), name)
         return None if text is None else Correction.from_json(text)
-
-    def set_aside(self, project_id: int, name: str, reason: str) -> None: ...
-
-    def use_again(self, project_id: int, name: str) -> None: ...
-
-    def set_aside_names(self, project_id: int) -> dict[str, str]:
-        return {}
 
     def newest_first(self, project_id: int, start: int = 0) -> Iterator[Correction]:
         """Yield the corrections from the newest to the oldest.

@@ -33,33 +33,35 @@ def train(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
 
 def pause(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
     """Start no retraining any more."""
-    RetrainingControl(parts.redis).pause(project_id)
+    RetrainingControl(parts.redis, parts.settings).pause(project_id)
     return f"project {project_id} is paused: corrections are kept, no training starts"
 
 
 def drain(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
     """Train what waits, then pause."""
-    RetrainingControl(parts.redis).drain(project_id)
+    RetrainingControl(parts.redis, parts.settings).drain(project_id)
     return f"project {project_id} is draining: what waits is trained once more, then it pauses"
 
 
 def resume(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
     """Undo pause and drain."""
-    RetrainingControl(parts.redis).resume(project_id)
+    RetrainingControl(parts.redis, parts.settings).resume(project_id)
     return f"project {project_id} learns again"
 
 
 def exclude(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
     """Keep a correction out of training."""
     name = _field(fields, "correction")
-    parts.inbox.set_aside(project_id, name, f"{who()} excluded it")
+    if not parts.inbox.set_aside(project_id, name, f"{who()} excluded it"):
+        raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
     return f"correction {name} is not trained on any more; the next training learns without it"
 
 
 def include(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
     """Train on a correction again."""
     name = _field(fields, "correction")
-    parts.inbox.use_again(project_id, name)
+    if not parts.inbox.use_again(project_id, name):
+        raise RequestError(f"correction {name} of project {project_id} is not excluded")
     return f"correction {name} is trained on again"
 
 

@@ -62,7 +62,7 @@ class JobFacts:
 
     @property
     def can_retry(self) -> bool:
-        return self.status in {JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
+        return self.status == JobStatus.FAILED
 
 
 def find_job(redis: Redis, job_id: str) -> JobFacts | None:
@@ -111,7 +111,7 @@ def job_facts(job: Job) -> JobFacts:
         at=_utc(moment).isoformat(timespec="seconds") if moment else None,
         seconds=_seconds(job, status),
         worker=job.worker_name,
-        problem=cause(job) if status in {JobStatus.FAILED, JobStatus.STOPPED} else None,
+        problem=cause(job),
     )
 
 

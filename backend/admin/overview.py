@@ -17,14 +17,12 @@ from backend.admin.projects import ProjectFacts, project_facts
 from backend.captioning import CaptioningParts
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
+from worker.liveness import heartbeat_ages_s, is_alive
 from worker.queues import QUEUES, queue
 
 logger = logging.getLogger(__name__)
 
 Facts = TypeVar("Facts")
-
-STALE_HEARTBEAT_S = 60.0
-"""A worker beats more often than this, even during a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class WorkerFacts:
 
     @property
     def is_alive(self) -> bool:
-        return self.heartbeat_age_s is not None and self.heartbeat_age_s < STALE_HEARTBEAT_S
+        return is_alive(self.heartbeat_age_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,24 +129,24 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
 
 def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
     """Describe every worker that Redis knows, lost ones too."""
+    ages_s = heartbeat_ages_s(redis)
     for worker in Worker.all(connection=redis, serializer=JSONSerializer):
         yield WorkerFacts(
             name=worker.name,
             state=str(worker.get_state()),
             queues=tuple(worker.queue_names()),
             job_id=worker.get_current_job_id(),
-            heartbeat_age_s=_age_s(worker.last_heartbeat),
+            heartbeat_age_s=ages_s.get(worker.name),
         )
 
 
 def _oldest_waiting_s(jobs: Queue) -> float | None:
     found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
-    return next((_age_s(job.enqueued_at) for job in found if job is not None), None)
-
-
-def last_line(traceback: str | None) -> str | None:
-    """Return the line of a traceback that names the error; the rest is for the log."""
-    return traceback.strip().splitlines()[-1] if traceback and traceback.strip() else None
+    moment = next((job.enqueued_at for job in found if job is not None), None)
+    if moment is None:
+        return None
+    # RQ's times are UTC; some of its versions leave the zone out.
+    return (datetime.now(UTC) - moment.replace(tzinfo=UTC)).total_seconds()
 
 
 def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
@@ -162,11 +160,3 @@ def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple
         logger.warning("overview incomplete problem=%s", problem)
         problems.append(str(problem))
     return ()
-
-
-def _age_s(moment: datetime | None) -> float | None:
-    if moment is None:
-        return None
-    # RQ's times are UTC; some of its versions leave the zone out.
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (datetime.now(UTC) - aware).total_seconds()

@@ -41,7 +41,7 @@ def project(project_id: int) -> str:
         ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
         jobs=[job for job in recent_jobs(parts().redis) if job.project_id == project_id],
-        state=RetrainingControl(parts().redis).state(project_id),
+        state=RetrainingControl(parts().redis, parts().settings).state(project_id),
     )
 
 

@@ -71,7 +71,7 @@ def project_facts(
         for job in reversed(recent_jobs(redis, "failed", FAILED_LOOKED_AT))
         if job.job_id.startswith("retrain-")
     }
-    control = RetrainingControl(redis)
+    control = RetrainingControl(redis, parts.settings)
     return tuple(
         _facts(
             parts,
