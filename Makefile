@@ -115,7 +115,7 @@ compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settin
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES := fresh_clone gate learning networks order
+LONG_BENCHES := admin fresh_clone gate learning networks order
 ARGS ?=
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one, with ARGS="..."
