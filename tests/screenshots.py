@@ -39,7 +39,7 @@ def take_pictures(page: Page, product: DemoProduct) -> None:
     page.goto(project)
     page.get_by_role("link", name="v1-").first.click()
     page.get_by_role("button", name="ball").first.press("Enter")
-    save(page, "version")
+    page.locator(".sample").first.screenshot(path=DOCS / "admin-sample.png")
     page.goto(f"{project}corrections/")
     save(page, "corrections")
     page.goto(project)

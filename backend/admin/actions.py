@@ -8,7 +8,7 @@ from backend.captioning import CaptioningParts
 from backend.versions import promote_version, roll_back
 from model.errors import RequestError
 from worker.control import RetrainingControl, cancel_job, retry_job, stop_job
-from worker.queues import enqueue_retraining
+from worker.queues import enqueue_retraining, retrain_when_due
 
 Fields = Mapping[str, str]
 ProjectAction = Callable[[CaptioningParts, int, Fields], str]
@@ -54,6 +54,7 @@ def exclude(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
     name = _field(fields, "correction")
     if not parts.inbox.set_aside(project_id, name, f"{who()} excluded it"):
         raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
+    retrain_when_due(parts.redis, parts.settings, project_id)
     return f"correction {name} is not trained on any more; the next training learns without it"
 
 
@@ -62,6 +63,7 @@ def include(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
     name = _field(fields, "correction")
     if not parts.inbox.use_again(project_id, name):
         raise RequestError(f"correction {name} of project {project_id} is not excluded")
+    retrain_when_due(parts.redis, parts.settings, project_id)
     return f"correction {name} is trained on again"
 
 
