@@ -116,8 +116,14 @@ def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -
         "/admin/api/jobs/nothing",
     ],
 )
-def test_what_is_unknown_is_not_found(admin: BackendClient, path: str) -> None:
-    assert admin.get(path).status_code == 404
+def test_what_is_unknown_is_not_found_and_a_page_shows_the_way_back(admin: BackendClient, path: str) -> None:
+    response = admin.get(path, {"Accept": "text/html"})
+
+    assert response.status_code == 404
+    if "/api/" in path:
+        assert "error" in response.get_json()
+    else:
+        assert '<a href="/admin/">Back to the overview</a>' in response.text
 
 
 @pytest.fixture
