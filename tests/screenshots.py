@@ -38,8 +38,11 @@ def take_pictures(page: Page, product: DemoProduct) -> None:
     project = f"{product.backend_url}/admin/projects/{product.project_id}/"
     page.goto(project)
     page.get_by_role("link", name="v1-").first.click()
-    page.get_by_role("button", name="ball").first.press("Enter")
-    page.locator(".sample").first.screenshot(path=DOCS / "admin-sample.png")
+    card = page.locator(".sample").first
+    card.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")  # its image is fetched when it comes into view
+    card.get_by_role("button", name="ball").first.press("Enter")
+    card.screenshot(path=DOCS / "admin-sample.png")
     page.goto(f"{project}corrections/")
     save(page, "corrections")
     page.goto(project)
