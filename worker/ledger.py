@@ -23,6 +23,8 @@ Key = TypeVar("Key")
 
 JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
 """What can become of a suggestion that becomes a caption."""
+ACCEPTANCE = (*JUDGED, "word_edits", "compared")
+"""Counters of which an Acceptance is made."""
 VOCABULARY_SAMPLE = 100
 """Captions of which distinct words are told, or fewer where an arm has fewer."""
 
@@ -194,19 +196,22 @@ def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> d
 
 
 def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Acceptance]]:
-    """Return the same of versions of several projects; one question too."""
-    asked = [(project_id, version) for project_id, names in versions.items() for version in names]
+    """Return the same of versions of several projects; one small question of each, all at once."""
+    asked = {project_id: names for project_id, names in versions.items() if names}
     with redis.pipeline(transaction=False) as pipeline:
-        for project_id, version in asked:
-            fields = [total_field(counter, "shown", None, version) for counter in (*JUDGED, "word_edits", "compared")]
+        for project_id, names in asked.items():
+            fields = [total_field(counter, "shown", None, name) for name in names for counter in ACCEPTANCE]
             pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
-        found = pipeline.execute()
-    acceptances: dict[int, dict[str, Acceptance]] = {project_id: {} for project_id in versions}
-    for (project_id, version), numbers in zip(asked, found, strict=True):
-        *judged, word_edits, compared = (int(number or 0) for number in numbers)
-        acceptances[project_id][version] = Acceptance(
-            accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared
-        )
+        answers = dict(zip(asked, pipeline.execute(), strict=True))
+    return {project_id: _acceptances(names, answers.get(project_id, ())) for project_id, names in versions.items()}
+
+
+def _acceptances(names: Sequence[str], found: Iterable[bytes | str | None]) -> dict[str, Acceptance]:
+    counts = iter([int(number or 0) for number in found])
+    acceptances = {}
+    for name in names:
+        *judged, word_edits, compared = [next(counts) for _ in ACCEPTANCE]
+        acceptances[name] = Acceptance(accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared)
     return acceptances
 
 
