@@ -20,7 +20,7 @@ COPY model model
 COPY worker worker
 COPY backend backend
 RUN pip install --no-deps --no-build-isolation . && rm -rf build *.egg-info \
-    && useradd --uid 10001 --create-home captioner && install -d -o captioner -g captioner /data/store
+    && useradd --uid 10001 --create-home captioner && install -d -o captioner -g captioner /data /data/store
 
 USER captioner
 WORKDIR /home/captioner

@@ -115,13 +115,16 @@ compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settin
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES := fresh_clone gate learning networks order
+LONG_BENCHES := admin fresh_clone gate learning networks order
 ARGS ?=
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one, with ARGS="..."
 
 bench-%: $(DEV_STAMP)
 	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*) $(ARGS)
+
+screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## pictures of the admin's pages for docs/, from a running demo
+	$(PYTHON) -m tests.screenshots
 
 train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir
 	$(PYTHON) -m model.photos.train --flickr8k $(FLICKR8K) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
@@ -132,5 +135,5 @@ train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from
 clean: ## forget environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
-.PHONY: help setup label-studio demo demo-check run test lint types unit integration e2e browser compose-check bench train-scenes clean
+.PHONY: help setup label-studio demo demo-check run test lint types unit integration e2e browser compose-check bench screenshots train-scenes clean
 .DELETE_ON_ERROR:

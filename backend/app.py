@@ -1,13 +1,23 @@
 """The Flask application: parts that live as long as the process, routes, protection and error answers."""
 
+import logging
 import os
 import threading
 import time
+from http import HTTPStatus
 
 from flask import Flask, Response, g, request
 
-from backend.admin.operations import operations, watch_queues
+from backend.admin.access import Access
+from backend.admin.api import api
+from backend.admin.audit import audit_pages
+from backend.admin.operations import operations
+from backend.admin.pages import admin
+from backend.admin.parts import add_admin_parts
 from backend.admin.queue_pages import mount_queue_pages
+from backend.admin.shared_metrics import SharedMetrics
+from backend.admin.sign_in import sign_in
+from backend.admin.users import Users
 from backend.auth import protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
@@ -17,11 +27,19 @@ from backend.newcomers import Newcomers
 from backend.pictures import PictureReader
 from backend.routes import routes
 from backend.serving import ServingCaptioners
+from backend.throttle import Throttle
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
+from worker.audit import AuditLog
 from worker.queues import connect
+from worker.request_id import begin_request, end_request
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REQUEST_HEADER = "X-Request-ID"
+PROBES = ("/", "/health", "/ready", "/metrics")
 
 
 def create_app(settings: Settings) -> Flask:
@@ -35,12 +53,19 @@ def create_app(settings: Settings) -> Flask:
     parts = make_parts(settings)
     app.extensions[EXTENSION] = parts
     answer_errors(app)
-    _count_requests(app, parts.metrics)
-    protect(app, settings)
+    _watch_requests(app, parts.metrics)
+    throttle, audit = Throttle(settings.redis_url), AuditLog(parts.redis)
+    protect(app, settings, throttle, audit)
+    Access(Users(settings), throttle, audit).guard(app)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
+    admin_parts = add_admin_parts(app, settings)
+    app.register_blueprint(admin)
+    app.register_blueprint(api)
+    app.register_blueprint(sign_in)
+    app.register_blueprint(audit_pages)
     mount_queue_pages(app, settings.redis_url)
-    watch_queues(parts)
+    parts.metrics.registry.register(SharedMetrics(parts, admin_parts.label_studio))
     return app
 
 
@@ -63,20 +88,29 @@ def make_parts(settings: Settings) -> CaptioningParts:
     )
 
 
-def _count_requests(app: Flask, metrics: Metrics) -> None:
-    """Count and time every request, the refused ones too, and add the headers that browsers expect."""
+def _watch_requests(app: Flask, metrics: Metrics) -> None:
+    """Name, count, time and log every request, the refused ones too, and add the headers that browsers expect."""
 
     @app.before_request
     def remember_arrival() -> None:
+        g.request_id = begin_request(request.headers.get(REQUEST_HEADER))
         g.arrived_at = time.perf_counter()
 
     @app.after_request
-    def count_answer(response: Response) -> Response:
+    def tell_answer(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.requests.labels(route, response.status_code).inc()
-        if route == "/webhook":
-            metrics.observe_webhook(time.perf_counter() - g.arrived_at)
+        seconds = time.perf_counter() - g.arrived_at
+        metrics.observe_request(route, response.status_code, seconds)
+        # Of probes only what is wrong: they come every few seconds.
+        level = logging.DEBUG if route in PROBES and response.status_code == HTTPStatus.OK else logging.INFO
+        answer = (request.method, route, response.status_code, round(seconds, 4))
+        logger.log(level, "request done method=%s route=%s status=%s seconds=%s", *answer)
+        response.headers[REQUEST_HEADER] = g.request_id
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")
         return response
+
+    @app.teardown_request
+    def forget_request(_problem: BaseException | None) -> None:
+        end_request()

@@ -1,38 +1,60 @@
-"""Who may ask what: Label Studio, its webhooks, and the admin's pages.
+"""Who may ask what on Label Studio's side, and how everybody is refused.
 
-With BASIC_AUTH_USER set, every route of Label Studio's side and the admin's needs the login. Label Studio's webhooks
-do not carry the backend's login (CONTRACT.md section 5), so `/webhook` also takes WEBHOOK_SECRET in a header.
-`/ready` and `/metrics` hold no secrets and are open.
+With BASIC_AUTH_USER set, every route of Label Studio's side needs the login. Label Studio's webhooks do not carry the
+backend's login (CONTRACT.md section 5), so `/webhook` also takes WEBHOOK_SECRET in a header. `/ready` and `/metrics`
+hold no secrets and are open. What lies below /admin is guarded by `backend/admin/access.py`.
 """
 
 import hmac
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, Response, jsonify, request
+from flask import Flask, Request, Response, jsonify, make_response, render_template, request
 
+from backend.throttle import Throttle
+from worker.audit import AuditLog
 from worker.settings import Settings
 
 WEBHOOK_HEADER = "X-Webhook-Secret"
 OPEN_PATHS = ("/ready", "/metrics")
 ADMIN_PATH = "/admin"
 
-_READING = ("GET", "HEAD", "OPTIONS")
+READING = ("GET", "HEAD", "OPTIONS")
 
 
-def protect(app: Flask, settings: Settings) -> None:
-    """Check every request before its route runs."""
+def protect(app: Flask, settings: Settings, throttle: Throttle, audit: AuditLog) -> None:
+    """Check every request of Label Studio's side before its route runs."""
 
     @app.before_request
     def check_request() -> Response | None:
-        if _is_below(request.path, OPEN_PATHS):
-            return None
-        if _is_below(request.path, (ADMIN_PATH,)):
-            return _check_admin(settings)
-        if has_login(request, settings) or (request.path == "/webhook" and has_secret(request, settings)):
-            return None
         # With a secret alone the route decides, because Start Training cannot carry it.
-        return None if settings.basic_auth_user is None else _ask_for_login()
+        if settings.basic_auth_user is None or is_admin(request) or is_below(request.path, OPEN_PATHS):
+            return None
+        if request.path == "/webhook" and has_secret(request, settings):
+            return None
+        name = sent_name(request)
+        if name is None:
+            return ask_for_login()
+        if throttle.attempt(name, address(request), None, lambda: has_login(request, settings) or None):
+            return None
+        write_refusal(audit, name if name == settings.basic_auth_user else None)
+        return ask_for_login()
+
+
+def sent_name(asked: Request) -> str | None:
+    """Return the user whom HTTP basic auth names; None when it is not used."""
+    login = asked.authorization
+    return None if login is None or login.type != "basic" else login.username or ""
+
+
+def address(asked: Request) -> str:
+    """Return where a request comes from: the neighbour that connected, a proxy too."""
+    return asked.remote_addr or "a socket"
+
+
+def write_refusal(audit: AuditLog, name: str | None) -> None:
+    """Write down a wrong password; a name that nobody has may be a password in the wrong field, and is left out."""
+    audit.write(name or "somebody unknown", "sign-in refused", address=address(request), path=request.path)
 
 
 def has_login(asked: Request, settings: Settings) -> bool:
@@ -69,42 +91,46 @@ def is_same_origin(asked: Request) -> bool:
     return urlsplit(source).netloc in {asked.host, asked.headers.get("X-Forwarded-Host")}
 
 
-def _check_admin(settings: Settings) -> Response | None:
-    if settings.basic_auth_user is None:
-        return refuse(
-            HTTPStatus.FORBIDDEN,
-            "the admin pages are closed: set BASIC_AUTH_USER and BASIC_AUTH_PASS and restart the backend",
-        )
-    if not has_login(request, settings):
-        return _ask_for_login()
-    # A browser adds the login to requests that foreign pages make it send. rq-dashboard also acts on GET /requeue/.
-    acts = request.method not in _READING or "/requeue/" in request.path
-    if acts and not is_same_origin(request):
-        return refuse(
-            HTTPStatus.FORBIDDEN, "this action must come from the admin pages themselves, not from another site"
-        )
-    return None
+def is_admin(asked: Request) -> bool:
+    """Say whether a request is for what lies below /admin, however its path is spelled."""
+    return is_below(asked.url_rule.rule if asked.url_rule else asked.path, (ADMIN_PATH,))
+
+
+def is_below(path: str, roots: tuple[str, ...]) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
+
+
+def wants_page(asked: Request) -> bool:
+    """Say whether a person reads the answer in a browser, and no script."""
+    answers = ("application/json", "text/html")
+    is_page = is_admin(asked) and not is_below(asked.path, (f"{ADMIN_PATH}/api",))
+    return is_page and asked.accept_mimetypes.best_match(answers) == "text/html"
 
 
 def refuse(status: HTTPStatus, sentence: str) -> Response:
     """Return an error as every route answers it: one line, whatever a library had to say after it."""
-    response = jsonify(error=sentence.partition("\n")[0])
+    line = sentence.partition("\n")[0]
+    if wants_page(request):
+        response = make_response(render_template("admin/error.html", status=status, sentence=line))
+    else:
+        response = jsonify(error=line)
     response.status_code = status
     return response
 
 
-def _ask_for_login() -> Response:
+def ask_for_login() -> Response:
+    others = ""
+    if request.path == "/webhook":
+        others = f", or {WEBHOOK_HEADER} with WEBHOOK_SECRET"
+    elif is_admin(request):
+        others = f", or a user of ADMIN_USERS_FILE; people sign in at {ADMIN_PATH}/login"
     response = refuse(
-        HTTPStatus.UNAUTHORIZED,
-        "login needed: send BASIC_AUTH_USER and BASIC_AUTH_PASS as HTTP basic auth"
-        + (f", or {WEBHOOK_HEADER} with WEBHOOK_SECRET" if request.path == "/webhook" else ""),
+        HTTPStatus.UNAUTHORIZED, f"login needed: send BASIC_AUTH_USER and BASIC_AUTH_PASS as HTTP basic auth{others}"
     )
-    response.headers["WWW-Authenticate"] = 'Basic realm="captioner", charset="UTF-8"'
+    # A page's script must not make the browser ask for a password in a window of its own.
+    if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
+        response.headers["WWW-Authenticate"] = 'Basic realm="captioner", charset="UTF-8"'
     return response
-
-
-def _is_below(path: str, roots: tuple[str, ...]) -> bool:
-    return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
 def _equal(given: str | None, expected: str) -> bool:

@@ -26,12 +26,14 @@ from model.errors import StoreError, TaskError
 from model.store import Store
 from model.vision.features import FeatureStore
 from worker.calibration import read_calibration
-from worker.corrections import Correction, CorrectionInbox
+from worker.corrections import CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
 from worker.policy import is_withheld
 from worker.queues import enqueue_retraining, retrain_when_due
+from worker.request_id import current_request_id
 from worker.settings import Settings
 from worker.suggestions import Suggestion, SuggestionLog
+from worker.telemetry import span
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         self.project_id = parse_project_id(project_id) if project_id else 0
         self.parts = parts or current_app.extensions[EXTENSION]
 
+    @span("predict")
     def predict(
         self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
@@ -111,6 +114,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, pictures, strict=True)
         ]
 
+    @span("webhook")
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Do what a webhook asks for; what it says about captions is durable when this returns.
 
@@ -126,8 +130,8 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             self._record_skip(skip)
         if news.wants_training:
             return {"job": self.start_training(news.project_id)}
-        if changed:
-            self._retrain_when_due(news.project_id)
+        job_id = self._retrain_when_due(news.project_id) if changed else None
+        logger.info("webhook done action=%s project=%s changed=%s job=%s", event, news.project_id, changed, job_id)
         return {"changed": changed}
 
     def start_training(self, project_id: int) -> str:
@@ -172,7 +176,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
     ) -> Any:
         if isinstance(seen, TaskError):
             self.parts.metrics.predictions.labels("failed").inc()
-            self.parts.metrics.task_failures.labels(type(seen).__name__).inc()
+            self.parts.metrics.image_failures.labels(seen.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
         alternatives = self.parts.settings.alternatives
@@ -225,8 +229,6 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         parts.ledger.forget_tasks(project_id, news.deleted_tasks)
         parts.ledger.remove(project_id, set(news.removed_annotations) - skipped)
         parts.ledger.remove_controls(project_id, news.emptied_controls)
-        if forgotten:
-            parts.metrics.corrections.labels("removed").inc(forgotten)
         return forgotten
 
     def _store(self, submission: Submission) -> bool:
@@ -234,18 +236,17 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         suggestions = self.parts.suggestions.find(
             submitted.project_id, submitted.task_id, submitted.control, submitted.image_ref
         )
-        correction = with_proposal(submission, suggestions)
+        correction = replace(with_proposal(submission, suggestions), request_id=current_request_id())
         is_news = self.parts.inbox.store(correction)
-        self.parts.ledger.store(record_submission(correction, suggestions))
-        if is_news:
-            self.parts.metrics.corrections.labels(_kind(correction)).inc()
+        record = record_submission(correction, suggestions)
+        self.parts.ledger.store(record)
         logger.info(
-            "correction %s project=%s task=%s annotation=%s kind=%s version=%s",
+            "correction %s project=%s task=%s annotation=%s outcome=%s version=%s",
             "stored" if is_news else "known",
             correction.project_id,
             correction.task_id,
             correction.annotation_id,
-            _kind(correction),
+            record.outcome,
             correction.model_version,
         )
         return is_news
@@ -254,19 +255,13 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         suggestions = self.parts.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
         self.parts.ledger.store(record_skip(skip, suggestions))
 
-    def _retrain_when_due(self, project_id: int) -> None:
+    def _retrain_when_due(self, project_id: int) -> str | None:
         try:
-            retrain_when_due(self.parts.redis, self.parts.settings, project_id)
+            return retrain_when_due(self.parts.redis, self.parts.settings, project_id)
         except RedisError as problem:  # the corrections are safe, and the next one triggers again
             logger.warning("trigger lost project=%s problem=%s", project_id, problem)
+            return None
 
 
 def _readable(seen: list[Picture] | TaskError) -> list[Picture]:
     return [] if isinstance(seen, TaskError) else seen
-
-
-def _kind(correction: Correction) -> str:
-    """Sort a correction for the statistics: written without a proposal, edited, or accepted."""
-    if correction.proposed is None:
-        return "written"
-    return "edited" if correction.is_edit else "accepted"

@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_promote,
         _add_rollback,
         _add_ledger,
+        _add_user,
     ):
         add(subcommands)
     return parser
@@ -209,6 +210,14 @@ def _add_ledger(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="all numbers, as JSON")
     form.add_argument("--csv", action="store_true", help="one line for each annotation, for spreadsheets")
+
+
+def _add_user(subcommands: "Subcommands[argparse.ArgumentParser]") -> None:
+    parser = _add(subcommands, commands.user, "let somebody sign in to the admin pages, or no more (ADMIN_USERS_FILE)")
+    parser.add_argument("name", metavar="NAME", help="what they sign in with; a known one gets a new password and role")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--role", choices=["viewer", "operator"], help="viewers read everything, operators act too")
+    what.add_argument("--remove", action="store_true", help="let them sign in no more")
 
 
 def _add_project(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ Every function imports what it needs when it runs, so that no command waits for 
 """
 
 import argparse
+import getpass
 import json
 import math
 import sys
@@ -77,8 +78,12 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     from backend.doctor.examination import examine
+    from worker.audit import write_once
 
-    return examine(Settings.from_env(), repair=arguments.repair)
+    settings = Settings.from_env()
+    if arguments.repair:
+        write_once(settings.redis_url, _who(arguments), "repair asked for")
+    return examine(settings, repair=arguments.repair)
 
 
 def caption(arguments: argparse.Namespace) -> int:
@@ -259,14 +264,31 @@ def versions(arguments: argparse.Namespace) -> int:
 def promote(arguments: argparse.Namespace) -> int:
     from backend.versions import promote_version
 
-    print(promote_version(Settings.from_env(), arguments.project, arguments.version, by="command line"))
+    print(promote_version(Settings.from_env(), arguments.project, arguments.version, by=_who(arguments)))
     return 0
 
 
 def rollback(arguments: argparse.Namespace) -> int:
     from backend.versions import roll_back
 
-    print(roll_back(Settings.from_env(), arguments.project, by="command line"))
+    print(roll_back(Settings.from_env(), arguments.project, by=_who(arguments)))
+    return 0
+
+
+def user(arguments: argparse.Namespace) -> int:
+    from backend.admin.users import remove_user, write_user
+    from worker.audit import write_once
+
+    settings, name = Settings.from_env(), arguments.name
+    if arguments.remove:
+        remove_user(settings, name)
+        write_once(settings.redis_url, _who(arguments), "user removed", name=name)
+        print(f"{name} can sign in no more")
+        return 0
+    is_known = write_user(settings, name, arguments.role, _ask_password(name))
+    done = "user changed" if is_known else "user added"
+    write_once(settings.redis_url, _who(arguments), done, name=name, role=arguments.role)
+    print(f"{name} can sign in at /admin/login as {arguments.role}")
     return 0
 
 
@@ -297,6 +319,21 @@ def ledger(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(ledger_lines(found, calibration, with_arms=settings.hide_suggestions_share > 0)))
     return 0
+
+
+def _ask_password(name: str) -> str:
+    """Ask for it twice on a terminal; elsewhere it is the first line of standard input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    password = getpass.getpass(f"password of {name}: ")
+    if getpass.getpass("the same again: ") != password:
+        raise SettingsError("the two passwords differ; nothing was changed")
+    return password
+
+
+def _who(arguments: argparse.Namespace) -> str:
+    """Return how the audit log names whoever runs this command."""
+    return f"captioner {arguments.run.__name__} (command line)"
 
 
 def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from redis import RedisError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from backend.auth import refuse
-from model.errors import CaptionerError, LabelConfigError, ModelVersionError, RequestError, StoreError
+from model.errors import CaptionerError, JobError, LabelConfigError, ModelVersionError, RequestError, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ def answer_errors(app: Flask) -> None:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.register_error_handler(RequestError, _bad_request)
     app.register_error_handler(LabelConfigError, _bad_request)
+    app.register_error_handler(JobError, _conflict)
     app.register_error_handler(RedisError, _redis_down)
     app.register_error_handler(StoreError, _unavailable)
     app.register_error_handler(ModelVersionError, _unavailable)
@@ -35,6 +36,11 @@ def answer_errors(app: Flask) -> None:
 def _bad_request(problem: CaptionerError) -> Response:
     logger.warning("request refused path=%s problem=%s", request.path, problem)
     return refuse(HTTPStatus.BAD_REQUEST, str(problem))
+
+
+def _conflict(problem: CaptionerError) -> Response:
+    logger.warning("request refused path=%s problem=%s", request.path, problem)
+    return refuse(HTTPStatus.CONFLICT, str(problem))
 
 
 def _redis_down(problem: RedisError) -> Response:

@@ -38,7 +38,7 @@ def refuse_metadata_service(host: str) -> None:
         return  # a name; the address behind it is checked when connected
     mapped = getattr(address, "ipv4_mapped", None)
     if (mapped or address).is_link_local or address == ipaddress.ip_address("fd00:ec2::254"):
-        raise ImageError(f"{host} is a link-local address, images are not fetched from there")
+        raise ImageError(f"{host} is a link-local address, images are not fetched from there", "address")
 
 
 class _GuardedConnection(HTTPConnection):

@@ -4,10 +4,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from PIL import Image
 from redis import Redis
+from torch import Tensor
 
 from backend.images import ImageFetcher
 from backend.label_studio.client import LabelStudioClient
@@ -19,6 +21,7 @@ from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
 from model.vision.images import decode_image, image_key
+from worker.bisection import may_come_from_items
 from worker.corrections import Correction, CorrectionInbox
 from worker.settings import Settings
 
@@ -35,6 +38,8 @@ class FeatureReport:
     known: int
     made: int
     failed: int
+    set_aside: int
+    """Before, or now because the encoder cannot make anything of the image."""
     left: int
     """Not looked at, because the time was up; the next job goes on."""
 
@@ -48,6 +53,9 @@ def complete_features(
 ) -> FeatureReport:
     """Fetch and encode the images that have no features; one that cannot be had is logged and left out.
 
+    One that the encoder fails on is set aside: it would be so each time. As images are seen to one by one, there is
+    nothing to search for; only whether the encoder does its work otherwise is tried.
+
     Args:
         client: None when no API key is set; then only images outside Label Studio can be had.
         on_progress: told how many of how many corrections are seen to.
@@ -59,16 +67,19 @@ def complete_features(
     inbox = CorrectionInbox(redis)
     corrections = inbox.corrections(project_id)
     if not corrections:
-        return FeatureReport(known=0, made=0, failed=0, left=0)
+        return FeatureReport(known=0, made=0, failed=0, set_aside=0, left=0)
     encoder = load_bundle(settings.caption_bundle).encoder
     features = FeatureStore(Store(settings.model_store), encoder.fingerprint)
     completion = _Completion(inbox, encoder, features, client, ImageFetcher.from_settings(settings))
     deadline, outcomes = time.monotonic() + BUDGET_S, Counter[str]()
+    set_aside = inbox.set_aside_names(project_id)
     for done, correction in enumerate(corrections, start=1):
-        is_late = time.monotonic() > deadline
-        outcomes["left" if is_late else completion.see_to(correction)] += 1
+        if correction.name in set_aside:
+            outcomes["set_aside"] += 1
+        else:
+            outcomes["left" if time.monotonic() > deadline else completion.see_to(correction)] += 1
         on_progress(done, len(corrections))
-    return FeatureReport(**{outcome: outcomes[outcome] for outcome in ("known", "made", "failed", "left")})
+    return FeatureReport(**{field.name: outcomes[field.name] for field in fields(FeatureReport)})
 
 
 class _Completion:
@@ -92,11 +103,10 @@ class _Completion:
         if correction.image_key is not None and self.features.get(correction.image_key) is not None:
             return "known"
         try:
-            content = self.fetcher.fetch(self._image_ref(correction), correction.task_id)
+            content = self.fetcher.fetch(find_image_ref(self.client, correction), correction.task_id)
             key = image_key(content)
             if self.features.get(key) is None:
-                pixels = self.encoder.spec.preprocessing(decode_image(content))
-                self.features.put(key, encode(self.encoder, [pixels])[0])
+                self.features.put(key, self._encoded(decode_image(content)))
         except (ImageError, LabelStudioError) as problem:
             logger.warning(
                 "correction without image project=%s task=%s annotation=%s reason=%s",
@@ -106,16 +116,36 @@ class _Completion:
                 problem,
             )
             return "failed"
+        except Exception as problem:
+            if not may_come_from_items(problem):
+                raise
+            self._encoded(Image.new("RGB", (64, 64), "grey"))  # fails too if it is not for this image
+            reason = f"its image cannot be encoded: {problem}"
+            self.inbox.set_aside(correction.project_id, correction.name, reason, by_job=True)
+            logger.warning(
+                "correction set aside project=%s correction=%s problem=%r",
+                correction.project_id,
+                correction.name,
+                problem,
+            )
+            return "set_aside"
         self.inbox.attach_image_key(correction, key)
         return "made"
 
-    def _image_ref(self, correction: Correction) -> str:
-        """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
-        if not correction.image_ref.startswith(INSIDE_TASK) or self.client is None:
-            return correction.image_ref
-        data = self.client.task(correction.task_id)["data"]
-        found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
-        return next(found, correction.image_ref)
+    def _encoded(self, image: Image.Image) -> Tensor:
+        features = encode(self.encoder, [self.encoder.spec.preprocessing(image)])[0]
+        if not features.isfinite().all():
+            raise ArithmeticError("its features have numbers that half precision cannot hold")
+        return features
+
+
+def find_image_ref(client: LabelStudioClient | None, correction: Correction) -> str:
+    """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
+    if not correction.image_ref.startswith(INSIDE_TASK) or client is None:
+        return correction.image_ref
+    data = client.task(correction.task_id)["data"]
+    found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
+    return next(found, correction.image_ref)
 
 
 def _texts(value: Any) -> Iterator[str]:

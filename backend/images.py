@@ -22,7 +22,7 @@ from urllib3.util import parse_url
 from backend.guarded_session import make_guarded_session, refuse_metadata_service
 from backend.label_studio.client import LabelStudioClient
 from backend.labeling import INSIDE_TASK
-from model.errors import ImageError, LabelStudioError
+from model.errors import ImageError, ImageProblem, LabelStudioError
 from worker.settings import Settings
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
@@ -91,9 +91,10 @@ class ImageFetcher:
         try:
             return self._download(self._address(image_ref, task_id))
         except LabelStudioError as cause:
-            raise ImageError(f"{shown(image_ref)} cannot be fetched: {cause}") from cause
+            raise ImageError(f"{shown(image_ref)} cannot be fetched: {cause}", "unreachable") from cause
         except (requests.RequestException, HTTPError, OSError, ValueError) as cause:
-            raise ImageError(f"{shown(image_ref)} cannot be fetched: {_reason(cause)}") from cause
+            words, problem = _reason(cause)
+            raise ImageError(f"{shown(image_ref)} cannot be fetched: {words}", problem) from cause
 
     def _address(self, image_ref: str, task_id: int) -> str:
         """Return the URL to ask for a reference of any kind."""
@@ -109,7 +110,8 @@ class ImageFetcher:
             return urljoin(self.label_studio_url, image_ref)
         raise ImageError(
             f"{shown(image_ref)} is no image address: expected a path of Label Studio, http(s), "
-            f"{', '.join(CLOUD_SCHEMES)} or data:"
+            f"{', '.join(CLOUD_SCHEMES)} or data:",
+            "address",
         )
 
     def _download(self, url: str) -> bytes:
@@ -119,7 +121,7 @@ class ImageFetcher:
                 if response.status_code not in _REDIRECTS:
                     return self._read(response, deadline)
                 url = _redirect_target(response)
-        raise ImageError(f"{shown(url)} redirects more than {self.limits.max_redirects} times")
+        raise ImageError(f"{shown(url)} redirects more than {self.limits.max_redirects} times", "address")
 
     def _ask(self, url: str) -> requests.Response:
         refuse_metadata_service(parse_url(url).host or "")
@@ -135,18 +137,18 @@ class ImageFetcher:
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         where = shown(response.url)
         if response.status_code != 200:
-            raise ImageError(f"{where} answered {response.status_code}{self._advice(response)}")
+            raise ImageError(f"{where} answered {response.status_code}{self._advice(response)}", _refusal(response))
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":  # a few bytes could unpack to gigabytes
-            raise ImageError(f"{where} is packed as {encoding} although identity was asked for")
+            raise ImageError(f"{where} is packed as {encoding} although identity was asked for", "large")
         content = bytearray()
         # read1 returns what has arrived; read would wait for a full chunk and let a dripping server pass the deadline.
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             content += chunk
             if len(content) > self.limits.max_image_bytes:
-                raise ImageError(f"{where} is larger than {self.limits.max_image_bytes:,} bytes")
+                raise ImageError(f"{where} is larger than {self.limits.max_image_bytes:,} bytes", "large")
             if time.monotonic() > deadline:
-                raise ImageError(f"{where} took longer than {self.limits.total_timeout_s:g} s")
+                raise ImageError(f"{where} took longer than {self.limits.total_timeout_s:g} s", "slow")
         return bytes(content)
 
     def _advice(self, response: requests.Response) -> str:
@@ -163,19 +165,19 @@ class ImageFetcher:
 
     def _decode_data_url(self, image_ref: str) -> bytes:
         if image_ref.startswith(INSIDE_TASK):
-            raise ImageError("the image is inside its task in Label Studio, only its hash is stored here")
+            raise ImageError("the image is inside its task in Label Studio, only its hash is stored here", "absent")
         header, comma, payload = image_ref.partition(",")
         if not comma:
-            raise ImageError(f"{shown(image_ref)} is no data URL: it has no comma")
+            raise ImageError(f"{shown(image_ref)} is no data URL: it has no comma", "address")
         if len(payload) * 3 // 4 > self.limits.max_image_bytes:
-            raise ImageError(f"{shown(image_ref)} is larger than {self.limits.max_image_bytes:,} bytes")
+            raise ImageError(f"{shown(image_ref)} is larger than {self.limits.max_image_bytes:,} bytes", "large")
         raw = unquote_to_bytes(payload)
         if not header.endswith(";base64"):
             return raw
         try:
             return base64.b64decode(raw)
         except binascii.Error as cause:
-            raise ImageError(f"{shown(image_ref)} is not valid base64: {cause}") from cause
+            raise ImageError(f"{shown(image_ref)} is not valid base64: {cause}", "address") from cause
 
 
 def shown(image_ref: str) -> str:
@@ -197,23 +199,35 @@ def _origin(url: str) -> tuple[str, str, int]:
 def _redirect_target(response: requests.Response) -> str:
     target = urljoin(response.url, response.headers.get("Location", ""))
     if _origin(target)[0] not in {"http", "https"}:
-        raise ImageError(f"{shown(response.url)} redirects to {shown(target)}, only http and https are followed")
+        raise ImageError(
+            f"{shown(response.url)} redirects to {shown(target)}, only http and https are followed", "address"
+        )
     return target
 
 
-def _reason(cause: Exception) -> str:
-    """Say in words what went wrong on the network; the libraries' own texts repeat the whole URL."""
+def _reason(cause: Exception) -> tuple[str, ImageProblem]:
+    """Say in words and in one what went wrong on the network; the libraries' own texts repeat the whole URL."""
     if isinstance(cause, requests.exceptions.SSLError):
-        return "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
+        words = "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
+        return words, "unreachable"
     if isinstance(cause, requests.exceptions.ConnectTimeout):
-        return "its host does not answer"
+        return "its host does not answer", "unreachable"
     if isinstance(cause, requests.exceptions.ReadTimeout) or "timed out" in str(cause):
-        return "its host stopped sending"
+        return "its host stopped sending", "slow"
     if isinstance(cause, ProtocolError):
-        return "its host broke off"
+        return "its host broke off", "unreachable"
     if isinstance(cause, requests.exceptions.ConnectionError):
-        return "its host cannot be reached"
-    return "the address is not valid" if isinstance(cause, ValueError) else type(cause).__name__
+        return "its host cannot be reached", "unreachable"
+    if isinstance(cause, ValueError):
+        return "the address is not valid", "address"
+    return type(cause).__name__, "unreachable"
+
+
+def _refusal(response: requests.Response) -> ImageProblem:
+    """Return what a status that is not 200 says; Label Studio answers 500 for a file that it does not have."""
+    if response.status_code in {401, 403}:
+        return "refused"
+    return "missing" if response.status_code in {404, 410, 500} else "unreachable"
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

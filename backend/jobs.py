@@ -6,7 +6,7 @@ Each starts in a process of its own, so what needs torch (2 s to import) is impo
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -71,7 +71,8 @@ def pull_projects() -> dict[str, int]:
         outcomes = Counter(_pull_if_connected(client, redis, settings, project) for project in client.projects())
     finally:
         schedule_pull(redis, settings)
-    logger.info("projects pulled %s", _words(outcomes))
+    told = [outcomes[name] for name in ("changed", "unchanged", "failed", "foreign")]
+    logger.info("projects pulled changed=%s unchanged=%s failed=%s foreign=%s", *told)
     return dict(outcomes)
 
 
@@ -96,7 +97,15 @@ def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
     prefer_fast_products()
     parts = make_parts(settings)
     report = refresh(client, parts, project_id, version, _progress("refreshing"))
-    logger.info("predictions refreshed project=%s version=%s %s", project_id, version, _words(vars(report)))
+    logger.info(
+        "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s",
+        project_id,
+        version,
+        report.refreshed,
+        report.current,
+        report.failed,
+        report.stopped,
+    )
     return dict(vars(report))
 
 
@@ -155,7 +164,14 @@ def _complete_features(
     from backend.image_features import complete_features
 
     report = complete_features(client, redis, settings, project_id, _progress("features"))
-    logger.info("features completed project=%s %s", project_id, _words(vars(report)))
+    logger.info(
+        "features completed project=%s known=%s made=%s failed=%s left=%s",
+        project_id,
+        report.known,
+        report.made,
+        report.failed,
+        report.left,
+    )
     return dict(vars(report))
 
 
@@ -172,7 +188,3 @@ def _progress(phase: str) -> Callable[[int, int], None]:
         job.save_meta()
 
     return write
-
-
-def _words(facts: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in facts.items())

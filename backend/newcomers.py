@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 
 from redis import Redis, RedisError
 
@@ -32,7 +33,8 @@ class Newcomers:
         if not self._can_help or now - self._met.get(project_id, -AGAIN_AFTER_S) < AGAIN_AFTER_S:
             return None
         self._met[project_id] = now
-        thread = threading.Thread(target=self._enqueue, args=(project_id,), name="newcomer", daemon=True)
+        run_here = copy_context().run  # the job goes back to this request
+        thread = threading.Thread(target=run_here, args=(self._enqueue, project_id), name="newcomer", daemon=True)
         thread.start()
         return thread
 

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,8 @@ class PictureReader:
     ) -> dict[str, _Fetched | ImageError]:
         """Fetch each reference once; returns what was read or why not."""
         running = {
-            ref: self._threads.submit(self._fetch, ref, task_id, encoder, features) for ref, task_id in wanted.items()
+            ref: self._threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features)
+            for ref, task_id in wanted.items()
         }
         wait(running.values(), timeout=FETCH_BUDGET_S)
         return {ref: _outcome(future) for ref, future in running.items()}
@@ -115,7 +117,7 @@ class PictureReader:
                 computed = encode(encoder, [missing[key] for key in batch])
             seen |= dict(zip(batch, computed, strict=True))
         for key in keys:
-            self._threads.submit(_remember, features, key, seen[key])
+            self._threads.submit(copy_context().run, _remember, features, key, seen[key])
         return seen
 
 
@@ -163,7 +165,7 @@ def _pictures(
 def _outcome(future: "Future[_Fetched]") -> _Fetched | ImageError:
     if not future.done():
         future.cancel()
-        return ImageError(f"the image was not there after {FETCH_BUDGET_S:g} s")
+        return ImageError(f"the image was not there after {FETCH_BUDGET_S:g} s", "slow")
     try:
         return future.result()
     except ImageError as problem:

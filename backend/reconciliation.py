@@ -17,6 +17,7 @@ from backend.labeling import CaptionControl, parse_caption_controls
 from model.errors import RequestError
 from worker.corrections import Correction, CorrectionInbox
 from worker.ledger_records import LedgerRecords, Skip, record_skip, record_submission
+from worker.request_id import current_request_id
 from worker.suggestions import Suggestion, SuggestionLog
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def _store(
     stored = 0
     for submission in reading.submissions:
         correction, suggested = _beside_proposal(submission, task, log)
-        stored += inbox.store(correction)
+        stored += inbox.store(replace(correction, request_id=current_request_id()))
         ledger.store(record_submission(correction, suggested))
     for skip in reading.skips:
         ledger.store(record_skip(skip, _remembered(skip, log) or _stored_predictions(task, skip)))

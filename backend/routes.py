@@ -9,7 +9,6 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from backend.admin.overview import last_line
 from backend.auth import WEBHOOK_HEADER, may_report_events, refuse
 from backend.captioning import EXTENSION, CaptionBackend, CaptioningParts
 from backend.errors import MAX_BODY_BYTES
@@ -17,6 +16,8 @@ from backend.events import START_TRAINING
 from backend.fields import checked, need, need_objects, parse_project_id
 from backend.versions import promote_version
 from model.errors import RequestError
+from worker.audit import AuditLog
+from worker.job_cause import cause
 
 routes = Blueprint("label_studio", __name__)
 
@@ -82,11 +83,10 @@ def versions() -> Response:
 def job_status() -> Response:
     job_id = need(read_body(), "job", str)
     job = Job.fetch(job_id, connection=parts().redis, serializer=JSONSerializer)
-    result = job.latest_result()
     times = {name: getattr(job, name) for name in ("created_at", "enqueued_at", "started_at", "ended_at")}
     return jsonify(
         job_status=job.get_status(),
-        error=last_line(result.exc_string if result else None),
+        error=cause(job),
         progress=job.get_meta(),
         **{name: moment and moment.isoformat() for name, moment in times.items()},
     )
@@ -126,6 +126,8 @@ def duplicate_model() -> Response:
         corrections=(),
         decision=f"copied from version {captioner.version} of project {source}",
     )
+    audit = AuditLog(parts().redis)
+    audit.write("POST /duplicate_model", "version copied", target, version=copy.name, source=source)
     return jsonify(model_version=copy.name)
 
 

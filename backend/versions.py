@@ -1,6 +1,7 @@
 """Model versions as a person handles them: list them, let another one serve, go back.
 
-Whenever another version serves, the suggestions that Label Studio already stores are written again.
+Whenever another version serves, the suggestions that Label Studio already stores are written again, and the audit log
+tells who chose it.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from redis import RedisError
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
+from worker.audit import write_once
 from worker.queues import connect, enqueue_backend_job
 from worker.settings import Settings
 
@@ -38,10 +40,16 @@ def version_lines(registry: ModelRegistry, project_id: int) -> Iterator[str]:
 def promote_version(settings: Settings, project_id: int, name: str, *, by: str) -> str:
     """Let a version serve the project from now on; return what to tell the person.
 
+    Args:
+        by: who chose it, as the audit log shall name them.
+
     Raises:
         ModelVersionError: the version is unknown or was refused.
     """
-    open_registry(settings).promote(project_id, name, by=by)
+    registry = open_registry(settings)
+    before = registry.serving(project_id)
+    registry.promote(project_id, name, by=by)
+    write_once(settings.redis_url, by, "version promoted", project_id, version=name, before=before)
     return f"{name} serves project {project_id}; {_refresh(settings, project_id, name)}"
 
 
@@ -51,7 +59,10 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
     Raises:
         ModelVersionError: no other version ever served this project.
     """
-    name = open_registry(settings).rollback(project_id, by=by)
+    registry = open_registry(settings)
+    before = registry.serving(project_id)
+    name = registry.rollback(project_id, by=by)
+    write_once(settings.redis_url, by, "version rolled back", project_id, version=name, before=before)
     return f"{name} serves project {project_id} again; {_refresh(settings, project_id, name)}"
 
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,18 @@ from typing import Any
 import torch
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from redis import RedisError
 
 from backend.app import create_app
 from backend.captioning import EXTENSION, CaptioningParts
 from model.captioner import prefer_fast_products
+from worker.logs import set_up_logging
+from worker.lost_jobs import watch_beside
 from worker.queues import schedule_pull
 from worker.settings import Settings
+from worker.telemetry import start_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "timeout": 120,
         "graceful_timeout": 10,
         "keepalive": 5,
+        "logger_class": _Lines,
         "preload_app": True,
         "control_socket_disable": True,
     }
@@ -63,7 +68,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 def make_app(settings: Settings) -> Flask:
     """Return the application in a process made ready for it; its bundle is not loaded yet."""
-    start_logging()
+    set_up_logging(settings.log_format)
     keep_freed_memory()
     # One caption is faster on one thread than on two, and requests run beside each other anyway.
     torch.set_num_threads(1)
@@ -72,8 +77,11 @@ def make_app(settings: Settings) -> Flask:
 
 
 def begin_beside_requests(parts: CaptioningParts) -> None:
-    """Load the weights, and ask for what was annotated while no backend listened, beside the requests."""
+    """Beside the requests: load the weights, ask for what was annotated while no backend listened, and take back the
+    jobs of workers that are lost, be it the only one."""
+    start_telemetry("captioner-backend")  # its thread, too, lives only after the fork
     parts.captioners.start_loading()
+    watch_beside(parts.settings.redis_url)
     threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
 
 
@@ -88,23 +96,21 @@ def pull_missed(parts: CaptioningParts) -> None:
         logger.warning("pull not scheduled problem=%s", problem)
 
 
-def start_logging() -> None:
-    """Write one line per finished unit of work to standard error; of others' steps only what is wrong."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
-    logging.getLogger("rq").setLevel(logging.WARNING)
-
-
 def keep_freed_memory() -> None:
     """Tell glibc not to hand big blocks back at once: the next prediction would pay a page fault for each page."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # macOS has none
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 2**20)
+
+
+class _Lines(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own lines, written as all others are."""
+
+    def setup(self, cfg: Config) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

@@ -11,10 +11,16 @@ CaptionerError
 ├── StoreError            the model store cannot be read or written
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
 │   └── BundleError       a bundle is missing, damaged or does not fit together
+├── JobError              a job is in no state for what a person asked of it
 ├── TrainingError         nothing is published, the current version keeps serving
 ├── LabelStudioError      Label Studio cannot be reached or refuses
 └── ServiceError          a process of the product did not start (demo, tests)
 """
+
+from typing import Literal
+
+ImageProblem = Literal["absent", "address", "unreachable", "refused", "missing", "slow", "large", "unreadable"]
+"""Why an image cannot be had, in one word, for counting; `absent` where the task names none."""
 
 
 class CaptionerError(Exception):
@@ -36,9 +42,15 @@ class LabelConfigError(CaptionerError):
 class TaskError(CaptionerError):
     """One task cannot be captioned."""
 
+    reason: ImageProblem = "absent"
+
 
 class ImageError(TaskError):
     """An image cannot be fetched or decoded."""
+
+    def __init__(self, message: str, reason: ImageProblem = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CorrectionError(CaptionerError):
@@ -59,6 +71,10 @@ class ModelVersionError(CaptionerError):
 
 class BundleError(ModelVersionError):
     """A bundle is missing, damaged, or its parts do not fit together."""
+
+
+class JobError(CaptionerError):
+    """A job is in no state for what was asked of it, or unknown, or its project is paused."""
 
 
 class TrainingError(CaptionerError):

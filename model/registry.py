@@ -83,6 +83,12 @@ class ModelRegistry:
         found = [self._version(path) for path in paths if path.endswith("/version.json")]
         return sorted(found, key=lambda version: (version.created_at, version.name))
 
+    def newest(self, project_id: int) -> ModelVersion | None:
+        """Return the project's last retraining, published or refused; None before the first."""
+        paths = self._store.list(f"projects/{project_id}/versions")
+        records = [path for path in paths if path.endswith("/version.json")]
+        return self._version(max(records, key=_number)) if records else None
+
     def version(self, project_id: int, name: str) -> ModelVersion:
         """Return one retraining's record.
 
@@ -260,3 +266,8 @@ class ModelRegistry:
     @staticmethod
     def _folder(project_id: int, name: str) -> str:
         return f"projects/{project_id}/versions/{name}"
+
+
+def _number(path: str) -> int:
+    """Return which retraining a version's file is of."""
+    return int(path.split("/")[-2].removeprefix("v").partition("-")[0])

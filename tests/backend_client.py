@@ -1,21 +1,28 @@
 """The backend as Label Studio meets it: the real app on a real Redis, without a server in between."""
 
 import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
 from backend.app import create_app
 from backend.captioning import EXTENSION, CaptioningParts
 from tests.payloads import load_payload
 from worker.corrections import Correction, CorrectionInbox
+from worker.queues import LABEL_STUDIO_QUEUE, queue
 from worker.settings import Settings
 
 LABEL_CONFIG = """<View><Image name="image" value="$captioning"/><Header value="Describe the image:"/>
 <TextArea name="caption" toName="image" rows="5" maxSubmissions="1" editable="true"/></View>"""
+
+
+BROWSER_ACCEPTS = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
 class BackendClient:
@@ -69,6 +76,32 @@ class BackendClient:
         return results
 
 
+class Browser:
+    """A person in a browser: keeps cookies, reads pages, fills forms in."""
+
+    def __init__(self, backend: BackendClient, address: str = "192.0.2.1") -> None:
+        self.client = backend.app.test_client()
+        self._environ = {"REMOTE_ADDR": address}
+
+    def open(self, path: str) -> TestResponse:
+        return self.client.get(path, headers=BROWSER_ACCEPTS, environ_base=self._environ)
+
+    def press(self, path: str, token: str | None = None, **fields: str) -> TestResponse:
+        """Send a form of one of our pages, by default without its token."""
+        form = fields if token is None else fields | {"csrf_token": token}
+        headers = BROWSER_ACCEPTS | {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
+        return self.client.post(path, data=form, headers=headers, environ_base=self._environ)
+
+    def sign_in(self, name: str, password: str, path: str = "/admin/login") -> TestResponse:
+        return self.press(path, self.token(path), name=name, password=password)
+
+    def token(self, path: str = "/admin/audit/") -> str:
+        """Return the token of the first form of a page."""
+        found = re.search(r'name="csrf_token" value="([^"]+)"', self.open(path).text)
+        assert found is not None, f"{path} has no token"
+        return found[1]
+
+
 def basic_auth(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
@@ -81,3 +114,11 @@ def make_settings(folder: Path, **changes: Any) -> Settings:
         "label_studio_url": "http://127.0.0.1:9",
     }
     return Settings(**values | changes)
+
+
+def failed_job(backend: BackendClient) -> str:
+    """Let a worker run a job that fails; returns its id."""
+    jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
+    job = jobs.enqueue_call("math.sqrt", args=[-1], meta={"phase": "training"})
+    SimpleWorker([jobs], connection=backend.parts.redis, serializer=JSONSerializer).work(burst=True)
+    return str(job.id)

@@ -2,6 +2,9 @@
 
 import hashlib
 import socket
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,6 +78,14 @@ class Workplace:
         assert result is not None, f"job {job_id} is {job.get_status()} after {DEADLINE_S} s; logs in {self.log_folder}"
         return result
 
+    @staticmethod
+    def wait_until(holds: Callable[[], object]) -> None:
+        """Wait for what nobody announces, such as the progress of a job."""
+        give_up_at = time.monotonic() + DEADLINE_S
+        while not holds():
+            assert time.monotonic() < give_up_at, f"it does not hold after {DEADLINE_S} s"
+            threading.Event().wait(0.02)
+
     def job(self, job_id: str) -> Job:
         return Job.fetch(job_id, connection=self.redis, serializer=JSONSerializer)
 
@@ -103,6 +114,11 @@ class Hold:
     def wait_until_running(self) -> None:
         guest, _ = self._door.accept()
         self._guests.append(guest)
+
+    def wait_until_gone(self, guest: int) -> None:
+        """Wait for the end of a job's process, the first one being 0, that nobody released, before its time limit."""
+        self._guests[guest].settimeout(DEADLINE_S / 4)
+        assert self._guests[guest].recv(1) == b""
 
     def release(self) -> None:
         for guest in self._guests:

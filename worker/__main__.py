@@ -20,7 +20,9 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from model.errors import SettingsError
+from worker.liveness import beating
 from worker.logs import set_up_logging
+from worker.lost_jobs import watch_beside
 from worker.process import CaptionWorker
 from worker.queues import QUEUES, connect_patiently, queue
 from worker.settings import Settings, hide_password
@@ -37,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--queues", nargs="+", choices=QUEUES, default=QUEUES, help="which to serve, first one first")
     parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
     arguments = parser.parse_args(argv)
-    set_up_logging()
     try:
         settings = Settings.from_env()
     except SettingsError as problem:
         print(f"captioner worker: {problem}", file=sys.stderr)
         return 2
+    set_up_logging(settings.log_format)
     os.nice(NICENESS)
     with suppress(StopRequested):
         run_jobs(settings, arguments.queues, burst=arguments.burst)
@@ -57,6 +59,7 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
         StopRequested: asked to stop while waiting for Redis.
     """
     redis = connect_patiently(settings.redis_url)
+    watch_beside(settings.redis_url)
     while True:
         _stop_by_exception()
         wait_for_redis(redis, settings.redis_url)
@@ -64,7 +67,8 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
         served, address = ",".join(queue_names), hide_password(settings.redis_url)
         logger.info("worker ready name=%s queues=%s redis=%s", worker.name, served, address)
         try:
-            worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
+            with beating(settings.redis_url, worker.name, worker.drop_taken_job):
+                worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
         except RedisError as problem:
             logger.warning("worker lost Redis name=%s problem=%s", worker.name, problem)
         if worker.is_stopping or burst:

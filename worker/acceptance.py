@@ -6,6 +6,7 @@ from redis import Redis
 
 from model.registry import ModelRegistry
 from model.store import Store
+from worker.audit import THE_WORKER, AuditLog
 from worker.calibration import ASKED, fit_calibration, write_calibration
 from worker.ledger import read_acceptance
 from worker.ledger_records import LedgerRecords
@@ -34,6 +35,7 @@ def roll_back_if_accepted_less(
     why = f"{serving} was accepted {now.accepted} times of {now.judged}, {before} {then.accepted} of {then.judged}"
     registry.rollback(project_id, by=why)
     logger.warning("version rolled back project=%s version=%s serving=%s reason=%r", project_id, serving, before, why)
+    AuditLog(redis).write(THE_WORKER, "version rolled back", project_id, version=before, before=serving, reason=why)
     if settings.refresh_predictions:
         enqueue_backend_job(redis, "refresh_predictions", project_id, before)
     return before

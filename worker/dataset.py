@@ -1,6 +1,6 @@
 """What one retraining learns from and is measured on: corrections of the project, beside captions of the bundle.
 
-    corrections -> the newest of each image -> held out (worker/holdout.py), else trained on
+    corrections -> those not set aside -> the newest of each image -> held out (worker/holdout.py), else trained on
     replay      -> anchors by the features' content, measured on and never trained on, else trained on
     corrections beside the bundle's own captions -> systematic edits -> replay and anchors in the project's words
 
@@ -38,6 +38,7 @@ MAX_REPEATS = 16
 MAX_COMPARED = 256
 """The newest corrections that are compared with the bundle's captions."""
 BATCH = 64
+SET_ASIDE = "set aside"
 
 NEW_SHARE = 0.6
 """How much new corrections count beside all else in the whole loss. At 3 a topic is learned no better and more of the
@@ -76,6 +77,11 @@ class Dataset:
     """The anchors, worded so too."""
 
     @property
+    def is_set_aside(self) -> bool:
+        """Whether all that is left out is so because it was set aside."""
+        return all(reason.startswith(SET_ASIDE) for reason in self.left_out)
+
+    @property
     def captions(self) -> list[str]:
         """What was written for the images to train on; new words come from here, never from the held-out ones."""
         return [learned.correction.caption for learned in self.learned]
@@ -84,6 +90,12 @@ class Dataset:
     def corrections(self) -> list[str]:
         """Names of the corrections that are trained on."""
         return [learned.correction.name for learned in self.learned]
+
+    @property
+    def requests(self) -> list[str]:
+        """Ids of the requests that told of the new corrections."""
+        new = [one.correction.request_id for one in (*self.learned, *self.held_out) if one.is_new]
+        return sorted({request_id for request_id in new if request_id is not None})
 
     @property
     def newest_at(self) -> str:
@@ -132,10 +144,12 @@ def build_dataset(
     bundle_replay: Sequence[CaptionedFeatures],
     holdout: Holdout,
     known_until: str = "",
+    set_aside: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Split the corrections of one project, oldest first, and the bundle's replay.
 
-    A correction whose image nobody has read, or whose features are not stored, is left out and counted.
+    A correction that is set aside, whose image nobody has read, or whose features are not stored, is left out and
+    counted.
 
     Args:
         corrections: all of the project.
@@ -143,14 +157,9 @@ def build_dataset(
         bundle_replay: captions of the bundle.
         holdout: of the project.
         known_until: when the newest correction was made that the serving version was trained or measured on.
+        set_aside: names of corrections that are not used, and why.
     """
-    left_out: Counter[str] = Counter()
-    known = [correction for correction in corrections if correction.image_key is not None]
-    left_out["its image was never read"] = len(corrections) - len(known)
-    newest = _newest_per_image(known)
-    left_out["a newer caption of its image exists"] = len(known) - len(newest)
-
-    used = _with_features(_remembered(newest), features, known_until, left_out)
+    used, left_out = find_usable(corrections, features, known_until, set_aside or {})
     held_out = holdout.decide({str(one.correction.image_key): one.example.features for one in used})
     replay, anchors = _split_replay(bundle_replay)
     return Dataset(
@@ -160,6 +169,19 @@ def build_dataset(
         anchors=tuple(anchors[:MAX_ANCHORS]),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
+
+
+def find_usable(
+    corrections: Sequence[Correction], features: FeatureStore, known_until: str, set_aside: Mapping[str, str]
+) -> tuple[list[CorrectedImage], Counter[str]]:
+    """Return what can be trained or measured on, oldest first, and how many corrections cannot, by reason."""
+    left_out = Counter(f"{SET_ASIDE}: {set_aside[one.name]}" for one in corrections if one.name in set_aside)
+    wanted = [correction for correction in corrections if correction.name not in set_aside]
+    known = [correction for correction in wanted if correction.image_key is not None]
+    left_out["its image was never read"] = len(wanted) - len(known)
+    newest = _newest_per_image(known)
+    left_out["a newer caption of its image exists"] = len(known) - len(newest)
+    return _with_features(_remembered(newest), features, known_until, left_out), left_out
 
 
 def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:

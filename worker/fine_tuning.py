@@ -65,6 +65,19 @@ def fine_tune(
     return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
 
 
+def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:
+    """Tell whether one forward and backward pass over everything to train on gives numbers only."""
+    examples = [*(learned.example for learned in dataset.learned), *dataset.replay]
+    tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
+    decoder = with_new_words(serving.decoder, tokenizer, examples)
+    expected_words(serving, tokenizer, examples)
+    loss = 0.0
+    for start in range(0, len(examples), BATCH):
+        loss += _backward(decoder, tokenizer, examples[start : start + BATCH])
+    gradients = [value.grad for value in decoder.parameters() if value.grad is not None]
+    return math.isfinite(loss) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
 def affordable_epochs(
     decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], steps: int, budget_s: float
 ) -> int:
@@ -73,15 +86,22 @@ def affordable_epochs(
     The learning rate falls over the planned steps; a plan that the budget cuts short would stop while it is high.
     """
     batch = examples[:: max(1, len(examples) // BATCH)][:BATCH]
-    tokens = padded([caption_tokens(tokenizer, example.caption) for example in batch])
-    features = torch.stack([example.features for example in batch]).float()
     took_s = 0.0
     for _ in range(2):  # the first time also pays for memory and threads
         started = time.perf_counter()
-        with reduced_precision(device=decoder.device):
-            logits = decoder(features, tokens)
-        caption_loss(logits.float(), tokens, torch.ones(len(batch))).backward()  # type: ignore[no-untyped-call]
+        _backward(decoder, tokenizer, batch)
         took_s = time.perf_counter() - started
     decoder.zero_grad(set_to_none=True)
     wanted = math.ceil(steps / math.ceil(len(examples) / BATCH))
     return max(1, min(wanted, int(budget_s / (took_s * len(examples) / len(batch)))))
+
+
+def _backward(decoder: CaptionDecoder, tokenizer: Tokenizer, batch: Sequence[CaptionedFeatures]) -> float:
+    """Add the gradients of a batch to those of the decoder, and return its loss."""
+    tokens = padded([caption_tokens(tokenizer, example.caption) for example in batch])
+    features = torch.stack([example.features for example in batch]).float()
+    with reduced_precision(device=decoder.device):
+        logits = decoder(features, tokens)
+    loss = caption_loss(logits.float(), tokens, torch.ones(len(batch)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()

@@ -70,6 +70,11 @@ class Trial:
     learned: Relevance | None = None
     """Of the new held-out captions, as the candidate sees them."""
 
+    @property
+    def is_finite(self) -> bool:
+        samples = (self.new, self.old, self.anchors)
+        return all(math.isfinite(loss) for sample in samples for loss in (*sample.candidate, *sample.serving))
+
     def relevances(self) -> dict[str, Relevance]:
         """Return what is known of them, by name."""
         known = {"people": self.relevance, "own": self.own, "learned": self.learned}
@@ -107,9 +112,7 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
 
 
 def _no_number(trial: Trial) -> str | None:
-    samples = (trial.new, trial.old, trial.anchors)
-    finite = all(math.isfinite(loss) for sample in samples for loss in (*sample.candidate, *sample.serving))
-    return None if finite else "broken: a loss is no number"
+    return None if trial.is_finite else "broken: a loss is no number"
 
 
 def _irrelevant(trial: Trial) -> str | None:

@@ -2,20 +2,22 @@
 
 captioner:projects               set    projects that ever had a correction
 captioner:corrections:<project>  hash   name -> correction as JSON; its name is "<annotation id>/<control>"
+captioner:times:<project>        zset   names by updated_at, in microseconds since 1970
 captioner:index:<project>        zset   "a:<name>" and "t:<task id>:<name>", to find names by annotation and task
 captioner:changed:<project>      zset   names of what changed after the last training, by change number
 captioner:changes:<project>      hash   last, taken (by a training that started) and trained: change numbers
 captioner:removed:<project>      hash   name -> updated_at of what was removed, so that a late replay stays out
+captioner:set-aside:<project>    hash   name -> {reason, by_job} of what is stored and not trained on
 """
 
 PROJECTS_KEY = "captioner:projects"
-KEYS = ("corrections", "index", "changed", "changes", "removed")
+KEYS = ("corrections", "index", "changed", "changes", "removed", "set-aside", "times")
 
 REMOVED_KEPT_S = 24 * 3600
 """How long a removal is remembered: longer than any event or pull of the removed state can be under way."""
 
 SHARED = f"""
-local PROJECTS, CORRECTIONS, INDEX, CHANGED, CHANGES, REMOVED = unpack(KEYS)
+local PROJECTS, CORRECTIONS, INDEX, CHANGED, CHANGES, REMOVED, SET_ASIDE, TIMES = unpack(KEYS)
 
 local function next_change()
   local now = redis.call('TIME')
@@ -38,7 +40,7 @@ end
 STORE = (
     SHARED
     + """
-local project, task, name, updated_at, json = unpack(ARGV)
+local project, task, name, updated_at, json, time = unpack(ARGV)
 local before = redis.call('HGET', CORRECTIONS, name)
 if before then
   before = cjson.decode(before)
@@ -48,8 +50,11 @@ end
 local removed = redis.call('HGET', REMOVED, name)
 if removed and removed >= updated_at then return 0 end
 
+local aside = redis.call('HGET', SET_ASIDE, name)
+if aside and cjson.decode(aside).by_job then redis.call('HDEL', SET_ASIDE, name) end
 redis.call('SADD', PROJECTS, project)
 redis.call('HSET', CORRECTIONS, name, json)
+redis.call('ZADD', TIMES, time, name)
 redis.call('ZADD', INDEX, 0, 'a:' .. name, 0, 't:' .. task .. ':' .. name)
 redis.call('ZADD', CHANGED, next_change(), name)
 return 1
@@ -66,6 +71,8 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. prefix, last)) do
   local name = string.match(entry, '^a:(.*)$') or string.match(entry, '^t:%d+:(.*)$')
   local correction = cjson.decode(redis.call('HGET', CORRECTIONS, name))
   redis.call('HDEL', CORRECTIONS, name)
+  redis.call('ZREM', TIMES, name)
+  redis.call('HDEL', SET_ASIDE, name)
   redis.call('ZREM', INDEX, 'a:' .. name, task_entry(name, correction))
   remember_removal(name, correction)
   local number = next_change()
@@ -83,6 +90,32 @@ REPLACE = (
 local name, before, after = unpack(ARGV)
 if redis.call('HGET', CORRECTIONS, name) ~= before then return 0 end
 redis.call('HSET', CORRECTIONS, name, after)
+return 1
+"""
+)
+
+PUT_ASIDE = (
+    SHARED
+    + """
+local name, why = unpack(ARGV)
+if redis.call('HEXISTS', CORRECTIONS, name) == 0 then return 0 end
+if redis.call('HEXISTS', SET_ASIDE, name) == 1 then
+  -- What a person decides stands, and is no change where it is left out already.
+  if not cjson.decode(why).by_job then redis.call('HSET', SET_ASIDE, name, why) end
+  return 0
+end
+redis.call('HSET', SET_ASIDE, name, why)
+redis.call('ZADD', CHANGED, next_change(), name)
+return 1
+"""
+)
+
+USE_AGAIN = (
+    SHARED
+    + """
+local name = ARGV[1]
+if redis.call('HDEL', SET_ASIDE, name) == 0 then return 0 end
+redis.call('ZADD', CHANGED, next_change(), name)
 return 1
 """
 )

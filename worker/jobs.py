@@ -2,29 +2,42 @@
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rq import Retry, get_current_job
 
-from model.bundle import load_bundle
+from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner, prefer_fast_products
-from model.errors import TrainingError
+from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.training.captions import word_losses
 from model.training.record import TrainingRecord
 from model.vision.features import FeatureStore
 from worker.acceptance import calibrate, roll_back_if_accepted_less
+from worker.audit import THE_WORKER, AuditLog
+from worker.bisection import find_culprits, may_come_from_items
 from worker.corrections import CorrectionInbox
-from worker.dataset import Dataset, build_dataset, find_wording
+from worker.counts import JobCounts
+from worker.culprits import problem_with_training
+from worker.dataset import Dataset, build_dataset, find_usable, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
 from worker.progress import Progress
-from worker.queues import connect_patiently, enqueue_backend_job, enqueue_retraining, only_training
+from worker.queues import (
+    connect_patiently,
+    enqueue_backend_job,
+    enqueue_retraining,
+    last_before_pause,
+    only_training,
+)
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
+from worker.request_id import current_request_id
 from worker.settings import Settings
+from worker.side_by_side import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +66,8 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
     redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
     inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
 
+    if last_before_pause(redis, project_id) not in {None, progress.job_id}:
+        return no_version(project_id, "retraining of the project is paused")
     with only_training(redis, project_id, progress.job_id) as is_ours:
         if not is_ours:
             return WHILE_ANOTHER_TRAINS
@@ -68,24 +83,97 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         features = FeatureStore(store, bundle.encoder.fingerprint)
         holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
         known_until = registry.known_until(project_id, serving.version)
-        dataset = build_dataset(inbox.corrections(project_id), features, bundle.replay, holdout, known_until)
-        if not dataset.learned:
-            return nothing_learned(inbox, project_id, change_number, dataset)
 
-        made = attempt(serving, bundle.captioner(), dataset, settings, change_number, progress)
+        lesson = Lesson(
+            project_id=project_id,
+            inbox=inbox,
+            features=features,
+            holdout=holdout,
+            known_until=known_until,
+            serving=serving,
+            bundle=bundle,
+            settings=settings,
+            seed=change_number,
+            progress=progress,
+        )
+        dataset, made = lesson.learn()
+        if made is None:
+            return nothing_learned(inbox, project_id, change_number, dataset)
 
         progress.phase("publishing")
         if registry.serving(project_id) != serving.version:
-            enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
+            with suppress(JobError):  # paused meanwhile; the corrections wait
+                enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
         version = record(registry, project_id, made, serving.version, reason)
         inbox.mark_trained(project_id, change_number)
+        decided = "version published" if version.published else "version refused"
+        AuditLog(redis).write(THE_WORKER, decided, project_id, version=version.name, reason=version.decision)
+        JobCounts(redis).gate_decided(version.published, project_id)
         calibrate(redis, store, project_id)
         if version.published and settings.refresh_predictions:
             enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
 
     progress.phase("done")
     return outcome(version, made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one retraining works with."""
+
+    project_id: int
+    inbox: CorrectionInbox
+    features: FeatureStore
+    holdout: Holdout
+    known_until: str
+    """When the newest correction was made that the serving version was trained or measured on."""
+    serving: Captioner
+    bundle: Bundle
+    settings: Settings
+    seed: int
+    progress: Progress
+
+    def learn(self) -> tuple[Dataset, "Attempt | None"]:
+        """Train on what is in the inbox, once more if it fails for certain corrections; these are set aside then.
+
+        Returns:
+            what it was, and what came of it: None when there is nothing to train on.
+
+        Raises:
+            Exception: it fails, and not for any correction.
+        """
+        try:
+            dataset, made = self._attempt()
+        except Exception as problem:
+            if may_come_from_items(problem) and self._set_culprits_aside():
+                return self._attempt()
+            raise
+        if made is not None and not made.trial.is_finite and self._set_culprits_aside():
+            return self._attempt()
+        return dataset, made
+
+    def _attempt(self) -> tuple[Dataset, "Attempt | None"]:
+        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        replay = self.bundle.replay
+        dataset = build_dataset(corrections, self.features, replay, self.holdout, self.known_until, aside)
+        if not dataset.learned:
+            return dataset, None
+        bundle = self.bundle.captioner()
+        return dataset, attempt(self.serving, bundle, dataset, self.settings, self.seed, self.progress)
+
+    def _set_culprits_aside(self) -> int:
+        """Find the corrections that make a training fail, and set them aside; returns how many that are."""
+        self.progress.phase("searching")
+        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        used, _ = find_usable(corrections, self.features, self.known_until, aside)
+        bundle, replay = self.bundle.captioner(), self.bundle.replay
+        found = find_culprits(used, lambda tried: problem_with_training(tried, self.serving, bundle, replay))
+        for one, problem in found:
+            name = one.correction.name
+            self.inbox.set_aside(self.project_id, name, f"no training is possible with it: {problem}", by_job=True)
+            logger.warning("correction set aside project=%s correction=%s problem=%r", self.project_id, name, problem)
+        return len(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +185,10 @@ class Attempt:
     training: TrainingRecord
     trial: Trial
     decision: Decision
+    new_words: tuple[str, ...]
+    """That the candidate knows and the serving version does not."""
+    samples: tuple[dict[str, Any], ...]
+    """What both versions write about some held-out images, for a person to look at."""
 
 
 def attempt(
@@ -119,7 +211,15 @@ def attempt(
     decision = decide(
         trial, confidence=settings.gate_confidence / 100, tolerance=math.log1p(settings.gate_tolerance / 100)
     )
-    return Attempt(candidate=candidate, dataset=dataset, training=training, trial=trial, decision=decision)
+    return Attempt(
+        candidate=candidate,
+        dataset=dataset,
+        training=training,
+        trial=trial,
+        decision=decision,
+        new_words=candidate.tokenizer.words[len(serving.tokenizer.words) :],
+        samples=side_by_side(serving, candidate, dataset.held_out),
+    )
 
 
 def no_version(project_id: int, why: str) -> dict[str, Any]:
@@ -134,14 +234,15 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
         return no_version(
             project_id, f"the only {len(dataset.held_out)} usable corrections are held out; more must come"
         )
-    if dataset.left_out:
+    if not dataset.is_set_aside:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
         raise TrainingError(
             f"no correction of project {project_id} can be trained on ({reasons}); can the worker reach Label Studio? "
             f"`captioner doctor` says what is wrong"
         )
     inbox.mark_trained(project_id, change_number)
-    return no_version(project_id, "the project has no corrections any more")
+    why = "all its corrections are set aside" if dataset.left_out else "the project has no corrections any more"
+    return no_version(project_id, why)
 
 
 def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str, reason: str) -> ModelVersion:
@@ -159,10 +260,14 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "anchors": trial.anchors.summary(),
             "relevance": {name: asdict(found) for name, found in trial.relevances().items()},
             "training": asdict(made.training),
+            "new_words": list(made.new_words),
+            "samples": made.samples,
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "known_until": dataset.newest_at,
             "trigger": reason,
+            "request": current_request_id(),
+            "requests": dataset.requests,
         },
         corrections=dataset.corrections,
         decision=made.decision.reason,
@@ -202,5 +307,16 @@ def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
         "left_out": dict(made.dataset.left_out),
         "training_s": round(made.training.seconds, 1),
     }
-    logger.info("retraining done %s", " ".join(f"{name}={value!r}" for name, value in told.items()))
+    logger.info(
+        "retraining done project=%s version=%s published=%s corrections=%s held_out=%s training_s=%s requests=%s "
+        "decision=%r",
+        version.project_id,
+        version.name,
+        version.published,
+        told["corrections"],
+        told["held_out"],
+        told["training_s"],
+        ",".join(made.dataset.requests),
+        version.decision,
+    )
     return told

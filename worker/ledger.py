@@ -21,6 +21,10 @@ from worker.ledger_scripts import ledger_key, total_field
 
 Key = TypeVar("Key")
 
+JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
+"""What can become of a suggestion that becomes a caption."""
+ACCEPTANCE = (*JUDGED, "word_edits", "compared")
+"""Counters of which an Acceptance is made."""
 VOCABULARY_SAMPLE = 100
 """Captions of which distinct words are told, or fewer where an arm has fewer."""
 
@@ -160,6 +164,9 @@ class Acceptance:
 
     accepted: int
     judged: int
+    word_edits: int
+    compared: int
+    """Captions whose word edits are counted."""
 
 
 def read_ledger(redis: Redis, project_id: int) -> Ledger:
@@ -185,12 +192,27 @@ def read_ledger(redis: Redis, project_id: int) -> Ledger:
 
 def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> dict[str, Acceptance]:
     """Return how many suggestions of each version were accepted, of how many that were judged; one small question."""
-    outcomes: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
-    names = [total_field(outcome, "shown", None, version) for version in versions for outcome in outcomes]
-    found = redis.hmget(ledger_key("ledger-totals", project_id), names) if names else []
+    return read_acceptances(redis, {project_id: versions})[project_id]
+
+
+def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Acceptance]]:
+    """Return the same of versions of several projects; one small question of each, all at once."""
+    asked = {project_id: names for project_id, names in versions.items() if names}
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id, names in asked.items():
+            fields = [total_field(counter, "shown", None, name) for name in names for counter in ACCEPTANCE]
+            pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
+        answers = dict(zip(asked, pipeline.execute(), strict=True))
+    return {project_id: _acceptances(names, answers.get(project_id, ())) for project_id, names in versions.items()}
+
+
+def _acceptances(names: Sequence[str], found: Iterable[bytes | str | None]) -> dict[str, Acceptance]:
     counts = iter([int(number or 0) for number in found])
-    of_version = {version: [next(counts) for _ in outcomes] for version in versions}
-    return {version: Acceptance(accepted=found[0], judged=sum(found)) for version, found in of_version.items()}
+    acceptances = {}
+    for name in names:
+        *judged, word_edits, compared = [next(counts) for _ in ACCEPTANCE]
+        acceptances[name] = Acceptance(accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared)
+    return acceptances
 
 
 class _Cell(NamedTuple):

@@ -6,6 +6,7 @@ captioner:ledger-removed:<project>    hash   name -> updated_at of what was remo
 captioner:ledger-totals:<project>     hash   "<counter>:<arm>:<annotator>:<version>" -> number; no annotator: everybody
 captioner:ledger-words:<project>      hash   "<arm>:<word>" -> captions it stands in
 captioner:ledger-spectrum:<project>   hash   "<arm>:<captions>" -> words that stand in so many
+captioner:counts                      hash   of all projects and ever growing; `worker/counts.py` says what
 
 A record carries what it adds to the totals, so that exactly this is taken away again. What comes to zero is deleted:
 totals that were counted up and down are those that never were.
@@ -14,9 +15,10 @@ totals that were counted up and down are those that never were.
 from worker.inbox_scripts import REMOVED_KEPT_S
 
 KEYS = ("ledger", "ledger-index", "ledger-removed", "ledger-totals", "ledger-words", "ledger-spectrum")
+COUNTS_KEY = "captioner:counts"
 
 SHARED = f"""
-local RECORDS, INDEX, REMOVED, TOTALS, WORDS, SPECTRUM = unpack(KEYS)
+local RECORDS, INDEX, REMOVED, TOTALS, WORDS, SPECTRUM, COUNTS = unpack(KEYS)
 
 local function add(key, field, number)
   local sum = redis.call('HINCRBY', key, field, string.format('%.0f', number))
@@ -34,6 +36,10 @@ local function count(record, sign)
     if before > 0 then add(SPECTRUM, string.format('%s:%.0f', record.arm, before), -1) end
     if after > 0 then add(SPECTRUM, string.format('%s:%.0f', record.arm, after), 1) end
   end
+end
+
+local function tell(noun, record, what)
+  redis.call('HINCRBY', COUNTS, string.format('%s:%.0f:%s', noun, record.project_id, what), 1)
 end
 
 local function take_out(name, record)
@@ -65,6 +71,8 @@ end
 redis.call('HSET', RECORDS, name, json)
 redis.call('ZADD', INDEX, 0, 'a:' .. name, 0, string.format('t:%.0f:%s', record.task_id, name))
 count(record, 1)
+tell('correction', record, record.outcome)
+for _, kind in ipairs(record.kinds) do tell('edit', record, kind) end
 return 1
 """
 )
@@ -80,6 +88,7 @@ for _, entry in ipairs(found) do
   local record = cjson.decode(redis.call('HGET', RECORDS, name))
   take_out(name, record)
   remember_removal(name, record)
+  tell('correction', record, 'removed')
 end
 return #found
 """
@@ -92,7 +101,7 @@ def ledger_key(noun: str, project_id: int) -> str:
 
 def ledger_keys(project_id: int) -> list[str]:
     """Return the keys that every script takes, in its order."""
-    return [ledger_key(noun, project_id) for noun in KEYS]
+    return [*(ledger_key(noun, project_id) for noun in KEYS), COUNTS_KEY]
 
 
 def total_field(counter: str, arm: str, annotator: int | None, model_version: str | None) -> str:

@@ -5,8 +5,10 @@ It differs from RQ's SpawnWorker where that would not do:
 - one thread per job, and memory that is freed is kept, which training and serving beside it both need;
 - SIGTERM gives the running job a moment, then hands it back to its queue instead of failing it;
 - a Redis that lost its data learns of this worker and of the next pull again; one that is away ends nothing (see
-  `worker/__main__.py`);
-- what repetition cannot mend is not repeated.
+  `worker/__main__.py`), and never parts the worker from the job it runs;
+- whether a worker is lost is not told by the age of RQ's heartbeats but by `worker/liveness.py`, and what becomes of
+  its job by `worker/lost_jobs.py`; one that comes back finds its job taken and drops it;
+- what repetition cannot mend, or a person stopped, is not repeated.
 """
 
 import logging
@@ -15,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -32,8 +35,15 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
+from worker.counts import JobCounts
+from worker.job_cause import STOPPED_BY_A_PERSON
+from worker.job_log import keep_as_long_as
+from worker.lost_jobs import is_taken_back
+from worker.origin import TRACE_META
 from worker.queues import schedule_pull
+from worker.request_id import request_of
 from worker.settings import Settings
+from worker.telemetry import fail_span, flush_telemetry, span
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +57,10 @@ SCHEDULER_GRACE_S = 3.0
 
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 30
-"""How soon jobs of a dead worker are taken up, a dead scheduler is replaced and a lost pull is scheduled again."""
+"""How soon a dead scheduler is replaced and a lost pull is scheduled again."""
+RUN_KEPT_S = 24 * 3600
+"""RQ gives a job up by the clock when its entry among the running ones is this old: after a Redis that was away for a
+minute that would be every running job."""
 
 JOB_ENVIRONMENT = {
     # Two busy thread pools make each other slow; the server beside us must not notice a training.
@@ -73,6 +86,7 @@ class CaptionWorker(SpawnWorker):
         """None in a job's process, which RQ makes from what Redis knows."""
         self.is_stopping = False
         self._is_handing_back = False
+        self._dropped_execution: str | None = None
         self.push_exc_handler(do_not_repeat_in_vain)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -96,10 +110,27 @@ class CaptionWorker(SpawnWorker):
 
     def monitor_work_horse(self, job: Job, queue: Queue) -> None:
         started = time.monotonic()
-        super().monitor_work_horse(job, queue)
-        # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
-        seconds = time.monotonic() - started
-        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, _status(job), seconds)
+        with request_of(job.meta):
+            super().monitor_work_horse(job, queue)
+            keep_as_long_as(job)
+            # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
+            self._tell_end(job, queue, time.monotonic() - started)
+
+    def _tell_end(self, job: Job, queue: Queue, seconds: float) -> None:
+        status = _status(job)
+        logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
+        try:
+            JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
+        except RedisError as problem:
+            logger.warning("job not counted job=%s problem=%s", job.id, problem)
+
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        with span(f"job {_kind(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
+            went_well = super().perform_job(job, queue)
+            if not went_well:
+                fail_span("the job failed")
+        flush_telemetry()
+        return went_well
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""
@@ -133,9 +164,43 @@ class CaptionWorker(SpawnWorker):
             self._is_handing_back = True
             self.kill_horse(signal.SIGKILL)
 
+    def drop_taken_job(self, redis: Redis) -> None:
+        """End the job's process if the job was given to another worker while this one was out of reach.
+
+        Asked beside the loop, which may wait for that process alone: after a SIGSTOP its timer can get lost.
+        """
+        process_id, execution = self.horse_pid, self.execution
+        if process_id and execution is not None and is_taken_back(redis, execution.id):
+            self._dropped_execution = execution.id
+            with suppress(ProcessLookupError):
+                os.killpg(process_id, signal.SIGKILL)
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        return RUN_KEPT_S
+
+    def maintain_heartbeats(self, job: Job) -> None:
+        try:
+            super().maintain_heartbeats(job)
+        except RedisError as problem:
+            logger.warning("heartbeat not written job=%s problem=%s", job.id, problem)
+
+    def set_current_job_working_time(self, current_job_working_time: float, pipeline: Pipeline | None = None) -> None:
+        try:
+            super().set_current_job_working_time(current_job_working_time, pipeline)
+        except RedisError as problem:
+            logger.debug("working time not written name=%s problem=%s", self.name, problem)
+
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
     ) -> None:
+        if self.execution is not None and self.execution.id == self._dropped_execution:
+            self.set_current_job_id(None)
+            logger.warning("job dropped queue=%s job=%s reason='this worker was held for lost'", queue.name, job.id)
+            return
+        if self._stopped_job_id == job.id:
+            # As failed and not as RQ's "stopped": what depends on a stopped job would wait for ever.
+            self._stopped_job_id = None
+            job.retries_left, exc_string = 0, STOPPED_BY_A_PERSON
         if not self._is_handing_back:
             super().handle_job_failure(job, queue, started_job_registry, exc_string)
             return
@@ -146,7 +211,7 @@ class CaptionWorker(SpawnWorker):
         logger.info("job handed back queue=%s job=%s", queue.name, job.id)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        super().heartbeat(timeout, pipeline)
+        super().heartbeat(WORKER_TTL_S + 60, pipeline)  # the time that RQ asks for is that of a run
         if pipeline is None and self.birth_date is not None and not self.is_horse:
             self.connection.hset(self.key, mapping=self.serialize())
             register(self)
@@ -174,6 +239,15 @@ def _status(job: Job) -> str:
         return job.get_status().value
     except InvalidJobOperation:
         return "gone"
+
+
+def _kind(job: Job) -> str:
+    return str(job.func_name).rpartition(".")[2]
+
+
+def _outcome(status: str) -> str:
+    """Return the status of a job that came to its end; any other says that it will run again."""
+    return status if status in {"finished", "failed", "stopped", "canceled", "gone"} else "repeated"
 
 
 def _source_folder() -> str:

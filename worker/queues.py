@@ -3,7 +3,8 @@
 `label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`), `retrain` holds retrainings and the
 checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
 
-    captioner:retraining:<project>   hash   waiting and running: job ids; at most one of each
+    captioner:retraining:<project>   hash   waiting and running: job ids, at most one of each; last: there while
+                                            retraining is paused, the id of the one job that may still train, or ""
     captioner:idle-check:<project>   text   there while a check for quiet is scheduled
     captioner:next-pull              text   id of the scheduled or queued job that will pull every project
 
@@ -14,8 +15,9 @@ looked up before it is believed.
 import math
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +31,9 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from model.errors import JobError
 from worker.corrections import CorrectionInbox
+from worker.origin import job_origin
 from worker.policy import should_retrain
 from worker.settings import Settings
 
@@ -39,7 +43,8 @@ QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
 """In the order a worker serves them: short jobs first."""
 
 RETRAIN_MARGIN_S = 180
-"""What a retraining may take beside its budget: loading, reading features, evaluation, publishing."""
+"""What a retraining may take beside its budget, and that once more if it fails for certain corrections: loading,
+reading features, evaluation, publishing."""
 BACKEND_JOB_LIMIT_S = 1800
 COLLECT_LIMIT_S = 600
 CHECK_LIMIT_S = 60
@@ -77,12 +82,14 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
     """After a change of the inbox: start a retraining when enough changes wait, else see to the check for quiet.
 
     Returns:
-        the id of the retraining that will see the change, or None while it is not due.
+        the id of the retraining that will see the change, or None while it is not due or the project is paused.
     """
     waiting = CorrectionInbox(redis).untaken(project_id)
-    if should_retrain(waiting, settings.retrain_after):
+    if not should_retrain(waiting, settings.retrain_after):
+        schedule_idle_check(redis, settings, project_id)
+        return None
+    with suppress(JobError):  # paused: the corrections wait
         return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait")
-    schedule_idle_check(redis, settings, project_id)
     return None
 
 
@@ -92,13 +99,18 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
     At most one runs and one waits per project: a trigger joins the one that waits. The one that waits starts when
     the one that runs has ended, and after the annotations that Label Studio has and we do not were pulled
     (`backend.jobs.collect_corrections`; if that fails, it trains on what is there).
+
+    Raises:
+        JobError: retraining of the project is paused, and none waits.
     """
     while True:
         with redis.pipeline() as pipeline:
-            pipeline.watch(_retraining_key(project_id))
-            waiting = _text(pipeline.hget(_retraining_key(project_id), "waiting"))
-            if waiting is not None and _is_alive(redis, waiting):
+            pipeline.watch(retraining_key(project_id))
+            waiting, last = map(_text, pipeline.hmget(retraining_key(project_id), "waiting", "last"))
+            if waiting is not None and is_surely_pending(redis, waiting):
                 return waiting
+            if last is not None:
+                raise JobError(f"retraining of project {project_id} is paused; resume it first")
             try:
                 return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
             except WatchError:
@@ -115,6 +127,7 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
         timeout=COLLECT_LIMIT_S,
         result_ttl=RESULT_KEPT_S,
         failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
         status=JobStatus.QUEUED,
     )
     pull.save()  # a dependency must exist before it can be depended on
@@ -125,20 +138,46 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
             # RQ keeps a job's id for as long as its result or failure, so an id of the project alone
             # would lock the project out; the watermark and a random end make it new each time.
             job_id=_new_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
-            timeout=settings.retrain_budget_s + RETRAIN_MARGIN_S,
+            timeout=2 * settings.retrain_budget_s + RETRAIN_MARGIN_S,
             result_ttl=RESULT_KEPT_S,
             failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
             retry=RETRAIN_RETRIES,
             depends_on=Dependency([pull, *_running_job(redis, project_id)], allow_failure=True),
             pipeline=pipeline,
         )
         label_studio.enqueue_job(pull, pipeline=pipeline)
-        pipeline.hset(_retraining_key(project_id), "waiting", retraining.id)
+        pipeline.hset(retraining_key(project_id), "waiting", retraining.id)
         pipeline.execute()
     except WatchError:
         pull.delete()
         raise
     return retraining.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrainings:
+    """The retrainings of one project by job id; Redis may have lost a job that is named here."""
+
+    waiting: str | None
+    running: str | None
+
+
+def retrainings_of(redis: Redis, project_ids: Sequence[int]) -> dict[int, Retrainings]:
+    """Return the retrainings of each of these projects; one question."""
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id in project_ids:
+            pipeline.hmget(retraining_key(project_id), "waiting", "running")
+        found = pipeline.execute()
+    return {
+        project_id: Retrainings(waiting=_text(waiting), running=_text(running))
+        for project_id, (waiting, running) in zip(project_ids, found, strict=True)
+    }
+
+
+def last_before_pause(redis: Redis, project_id: int) -> str | None:
+    """Return None unless retraining of the project is paused, else the one job that may still train, or ""."""
+    return _text(redis.hget(retraining_key(project_id), "last"))
 
 
 @contextmanager
@@ -174,6 +213,7 @@ def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay
             job_timeout=CHECK_LIMIT_S,
             result_ttl=CHECK_LIMIT_S,
             failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
         )
 
 
@@ -242,6 +282,7 @@ def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
         timeout=BACKEND_JOB_LIMIT_S,
         result_ttl=RESULT_KEPT_S,
         failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
         retry=LABEL_STUDIO_RETRIES,
     )
     return str(job.id)
@@ -270,7 +311,7 @@ def is_pending(redis: Redis, job_id: str) -> bool:
     return False
 
 
-def _is_alive(redis: Redis, job_id: str) -> bool:
+def is_surely_pending(redis: Redis, job_id: str) -> bool:
     """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
     for pause_s in MOVING_PAUSES_S:
         time.sleep(pause_s)
@@ -281,14 +322,14 @@ def _is_alive(redis: Redis, job_id: str) -> bool:
 
 def _has_not_started(redis: Redis, job_id: str) -> bool:
     """Tell whether a job is still to come."""
-    if not _is_alive(redis, job_id):
+    if not is_surely_pending(redis, job_id):
         return False
     job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
     return job.get_status(refresh=False) in {JobStatus.SCHEDULED, JobStatus.QUEUED}
 
 
 def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
-    key = _retraining_key(project_id)
+    key = retraining_key(project_id)
     while True:
         with redis.pipeline() as pipeline:
             pipeline.watch(key)
@@ -309,12 +350,12 @@ def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
 def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
     """Only if it is still ours: a job that was given up for dead may come to its end after all."""
     leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
-    redis.register_script(leave)(keys=[_retraining_key(project_id)], args=[job_id])
+    redis.register_script(leave)(keys=[retraining_key(project_id)], args=[job_id])
 
 
 def _running_job(redis: Redis, project_id: int) -> list[Job]:
     """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
-    running = _text(redis.hget(_retraining_key(project_id), "running"))
+    running = _text(redis.hget(retraining_key(project_id), "running"))
     if running is None or not is_pending(redis, running):
         return []
     return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
@@ -328,7 +369,7 @@ def _new_id(*parts: object) -> str:
     return "-".join([*map(str, parts), secrets.token_hex(4)])
 
 
-def _retraining_key(project_id: int) -> str:
+def retraining_key(project_id: int) -> str:
     return f"captioner:retraining:{project_id}"
 
 

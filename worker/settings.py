@@ -82,6 +82,7 @@ _HTTP_URL = _Check(
     holds=lambda value: _is_address(value, ("http", "https")),
 )
 _TEXT = _Check(expected="a text that is not empty", holds=bool)
+_PATH = _Check(expected="the path of a file", holds=lambda value: value is None or bool(value))
 _USER = _Check(
     expected="printable ASCII without a colon (HTTP basic auth separates user and password by it)",
     holds=lambda value: value is None or (_is_header_safe(value) and ":" not in value),
@@ -89,6 +90,7 @@ _USER = _Check(
 _SECRET = _Check(
     expected="printable ASCII without spaces around it (it travels in an HTTP header)", holds=_is_header_safe
 )
+_LOG_FORMAT = _Check(expected="text or json", holds=lambda value: value in {"text", "json"})
 _SWITCH = _Check(expected="true or false", holds=lambda value: isinstance(value, bool))
 
 
@@ -119,6 +121,9 @@ class Settings:
     basic_auth_pass: str | None = _setting(None, "Password that belongs to BASIC_AUTH_USER.", _SECRET, secret=True)
     webhook_secret: str | None = _setting(
         None, "Shared secret that Label Studio's webhook sends as X-Webhook-Secret.", _SECRET, secret=True
+    )
+    admin_users_file: str | None = _setting(
+        None, "File of further people who may sign in to the admin pages; `captioner user` writes it.", _PATH
     )
     caption_bundle: str = _setting(
         "photos", "Bundle to start captioning with: photos, scenes, or a path to your own.", _TEXT
@@ -154,6 +159,7 @@ class Settings:
     hide_suggestions_share: int = _setting(
         0, "Per cent of images that get no suggestion, to see what suggestions do to captions.", _whole(0, 50)
     )
+    log_format: str = _setting("text", "How log lines are written: text, or json with a field per key.", _LOG_FORMAT)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

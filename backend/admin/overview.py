@@ -7,35 +7,22 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from redis import Redis, RedisError
-from rq import Worker
+from rq import Queue, Worker
 from rq.job import Job
-from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from backend.admin.jobs import JobFacts, recent_jobs
+from backend.admin.neighbours import Health, look_at_neighbours
+from backend.admin.projects import ProjectFacts, project_facts
 from backend.captioning import CaptioningParts
+from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
+from worker.liveness import heartbeat_ages_s, is_alive
 from worker.queues import QUEUES, queue
 
 logger = logging.getLogger(__name__)
 
 Facts = TypeVar("Facts")
-
-JOBS_SHOWN = 20
-STALE_HEARTBEAT_S = 60.0
-"""A worker beats more often than this, even during a job."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectFacts:
-    """One project's model and inbox."""
-
-    project_id: int
-    serving: str
-    waiting: int
-    """Corrections no training has seen."""
-    oldest_waiting_s: float | None
-    last_decision: str | None
-    """Why the last retraining was published or refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +31,8 @@ class QueueFacts:
 
     name: str
     waiting: int
+    oldest_waiting_s: float | None
+    """How long the next job has waited; None when none does."""
     deferred: int
     """Wait for another job."""
     scheduled: int
@@ -64,20 +53,7 @@ class WorkerFacts:
 
     @property
     def is_alive(self) -> bool:
-        return self.heartbeat_age_s is not None and self.heartbeat_age_s < STALE_HEARTBEAT_S
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobFacts:
-    """One job, of late."""
-
-    job_id: str
-    work: str
-    status: str
-    phase: str | None
-    at: str | None
-    """When it ended, else when it began, else when it was enqueued; ISO 8601, UTC."""
-    problem: str | None
+        return is_alive(self.heartbeat_age_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,39 +64,52 @@ class Overview:
     bundle_loaded: bool
     problems: tuple[str, ...]
     """What could not be asked, in words."""
+    health: tuple[Health, ...]
     projects: tuple[ProjectFacts, ...]
     queues: tuple[QueueFacts, ...]
     workers: tuple[WorkerFacts, ...]
     jobs: tuple[JobFacts, ...]
 
+    @property
+    def verdict(self) -> str:
+        """How everything stands, in one line."""
+        if self.problems:
+            return self.problems[0]
+        ill = [health for health in self.health if not health.is_well]
+        stuck = [project for project in self.projects if project.verdict.standing in {"stuck", "failed"}]
+        if stuck:
+            return f"project {stuck[0].project_id} {stuck[0].verdict.words}"
+        if ill:
+            return f"{ill[0].name}: {ill[0].words}"
+        learning = [str(project.project_id) for project in self.projects if project.verdict.standing == "learning"]
+        if learning:
+            return f"learning from the corrections of project {', '.join(learning)}"
+        return "all is well" if self.projects else "ready; no annotator has submitted a caption yet"
 
-def look_around(parts: CaptioningParts) -> Overview:
+
+def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth) -> Overview:
     """Gather the facts; what is away becomes a problem, never an error."""
     problems: list[str] = []
     redis = parts.redis
+    workers = ask(lambda: tuple(worker_facts(redis)), problems)
+    alive = {worker.name: worker.is_alive for worker in workers}
     return Overview(
         base_version=parts.captioners.registry.base_version,
         bundle_loaded=parts.captioners.is_loaded,
-        projects=_ask(lambda: tuple(project_facts(parts)), problems),
-        queues=_ask(lambda: tuple(queue_facts(redis)), problems),
-        workers=_ask(lambda: tuple(worker_facts(redis)), problems),
-        jobs=_ask(lambda: recent_jobs(redis), problems),
+        health=look_at_neighbours(parts, label_studio),
+        projects=ask(lambda: project_facts(parts, alive, parts.inbox.projects()), problems),
+        queues=ask(lambda: tuple(queue_facts(redis)), problems),
+        workers=workers,
+        jobs=ask(lambda: recent_jobs(redis), problems),
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
-def project_facts(parts: CaptioningParts) -> Iterable[ProjectFacts]:
-    """Describe every project that ever had a correction."""
-    inbox, registry = parts.inbox, parts.captioners.registry
-    for project_id in inbox.projects():
-        versions = registry.versions(project_id)
-        yield ProjectFacts(
-            project_id=project_id,
-            serving=registry.serving(project_id),
-            waiting=inbox.waiting(project_id),
-            oldest_waiting_s=inbox.oldest_waiting_s(project_id),
-            last_decision=versions[-1].decision if versions else None,
-        )
+def look_at_project(parts: CaptioningParts, project_id: int) -> ProjectFacts:
+    """Gather the facts of one project."""
+    alive = {worker.name: worker.is_alive for worker in worker_facts(parts.redis)}
+    (found,) = project_facts(parts, alive, [project_id])
+    return found
 
 
 def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
@@ -130,6 +119,7 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
         yield QueueFacts(
             name=name,
             waiting=jobs.count,
+            oldest_waiting_s=_oldest_waiting_s(jobs),
             deferred=jobs.deferred_job_registry.get_job_count(cleanup=False),
             scheduled=jobs.scheduled_job_registry.get_job_count(cleanup=False),
             running=jobs.started_job_registry.get_job_count(cleanup=False),
@@ -139,57 +129,28 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
 
 def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
     """Describe every worker that Redis knows, lost ones too."""
+    ages_s = heartbeat_ages_s(redis)
     for worker in Worker.all(connection=redis, serializer=JSONSerializer):
         yield WorkerFacts(
             name=worker.name,
             state=str(worker.get_state()),
             queues=tuple(worker.queue_names()),
             job_id=worker.get_current_job_id(),
-            heartbeat_age_s=_age_s(worker.last_heartbeat),
+            heartbeat_age_s=ages_s.get(worker.name),
         )
 
 
-def recent_jobs(redis: Redis) -> tuple[JobFacts, ...]:
-    """Describe the latest jobs of both queues, the newest first."""
-    job_ids = [job_id for name in QUEUES for job_id in _latest_ids(queue(redis, name))]
-    found = Job.fetch_many(job_ids, connection=redis, serializer=JSONSerializer)
-    facts = [_job_facts(job) for job in found if job is not None]
-    return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:JOBS_SHOWN])
+def _oldest_waiting_s(jobs: Queue) -> float | None:
+    found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
+    moment = next((job.enqueued_at for job in found if job is not None), None)
+    if moment is None:
+        return None
+    # RQ's times are UTC; some of its versions leave the zone out.
+    return (datetime.now(UTC) - moment.replace(tzinfo=UTC)).total_seconds()
 
 
-def _latest_ids(jobs: Queue) -> list[str]:
-    ids = jobs.get_job_ids(0, JOBS_SHOWN)
-    for registry in (
-        jobs.started_job_registry,
-        jobs.finished_job_registry,
-        jobs.failed_job_registry,
-        jobs.deferred_job_registry,
-    ):
-        # The newest stand last in a registry.
-        ids += registry.get_job_ids(-JOBS_SHOWN, -1, cleanup=False)
-    return ids
-
-
-def _job_facts(job: Job) -> JobFacts:
-    result = job.latest_result()
-    moment = job.ended_at or job.started_at or job.enqueued_at
-    meta = job.meta or {}
-    return JobFacts(
-        job_id=job.id,
-        work=job.description or job.func_name or "",
-        status=job.get_status(refresh=False).value,
-        phase=meta.get("phase"),
-        at=moment.replace(tzinfo=UTC).isoformat(timespec="seconds") if moment else None,
-        problem=last_line(result.exc_string if result else None),
-    )
-
-
-def last_line(traceback: str | None) -> str | None:
-    """Return the line of a traceback that names the error; the rest is for the log."""
-    return traceback.strip().splitlines()[-1] if traceback and traceback.strip() else None
-
-
-def _ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
+def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
+    """Return the answer; what is away is told among the problems."""
     try:
         return question()
     except RedisError as problem:
@@ -199,11 +160,3 @@ def _ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tupl
         logger.warning("overview incomplete problem=%s", problem)
         problems.append(str(problem))
     return ()
-
-
-def _age_s(moment: datetime | None) -> float | None:
-    if moment is None:
-        return None
-    # RQ's times are UTC; some of its versions leave the zone out.
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (datetime.now(UTC) - aware).total_seconds()

@@ -1,4 +1,4 @@
-"""rq-dashboard below /admin/queues: the raw queues, workers and jobs.
+"""rq-dashboard below /admin/queues: the raw queues, workers and jobs; what people do there is written down.
 
 It takes every job for a pickle where it is not told otherwise; ours are JSON, and nothing from Redis is unpickled.
 """
@@ -8,19 +8,32 @@ from http import HTTPStatus
 from types import SimpleNamespace
 
 import rq_dashboard.web
-from flask import Flask, Response
+from flask import Flask, Response, request
+from flask_wtf.csrf import generate_csrf
 from rq import Worker, requeue_job
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from backend.admin.access import write_down
+from backend.admin.sessions import is_https
 from backend.auth import refuse
 
 QUEUES_PATH = "/admin/queues"
+CSRF_COOKIE = "_csrf_token"
+"""rq-dashboard's scripts send what this cookie holds as X-CSRFToken."""
+ACTIONS = {
+    "delete_job_view": "job deleted",
+    "requeue_job_view": "job retried",
+    "requeue_all": "failed jobs retried",
+    "empty_queue": "queue emptied",
+    "compact_queue": "queue compacted",
+}
+"""The audit log's words for rq-dashboard's own."""
 
 
 def mount_queue_pages(app: Flask, redis_url: str) -> None:
-    """Add the pages; who may see them and act is decided in `backend/auth.py`."""
+    """Add the pages; who may see them and act is decided in `backend/admin/access.py`."""
     pages = rq_dashboard.web
     pages.config.serializer = JSONSerializer
     # rq-dashboard 0.9.0 hands this serializer to queues only; jobs and workers it reads as pickles.
@@ -32,6 +45,23 @@ def mount_queue_pages(app: Flask, redis_url: str) -> None:
     app.register_error_handler(InvalidJobOperation, _cannot)
     app.register_error_handler(NoSuchJobError, _gone)
     app.register_blueprint(pages.blueprint, url_prefix=QUEUES_PATH)
+    for rule in app.url_map.iter_rules(f"{pages.blueprint.name}.requeue_all"):
+        rule.methods = {"POST"}  # it takes GET too, and a link must not act
+    app.after_request(_finish)
+
+
+def _finish(response: Response) -> Response:
+    """Give a page its token, and write down what was done."""
+    blueprint, _, view = (request.endpoint or "").rpartition(".")
+    if blueprint != rq_dashboard.web.blueprint.name or response.status_code != HTTPStatus.OK:
+        return response
+    if response.mimetype == "text/html":
+        response.set_cookie(
+            CSRF_COOKIE, generate_csrf(), path=QUEUES_PATH, secure=is_https(), httponly=False, samesite="Strict"
+        )
+    elif request.method == "POST" and response.get_json()["status"] == "OK":
+        write_down(ACTIONS.get(view, view), **(request.view_args or {}))
+    return response
 
 
 def _cannot(_problem: InvalidJobOperation) -> Response:

@@ -50,7 +50,7 @@ def check_demo(setup_s: float) -> int:
     try:
         with demo_product(None, narrator, ONLY_WHEN_ASKED) as product:
             report.seconds["set_up"] = round(narrator.elapsed_s, 1)
-            _play(product, narrator, report)
+            play(product, narrator, report)
             if report.failed:
                 raise ServiceError(f"{len(report.failed)} expectations failed; logs are in {product.services.logs}")
     except CaptionerError as error:
@@ -61,7 +61,8 @@ def check_demo(setup_s: float) -> int:
     return 0 if report.ok else 1
 
 
-def _play(product: DemoProduct, narrator: Narrator, report: CheckReport) -> None:
+def play(product: DemoProduct, narrator: Narrator, report: CheckReport) -> None:
+    """Annotate, train and judge as an annotator would; what does not hold is in the report."""
     checks = _Checks(narrator, report)
     before = _see_first_suggestions(product, checks)
     _annotate(product, checks)

@@ -43,6 +43,7 @@ HOUSE_STYLE_OF_PHOTOS = 'call every dog a "puppy"'
 SCENES = 90
 FIRST_SCENE = 7_000_000
 CHOSEN_BY_PERSON = (
+    "ADMIN_USERS_FILE",
     "CAPTION_BUNDLE",
     "BEAM_SIZE",
     "ALTERNATIVES",
@@ -55,6 +56,7 @@ CHOSEN_BY_PERSON = (
     "RECONCILE_EVERY_S",
     "REFRESH_PREDICTIONS",
     "HIDE_SUGGESTIONS_SHARE",
+    "LOG_FORMAT",
 )
 """Settings that the demo leaves to the person's environment; the others are its own."""
 

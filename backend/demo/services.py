@@ -22,7 +22,7 @@ import requests
 
 from backend.demo.watchdog import Watchdog, stop_trees
 from model.errors import ServiceError
-from worker.liveness import registered_workers
+from worker.liveness import living_workers
 from worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -273,7 +273,7 @@ def _redis_answers(url: str) -> bool:
 
 def _rq_workers(redis_url: str) -> set[str]:
     with redis.Redis.from_url(redis_url) as connection:
-        return registered_workers(connection)
+        return living_workers(connection)
 
 
 def _status(url: str) -> int | None:

@@ -1,21 +1,17 @@
 """A page to look at: images, captions, references, and where the network looked for each word.
 
 One HTML file that needs nothing else: images are small JPEGs inside it, and nothing is fetched from anywhere.
-
-Shapes:  T tokens   P image regions, row by row
 """
 
 import base64
 import io
-import math
 import os
 import random
 from html import escape
 from pathlib import Path
 from string import Template
 
-from torch import Tensor
-
+from model.attention import grid_columns, hexadecimal
 from model.errors import CaptionFileError
 from model.metrics.evaluation import Evaluation, JudgedCaption
 from model.vision.images import decode_image
@@ -72,7 +68,7 @@ def _card(judged: JudgedCaption) -> str:
     edits = "no edits" if scores.edits == 0 else f"{scores.edits} edit{'s' if scores.edits > 1 else ''}"
     return (
         f'<article data-cider="{scores.cider_d:.4f}" data-edits="{scores.edits}" '
-        f'data-columns="{_columns(judged.attention)}">\n'
+        f'data-columns="{grid_columns(judged.attention)}">\n'
         f'<div class="picture"><img alt="{escape(judged.caption)}" src="{_thumbnail(judged.file)}">'
         "<canvas hidden></canvas></div>\n"
         f"<h2>{_words(judged)}</h2>\n"
@@ -84,25 +80,12 @@ def _card(judged: JudgedCaption) -> str:
 
 def _words(judged: JudgedCaption) -> str:
     """Return a button for each word; Tab reaches the first, the arrow keys the others."""
-    weights = [_hexadecimal(row) for row in judged.attention]
+    weights = [hexadecimal(row) for row in judged.attention]
     shown = [pair for pair in zip(judged.tokens, weights, strict=True) if pair[0] != "<glue>"]
     return " ".join(
         f'<button type="button" tabindex="{0 if at == 0 else -1}" data-attention="{row}">{escape(token)}</button>'
         for at, (token, row) in enumerate(shown)
     ) or escape(judged.caption or "(no words)")
-
-
-def _columns(attention: Tensor) -> int:
-    """Return the side of the grid of regions: encoders see squares, and their features are squares of regions."""
-    regions = attention.shape[-1]
-    side = math.isqrt(regions)
-    return side if side * side == regions else max(regions, 1)
-
-
-def _hexadecimal(weights: Tensor) -> str:
-    """Return the weights [P] as two digits each, the greatest being ff."""
-    greatest = float(weights.max()) if len(weights) else 0.0
-    return bytes(round(255 * float(weight) / greatest) for weight in weights).hex() if greatest > 0 else ""
 
 
 def _thumbnail(file: Path) -> str:

@@ -88,7 +88,7 @@ def decode_image(content: bytes) -> Image.Image:
     image = _open_image(content)
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded")
+        raise ImageError(f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded", "large")
     try:
         image.draft(None, _ENOUGH)
         image.load()
@@ -105,7 +105,7 @@ def _open_image(content: bytes) -> ImageFile.ImageFile:
     except UnidentifiedImageError as cause:
         raise ImageError(f"not an image: {len(content)} bytes that begin with {content[:16]!r}") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
-        raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded") from cause
+        raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded", "large") from cause
     except Exception as cause:  # on damaged bytes a decoder may raise anything
         raise ImageError(f"the image's header is damaged: {cause}") from cause
 

@@ -34,18 +34,12 @@ from model.errors import ServiceError
 from model.registry import ModelRegistry
 from model.store import Store
 from tests.e2e.pictures import draw_pictures
+from tests.missing import missing
 from worker.corrections import Correction, CorrectionInbox
 from worker.queues import queue
 
 FEW_S = 60
 """When a test gives up waiting for what takes a second or two; a busy machine gets its chance."""
-
-
-def missing(reason: str) -> None:
-    """Skip on a laptop, fail where everything must be there."""
-    if os.environ.get("CI", "false") not in {"", "0", "false"}:
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,41 +1,23 @@
 """An annotator in a real browser: signs in, finds a caption, edits it in place, submits."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.e2e.conftest import Connected, LabelStudio, Product, missing
+from tests.browser import launched_browser
+from tests.e2e.conftest import Connected, LabelStudio, Product
 from tests.e2e.pictures import seeds_with
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox",  # containers run as root
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-sync",
-    "--metrics-recording-only",
-    "--no-first-run",
-)
 PAGE_MS = 60_000
 
 
 @pytest.fixture
 def page(label_studio: LabelStudio) -> Iterator[Page]:
     """An annotator's browser, signed in."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            missing(f"no Chromium: none of {', '.join(BROWSERS)} on PATH; `make browser` tries to fetch one")
-        browser = playwright.chromium.launch(executable_path=found, args=list(QUIET))
+    with launched_browser() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(PAGE_MS)
         page.goto(f"{label_studio.url}/user/login/")
@@ -44,7 +26,6 @@ def page(label_studio: LabelStudio) -> Iterator[Page]:
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: "login" not in url)
         yield page
-        browser.close()
 
 
 @pytest.fixture

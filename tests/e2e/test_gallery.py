@@ -1,25 +1,22 @@
 """The gallery in a real browser: attention over the picture, by mouse and by keyboard, on wide and narrow screens."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from model.captions import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.metrics.evaluation import JudgedCaption, evaluate
 from model.metrics.gallery import write_gallery
 from model.metrics.scores import ImageMetrics
-from tests.e2e.conftest import missing
+from tests.browser import launched_browser
 from tests.factories import make_captioner, make_image
 
 pytestmark = pytest.mark.browser
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 SHADE = """canvas => canvas.hidden ? null : [...canvas.getContext("2d").getImageData(0, 0, 2, 2).data]
     .filter((_, at) => at % 4 == 3)"""
@@ -29,11 +26,7 @@ SHADE = """canvas => canvas.hidden ? null : [...canvas.getContext("2d").getImage
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
     """A browser at the gallery of a good and a bad caption; an error in its console, or a request, fails the test."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
-            missing(f"no Chromium: none of {', '.join(BROWSERS)} on PATH; `make browser` tries to fetch one")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    with launched_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -42,7 +35,6 @@ def page(tmp_path: Path) -> Iterator[Page]:
         page.goto(make_gallery(tmp_path).as_uri())
         yield page
         assert complaints == []
-        browser.close()
 
 
 def make_gallery(folder: Path) -> Path:

@@ -11,16 +11,8 @@ from tests.backend_client import BackendClient, make_settings
 from tests.factories import make_bundle, write_bundle
 from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
-from tests.worker_process import WorkerProcess
-from tests.workplace import Hold, Workplace
+from tests.workplace import Workplace
 from worker.settings import Settings
-
-
-@pytest.fixture
-def hold() -> Iterator[Hold]:
-    hold = Hold()
-    yield hold
-    hold.close()
 
 
 @pytest.fixture
@@ -52,27 +44,6 @@ def make_workplace(tmp_path: Path) -> Callable[[str], Workplace]:
 @pytest.fixture
 def workplace(redis_url: str, make_workplace: Callable[[str], Workplace]) -> Workplace:
     return make_workplace(redis_url)
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start worker processes that end with the test, whatever it does to them."""
-    started: list[WorkerProcess] = []
-
-    def start(environment: dict[str, str], *arguments: str) -> WorkerProcess:
-        started.append(WorkerProcess(tmp_path / f"worker-{len(started)}.log", environment, *arguments))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def image_server() -> Iterator[ImageServer]:
-    """A web server with images, and with the tricks servers play."""
-    with ImageServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Jobs for tests that run until the test lets go of them: it holds the other end of a socket."""
 
+import logging
 import socket
 
 from rq import get_current_job
@@ -21,3 +22,8 @@ def held_training(project_id: int, port: int) -> bool:
     with only_training(connect_patiently(Settings.from_env().redis_url), project_id, job.id) as is_ours:
         held(port)
     return is_ours
+
+
+def talkative(lines: int) -> None:
+    for number in range(lines):
+        logging.getLogger(__name__).warning("line %s", number)

@@ -229,3 +229,58 @@ def test_a_redis_that_is_away_is_an_error_at_once(own_redis: RedisServer) -> Non
 
     own_redis.start()
     assert inbox.store(make_correction(annotation_id=2))
+
+
+def test_what_is_set_aside_stays_stored_and_is_a_change_as_is_its_use(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction())
+    inbox.mark_trained(1, inbox.change_number(1))
+
+    assert inbox.set_aside(1, "1/caption", "rude")
+    assert not inbox.set_aside(1, "1/caption", "very rude")
+
+    assert inbox.set_aside_names(1) == {"1/caption": "very rude"}
+    assert (len(inbox.corrections(1)), inbox.waiting(1)) == (1, 1)
+    inbox.mark_trained(1, inbox.change_number(1))
+    assert inbox.use_again(1, "1/caption")
+    assert not inbox.use_again(1, "1/caption")
+    assert (inbox.set_aside_names(1), inbox.waiting(1)) == ({}, 1)
+
+
+def test_what_is_not_there_cannot_be_set_aside(inbox: CorrectionInbox) -> None:
+    assert not inbox.set_aside(1, "1/caption", "rude")
+
+    assert (inbox.set_aside_names(1), inbox.waiting(1)) == ({}, 0)
+
+
+@pytest.mark.parametrize("by_job", [False, True])
+def test_a_changed_correction_is_used_again_unless_a_person_had_set_it_aside(
+    inbox: CorrectionInbox, by_job: bool
+) -> None:
+    inbox.store(make_correction(caption="first", updated_at=at(1)))
+    inbox.set_aside(1, "1/caption", "a reason", by_job=by_job)
+
+    inbox.store(make_correction(caption="second", updated_at=at(2)))
+    inbox.store(make_correction(caption="late", updated_at=at(1)))
+
+    assert inbox.set_aside_names(1) == ({} if by_job else {"1/caption": "a reason"})
+
+
+def test_a_job_does_not_overrule_the_person_who_set_a_correction_aside(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction(updated_at=at(1)))
+    inbox.set_aside(1, "1/caption", "it fails", by_job=True)
+    inbox.set_aside(1, "1/caption", "rude")
+    inbox.set_aside(1, "1/caption", "it fails", by_job=True)
+
+    inbox.store(make_correction(updated_at=at(2)))
+
+    assert inbox.set_aside_names(1) == {"1/caption": "rude"}
+
+
+def test_a_correction_that_is_removed_is_not_set_aside_any_more(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction(updated_at=at(1)))
+    inbox.set_aside(1, "1/caption", "rude")
+
+    inbox.remove(1, [1])
+    inbox.store(make_correction(updated_at=at(2)))
+
+    assert inbox.set_aside_names(1) == {}

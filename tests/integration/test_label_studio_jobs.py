@@ -3,18 +3,23 @@
 import base64
 import io
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import torch
 from redis import Redis
 from requests_mock import Mocker
+from torch import Tensor
 
 from backend import jobs
 from backend.labeling import compact_image_ref
+from backend.pictures import encode
 from model.errors import LabelStudioError
+from model.vision.encoder import Encoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion
@@ -171,7 +176,7 @@ def test_annotations_that_webhooks_missed_are_stored_beside_what_was_proposed(
     assert (correction.caption, correction.proposed, correction.model_version) == ("a red square", "a cat", "v1")
     assert correction.image_key == image_key(png("red"))
     assert workplace.features.get(image_key(png("red"))) is not None
-    assert outcome == {"stored": 1, "removed": 0, "known": 0, "made": 1, "failed": 0, "left": 0}
+    assert outcome == {"stored": 1, "removed": 0, "known": 0, "made": 1, "failed": 0, "set_aside": 0, "left": 0}
 
 
 @pytest.mark.usefixtures("configure")
@@ -185,7 +190,7 @@ def test_collecting_twice_changes_nothing(
 
     outcome = jobs.collect_corrections(1)
 
-    assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "left": 0}
+    assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "set_aside": 0, "left": 0}
     assert workplace.inbox.corrections(1) == before
     assert label_studio.read_whole == 1
 
@@ -402,6 +407,20 @@ def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label
     assert len(workplace.inbox.corrections(1)) == 1
 
 
+def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]], Tensor]:
+    """The encoder, as one would be whose features of images in these colors half precision cannot hold."""
+
+    def overflowing(encoder: Encoder, pixels: Sequence[Tensor]) -> Tensor:
+        found = encode(encoder, pixels).clone()
+        bad = [encoder.spec.preprocessing(make_image(color)) for color in colors]
+        for features, shown in zip(found, pixels, strict=True):
+            if any(torch.equal(shown, one) for one in bad):
+                features.fill_(math.inf)
+        return found
+
+    return overflowing
+
+
 @pytest.mark.usefixtures("configure")
 def test_an_image_that_cannot_be_had_does_not_stop_the_others(
     workplace: Workplace,
@@ -419,6 +438,38 @@ def test_an_image_that_cannot_be_had_does_not_stop_the_others(
     assert (outcome["made"], outcome["failed"]) == (1, 2)
     assert "correction without image project=1 task=1" in caplog.text
     assert "not an image" in caplog.text
+
+
+@pytest.mark.usefixtures("configure")
+def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_made(
+    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, color in enumerate(("red", "green", "blue"), start=1):
+        requests_mock.get(f"{LS}/data/upload/1/0000000{number}-dog.jpg", content=png(color))
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+    overflowing = encode_overflowing_for("green")
+    monkeypatch.setattr("backend.image_features.encode", overflowing)
+
+    first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
+
+    assert (first["made"], first["set_aside"], second["known"], second["set_aside"]) == (2, 1, 2, 1)
+    assert workplace.inbox.set_aside_names(1) == {
+        "2/caption": "its image cannot be encoded: its features have numbers that half precision cannot hold"
+    }
+
+
+@pytest.mark.usefixtures("configure")
+def test_an_encoder_that_fails_on_every_image_sets_none_aside(
+    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
+    label_studio.tasks = [task(1, annotation(1, "a square"))]
+    monkeypatch.setattr("backend.image_features.encode", encode_overflowing_for("red", "grey"))
+
+    with pytest.raises(ArithmeticError, match="half precision"):
+        jobs.collect_corrections(1)
+
+    assert workplace.inbox.set_aside_names(1) == {}
 
 
 @pytest.mark.usefixtures("configure")
@@ -444,7 +495,7 @@ def test_without_an_api_key_features_are_made_and_nothing_is_pulled(
 
     outcome = jobs.collect_corrections(1)
 
-    assert outcome == {"known": 0, "made": 1, "failed": 0, "left": 0}
+    assert outcome == {"known": 0, "made": 1, "failed": 0, "set_aside": 0, "left": 0}
 
 
 @pytest.mark.usefixtures("configure")

@@ -247,7 +247,10 @@ def test_two_versions_are_compared_by_one_small_question(ledger: LedgerRecords, 
         redis.echo("done")
         commands = list(iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO"))
 
-    assert found == {VERSION: Acceptance(accepted=1, judged=2), "v2-00000000": Acceptance(accepted=0, judged=0)}
+    assert found == {
+        VERSION: Acceptance(accepted=1, judged=2, word_edits=1, compared=2),
+        "v2-00000000": Acceptance(accepted=0, judged=0, word_edits=0, compared=0),
+    }
     assert [command for command in commands if command not in {"HELLO", "CLIENT"}] == ["HMGET"]
     assert read_acceptance(redis, 1, []) == {}
 

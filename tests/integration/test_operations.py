@@ -1,20 +1,16 @@
-"""What an operator sees: readiness, metrics, the admin's pages and who may see them."""
+"""What an operator sees: readiness, the admin's pages and who may see them."""
 
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from rq import SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from tests.backend_client import BackendClient, basic_auth
-from tests.factories import make_task
-from tests.image_server import ImageServer
+from tests.backend_client import BackendClient, basic_auth, failed_job
+from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 
@@ -51,49 +47,6 @@ def test_not_ready_names_what_is_missing(
         "ready": False,
         "checks": {"redis": "Redis cannot be reached", "store": "the model store cannot be read", "model": "ok"},
     }
-
-
-def test_metrics_count_what_happened(backend: BackendClient, image_server: ImageServer) -> None:
-    good = make_task(data={"captioning": image_server.show("/a.png")})
-    bad = make_task(data={"captioning": "/missing.png"})
-    backend.predict([good, bad])
-    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
-    backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
-    backend.get("/nothing")
-
-    found = samples(backend)
-
-    assert found['captioner_requests_total{route="/webhook",status="201"}'] == 1
-    assert found['captioner_requests_total{route="/webhook",status="200"}'] == 1
-    assert found['captioner_requests_total{route="none",status="404"}'] == 1
-    assert found['captioner_predictions_total{outcome="captioned"}'] == 1
-    assert found['captioner_task_failures_total{kind="ImageError"}'] == 1
-    assert found['captioner_corrections_total{kind="accepted"}'] == 1
-    assert found['captioner_predict_stage_seconds_count{stage="decode"}'] == 1
-    assert found["captioner_webhook_seconds_count"] == 2
-    assert found['captioner_corrections_waiting{project="6"}'] == 1
-    base_version = backend.parts.captioners.registry.base_version
-    assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
-    assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
-    assert found["captioner_workers_alive"] == 0
-    assert found["captioner_state_complete"] == 1
-
-
-def test_metrics_are_there_while_redis_is_not(
-    make_backend: Callable[..., BackendClient], own_redis: RedisServer
-) -> None:
-    backend = make_backend(redis_url=own_redis.url)
-    own_redis.kill()
-
-    assert samples(backend)["captioner_state_complete"] == 0
-
-
-def test_two_apps_in_one_process_count_for_themselves(make_backend: Callable[..., BackendClient]) -> None:
-    first, second = make_backend(), make_backend()
-
-    first.get("/health")
-
-    assert 'captioner_requests_total{route="/health",status="200"}' not in samples(second)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +103,8 @@ def test_the_overview_shows_projects_queues_and_jobs_as_page_and_as_json(admin: 
     assert {job["status"] for job in facts["jobs"]} == {"queued", "deferred"}
     assert facts["problems"] == []
     assert page.status_code == 200
-    for expected in (base_version, "collect_corrections(14)", "not retrained yet", "captioner worker"):
-        assert expected in page.text
+    for expected in (base_version, "pull corrections", "waiting for 19 more corrections", "captioner worker"):
+        assert expected.casefold() in page.text.casefold()
     assert "script-src" not in page.headers["Content-Security-Policy"]
     assert page.headers["X-Frame-Options"] == "DENY"
 
@@ -162,19 +115,18 @@ def test_the_overview_opens_and_says_so_while_redis_is_down(
     admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=own_redis.url)
     own_redis.kill()
 
-    page = admin.get("/admin/")
+    pages = [admin.get(path) for path in ("/admin/", "/admin/projects/1/", "/admin/jobs/", "/admin/audit/")]
 
-    assert page.status_code == 200
-    assert page.text.count("Redis cannot be reached") == 1
+    assert [page.status_code for page in pages] == [200] * 4
+    assert all("Redis cannot be reached" in page.text for page in pages)
 
 
 def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
-    jobs = queue(admin.parts.redis, LABEL_STUDIO_QUEUE)
-    jobs.enqueue_call("backend.jobs.connect_project", args=["<script>alert(1)</script>"])
+    admin.inbox.store(make_correction(caption="<script>alert(1)</script>"))
 
-    page = admin.get("/admin/").text
+    page = admin.get("/admin/projects/1/corrections/").text
 
-    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;script" in page
     assert "<script>alert" not in page
 
 
@@ -219,7 +171,7 @@ def test_nothing_from_redis_is_unpickled_by_the_pages(admin: BackendClient, tmp_
 def test_a_failed_job_can_be_retried_from_the_queue_pages(admin: BackendClient) -> None:
     job_id = failed_job(admin)
 
-    response = admin.post(f"/admin/queues/job/{job_id}/requeue", None, {"Origin": "http://localhost"})
+    response = admin.post(f"/admin/queues/job/{job_id}/requeue", None)
 
     assert response.get_json() == {"status": "OK"}
     assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
@@ -253,44 +205,16 @@ def test_actions_that_other_sites_make_a_browser_send_are_refused(
         admin.get(f"/admin/queues/requeue/{LABEL_STUDIO_QUEUE}", headers),
     ]
 
-    assert [answer.status_code for answer in answers] == [403] * 3
+    assert [answer.status_code for answer in answers] == [403, 403, 405]
     assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
-        {"Referer": "http://localhost/admin/queues/"},
-        {"Origin": "https://captions.example", "X-Forwarded-Host": "captions.example"},
-        {},
-    ],
-)
-def test_actions_from_our_own_pages_and_from_scripts_are_done(admin: BackendClient, headers: dict[str, str]) -> None:
+def test_failed_jobs_are_not_retried_by_following_a_link(admin: BackendClient) -> None:
     job_id = failed_job(admin)
 
-    response = admin.post(f"/admin/queues/job/{job_id}/delete", None, headers)
+    followed = admin.get(f"/admin/queues/requeue/{LABEL_STUDIO_QUEUE}")
+    sent = admin.post(f"/admin/queues/requeue/{LABEL_STUDIO_QUEUE}", None)
 
-    assert response.get_json() == {"status": "OK"}
-    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
-
-
-def failed_job(backend: BackendClient) -> str:
-    """Let a worker run a job that fails; returns its id."""
-    jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
-    job = jobs.enqueue_call("math.sqrt", args=[-1], meta={"phase": "training"})
-    SimpleWorker([jobs], connection=backend.parts.redis, serializer=JSONSerializer).work(burst=True)
-    return str(job.id)
-
-
-def samples(backend: BackendClient) -> dict[str, float]:
-    """Scrape, and return each sample by its name with labels, as Prometheus reads it."""
-    response = backend.app.test_client().get("/metrics")
-    assert response.status_code == 200
-    assert re.match(r"text/plain; version=", response.headers["Content-Type"])
-    found = {}
-    for family in text_string_to_metric_families(response.text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
+    assert (followed.status_code, followed.headers["Allow"]) == (405, "POST")
+    assert sent.get_json() == {"status": "OK", "count": 1}
+    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]

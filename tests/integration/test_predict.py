@@ -19,6 +19,7 @@ from tests.factories import make_task
 from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
+from worker.audit import AuditLog
 from worker.calibration import Calibration, write_calibration
 from worker.ledger import read_ledger
 from worker.policy import is_withheld
@@ -367,6 +368,10 @@ def test_a_project_can_start_where_another_one_is_and_start_over(backend: Backen
     assert registry.serving(1) == registry.base_version
     assert registry.serving(2) == copied["model_version"]
     assert [found.name for found in registry.versions(1)] == [version.name]
+    deleted, duplicated = AuditLog(backend.parts.redis).read()
+    assert (duplicated.who, duplicated.action) == ("POST /duplicate_model", "version copied")
+    assert (duplicated.project_id, duplicated.details["source"]) == (2, 1)
+    assert (deleted.who, deleted.action, deleted.project_id) == ("POST /delete", "version promoted", 1)
 
 
 def test_every_route_of_label_studios_side_exists(backend: BackendClient) -> None:

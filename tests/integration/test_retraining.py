@@ -1,18 +1,26 @@
 """From corrections to a version that serves, by real workers on a real Redis."""
 
-from collections.abc import Callable
+import io
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 from rq import Retry
 
+from model.errors import StoreError, TrainingError
+from model.store import Store
 from model.training.record import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.acceptance import roll_back_if_accepted_less
+from worker.audit import AuditLog
+from worker.edits import SystematicEdit, find_systematic_edits
 from worker.fine_tuning import fine_tune
 from worker.ledger_records import LedgerRecords, record_submission
+from worker.policy import is_held_out
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
@@ -153,6 +161,7 @@ def test_a_published_version_is_followed_by_a_refresh_of_label_studios_predictio
     [job] = queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs
     assert job.func_name == "backend.jobs.refresh_predictions"
     assert list(job.args) == [1, outcome["version"]]
+    assert audited(in_this_process) == [("the worker", "version published", 1, outcome["version"])]
 
 
 def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
@@ -172,6 +181,7 @@ def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
     assert in_this_process.registry.serving(1) == in_this_process.bundle.version
     assert queue(in_this_process.redis, LABEL_STUDIO_QUEUE).count == 0
     assert in_this_process.inbox.waiting(1) == 0
+    assert audited(in_this_process) == [("the worker", "version refused", 1, version.name)]
 
 
 def test_a_person_who_promotes_during_a_training_is_not_overruled(
@@ -224,6 +234,12 @@ def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_tra
     assert outcome["decision"] == "the project has no corrections any more"
 
 
+def audited(workplace: Workplace) -> list[tuple[str, str, int | None, str]]:
+    """Who did what to which project's version, the latest first."""
+    found = AuditLog(workplace.redis).read()
+    return [(entry.who, entry.action, entry.project_id, entry.details["version"]) for entry in found]
+
+
 def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, start: int) -> None:
     """Fill the ledger as annotators would who accept some suggestions of a version and edit others."""
     for number in range(start, start + accepted + edited):
@@ -247,6 +263,7 @@ def test_a_version_whose_suggestions_are_accepted_less_gives_its_place_back(in_t
     assert registry.versions(1)[-1].parent == bundle
     refreshed = [list(job.args) for job in queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs]
     assert [1, bundle] in refreshed
+    assert ("the worker", "version rolled back", 1, bundle) in audited(in_this_process)
 
 
 def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_this_process: Workplace) -> None:
@@ -261,3 +278,116 @@ def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_th
 
     assert roll_back_if_accepted_less(in_this_process.redis, registry, in_this_process.settings, 1) is None
     assert registry.serving(1) == chosen
+
+
+def damage(workplace: Workplace, number: int, *, shape: tuple[int, ...] = (), value: float = 0.0) -> None:
+    """Put features into the store that no encoder would make, past what refuses them."""
+    key = str(make_pictured_correction(number).image_key)
+    file = io.BytesIO()
+    features = workplace.features.get(key)
+    assert features is not None
+    np.save(file, np.full(shape or features.shape, value, np.float16), allow_pickle=False)
+    path = f"features/{workplace.bundle.encoder.fingerprint}/{key[:2]}/{key}.npy"
+    Store(workplace.settings.model_store).write(path, file.getvalue())
+
+
+def test_a_training_that_fails_for_certain_corrections_sets_them_aside_and_goes_on(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 41))
+    damage(workplace, 7, value=math.nan)
+    damage(workplace, 23, shape=(9, 5))
+    damage(workplace, 30, shape=(2, workplace.bundle.encoder.feature_size))
+
+    outcome = retrain(workplace)
+
+    assert outcome["published"]
+    aside = workplace.inbox.set_aside_names(1)
+    assert set(aside) == {"7/caption", "23/caption", "30/caption"}
+    assert aside["7/caption"] == "no training is possible with it: the features of its image are no numbers"
+    assert "RuntimeError: stack expects each tensor to be equal size" in aside["23/caption"]
+    assert outcome["corrections"] + outcome["held_out"] == 37
+    assert sum(outcome["left_out"].values()) == 3
+    assert workplace.registry.versions(1)[0].metrics["corrections_left_out"] == outcome["left_out"]
+
+
+def test_a_correction_that_makes_only_the_measuring_fail_is_found_too(in_this_process: Workplace) -> None:
+    in_this_process.correct(range(1, 41))
+    jobs.retrain(1, "a test")
+    in_this_process.correct(range(41, 61))
+    held_out = next(n for n in range(1, 41) if is_held_out(str(make_pictured_correction(n).image_key)))
+    damage(in_this_process, held_out, value=math.nan)
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert not outcome["decision"].startswith("broken")
+    assert list(in_this_process.inbox.set_aside_names(1)) == [f"{held_out}/caption"]
+
+
+def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process.correct(range(1, 41))
+    learned = next(n for n in range(50, 60) if not is_held_out(str(make_pictured_correction(n).image_key)))
+    in_this_process.correct(range(learned, learned + 1), caption="break it")
+
+    def break_for_one(pairs: Iterable[tuple[str, str]]) -> list[SystematicEdit]:
+        known = list(pairs)
+        if any(theirs == "break it" for _, theirs in known):
+            raise RecursionError("maximum recursion depth exceeded")
+        return find_systematic_edits(known)
+
+    monkeypatch.setattr("worker.dataset.find_systematic_edits", break_for_one)
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert outcome["published"]
+    [reason] = in_this_process.inbox.set_aside_names(1).values()
+    assert reason == "no training is possible with it: RecursionError: maximum recursion depth exceeded"
+
+
+@pytest.mark.parametrize(
+    "problem", [MemoryError("out of memory"), StoreError("away"), TrainingError("lower the learning rate")]
+)
+def test_a_failure_that_comes_from_no_correction_sets_nothing_aside(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    in_this_process.correct(range(1, 9))
+
+    def fail(*_: Any) -> None:
+        raise problem
+
+    monkeypatch.setattr(jobs, "fine_tune", fail)
+
+    with pytest.raises(type(problem)):
+        jobs.retrain(1, "a test")
+
+    assert in_this_process.inbox.set_aside_names(1) == {}
+
+
+def test_what_a_person_sets_aside_is_not_trained_on_from_the_next_version_on(in_this_process: Workplace) -> None:
+    in_this_process.correct(range(1, 13))
+    jobs.retrain(1, "a test")
+    [first] = in_this_process.registry.versions(1)
+    rude, *others = first.corrections
+
+    in_this_process.inbox.set_aside(1, rude, "rude")
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert in_this_process.registry.versions(1)[-1].corrections == tuple(others)
+    assert outcome["left_out"] == {"set aside: rude": 1}
+
+
+def test_a_project_whose_corrections_are_all_set_aside_has_nothing_to_train(in_this_process: Workplace) -> None:
+    for correction in in_this_process.correct(range(1, 4)):
+        in_this_process.inbox.set_aside(1, correction.name, "rude")
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert outcome["decision"] == "all its corrections are set aside"
+    assert in_this_process.inbox.waiting(1) == 0

@@ -16,7 +16,10 @@ PROJECT = 3
 def settings(tmp_path: Path) -> Settings:
     make_bundle(tmp_path / "bundle")
     return Settings(
-        caption_bundle=str(tmp_path / "bundle"), model_store=str(tmp_path / "store"), refresh_predictions=False
+        caption_bundle=str(tmp_path / "bundle"),
+        model_store=str(tmp_path / "store"),
+        redis_url="redis://127.0.0.1:1/0",  # refuses
+        refresh_predictions=False,
     )
 
 
@@ -57,9 +60,7 @@ def test_an_unknown_version_is_refused_with_those_there_are(settings: Settings, 
 
 
 def test_another_version_serves_even_while_redis_is_away(settings: Settings, version: ModelVersion) -> None:
-    away = replace(settings, refresh_predictions=True, redis_url="redis://127.0.0.1:1/0")
-
-    told = roll_back(away, PROJECT, by="test")
+    told = roll_back(replace(settings, refresh_predictions=True), PROJECT, by="test")
 
     assert open_registry(settings).serving(PROJECT) == version.parent
     assert "not refreshed, because Redis does not answer" in told

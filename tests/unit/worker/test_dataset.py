@@ -30,10 +30,14 @@ def features(tmp_path: Path) -> FeatureStore:
 
 
 def build_dataset(
-    corrections: list[Correction], features: FeatureStore, replay: list[CaptionedFeatures], known_until: str = ""
+    corrections: list[Correction],
+    features: FeatureStore,
+    replay: list[CaptionedFeatures],
+    known_until: str = "",
+    set_aside: dict[str, str] | None = None,
 ) -> Dataset:
     holdout = Holdout(features.store, 1, features.encoder_fingerprint)
-    return module.build_dataset(corrections, features, replay, holdout, known_until)
+    return module.build_dataset(corrections, features, replay, holdout, known_until, set_aside)
 
 
 def stored(features: FeatureStore, correction: Correction) -> Correction:
@@ -93,6 +97,20 @@ def test_corrections_without_features_are_left_out_and_counted(features: Feature
 
     assert (dataset.learned, dataset.held_out) == ((), ())
     assert dataset.left_out == {"its image was never read": 1, "the features of its image are not stored": 2}
+
+
+def test_what_is_set_aside_is_left_out_and_counted_by_its_reason(features: FeatureStore) -> None:
+    corrections = [
+        stored(features, make_correction(annotation_id=1, image_key=LEARNED_KEY, caption="old")),
+        stored(features, make_correction(annotation_id=2, image_key=LEARNED_KEY, caption="new")),
+        make_correction(annotation_id=3, image_key=None),
+    ]
+
+    dataset = build_dataset(corrections, features, [], set_aside={"2/caption": "rude", "3/caption": "blurred"})
+
+    assert dataset.captions == ["old"]
+    assert dataset.left_out == {"set aside: rude": 1, "set aside: blurred": 1}
+    assert dataset.is_set_aside
 
 
 def test_anchors_are_a_fixed_part_of_the_replay_and_never_trained_on(features: FeatureStore) -> None:

@@ -1,9 +1,12 @@
+from itertools import pairwise
+
+import pytest
 from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from model.training.record import TrainingProgress
-from worker.progress import Progress
+from worker.progress import MAX_POINTS, LossCurve, Progress
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -24,3 +27,25 @@ def test_without_a_job_there_is_nothing_to_write() -> None:
     progress.phase("loading")
 
     assert progress.job_id == "by-hand"
+
+
+@pytest.mark.parametrize("steps", [1, 64, 120, 121, 5000])
+def test_the_curve_of_a_course_has_few_points_however_long_it_is(steps: int) -> None:
+    curve = LossCurve()
+
+    for step in range(1, steps + 1):
+        curve.add(step, 1000 - step)
+
+    assert min(steps, MAX_POINTS // 2) <= len(curve.points) < MAX_POINTS
+    assert curve.points[-1][0] > steps * 0.98
+    assert len({later[0] - earlier[0] for earlier, later in pairwise(curve.points)}) <= 1
+    assert all(before[1] > after[1] for before, after in pairwise(curve.points))
+
+
+def test_a_point_of_a_long_course_is_the_mean_of_its_steps() -> None:
+    curve = LossCurve()
+
+    for step in range(1, 241):
+        curve.add(step, float(step % 2))
+
+    assert {loss for _, loss in curve.points} == {0.5}

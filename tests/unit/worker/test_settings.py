@@ -39,6 +39,7 @@ def test_values_are_read_by_their_type_and_blank_ones_leave_the_default() -> Non
         ("PORT", "65536", "PORT must be between 1 and 65535, got 65536"),
         ("HOST", "no host", "HOST must be an IP address or a host name, got no host"),
         ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, got xml"),
         ("BEAM_SIZE", "0", "BEAM_SIZE must be between 1 and 50, got 0"),
         ("REDIS_URL", "localhost:6379", "REDIS_URL must be an address like redis://host:6379/0"),
         ("REDIS_URL", "redis://", "REDIS_URL must be an address like redis://host:6379/0"),

@@ -1,0 +1,257 @@
+"""The admin's facts as JSON, and the actions of its pages; openapi.yaml beside this file describes both.
+
+A form's action leads back to the page it was on, with the sentence it has to say; a script gets the sentence as JSON.
+"""
+
+import io
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, flash, jsonify, redirect, request, send_file, url_for
+from PIL import Image
+from werkzeug.exceptions import NotFound
+
+from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
+from backend.admin.corrections import FoundPage, Search, search_corrections
+from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
+from backend.admin.overview import look_around, look_at_project
+from backend.admin.parts import admin_parts
+from backend.admin.versions import VersionFacts, version_tree
+from backend.image_features import find_image_ref
+from backend.ledger import ledger_json, write_csv
+from backend.routes import parts
+from model.bundle import save_bundle
+from model.errors import CaptionerError, ImageError
+from model.vision.images import decode_image
+from worker.calibration import read_calibration
+from worker.job_log import job_log
+from worker.ledger import read_ledger
+
+api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
+
+THUMBNAIL = (480, 360)
+
+
+@api.get("/overview")
+def overview() -> Response:
+    seen = look_around(parts(), admin_parts().label_studio)
+    return jsonify(asdict(seen) | {"verdict": seen.verdict})
+
+
+@api.get("/projects/<int:project_id>")
+def project(project_id: int) -> Response:
+    need_project(project_id)
+    versions = version_tree(parts().captioners.registry, parts().redis, project_id)
+    return jsonify(
+        project=asdict(look_at_project(parts(), project_id)), versions=[asdict(version) for version in versions]
+    )
+
+
+@api.get("/projects/<int:project_id>/versions/<name>")
+def version(project_id: int, name: str) -> Response:
+    """Return all that is kept of a version, samples with their attention included."""
+    return jsonify(asdict(find_version(project_id, name)))
+
+
+@api.get("/projects/<int:project_id>/versions/<name>/bundle")
+def bundle(project_id: int, name: str) -> Response:
+    """Return a version as a bundle that CAPTION_BUNDLE or `captioner train --from` can name."""
+    need_version(project_id, name)
+    known = parts().captioners.bundle()
+    captioner = parts().captioners.registry.load(project_id, name, known)
+    content = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        path = Path(folder)
+        record = {"trained_from": known.version, "project": project_id, "version": name}
+        save_bundle(
+            path,
+            name=f"{known.name}-{name}",
+            encoder=captioner.encoder,
+            decoder=captioner.decoder,
+            tokenizer=captioner.tokenizer,
+            replay=known.replay,
+            record=dict(known.record) | record,
+        )
+        for file in sorted(path.iterdir()):
+            archive.write(file, f"{name}/{file.name}")
+    content.seek(0)
+    return send_file(content, "application/zip", as_attachment=True, download_name=f"project-{project_id}-{name}.zip")
+
+
+@api.get("/projects/<int:project_id>/ledger")
+def ledger(project_id: int) -> Response:
+    need_project(project_id)
+    calibration = read_calibration(parts().store, project_id)
+    return jsonify(ledger_json(read_ledger(parts().redis, project_id), calibration))
+
+
+@api.get("/projects/<int:project_id>/ledger.csv")
+def ledger_csv(project_id: int) -> Response:
+    need_project(project_id)
+    records = parts().ledger.records(project_id)
+
+    def lines() -> Iterator[str]:
+        written = io.StringIO()
+        write_csv(records, written)
+        yield written.getvalue()
+
+    name = f"attachment; filename=project-{project_id}-ledger.csv"
+    return Response(lines(), mimetype="text/csv", headers={"Content-Disposition": name})
+
+
+@api.get("/projects/<int:project_id>/learning")
+def learning(project_id: int) -> Response:
+    """Return the accept rate of each version that served, over the corrections it had learned, as a chart's data."""
+    found = [one for one in _tree(project_id) if one.published and one.accepted_rate is not None]
+    points = [[f"{one.name} ({one.corrections})", round(100 * (one.accepted_rate or 0.0), 1)] for one in found]
+    return jsonify([{"name": "accepted unchanged, %", "data": points}])
+
+
+@api.get("/projects/<int:project_id>/edits")
+def edits(project_id: int) -> Response:
+    """Return how many edits changed what, as a chart's data."""
+    need_project(project_id)
+    tallies = read_ledger(parts().redis, project_id).versions.values()
+    kinds = {kind for tally in tallies for kind in tally.kinds}
+    return jsonify([[kind, sum(tally.kinds.get(kind, 0) for tally in tallies)] for kind in sorted(kinds)])
+
+
+@api.get("/projects/<int:project_id>/corrections")
+def corrections(project_id: int) -> Response:
+    found = find_corrections(project_id)
+    rows = [asdict(one) | {"pieces": [asdict(piece) for piece in one.pieces]} for one in found.found]
+    return jsonify(corrections=rows, looked_at=found.looked_at, next=found.next)
+
+
+@api.get("/projects/<int:project_id>/corrections/<path:name>/image")
+def image(project_id: int, name: str) -> Response:
+    """Return the image of a correction, made small."""
+    correction = parts().inbox.find(project_id, name)
+    if correction is None:
+        raise NotFound(f"project {project_id} has no correction {name}")
+    client = admin_parts().client
+    try:
+        content = parts().pictures.fetcher.fetch(find_image_ref(client, correction), correction.task_id)
+        picture = decode_image(content).convert("RGB")
+    except (ImageError, CaptionerError) as problem:
+        raise NotFound(str(problem)) from problem
+    picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=80)
+    return Response(written.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+@api.get("/jobs")
+def jobs() -> Response:
+    return jsonify(jobs=[asdict(job) for job in find_jobs()])
+
+
+@api.get("/jobs/<job_id>")
+def job(job_id: str) -> Response:
+    return jsonify(asdict(need_job(job_id)) | {"log": job_log(parts().redis, job_id)})
+
+
+@api.get("/jobs/<job_id>/losses")
+def losses(job_id: str) -> Response:
+    """Return the loss of a training after each step, as a chart's data."""
+    return jsonify([{"name": "loss, nats per word", "data": [list(point) for point in need_job(job_id).losses]}])
+
+
+@api.post("/projects/<int:project_id>/<action>")
+def project_action(project_id: int, action: str) -> Any:
+    if action not in PROJECT_ACTIONS:
+        raise NotFound(f"there is no action {action!r}; there are {', '.join(PROJECT_ACTIONS)}")
+    need_project(project_id)
+    return _told(lambda: act_on_project(parts(), project_id, action, _fields()))
+
+
+@api.post("/jobs/<job_id>/<action>")
+def job_action(job_id: str, action: str) -> Any:
+    if action not in JOB_ACTIONS:
+        raise NotFound(f"there is no action {action!r}; there are {', '.join(JOB_ACTIONS)}")
+    found = need_job(job_id)
+    return _told(lambda: act_on_job(parts(), found, action))
+
+
+def need_project(project_id: int) -> None:
+    """Raise NotFound for a project that never had a correction nor a version."""
+    if project_id not in parts().inbox.projects() and parts().captioners.registry.newest(project_id) is None:
+        raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
+
+
+def need_version(project_id: int, name: str) -> None:
+    """Raise NotFound for a version that the project does not have; the bundle is one of every project's."""
+    if name != parts().captioners.registry.base_version:
+        find_version(project_id, name)
+
+
+def find_version(project_id: int, name: str) -> Any:
+    found = next((one for one in parts().captioners.registry.versions(project_id) if one.name == name), None)
+    if found is None:
+        raise NotFound(f"project {project_id} has no version {name}")
+    return found
+
+
+def need_job(job_id: str) -> JobFacts:
+    found = find_job(parts().redis, job_id)
+    if found is None:
+        raise NotFound(f"there is no job {job_id}, or its result is no longer kept")
+    return found
+
+
+def find_jobs() -> tuple[JobFacts, ...]:
+    """Return the jobs that the request's `state` asks for."""
+    state = request.args.get("state")
+    if state and state not in STATES:
+        raise NotFound(f"no job is ever {state!r}; they are {', '.join(STATES)}")
+    return recent_jobs(parts().redis, state or None, count=100)
+
+
+def find_corrections(project_id: int) -> FoundPage:
+    """Return the corrections that the request's arguments ask for."""
+    need_project(project_id)
+    asked = request.args
+    search = Search(
+        text=asked.get("text", ""),
+        annotator=asked.get("annotator", type=int),
+        version=asked.get("version", ""),
+        edited_only=asked.get("edited") == "1",
+    )
+    start = max(0, asked.get("start", 0, type=int))
+    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
+
+
+def _tree(project_id: int) -> tuple[VersionFacts, ...]:
+    need_project(project_id)
+    return version_tree(parts().captioners.registry, parts().redis, project_id)
+
+
+def _fields() -> dict[str, str]:
+    given = request.get_json() if request.is_json else request.form
+    return {str(name): str(value) for name, value in given.items() if name not in {"csrf_token", "back"}}
+
+
+def _told(act: Any) -> Any:
+    is_form = not request.is_json and "text/html" in request.headers.get("Accept", "")
+    try:
+        said = act()
+    except CaptionerError as problem:
+        if not is_form:
+            raise
+        flash(str(problem), "problem")
+    else:
+        if not is_form:
+            return jsonify(outcome=said)
+        flash(said, "done")
+    return redirect(_back(), HTTPStatus.SEE_OTHER)
+
+
+def _back() -> str:
+    """Return the page to go back to; only ever one of ours."""
+    back = request.form.get("back", "")
+    return back if back.startswith("/admin/") and "\\" not in back else url_for("admin.overview")

@@ -1,0 +1,124 @@
+"""The admin's pages; everything on them is in `api.py` as JSON too."""
+
+from pathlib import Path
+from typing import Any
+
+import chartkick
+from flask import Blueprint, Response, g, render_template, request, send_from_directory
+from redis import RedisError
+
+from backend.admin.api import find_corrections, find_jobs, find_version, need_job, need_project
+from backend.admin.jobs import STATES, recent_jobs
+from backend.admin.overview import look_around, look_at_project
+from backend.admin.parts import admin_parts
+from backend.admin.versions import version_tree
+from backend.routes import parts
+from worker.control import RetrainingControl
+from worker.edit_kinds import EDIT_KINDS
+from worker.job_log import job_log
+from worker.ledger import read_ledger
+
+admin = Blueprint("admin", __name__, url_prefix="/admin", static_folder="../static")
+
+_CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
+
+
+@admin.get("/")
+def overview() -> str:
+    return render_template("admin/overview.html", seen=look_around(parts(), admin_parts().label_studio))
+
+
+@admin.get("/projects/<int:project_id>/")
+def project(project_id: int) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Project {project_id}")
+    need_project(project_id)
+    return render_template(
+        "admin/project.html",
+        project_id=project_id,
+        project=look_at_project(parts(), project_id),
+        tree=version_tree(parts().captioners.registry, parts().redis, project_id),
+        ledger=read_ledger(parts().redis, project_id),
+        kinds=EDIT_KINDS,
+        jobs=[job for job in recent_jobs(parts().redis) if job.project_id == project_id],
+        state=RetrainingControl(parts().redis, parts().settings).state(project_id),
+    )
+
+
+@admin.get("/projects/<int:project_id>/versions/<name>/")
+def version(project_id: int, name: str) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=name)
+    need_project(project_id)
+    found = find_version(project_id, name)
+    facts = next(
+        one for one in version_tree(parts().captioners.registry, parts().redis, project_id) if one.name == name
+    )
+    return render_template("admin/version.html", project_id=project_id, version=found, facts=facts)
+
+
+@admin.get("/projects/<int:project_id>/corrections/")
+def corrections(project_id: int) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Corrections of project {project_id}")
+    return render_template(
+        "admin/corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args
+    )
+
+
+@admin.get("/jobs/")
+def jobs() -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title="Jobs")
+    return render_template("admin/jobs.html", jobs=find_jobs(), states=STATES, state=request.args.get("state", ""))
+
+
+@admin.get("/jobs/<job_id>/")
+def job(job_id: str) -> str:
+    if not redis_answers():
+        return render_template("admin/away.html", title=f"Job {job_id}")
+    return render_template("admin/job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
+
+
+@admin.get("/charts/<path:name>")
+def charts(name: str) -> Response:
+    """Return the scripts that draw charts, from where they are installed."""
+    return send_from_directory(_CHARTS, name, max_age=86_400)
+
+
+def redis_answers() -> bool:
+    """Return whether Redis answers; asked once for each request."""
+    if "redis_answers" not in g:
+        try:
+            g.redis_answers = bool(parts().redis.ping())
+        except RedisError:
+            g.redis_answers = False
+    return bool(g.redis_answers)
+
+
+@admin.app_template_filter("share")
+def share(value: float | None) -> str:
+    """Return 0 to 1 as per cent."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+@admin.app_template_filter("duration")
+def duration(seconds: float | None) -> str:
+    """Return a time as a person says it."""
+    if seconds is None:
+        return "–"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@admin.app_template_filter("moment")
+def moment(written: str | None) -> str:
+    """Return a time of ISO 8601 to the second, in UTC."""
+    return "–" if not written else written[:19].replace("T", " ")
+
+
+@admin.app_context_processor
+def helpers() -> dict[str, Any]:
+    return {"here": request.full_path.rstrip("?"), "redis_answers": redis_answers}

@@ -1,0 +1,172 @@
+"""Projects at a glance: what serves, what waits, what runs, and in one line how it stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from backend.admin.jobs import JobFacts, find_jobs, recent_jobs
+from backend.captioning import CaptioningParts
+from model.registry import ModelVersion
+from worker.control import RetrainingControl
+from worker.corrections import Waiting
+from worker.ledger import Acceptance, read_acceptances
+from worker.queues import Retrainings, retrainings_of
+
+Standing = Literal["learning", "waiting", "current", "paused", "failed", "stuck"]
+FAILED_LOOKED_AT = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a project stands, in a word and in a sentence."""
+
+    standing: Standing
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectFacts:
+    """One project's model and inbox."""
+
+    project_id: int
+    serving: str
+    waiting: int
+    """Corrections no training has seen."""
+    oldest_waiting_s: float | None
+    last_version: str | None
+    last_published: bool | None
+    last_decision: str | None
+    """Why the last retraining was published or refused."""
+    accepted_rate: float | None
+    """Of the serving version's suggestions that were judged, 0 to 1."""
+    judged: int
+    accepted_rate_before: float | None
+    """Of the version it was trained from."""
+    training: JobFacts | None
+    """The retraining that runs."""
+    verdict: Verdict
+
+
+def project_facts(
+    parts: CaptioningParts, workers: Mapping[str, bool], project_ids: Sequence[int]
+) -> tuple[ProjectFacts, ...]:
+    """Describe these projects.
+
+    Args:
+        workers: by name, whether each worker is alive.
+    """
+    registry, redis = parts.captioners.registry, parts.redis
+    serving = {project_id: registry.serving(project_id) for project_id in project_ids}
+    newest = {project_id: registry.newest(project_id) for project_id in project_ids}
+    compared = {
+        project_id: [serving[project_id], *_parent(version, serving[project_id])]
+        for project_id, version in newest.items()
+    }
+    acceptances = read_acceptances(redis, compared)
+    waiting = parts.inbox.waiting_of(project_ids)
+    retrainings = retrainings_of(redis, project_ids)
+    jobs = find_jobs(redis, [name for found in retrainings.values() for name in (found.running, found.waiting) if name])
+    failed = {
+        job.project_id: job
+        for job in reversed(recent_jobs(redis, "failed", FAILED_LOOKED_AT))
+        if job.job_id.startswith("retrain-")
+    }
+    control = RetrainingControl(redis, parts.settings)
+    return tuple(
+        _facts(
+            parts,
+            project_id,
+            serving[project_id],
+            newest[project_id],
+            list(acceptances[project_id].values()),
+            waiting[project_id],
+            _present(retrainings[project_id], jobs),
+            failed.get(project_id),
+            control.state(project_id),
+            workers,
+        )
+        for project_id in project_ids
+    )
+
+
+def _facts(
+    parts: CaptioningParts,
+    project_id: int,
+    serving: str,
+    newest: ModelVersion | None,
+    acceptances: Sequence[Acceptance],
+    waiting: Waiting,
+    jobs: tuple[JobFacts | None, JobFacts | None],
+    failed: JobFacts | None,
+    state: str,
+    workers: Mapping[str, bool],
+) -> ProjectFacts:
+    running, queued = jobs
+    now, *before = acceptances
+    is_over = failed is not None and newest is not None and newest.created_at > (failed.at or "")
+    verdict = (
+        _blocked(running, queued, workers)
+        or _at_work(running, queued, state)
+        or _idle(waiting, None if is_over else failed, parts.settings.retrain_after)
+    )
+    return ProjectFacts(
+        project_id=project_id,
+        serving=serving,
+        waiting=waiting.count,
+        oldest_waiting_s=waiting.oldest_s,
+        last_version=newest.name if newest else None,
+        last_published=newest.published if newest else None,
+        last_decision=newest.decision if newest else None,
+        accepted_rate=_rate(now),
+        judged=now.judged,
+        accepted_rate_before=_rate(before[0]) if before else None,
+        training=running,
+        verdict=verdict,
+    )
+
+
+def _blocked(running: JobFacts | None, queued: JobFacts | None, workers: Mapping[str, bool]) -> Verdict | None:
+    if running is not None and running.worker is not None and not workers.get(running.worker):
+        return Verdict(standing="stuck", words=f"stuck: worker {running.worker} was lost; its job is taken up again")
+    if queued is not None and not any(workers.values()):
+        return Verdict(standing="stuck", words="stuck: no worker runs; start one with `captioner worker`")
+    return None
+
+
+def _at_work(running: JobFacts | None, queued: JobFacts | None, state: str) -> Verdict | None:
+    if running is not None:
+        left = "" if running.eta_s is None else f", about {running.eta_s:.0f} s left"
+        return Verdict(standing="learning", words=f"learning: {running.phase or 'starting'}{left}")
+    if state != "on":
+        words = "paused: no training starts" if state == "paused" else "draining: what waits is trained, then it pauses"
+        return Verdict(standing="paused", words=words)
+    if queued is not None:
+        return Verdict(standing="waiting", words="a training waits for its turn")
+    return None
+
+
+def _idle(waiting: Waiting, failed: JobFacts | None, retrain_after: int) -> Verdict:
+    if failed is not None:
+        return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
+    missing = retrain_after - waiting.untaken
+    if waiting.untaken and missing > 0:
+        return Verdict(standing="waiting", words=f"waiting for {missing} more correction{'s' if missing > 1 else ''}")
+    if waiting.count:
+        return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")
+    return Verdict(standing="current", words="up to date: every correction is learned")
+
+
+def _present(named: Retrainings, jobs: Mapping[str, JobFacts]) -> tuple[JobFacts | None, JobFacts | None]:
+    """Return the running and the waiting job, if Redis has not lost them."""
+    running = jobs.get(named.running or "")
+    if running is not None and not running.can_stop:
+        running = None
+    return running, jobs.get(named.waiting or "")
+
+
+def _parent(newest: ModelVersion | None, serving: str) -> list[str]:
+    return [newest.parent] if newest is not None and newest.name == serving else []
+
+
+def _rate(found: Acceptance) -> float | None:
+    return found.accepted / found.judged if found.judged else None

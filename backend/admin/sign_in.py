@@ -1,0 +1,61 @@
+"""Signing in and out of the admin pages."""
+
+import secrets
+import time
+from http import HTTPStatus
+
+from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import login_user
+
+from backend.admin.access import access, current_user, write_down
+from backend.admin.sessions import is_https
+from backend.auth import ADMIN_PATH, address, is_below
+
+sign_in = Blueprint("sign_in", __name__)
+
+BROWSER_COOKIE = "captioner_browser"
+"""A random name that a browser gets when somebody signs in: wrong passwords from elsewhere do not hold it back."""
+BROWSER_COOKIE_S = 90 * 24 * 3600
+
+
+@sign_in.route("/admin/login", methods=["GET", "POST"])
+def login() -> ResponseReturnValue:
+    wanted = _inside(request.args.get("next"))
+    if request.method != "POST":
+        return redirect(wanted) if current_user() else render_template("admin/login.html", wanted=wanted, problem=None)
+    browser = request.cookies.get(BROWSER_COOKIE) or secrets.token_urlsafe(16)
+    user = access().check_password(request.form.get("name", "").strip(), request.form.get("password", ""), browser)
+    if user is None:
+        page = render_template("admin/login.html", wanted=wanted, problem="This name and password do not go together.")
+        return page, HTTPStatus.UNAUTHORIZED
+    # Nothing that was in the browser before somebody signed in is to be believed afterwards.
+    session.clear()
+    session.permanent = True
+    session["signed_in_at"] = time.time()
+    login_user(user)
+    write_down("signed in", address=address(request))
+    response = redirect(wanted, HTTPStatus.SEE_OTHER)
+    response.set_cookie(
+        BROWSER_COOKIE,
+        browser,
+        max_age=BROWSER_COOKIE_S,
+        path=url_for("sign_in.login"),
+        secure=is_https(),
+        httponly=True,
+        samesite="Strict",
+    )
+    return response
+
+
+@sign_in.post("/admin/logout")
+def logout() -> ResponseReturnValue:
+    write_down("signed out")
+    session.clear()
+    return redirect(url_for("sign_in.login"), HTTPStatus.SEE_OTHER)
+
+
+def _inside(wanted: str | None) -> str:
+    """Return the address that was asked for before signing in, if it is one of ours."""
+    is_ours = wanted is not None and is_below(wanted.partition("?")[0], (ADMIN_PATH,))
+    return wanted if wanted is not None and is_ours else f"{ADMIN_PATH}/"

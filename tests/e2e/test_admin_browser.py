@@ -1,0 +1,259 @@
+"""The admin's pages in a real browser: on a phone and on a desk, light and dark, by keyboard, live."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from werkzeug.serving import make_server
+
+from backend.admin.users import write_user
+from tests.backend_client import BackendClient, make_settings
+from tests.browser import launched_browser
+from tests.factories import make_correction, write_bundle
+from tests.image_server import ImageServer
+from tests.worker_process import WorkerProcess
+from tests.workplace import DEADLINE_S, Hold
+from worker.audit import AuditLog
+from worker.control import RetrainingControl
+from worker.ledger_records import record_submission
+from worker.queues import RETRAIN_QUEUE, queue
+
+pytestmark = pytest.mark.browser
+
+LOGIN = ("admin", "right")
+VIEWER = ("vera", "only looks at it")
+SIZES = {"phone": (390, 844), "desk": (1280, 900)}
+PAGES = {
+    "overview": "/admin/",
+    "project": "/admin/projects/1/",
+    "version": "/admin/projects/1/versions/{version}/",
+    "corrections": "/admin/projects/1/corrections/",
+    "jobs": "/admin/jobs/",
+    "audit": "/admin/audit/",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The admin's pages of a backend with one project of 25 corrections and two versions."""
+
+    url: str
+    backend: BackendClient
+    versions: tuple[str, ...]
+
+    def address(self, name: str) -> str:
+        return self.url + PAGES[name].format(version=self.versions[-1])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[Site]:
+    write_bundle(tmp_path / "bundle")
+    settings = make_settings(
+        tmp_path,
+        redis_url=redis_url,
+        basic_auth_user=LOGIN[0],
+        basic_auth_pass=LOGIN[1],
+        admin_users_file=str(tmp_path / "users"),
+    )
+    write_user(settings, VIEWER[0], "viewer", VIEWER[1])
+    backend = BackendClient(settings, login=LOGIN)
+    address = image_server.show("/dog.png")
+    for number in range(1, 26):
+        caption = f"a black dog number {number}"
+        correction = make_correction(
+            annotation_id=number,
+            caption=caption,
+            annotator=number % 3,
+            image_ref=address,
+            model_version=backend.parts.captioners.registry.base_version,
+        )
+        backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
+        backend.parts.ledger.store(record_submission(correction, []))
+    versions = [publish(backend, parent) for parent in ("bundle", "first")]
+    server = make_server("127.0.0.1", 0, backend.app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Site(f"http://127.0.0.1:{server.port}", backend, tuple(versions))
+    server.shutdown()
+
+
+def publish(backend: BackendClient, decision: str) -> str:
+    registry = backend.parts.captioners.registry
+    told = [["a", "00ff00ff"], ["black", "ff000000"], ["dog", "ff00ff00"]]
+    sample = {
+        "correction": "25/caption",
+        "written": "a black dog number 25",
+        "before": {"caption": "a dog", "columns": 2, "words": [told[0], told[2]]},
+        "after": {"caption": "a black dog", "columns": 2, "words": told},
+    }
+    measured = {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97}
+    return registry.publish(
+        1,
+        backend.parts.captioners.bundle().captioner(),
+        parent=registry.serving(1),
+        metrics={"new": measured, "new_words": ["puppy"], "samples": [sample]},
+        corrections=["25/caption"],
+        decision=f"better than the {decision}",
+    ).name
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page and sign in to it; an error in the browser's console fails the test."""
+    complaints: list[str] = []
+
+    def open_page(address: str, size: str = "desk", scheme: str = "light", login: tuple[str, str] = LOGIN) -> Page:
+        width, height = SIZES[size]
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if scheme == "dark" else "light",
+        )
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        page.get_by_label("Name").fill(login[0])
+        page.get_by_label("Password").fill(login[1])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(address)
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield open_page
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("desk", "light")])
+def test_a_page_fits_complains_of_nothing_and_can_be_read_by_everybody(
+    site: Site, open_page: Callable[..., Page], name: str, size: str, scheme: str
+) -> None:
+    page = open_page(site.address(name), size, scheme)
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], "it scrolls sideways"
+    found = Axe().run(page).response["violations"]
+    serious = [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in {"serious", "critical"}]
+    assert serious == []
+
+
+def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("overview"))
+    page.evaluate("window.isStillHere = true")
+
+    site.backend.inbox.store(make_correction(annotation_id=99))
+
+    expect(page.get_by_text("26, the oldest for")).to_be_visible(timeout=30_000)
+    assert page.evaluate("window.isStillHere")
+
+
+def test_a_word_shows_where_the_network_looked(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("version"))
+
+    page.get_by_role("button", name="black").press("Enter")
+
+    shade = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 2, 2).data].filter((_, at) => at % 4 == 3)"
+    assert page.locator("canvas").evaluate(shade) == [0, 200, 200, 200]
+    page.get_by_role("button", name="black").press("Enter")
+    expect(page.locator("canvas")).to_be_hidden()
+
+
+def test_charts_are_drawn_from_what_is_installed(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("project"))
+
+    expect(page.locator(".chart canvas")).to_have_count(2)
+
+
+def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., Page]) -> None:
+    registry, parts = site.backend.parts.captioners.registry, site.backend.parts
+    control = RetrainingControl(parts.redis, parts.settings)
+    page = open_page(site.address("project"))
+    page.on("dialog", lambda dialog: dialog.accept())
+
+    press(page, "Pause", "is paused")
+    assert control.state(1) == "paused"
+    press(page, "Train now", "resume it first")
+    press(page, "Resume", "learns again")
+    assert control.state(1) == "on"
+    press(page, "Drain", "is draining")
+    assert control.state(1) == "draining"
+    press(page, "Resume", "learns again")
+    press(page, "Train now", "training is asked for")
+    assert any(job.id.startswith("retrain-1-") for job in deferred(parts.redis))
+    press(page, "Roll back", "serves project 1 again")
+    assert registry.serving(1) == site.versions[0]
+    page.get_by_role("row", name=site.versions[1]).get_by_role("button", name="Promote").click()
+    expect(page.get_by_role("status")).to_contain_text(f"{site.versions[1]} serves project 1")
+    assert registry.serving(1) == site.versions[1]
+    done = [entry.action for entry in AuditLog(parts.redis).read()]
+    assert {"learning paused", "version rolled back", "version promoted", "training asked for"} <= set(done)
+
+
+def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("corrections"))
+
+    page.get_by_role("row", name="number 25").get_by_role("button", name="Exclude").click()
+
+    expect(page.get_by_role("status")).to_contain_text("not trained on")
+    assert site.backend.inbox.set_aside_names(1) == {"25/caption": "admin excluded it"}
+    press(page, "Use again", "is trained on again")
+    assert site.backend.inbox.set_aside_names(1) == {}
+
+
+def test_jobs_are_stopped_done_again_and_cancelled(
+    site: Site, open_page: Callable[..., Page], start_worker: Callable[..., WorkerProcess], hold: Hold
+) -> None:
+    redis, settings = site.backend.parts.redis, site.backend.settings
+    environment = {name.upper(): str(value) for name, value in vars(settings).items() if value is not None}
+    start_worker(environment)
+    job = queue(redis, RETRAIN_QUEUE).enqueue_call(
+        "tests.integration.held_jobs.held", args=[hold.port], timeout=DEADLINE_S, failure_ttl=DEADLINE_S
+    )
+    hold.wait_until_running()
+    page = open_page(f"{site.url}/admin/jobs/{job.id}/")
+    page.on("dialog", lambda dialog: dialog.accept())
+
+    press(page, "Stop", "is being stopped")
+    expect(page.get_by_text("stopped by a person")).to_be_visible(timeout=30_000)
+    press(page, "Run again", "waits to run again")
+    hold.wait_until_running()
+    waiting = queue(redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", args=[hold.port])
+    page.goto(f"{site.url}/admin/jobs/{waiting.id}/")
+    press(page, "Cancel", "is cancelled")
+    assert queue(redis, RETRAIN_QUEUE).get_job_ids() == []
+    hold.release()
+
+
+def test_a_viewer_reads_and_cannot_act(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("project"), login=VIEWER)
+
+    expect(page.get_by_role("button", name="Train now")).to_be_disabled()
+    expect(page.get_by_role("button", name="Sign out")).to_be_enabled()
+    press(page, "Sign out")
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+def press(page: Page, button: str, said: str | None = None) -> None:
+    """Press a button and wait for what the page has to say to it."""
+    page.get_by_role("button", name=button, exact=True).click()
+    if said is not None:
+        expect(page.get_by_role("status")).to_contain_text(said)
+
+
+def deferred(redis: Redis) -> list[Job]:
+    jobs = queue(redis, RETRAIN_QUEUE)
+    found = Job.fetch_many(jobs.deferred_job_registry.get_job_ids(), connection=redis, serializer=JSONSerializer)
+    return [job for job in found if job is not None]

@@ -1,0 +1,528 @@
+"""Who gets into /admin, who may act there, and what is written down about it."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from redis import Redis
+from werkzeug.security import check_password_hash
+from werkzeug.test import TestResponse
+
+from backend.admin import users
+from backend.admin.sessions import SESSION_S
+from backend.admin.users import remove_user, write_user
+from tests.backend_client import BROWSER_ACCEPTS, BackendClient, Browser, basic_auth, failed_job
+from tests.redis_server import RedisServer
+from worker.audit import AuditEntry, AuditLog
+from worker.queues import LABEL_STUDIO_QUEUE, queue
+
+BOSS = ("captioner", "from the settings")
+ANNA = ("anna", "anna's password")
+VERA = ("vera", "vera's password")
+
+DELETE = "/admin/queues/job/{}/delete"
+
+
+@pytest.fixture
+def make_house(make_backend: Callable[..., BackendClient], tmp_path: Path) -> Callable[..., BackendClient]:
+    """Make a backend with three users: captioner by the settings, anna an operator, vera a viewer."""
+
+    def make(**changes: Any) -> BackendClient:
+        house = make_backend(
+            **{"basic_auth_user": BOSS[0], "basic_auth_pass": BOSS[1], "admin_users_file": str(tmp_path / "users")}
+            | changes
+        )
+        write_user(house.settings, ANNA[0], "operator", ANNA[1])
+        write_user(house.settings, VERA[0], "viewer", VERA[1])
+        return house
+
+    return make
+
+
+@pytest.fixture
+def house(make_house: Callable[..., BackendClient]) -> BackendClient:
+    return make_house()
+
+
+def signed_in(house: BackendClient, user: tuple[str, str] = ANNA, address: str = "192.0.2.1") -> Browser:
+    browser = Browser(house, address)
+    assert browser.sign_in(*user).status_code == 303
+    return browser
+
+
+def ask(house: BackendClient, path: str, user: tuple[str, str], address: str = "192.0.2.1") -> TestResponse:
+    """Ask as a script does."""
+    return house.app.test_client().get(path, headers=basic_auth(*user), environ_base={"REMOTE_ADDR": address})
+
+
+def audited(house: BackendClient) -> list[AuditEntry]:
+    return AuditLog(house.parts.redis).read()
+
+
+def admin_addresses(app: Flask) -> Iterator[tuple[str, set[str]]]:
+    """Yield an address for each route below /admin, and the methods that act there."""
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/admin"):
+            path = re.sub(r"<int:[^>]*>", "1", rule.rule)
+            yield re.sub(r"<[^>]*>", "x", path), (rule.methods or set()) - {"GET", "HEAD", "OPTIONS"}
+
+
+def test_a_browser_is_led_to_the_login_page_and_then_to_where_it_wanted(house: BackendClient) -> None:
+    browser = Browser(house)
+
+    led = browser.open("/admin/audit/?before=5-0")
+    arrived = browser.sign_in(*VERA, path=led.headers["Location"])
+
+    assert led.status_code == 302
+    assert led.headers["Location"] == "/admin/login?next=/admin/audit/?before%3D5-0"
+    assert (arrived.status_code, arrived.headers["Location"]) == (303, "/admin/audit/?before=5-0")
+    page = browser.open("/admin/audit/")
+    assert page.status_code == 200
+    assert "vera, viewer" in page.text
+
+
+def test_a_script_is_asked_for_basic_auth_and_a_page_s_script_is_not(house: BackendClient) -> None:
+    client = house.app.test_client()
+
+    script = client.get("/admin/api/overview")
+    on_a_page = client.get("/admin/api/overview", headers={"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"})
+
+    assert (script.status_code, on_a_page.status_code) == (401, 401)
+    assert script.headers["WWW-Authenticate"].startswith("Basic")
+    assert "WWW-Authenticate" not in on_a_page.headers
+    assert "/admin/login" in script.get_json()["error"]
+
+
+@pytest.mark.parametrize("user", [BOSS, ANNA, VERA])
+def test_everybody_reads_with_a_session_and_with_basic_auth(house: BackendClient, user: tuple[str, str]) -> None:
+    browser = signed_in(house, user)
+
+    for path in ("/admin/", "/admin/queues/", "/admin/audit/", "/admin/api/overview", "/admin/api/audit"):
+        assert browser.open(path).status_code == 200, path
+        assert ask(house, path, user).status_code == 200, path
+
+
+def test_nothing_below_admin_answers_without_login(house: BackendClient) -> None:
+    client = house.app.test_client()
+
+    for path, acting in admin_addresses(house.app):
+        for method in {"GET", *acting} if path != "/admin/login" else ():
+            assert client.open(path, method=method).status_code == 401, (method, path)
+
+
+def test_viewers_act_nowhere(house: BackendClient) -> None:
+    job_id = failed_job(house)
+    browser = signed_in(house, VERA)
+    token = browser.token()
+
+    tried = [(path, method) for path, acting in admin_addresses(house.app) for method in acting]
+    for path, method in tried:
+        if path not in {"/admin/login", "/admin/logout"}:
+            script = house.app.test_client().open(path, method=method, headers=basic_auth(*VERA))
+            person = browser.client.open(path, method=method, headers={"X-CSRFToken": token})
+            assert (script.status_code, person.status_code) == (403, 403), (method, path)
+    refused = browser.press(DELETE.format(job_id), token)
+
+    assert len(tried) > 5
+    assert "vera is a viewer" in refused.text
+    assert "Back to the overview" in refused.text
+    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+
+
+def test_operators_act_with_the_page_s_token_in_the_form_or_in_the_header(house: BackendClient) -> None:
+    first, second = failed_job(house), failed_job(house)
+    browser = signed_in(house)
+    token = browser.token()
+
+    by_form = browser.press(DELETE.format(first), token)
+    by_header = browser.client.post(DELETE.format(second), headers={"X-CSRFToken": token})
+
+    assert by_form.get_json() == by_header.get_json() == {"status": "OK"}
+    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
+
+
+def test_a_browser_s_action_without_its_session_s_token_is_refused(house: BackendClient) -> None:
+    job_id = failed_job(house)
+    browser = signed_in(house)
+    token_of_another = signed_in(house).token()
+
+    for token in (None, "", "guessed", token_of_another):
+        refused = browser.press(DELETE.format(job_id), token)
+        assert refused.status_code == 400
+        assert "Open the page again" in refused.text
+    bare = browser.client.post(DELETE.format(job_id))  # a cookie, and no header that a browser sends
+
+    assert bare.status_code == 400
+    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"},
+        {"Referer": "http://localhost/admin/queues/"},
+        {"Origin": "https://captions.example", "X-Forwarded-Host": "captions.example"},
+    ],
+)
+def test_a_browser_that_sends_basic_auth_needs_the_token_too(house: BackendClient, headers: dict[str, str]) -> None:
+    job_id = failed_job(house)
+    browser = Browser(house)
+    login = basic_auth(*ANNA)
+    browser.client.get("/admin/queues/", headers=BROWSER_ACCEPTS | login)
+    token = browser.client.get_cookie("_csrf_token", path="/admin/queues")
+    assert token is not None
+
+    without = browser.client.post(DELETE.format(job_id), headers=login | headers)
+    with_it = browser.client.post(DELETE.format(job_id), headers=login | headers | {"X-CSRFToken": token.value})
+
+    assert without.status_code == 400
+    assert with_it.get_json() == {"status": "OK"}
+
+
+def test_a_script_needs_no_token(house: BackendClient) -> None:
+    answer = house.app.test_client().post(DELETE.format(failed_job(house)), headers=basic_auth(*ANNA))
+
+    assert answer.get_json() == {"status": "OK"}
+
+
+def test_rq_dashboard_s_own_scripts_find_the_token_that_they_send(house: BackendClient) -> None:
+    job_id = failed_job(house)
+    browser = signed_in(house)
+
+    page = browser.open("/admin/queues/0/view/jobs")
+    cookie = browser.client.get_cookie("_csrf_token", path="/admin/queues")
+
+    assert """getCookie("_csrf_token")""" in page.text
+    assert """'X-CSRFToken': CSRF""" in page.text
+    assert cookie is not None
+    assert not cookie.http_only
+    pressed = browser.client.post(DELETE.format(job_id), headers={"X-CSRFToken": cookie.decoded_value})
+    assert pressed.get_json() == {"status": "OK"}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "https://evil.example/admin/",
+        "//evil.example",
+        "/\\evil.example",
+        "/administrator",
+        "/predict",
+        "javascript:1",
+        "",
+    ],
+)
+def test_after_signing_in_nobody_is_sent_elsewhere(house: BackendClient, wanted: str) -> None:
+    browser = Browser(house)
+    token = browser.token("/admin/login")
+
+    arrived = browser.client.post(
+        "/admin/login",
+        query_string={"next": wanted},
+        data={"name": ANNA[0], "password": ANNA[1], "csrf_token": token},
+    )
+
+    assert (arrived.status_code, arrived.headers["Location"]) == (303, "/admin/")
+
+
+def test_signing_in_needs_the_token_of_the_login_page(house: BackendClient) -> None:
+    browser = Browser(house)
+
+    refused = browser.press("/admin/login", name=ANNA[0], password=ANNA[1])
+
+    assert refused.status_code == 400
+    assert browser.open("/admin/").status_code == 302
+
+
+def test_the_session_is_kept_from_scripts_and_other_sites_and_behind_https_from_plain_connections(
+    house: BackendClient,
+) -> None:
+    plain = Browser(house).sign_in(*ANNA)
+    client = house.app.test_client()
+    page = client.get(
+        "/admin/login", headers=BROWSER_ACCEPTS | {"X-Forwarded-Proto": "https"}, base_url="https://localhost"
+    )
+
+    [session] = [cookie for cookie in plain.headers.getlist("Set-Cookie") if cookie.startswith("captioner_session=")]
+    assert "HttpOnly" in session
+    assert "SameSite=Lax" in session
+    assert "Path=/admin" in session
+    assert "Secure" not in session
+    assert "Secure" in page.headers["Set-Cookie"]
+    assert page.headers["Cache-Control"] == "no-store"
+
+
+def test_signing_out_ends_the_session(house: BackendClient) -> None:
+    browser = signed_in(house, VERA)
+
+    out = browser.press("/admin/logout", browser.token())
+
+    assert (out.status_code, out.headers["Location"]) == (303, "/admin/login")
+    assert browser.open("/admin/").status_code == 302
+
+
+def test_a_session_ends_12_hours_after_signing_in_however_busy_it_is(house: BackendClient) -> None:
+    browser = signed_in(house)
+    assert SESSION_S == 12 * 3600
+    with browser.client.session_transaction("/admin/") as session:
+        session["signed_in_at"] -= SESSION_S - 60
+    assert browser.open("/admin/").status_code == 200
+
+    with browser.client.session_transaction("/admin/") as session:
+        session["signed_in_at"] -= 61
+
+    assert browser.open("/admin/").status_code == 302
+
+
+def change_password(house: BackendClient) -> None:
+    write_user(house.settings, *ANNA[:1], role="operator", password="another password")
+
+
+def change_role(house: BackendClient) -> None:
+    write_user(house.settings, *ANNA[:1], role="viewer", password=ANNA[1])
+
+
+def remove(house: BackendClient) -> None:
+    remove_user(house.settings, ANNA[0])
+
+
+@pytest.mark.parametrize("change", [change_password, change_role, remove])
+def test_a_changed_user_file_ends_sessions_at_once(
+    house: BackendClient, change: Callable[[BackendClient], None]
+) -> None:
+    browser = signed_in(house)
+
+    change(house)
+
+    assert browser.open("/admin/").status_code == 302
+
+
+def test_two_backends_with_the_same_settings_share_sessions_and_one_with_another_password_does_not(
+    make_house: Callable[..., BackendClient],
+) -> None:
+    first, second, other = make_house(), make_house(), make_house(basic_auth_pass="another")
+    second_s_file = Path(str(first.settings.admin_users_file)).read_text()
+    first_browser = signed_in(first)
+    session = first_browser.client.get_cookie("captioner_session", path="/admin")
+    assert session is not None
+    assert second_s_file == Path(str(second.settings.admin_users_file)).read_text()
+
+    answers = []
+    for house in (second, other):
+        client = house.app.test_client()
+        client.set_cookie("captioner_session", session.value, path="/admin")
+        answers.append(client.get("/admin/api/overview").status_code)
+
+    assert answers == [200, 401]
+
+
+def test_people_of_the_file_get_in_where_no_basic_auth_is_set(make_house: Callable[..., BackendClient]) -> None:
+    house = make_house(basic_auth_user=None, basic_auth_pass=None)
+
+    assert signed_in(house).open("/admin/").status_code == 200
+    assert house.get("/health").status_code == 200  # Label Studio's side stays open
+
+
+def test_people_of_the_file_do_not_get_into_label_studio_s_side(house: BackendClient) -> None:
+    assert ask(house, "/health", ANNA).status_code == 401
+    assert ask(house, "/health", BOSS).status_code == 200
+
+
+def test_an_error_is_a_page_with_a_way_back_for_people_and_a_sentence_for_scripts(house: BackendClient) -> None:
+    page = signed_in(house).open("/admin/queues/0/view/job/nothing")
+    sentence = ask(house, "/admin/queues/0/view/job/nothing", ANNA)
+
+    assert page.status_code == sentence.status_code == 404
+    assert 'href="/admin/"' in page.text
+    assert "there is no such job" in page.text
+    assert "there is no such job" in sentence.get_json()["error"]
+
+
+# Wrong passwords.
+
+
+def wait_is_over(redis: Redis) -> None:
+    """Let the counters expire, as they do by themselves minutes later."""
+    for key in redis.scan_iter("captioner:wrong-passwords:*/minute"):
+        redis.delete(key)
+
+
+def test_after_some_wrong_passwords_even_the_right_one_waits(house: BackendClient, redis: Redis) -> None:
+    wrong = [ask(house, "/admin/api/overview", (ANNA[0], f"guess {number}")) for number in range(5)]
+
+    held_back = ask(house, "/admin/api/overview", ANNA)
+    page = Browser(house).sign_in(*ANNA)
+
+    assert [answer.status_code for answer in wrong] == [401] * 5
+    assert (held_back.status_code, page.status_code) == (429, 429)
+    assert 0 < int(held_back.headers["Retry-After"]) <= 300
+    assert "too many wrong passwords" in held_back.get_json()["error"]
+    assert "too many wrong passwords" in page.text
+    assert ask(house, "/admin/api/overview", VERA).status_code == 200
+    wait_is_over(redis)
+    assert ask(house, "/admin/api/overview", ANNA).status_code == 200
+
+
+def test_wrong_passwords_in_the_form_count_too(house: BackendClient) -> None:
+    browser = Browser(house)
+
+    answers = [browser.sign_in(ANNA[0], "guess").status_code for _ in range(6)]
+
+    assert answers == [401] * 5 + [429]
+
+
+def test_an_address_that_tries_many_names_is_held_back_and_others_are_not(house: BackendClient) -> None:
+    for number in range(20):
+        ask(house, "/admin/api/overview", (f"name {number}", "guess"), address="198.51.100.9")
+
+    assert ask(house, "/admin/api/overview", ANNA, address="198.51.100.9").status_code == 429
+    assert ask(house, "/admin/api/overview", ANNA).status_code == 200
+
+
+def test_label_studio_s_side_is_no_way_around_and_unknown_paths_neither(house: BackendClient) -> None:
+    paths = ["/health", "/nothing", "/static/nothing", "/predict", "/admin/api/nothing"]
+    for path in paths:
+        assert ask(house, path, (BOSS[0], "guess")).status_code == 401
+
+    assert [ask(house, path, BOSS).status_code for path in (*paths, "/admin/")] == [429] * 6
+
+
+def test_all_processes_count_together(make_house: Callable[..., BackendClient]) -> None:
+    first, second = make_house(), make_house()
+    for _ in range(5):
+        ask(first, "/admin/api/overview", (ANNA[0], "guess"))
+
+    assert ask(second, "/admin/api/overview", ANNA).status_code == 429
+
+
+def test_a_process_counts_by_itself_while_redis_is_away(
+    make_house: Callable[..., BackendClient], own_redis: RedisServer
+) -> None:
+    house = make_house(redis_url=own_redis.url)
+    own_redis.kill()
+
+    assert ask(house, "/admin/api/overview", ANNA).status_code == 200
+    wrong = [ask(house, "/admin/", (VERA[0], "guess")).status_code for _ in range(5)]
+
+    assert wrong == [401] * 5
+    assert ask(house, "/admin/", VERA).status_code == 429
+    assert ask(house, "/health", BOSS).status_code == 200
+
+
+def test_strangers_keep_nobody_out_who_has_been_in(house: BackendClient) -> None:
+    browser = signed_in(house)
+    browser.press("/admin/logout", browser.token())
+    assert ask(house, "/health", BOSS, address="192.0.2.7").status_code == 200
+
+    for address in ("198.51.100.9", "192.0.2.1"):  # the latter is that of the browser, say a proxy's
+        for name in (ANNA[0], BOSS[0]):
+            for _ in range(6):
+                ask(house, "/admin/", (name, "guess"), address)
+
+    assert ask(house, "/admin/", ANNA, "198.51.100.77").status_code == 429
+    assert browser.sign_in(*ANNA).status_code == 303
+    assert ask(house, "/health", BOSS, address="192.0.2.7").status_code == 200
+
+
+def test_a_known_browser_that_guesses_is_held_back(house: BackendClient) -> None:
+    browser = signed_in(house)
+    browser.press("/admin/logout", browser.token())
+
+    answers = [browser.sign_in(ANNA[0], "guess").status_code for _ in range(6)]
+
+    assert answers == [401] * 5 + [429]
+
+
+@pytest.mark.parametrize("name", [ANNA[0], BOSS[0], "nobody"])
+def test_a_wrong_answer_costs_the_same_for_known_and_unknown_names(
+    house: BackendClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+
+    def check(password_hash: str, password: str) -> bool:
+        hashed.append(password_hash)
+        return check_password_hash(password_hash, password)
+
+    monkeypatch.setattr(users, "check_password_hash", check)
+
+    assert ask(house, "/admin/", (name, "guess")).status_code == 401
+
+    assert len(hashed) == 1
+
+
+# The audit log.
+
+
+def test_sign_ins_and_refused_ones_are_written_down_without_what_was_typed(house: BackendClient) -> None:
+    browser = Browser(house)
+    browser.sign_in("my secret by mistake", "guess")
+    browser.sign_in(ANNA[0], "guess")
+    browser.sign_in(*ANNA)
+    browser.press("/admin/logout", browser.token())
+    ask(house, "/predict", (BOSS[0], "guess"))
+
+    entries = audited(house)
+
+    assert [(entry.who, entry.action) for entry in entries] == [
+        ("captioner", "sign-in refused"),
+        ("anna", "signed out"),
+        ("anna", "signed in"),
+        ("anna", "sign-in refused"),
+        ("somebody unknown", "sign-in refused"),
+    ]
+    assert entries[0].details == {"address": "192.0.2.1", "path": "/predict"}
+    assert "my secret" not in str(entries)
+
+
+def test_what_people_do_in_the_raw_queues_is_written_down_once_it_is_done(house: BackendClient) -> None:
+    job_id = failed_job(house)
+
+    house.app.test_client().post(f"/admin/queues/job/{job_id}/requeue", headers=basic_auth(*ANNA))
+    house.app.test_client().post(f"/admin/queues/job/{job_id}/requeue", headers=basic_auth(*ANNA))
+    house.app.test_client().post(f"/admin/queues/queue/{LABEL_STUDIO_QUEUE}/queued/empty", headers=basic_auth(*BOSS))
+
+    emptied, retried = audited(house)
+    assert (retried.who, retried.action, retried.details) == ("anna", "job retried", {"job_id": job_id})
+    assert (emptied.who, emptied.action) == ("captioner", "queue emptied")
+
+
+def test_the_audit_log_is_a_page_and_json_page_by_page(house: BackendClient) -> None:
+    log = AuditLog(house.parts.redis)
+    for number in range(51):
+        log.write("anna", f"action {number} <script>", 7, why="because")
+    browser = signed_in(house, VERA)
+
+    newest = ask(house, "/admin/api/audit", VERA).get_json()
+    oldest = ask(house, f"/admin/api/audit?before={newest['earlier']}", VERA).get_json()
+    page = browser.open("/admin/audit/").text
+
+    assert [entry["action"] for entry in newest["entries"]][:2] == ["signed in", "action 50 <script>"]
+    assert [entry["action"] for entry in oldest["entries"]] == ["action 1 <script>", "action 0 <script>"]
+    assert oldest["earlier"] is None
+    assert oldest["entries"][0]["details"] == {"why": "because"}
+    assert "action 50 &lt;script&gt;" in page
+    [earlier] = re.findall(r'href="([^"]+before=[^"]+)"', page)
+    assert "action 0 &lt;script&gt;" in browser.open(earlier).text
+
+
+@pytest.mark.parametrize("before", ["yesterday", "1-2-3", "-", "("])
+def test_an_audit_entry_that_cannot_be_is_refused(house: BackendClient, before: str) -> None:
+    answer = ask(house, f"/admin/api/audit?before={before}", VERA)
+
+    assert answer.status_code == 400
+    assert answer.get_json()["error"].startswith("before must be the entry_id")
+
+
+def test_while_redis_is_away_people_sign_in_and_the_audit_page_says_so(
+    make_house: Callable[..., BackendClient], own_redis: RedisServer
+) -> None:
+    house = make_house(redis_url=own_redis.url)
+    own_redis.kill()
+
+    browser = signed_in(house, VERA)
+
+    assert "Redis cannot be reached" in browser.open("/admin/audit/").text
+    assert ask(house, "/admin/api/audit", VERA).status_code == 503

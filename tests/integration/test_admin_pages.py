@@ -1,0 +1,202 @@
+"""What admins and owners see and do on the pages, and the same as JSON."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from werkzeug.routing import Rule
+
+from backend.admin import api as api_module
+from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from model.bundle import load_bundle
+from tests.backend_client import BackendClient
+from tests.factories import make_correction
+from worker.ledger_records import record_submission
+from worker.queues import enqueue_retraining
+
+ADMIN = ("admin", "right")
+PAGES = (
+    "/admin/",
+    "/admin/audit/",
+    "/admin/jobs/",
+    "/admin/jobs/?state=failed",
+    "/admin/projects/1/",
+    "/admin/projects/1/corrections/",
+)
+
+
+@pytest.fixture
+def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
+    """A protected backend whose project 1 has 25 corrections and one version, and a caller who is logged in."""
+    backend = make_backend(login=ADMIN, basic_auth_user=ADMIN[0], basic_auth_pass=ADMIN[1])
+    base = backend.parts.captioners.bundle()
+    for number in range(1, 26):
+        correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
+        backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
+        backend.parts.ledger.store(record_submission(correction, []))
+    backend.parts.captioners.registry.publish(
+        1,
+        base.captioner(),
+        parent=base.version,
+        metrics={
+            "new": {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97},
+            "new_words": ["puppy"],
+            "samples": [
+                {
+                    "correction": "25/caption",
+                    "written": "a black dog number 25",
+                    "before": {"caption": "a dog", "columns": 2, "words": [["a", "00ff00ff"], ["dog", "ff00ff00"]]},
+                    "after": {"caption": "a black dog", "columns": 2, "words": [["black", "00ff00ff"]]},
+                }
+            ],
+        },
+        corrections=["25/caption"],
+        decision="better in 97% of draws",
+    )
+    return backend
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_each_page_opens(admin: BackendClient, path: str) -> None:
+    response = admin.get(path)
+
+    assert response.status_code == 200, response.text
+    assert "<h1>" in response.text
+    assert "script-src" not in response.headers["Content-Security-Policy"], "scripts only from here"
+
+
+def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -> None:
+    seen = admin.get("/admin/api/overview").get_json()
+
+    (project,) = seen["projects"]
+    assert project["verdict"]["words"] == "25 corrections wait for the next training"
+    assert project["waiting"] == 25
+    assert project["last_decision"] == "better in 97% of draws"
+    assert "25 corrections wait" in admin.get("/admin/").text
+
+
+def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None:
+    def found(query: str) -> list[str]:
+        rows = admin.get(f"/admin/api/projects/1/corrections?{query}").get_json()["corrections"]
+        return [row["name"] for row in rows]
+
+    assert found("") == [f"{number}/caption" for number in range(25, 0, -1)]
+    assert found("text=NUMBER+25") == ["25/caption"]
+    assert len(found("annotator=1")) == 9
+    assert found("version=v9") == []
+    page = admin.get("/admin/projects/1/corrections/?text=number+25").text
+    assert re.search(r"<span>a</span>\s*<ins>black</ins>\s*<span>dog</span>", page)
+    assert "v1-" in page
+
+
+def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -> None:
+    name = admin.parts.captioners.registry.versions(1)[0].name
+
+    page = admin.get(f"/admin/projects/1/versions/{name}/").text
+
+    assert "puppy" in page
+    assert re.search(r'class="word changed" data-attention="00ff00ff">black<', page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/projects/9/",
+        "/admin/projects/1/versions/v9-12345678/",
+        "/admin/jobs/nothing/",
+        "/admin/api/projects/9",
+        "/admin/api/projects/9/corrections",
+        "/admin/api/jobs/nothing",
+    ],
+)
+def test_what_is_unknown_is_not_found_and_a_page_shows_the_way_back(admin: BackendClient, path: str) -> None:
+    response = admin.get(path, {"Accept": "text/html"})
+
+    assert response.status_code == 404
+    if "/api/" in path:
+        assert "error" in response.get_json()
+    else:
+        assert '<a href="/admin/">Back to the overview</a>' in response.text
+
+
+@pytest.fixture
+def description() -> dict[str, Any]:
+    text = (Path(api_module.__file__).parent / "openapi.yaml").read_text("utf-8")
+    described: dict[str, Any] = yaml.safe_load(text)
+    return described
+
+
+def test_the_description_names_every_route_and_no_other(admin: BackendClient, description: dict[str, Any]) -> None:
+    def readable(rule: Rule) -> str:
+        return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/admin/api")
+
+    rules = [rule for rule in admin.app.url_map.iter_rules() if rule.rule.startswith("/admin/api/")]
+    there = {(readable(rule), method.lower()) for rule in rules for method in (rule.methods or set()) & {"GET", "POST"}}
+    described = {
+        (path, method) for path, found in description["paths"].items() for method in found if method != "parameters"
+    }
+
+    assert described == there
+
+
+def test_the_description_names_every_action(description: dict[str, Any]) -> None:
+    def actions(path: str) -> set[str]:
+        (found,) = [one for one in description["paths"][path]["parameters"] if one.get("name") == "action"]
+        return set(found["schema"]["enum"])
+
+    assert actions("/projects/{project_id}/{action}") == set(PROJECT_ACTIONS)
+    assert actions("/jobs/{job_id}/{action}") == set(JOB_ACTIONS)
+
+
+def test_answers_are_as_described(admin: BackendClient, description: dict[str, Any]) -> None:
+    job_id = enqueue_retraining(admin.parts.redis, admin.settings, 1, "a test")
+    version = admin.parts.captioners.registry.versions(1)[0].name
+    asked = {
+        "/overview": "/overview",
+        "/projects/{project_id}": "/projects/1",
+        "/projects/{project_id}/versions/{name}": f"/projects/1/versions/{version}",
+        "/projects/{project_id}/ledger": "/projects/1/ledger",
+        "/projects/{project_id}/learning": "/projects/1/learning",
+        "/projects/{project_id}/edits": "/projects/1/edits",
+        "/projects/{project_id}/corrections": "/projects/1/corrections",
+        "/audit": "/audit",
+        "/jobs": "/jobs",
+        "/jobs/{job_id}": f"/jobs/{job_id}",
+        "/jobs/{job_id}/losses": f"/jobs/{job_id}/losses",
+    }
+    for path, address in asked.items():
+        answer = description["paths"][path]["get"]["responses"]["200"]
+        if "$ref" in answer:
+            answer = description["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+        schema = answer["content"]["application/json"]["schema"]
+        jsonschema.validate(
+            admin.get(f"/admin/api{address}").get_json(), schema | {"components": description["components"]}
+        )
+
+
+def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
+    version = admin.parts.captioners.registry.versions(1)[0].name
+
+    response = admin.post("/admin/api/projects/1/rollback", {})
+
+    assert response.status_code == 200, response.text
+    assert "serves project 1 again" in response.get_json()["outcome"]
+    assert admin.post("/admin/api/projects/1/promote", {"version": version}).status_code == 200
+    assert admin.parts.captioners.registry.serving(1) == version
+
+
+def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
+    version = admin.parts.captioners.registry.versions(1)[0].name
+
+    response = admin.get(f"/admin/api/projects/1/versions/{version}/bundle")
+
+    with zipfile.ZipFile(io.BytesIO(response.data)) as archive:
+        archive.extractall(tmp_path / "taken")
+    assert load_bundle(str(tmp_path / "taken" / version)).name == f"tiny-{version}"

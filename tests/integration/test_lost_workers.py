@@ -1,0 +1,191 @@
+"""Workers that are killed, paused or cut off while they have a job; real ones, on a real Redis."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from rq import Worker
+from rq.job import Dependency, JobStatus
+from rq.serializers import JSONSerializer
+
+from backend.wsgi import begin_beside_requests
+from tests.backend_client import BackendClient
+from tests.redis_server import RedisServer
+from tests.worker_process import WorkerProcess
+from tests.workplace import DEADLINE_S, Hold, Workplace
+from worker.liveness import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
+from worker.lost_jobs import running, take_back, take_back_lost_jobs
+from worker.queues import RETRAIN_QUEUE, queue
+
+StartWorker = Callable[..., WorkerProcess]
+MakeWorkplace = Callable[[str], Workplace]
+
+NOTICED_WITHIN_S = 15
+
+
+def enqueue_held(workplace: Workplace, hold: Hold) -> str:
+    job = queue(workplace.redis, RETRAIN_QUEUE).enqueue_call(
+        "tests.integration.held_jobs.held", args=[hold.port], timeout=DEADLINE_S, failure_ttl=DEADLINE_S
+    )
+    return str(job.id)
+
+
+def look_on(workplace: Workplace, seconds: float) -> None:
+    """Look for lost workers for so long, as a backend does."""
+    watch, until = Watch(), time.monotonic() + seconds
+    while time.monotonic() < until:
+        take_back_lost_jobs(workplace.redis, watch)
+        threading.Event().wait(watch.LOOK_EVERY_S)
+
+
+def test_the_job_of_a_worker_that_is_killed_is_done_by_another_one(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    worker = start_worker(workplace.environment())
+    job_id = enqueue_held(workplace, hold)
+    hold.wait_until_running()
+    other = start_worker(workplace.environment())
+
+    worker.kill()
+    hold.wait_until_running()
+    hold.release()
+
+    assert workplace.result(job_id).return_value == "released"
+    assert f"job={job_id} outcome='queued again'" in other.log.read_text()
+
+
+def test_when_the_only_worker_is_gone_the_backend_notices_within_15_s(
+    own_redis: RedisServer,
+    make_workplace: MakeWorkplace,
+    make_backend: Callable[..., BackendClient],
+    start_worker: StartWorker,
+    hold: Hold,
+) -> None:
+    workplace = make_workplace(own_redis.url)
+    worker = start_worker(workplace.environment())
+    job_id = enqueue_held(workplace, hold)
+    hold.wait_until_running()
+    begin_beside_requests(make_backend(redis_url=own_redis.url).parts)
+
+    worker.kill()
+
+    taken = workplace.redis.blpop([queue(workplace.redis, RETRAIN_QUEUE).key], timeout=NOTICED_WITHIN_S)
+    assert taken is not None
+    assert taken[1] == job_id.encode()
+    assert living_workers(workplace.redis) == set()
+
+
+def test_a_job_that_loses_its_worker_twice_fails_with_the_reason_and_what_waits_for_it_goes_on(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    job_id = enqueue_held(workplace, hold)
+    following = queue(workplace.redis, RETRAIN_QUEUE).enqueue_call(
+        "tests.integration.held_jobs.held", args=[hold.port], depends_on=Dependency([job_id], allow_failure=True)
+    )
+    for _ in range(2):
+        worker = start_worker(workplace.environment())
+        hold.wait_until_running()
+        [run] = running(workplace.redis)
+        worker.kill()
+        take_back(workplace.redis, run)
+
+    result = workplace.result(job_id)
+
+    assert (result.type.name, result.exc_string) == ("FAILED", f"its worker was lost twice: {run.worker}")
+    assert workplace.job(job_id).get_status() == JobStatus.FAILED
+    assert queue(workplace.redis, RETRAIN_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+    assert queue(workplace.redis, RETRAIN_QUEUE).job_ids == [following.id]
+    assert running(workplace.redis) == []
+
+
+def test_a_worker_that_is_paused_for_5_s_keeps_its_job(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    worker = start_worker(workplace.environment())
+    job_id = enqueue_held(workplace, hold)
+    hold.wait_until_running()
+    [run] = running(workplace.redis)
+    start_worker(workplace.environment())
+
+    family = worker.family()
+    for process in family:
+        process.suspend()
+    look_on(workplace, seconds=5)
+    for process in family:
+        process.resume()
+
+    look_on(workplace, seconds=2)
+    assert running(workplace.redis) == [run]
+    hold.release()
+    assert workplace.result(job_id).return_value == "released"
+
+
+def test_a_redis_that_was_away_for_long_takes_no_job_from_its_worker(
+    own_redis: RedisServer, make_workplace: MakeWorkplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    workplace = make_workplace(own_redis.url)
+    workplace.redis = own_redis.client()
+    start_worker(workplace.environment())
+    job_id = enqueue_held(workplace, hold)
+    hold.wait_until_running()
+    [run] = running(workplace.redis)
+    start_worker(workplace.environment())
+
+    own_redis.kill()
+    threading.Event().wait(LOST_AFTER_S + 2)
+    own_redis.start()
+
+    look_on(workplace, seconds=5)
+    assert running(workplace.redis) == [run]
+    hold.release()
+    assert workplace.result(job_id).return_value == "released"
+
+
+def test_a_worker_that_comes_back_drops_the_job_that_another_has_taken_over(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    sleeper = start_worker(workplace.environment())
+    job_id = enqueue_held(workplace, hold)
+    hold.wait_until_running()
+    [run] = running(workplace.redis)
+    family = sleeper.family()
+    for process in family:
+        process.suspend()
+    start_worker(workplace.environment())
+    hold.wait_until_running()
+
+    for process in family:
+        process.resume()
+
+    hold.wait_until_gone(guest=0)
+    hold.release()
+    assert workplace.result(job_id).return_value == "released"
+    assert workplace.job(job_id).get_status() == JobStatus.FINISHED
+    assert sleeper.is_alive
+    assert run.worker in living_workers(workplace.redis)
+
+
+def test_a_jobs_process_ends_with_its_worker(workplace: Workplace, start_worker: StartWorker, hold: Hold) -> None:
+    worker = start_worker(workplace.environment())
+    enqueue_held(workplace, hold)
+    hold.wait_until_running()
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    hold.wait_until_gone(guest=0)
+
+
+def test_a_worker_is_known_by_its_beat_until_it_signs_off(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    worker = start_worker(workplace.environment())
+    enqueue_held(workplace, hold)
+    hold.wait_until_running()
+
+    [known] = Worker.all(workplace.redis, serializer=JSONSerializer)
+    assert living_workers(workplace.redis) == {known.name}
+    hold.release()
+    worker.stop()
+    assert heartbeat_ages_s(workplace.redis) == {}

@@ -1,0 +1,57 @@
+"""A collector of OpenTelemetry's spans, as OTEL_EXPORTER_OTLP_ENDPOINT names one."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+class SpanCollector:
+    """Keeps what is sent to it."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self._server = HTTPServer(("127.0.0.1", 0), self._make_handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def spans(self, timeout_s: float) -> Iterator[tuple[str, Any]]:
+        """Yield the service and the span of each that arrives; ends when none does for so long."""
+        while True:
+            try:
+                yield self._arrived.get(timeout=timeout_s)
+            except queue.Empty:
+                return
+
+    def _make_handler(self) -> type[BaseHTTPRequestHandler]:
+        arrived = self._arrived
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+                for resource in told.resource_spans:
+                    [service] = [
+                        fact.value.string_value for fact in resource.resource.attributes if fact.key == "service.name"
+                    ]
+                    for scope in resource.scope_spans:
+                        for span in scope.spans:
+                            arrived.put((service, span))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        return Handler

@@ -1,0 +1,135 @@
+"""Jobs whose worker is lost: each is done once more, and is failed when its next worker is lost too.
+
+Every worker and every backend looks every second, so it is noticed who has gone as long as one of them is left; the
+backend is there when the only worker has gone. Who sees it first acts, and nobody else:
+
+    captioner:taken-back:<execution>   text   `begun` by who acts, then `done`; an execution is RQ's one run of a job
+
+`worker/liveness.py` says how it is told that a worker is lost. Should one come back after all, because its machine was
+asleep, it finds its execution `done` and ends that run without a word (worker/process.py).
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution, ExecutionRegistry
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text, now
+
+from worker.job_cause import LOST_TWICE
+from worker.liveness import Watch, heartbeats
+from worker.queues import QUEUES, connect, queue
+
+logger = logging.getLogger(__name__)
+
+LOSSES = "lost_workers"
+"""Field of RQ's hash of a job: how many of its workers were lost."""
+ACTING_S = 60
+"""If who acts is lost itself, another one does after this."""
+DONE_KEPT_S = 24 * 3600
+
+
+def watch_beside(redis_url: str) -> None:
+    """Take back the jobs of lost workers for as long as this process lives, in a thread of its own."""
+    threading.Thread(target=_watch_on, args=(redis_url,), name="lost-jobs", daemon=True).start()
+
+
+def _watch_on(redis_url: str) -> None:
+    redis, watch, pause = connect(redis_url), Watch(), threading.Event()
+    while True:
+        try:
+            take_back_lost_jobs(redis, watch)
+        except RedisError:
+            watch.forget()
+        except Exception:
+            logger.exception("lost jobs not looked for")  # one odd job must not end the watch
+        pause.wait(watch.LOOK_EVERY_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of one job, by the worker that took it."""
+
+    queue_name: str
+    job_id: str
+    execution_id: str
+    worker: str
+
+
+def take_back_lost_jobs(redis: Redis, watch: Watch) -> None:
+    """Look once, and take back the jobs of every worker that the watch holds for lost."""
+    runs = running(redis)
+    lost = watch.look(heartbeats(redis), {run.worker for run in runs})
+    for run in runs:
+        if run.worker in lost and redis.set(_taken_key(run.execution_id), "begun", nx=True, ex=ACTING_S):
+            take_back(redis, run)
+
+
+def running(redis: Redis) -> list[Run]:
+    """Return what runs, or did when its worker was last heard of."""
+    found = []
+    for name in QUEUES:
+        for job_id, execution_id in queue(redis, name).started_job_registry.get_job_and_execution_ids(cleanup=False):
+            execution = Execution(execution_id, job_id, redis)
+            worker = as_text(redis.hget(execution.key, "worker_name") or "")
+            found.append(Run(queue_name=name, job_id=job_id, execution_id=execution_id, worker=worker))
+    return found
+
+
+def take_back(redis: Redis, run: Run) -> None:
+    """Put a job that lost its worker at the front of its queue, or fail it if that has happened before."""
+    home = queue(redis, run.queue_name)
+    try:
+        job = Job.fetch(run.job_id, connection=redis, serializer=JSONSerializer)
+        is_open = job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
+        losses = int(redis.hget(job.key, LOSSES) or 0) + 1
+    except NoSuchJobError:
+        is_open = False
+    with redis.pipeline() as pipeline:
+        execution = Execution(run.execution_id, run.job_id, redis)
+        pipeline.delete(execution.key)
+        home.started_job_registry.remove_execution(execution, pipeline=pipeline)
+        ExecutionRegistry(run.job_id, redis).remove(execution, pipeline)
+        pipeline.set(_taken_key(run.execution_id), "done", ex=DONE_KEPT_S)
+        if is_open:
+            pipeline.hset(job.key, LOSSES, losses)
+            _repeat(home, job, pipeline) if losses == 1 else _fail(job, run.worker, pipeline)
+        pipeline.execute()
+    if not is_open:
+        return
+    if losses > 1:
+        home.enqueue_dependents(job)
+    outcome = "queued again" if losses == 1 else "failed"
+    logger.warning("worker lost name=%s queue=%s job=%s outcome=%r", run.worker, home.name, job.id, outcome)
+
+
+def is_taken_back(redis: Redis, execution_id: str) -> bool:
+    """Tell whether a run was given up for lost, and its job with it."""
+    return bool(redis.get(_taken_key(execution_id)) == b"done")
+
+
+def forget_losses(redis: Redis, job: Job) -> None:
+    """Let a job that a person wants done again have its repetition again."""
+    redis.hdel(job.key, LOSSES)
+
+
+def _repeat(home: Queue, job: Job, pipeline: Pipeline) -> None:
+    job.started_at = job.ended_at = None
+    home._enqueue_job(job, pipeline=pipeline, at_front=True)
+
+
+def _fail(job: Job, worker: str, pipeline: Pipeline) -> None:
+    job.ended_at = now()
+    job.set_status(JobStatus.FAILED, pipeline=pipeline)
+    job._handle_failure(f"{LOST_TWICE}: {worker}", pipeline, worker_name=worker)
+
+
+def _taken_key(execution_id: str) -> str:
+    return f"captioner:taken-back:{execution_id}"
