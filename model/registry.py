@@ -85,9 +85,12 @@ class ModelRegistry:
 
     def newest(self, project_id: int) -> ModelVersion | None:
         """Return the project's last retraining, published or refused; None before the first."""
-        paths = self._store.list(f"projects/{project_id}/versions")
-        records = [path for path in paths if path.endswith("/version.json")]
-        return self._version(max(records, key=_number)) if records else None
+        # By folders, as a project may have hundreds of versions; one without a record is not finished.
+        for name in sorted(self._store.names(f"projects/{project_id}/versions"), key=_number, reverse=True):
+            path = f"{self._folder(project_id, name)}/version.json"
+            if self._store.exists(path):
+                return self._version(path)
+        return None
 
     def version(self, project_id: int, name: str) -> ModelVersion:
         """Return one retraining's record.
@@ -268,6 +271,7 @@ class ModelRegistry:
         return f"projects/{project_id}/versions/{name}"
 
 
-def _number(path: str) -> int:
-    """Return which retraining a version's file is of."""
-    return int(path.split("/")[-2].removeprefix("v").partition("-")[0])
+def _number(name: str) -> int:
+    """Return which retraining a version is of; 0 for a folder that is none."""
+    number = name.removeprefix("v").partition("-")[0]
+    return int(number) if number.isdecimal() else 0

@@ -64,6 +64,15 @@ class Store:
             except FileNotFoundError:
                 return False
 
+    def names(self, prefix: str) -> list[str]:
+        """Return the sorted names of what lies directly in the folder `prefix`, files and folders; none without it."""
+        with self._reported("list", prefix):
+            try:
+                paths = self._remote.ls(self._full(prefix), detail=False)
+            except FileNotFoundError:
+                return []
+            return sorted(PurePosixPath(str(path)).name for path in paths if not str(path).endswith(_UNFINISHED))
+
     def list(self, prefix: str = "") -> list[str]:
         """Return the sorted paths of all files below the folder `prefix`; empty when there is none."""
         with self._reported("list", prefix):

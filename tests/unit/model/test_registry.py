@@ -125,3 +125,17 @@ def test_versions_of_another_bundle_do_not_serve(registry: ModelRegistry, bundle
     assert newer.serving(1) == other.version
     with pytest.raises(ModelVersionError, match="was trained on bundle"):
         newer.load(1, version.name, other)
+
+
+def test_the_newest_version_is_the_last_retraining_published_or_refused(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path
+) -> None:
+    assert registry.newest(7) is None
+    made = [publish(registry, bundle, project_id=7) for _ in range(11)]
+    (tmp_path / "store" / "projects" / "7" / "versions" / "v12-unfinished").mkdir()
+
+    newest = registry.newest(7)
+
+    assert newest is not None
+    assert newest.name == made[-1].name
+    assert newest.name.startswith("v11-")

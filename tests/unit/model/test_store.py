@@ -42,6 +42,14 @@ def test_a_folder_is_no_file(store: Store) -> None:
     assert not store.exists("versions/7")
 
 
+def test_names_in_a_folder_are_those_directly_in_it(store: Store) -> None:
+    for path in ("versions/v2/version.json", "versions/v10/version.json", "versions/note", "other"):
+        store.write(path, b"x")
+
+    assert store.names("versions") == ["note", "v10", "v2"]
+    assert store.names("nothing") == []
+
+
 def test_files_below_a_folder_are_listed_in_order(store: Store) -> None:
     for path in ("versions/7/b", "versions/7/a", "versions/70/c", "features/x"):
         store.write(path, b"")
