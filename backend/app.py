@@ -18,7 +18,7 @@ from backend.admin.queue_pages import mount_queue_pages
 from backend.admin.shared_metrics import SharedMetrics
 from backend.admin.sign_in import sign_in
 from backend.admin.users import Users
-from backend.auth import protect
+from backend.auth import ADMIN_PATH, protect
 from backend.captioning import EXTENSION, CaptioningParts
 from backend.errors import answer_errors
 from backend.images import ImageFetcher
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> Flask:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place files can be kept.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
     parts = make_parts(settings)
     app.extensions[EXTENSION] = parts
     answer_errors(app)

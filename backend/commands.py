@@ -295,7 +295,7 @@ def user(arguments: argparse.Namespace) -> int:
 def ledger(arguments: argparse.Namespace) -> int:
     from redis import RedisError
 
-    from backend.ledger import ledger_json, ledger_lines, write_csv
+    from backend.ledger import csv_lines, ledger_json, ledger_lines
     from model.store import Store
     from worker.calibration import read_calibration
     from worker.ledger import read_ledger
@@ -306,7 +306,7 @@ def ledger(arguments: argparse.Namespace) -> int:
     try:
         with connect(settings.redis_url) as redis:
             if arguments.csv:
-                write_csv(LedgerRecords(redis).records(arguments.project), sys.stdout)
+                sys.stdout.writelines(csv_lines(LedgerRecords(redis).records(arguments.project)))
                 return 0
             found = read_ledger(redis, arguments.project)
     except RedisError as cause:

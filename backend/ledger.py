@@ -1,9 +1,11 @@
 """The ledger as a person reads it: tables for a terminal, JSON, and CSV for spreadsheets."""
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
-from typing import Any, TextIO
+from itertools import chain
+from typing import Any
 
 from worker.calibration import Calibration
 from worker.edit_kinds import EDIT_KINDS
@@ -82,13 +84,16 @@ def ledger_json(ledger: Ledger, calibration: Calibration | None) -> dict[str, An
     }
 
 
-def write_csv(records: Iterable[LedgerRecord], file: TextIO) -> None:
-    """Write one line for each record; no cell of them becomes a formula."""
-    writer = csv.writer(file)
-    writer.writerow(declared.name for declared in fields(LedgerRecord))
-    for record in records:
-        values = asdict(record) | {"kinds": " ".join(record.kinds)}
-        writer.writerow(_cell(value) for value in values.values())
+def csv_lines(records: Iterable[LedgerRecord]) -> Iterator[str]:
+    """Yield the names of all columns and one line for each record; no cell of them becomes a formula."""
+    line = io.StringIO(newline="")
+    writer = csv.writer(line)
+    rows = ({**asdict(record), "kinds": " ".join(record.kinds)}.values() for record in records)
+    for row in chain([[declared.name for declared in fields(LedgerRecord)]], rows):
+        writer.writerow(_cell(value) for value in row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
 
 
 def _outcome_lines(ledger: Ledger) -> Iterator[str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redis import Redis
+from rq.job import Job
 
 from worker.ledger_scripts import COUNTS_KEY
 
@@ -45,6 +46,11 @@ class Counts:
     """By project and kind; one edit may be of several."""
 
 
+def kind_of(job: Job) -> str:
+    """Return the name of a job's function."""
+    return str(job.func_name).rpartition(".")[2]
+
+
 class JobCounts:
     """The counts that every process adds to."""
 
@@ -56,7 +62,7 @@ class JobCounts:
 
         Args:
             kind: name of its function.
-            outcome: RQ's status of it; `repeated` where it will run once more.
+            outcome: RQ's status of it; where it will run once more `repeated`, or `lost` with its worker.
             seconds: what it took.
         """
         place = f"job:{kind}:{outcome}"

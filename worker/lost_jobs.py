@@ -23,6 +23,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
+from worker.counts import JobCounts, kind_of
 from worker.job_cause import LOST_TWICE
 from worker.liveness import Watch, heartbeats
 from worker.queues import QUEUES, connect, queue
@@ -89,7 +90,7 @@ def take_back(redis: Redis, run: Run) -> None:
     try:
         job = Job.fetch(run.job_id, connection=redis, serializer=JSONSerializer)
         is_open = job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
-        losses = int(redis.hget(job.key, LOSSES) or 0) + 1
+        losses, began = int(redis.hget(job.key, LOSSES) or 0) + 1, job.started_at
     except NoSuchJobError:
         is_open = False
     with redis.pipeline() as pipeline:
@@ -107,6 +108,8 @@ def take_back(redis: Redis, run: Run) -> None:
     if losses > 1:
         home.enqueue_dependents(job)
     outcome = "queued again" if losses == 1 else "failed"
+    seconds = (now() - began).total_seconds() if began else 0.0
+    JobCounts(redis).job_ended(kind_of(job), "lost" if losses == 1 else "failed", seconds)
     logger.warning("worker lost name=%s queue=%s job=%s outcome=%r", run.worker, home.name, job.id, outcome)
 
 

@@ -35,7 +35,7 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
-from worker.counts import JobCounts
+from worker.counts import JobCounts, kind_of
 from worker.job_cause import STOPPED_BY_A_PERSON
 from worker.job_log import keep_as_long_as
 from worker.lost_jobs import is_taken_back
@@ -120,12 +120,12 @@ class CaptionWorker(SpawnWorker):
         status = _status(job)
         logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
         try:
-            JobCounts(self.connection).job_ended(_kind(job), _outcome(status), seconds)
+            JobCounts(self.connection).job_ended(kind_of(job), _outcome(status), seconds)
         except RedisError as problem:
             logger.warning("job not counted job=%s problem=%s", job.id, problem)
 
     def perform_job(self, job: Job, queue: Queue) -> bool:
-        with span(f"job {_kind(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
+        with span(f"job {kind_of(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
             went_well = super().perform_job(job, queue)
             if not went_well:
                 fail_span("the job failed")
@@ -239,10 +239,6 @@ def _status(job: Job) -> str:
         return job.get_status().value
     except InvalidJobOperation:
         return "gone"
-
-
-def _kind(job: Job) -> str:
-    return str(job.func_name).rpartition(".")[2]
 
 
 def _outcome(status: str) -> str:

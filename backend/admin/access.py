@@ -158,7 +158,7 @@ def _without_token(problem: CSRFError) -> Response:
 
 def _protect_page(response: Response) -> Response:
     """Let no page be kept where others may find it; rq-dashboard's own have scripts inside."""
-    if is_admin(request) and not (request.endpoint or "").endswith(".static"):
+    if is_admin(request) and not (request.endpoint or "").endswith("static"):
         response.headers.setdefault("Cache-Control", "no-store")
         if request.blueprint != "rq_dashboard":
             response.headers.setdefault("Content-Security-Policy", _PAGE_POLICY)

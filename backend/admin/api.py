@@ -6,24 +6,23 @@ A form's action leads back to the page it was on, with the sentence it has to sa
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from flask import Blueprint, Response, flash, jsonify, redirect, request, send_file, url_for
+from flask.typing import ResponseReturnValue
 from PIL import Image
 from werkzeug.exceptions import NotFound
 
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
-from backend.admin.corrections import FoundPage, Search, search_corrections
-from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
+from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_version
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
 from backend.image_features import find_image_ref
-from backend.ledger import ledger_json, write_csv
+from backend.ledger import csv_lines, ledger_json
 from backend.routes import parts
 from model.bundle import save_bundle
 from model.errors import CaptionerError, ImageError
@@ -93,15 +92,9 @@ def ledger(project_id: int) -> Response:
 @api.get("/projects/<int:project_id>/ledger.csv")
 def ledger_csv(project_id: int) -> Response:
     need_project(project_id)
-    records = parts().ledger.records(project_id)
-
-    def lines() -> Iterator[str]:
-        written = io.StringIO()
-        write_csv(records, written)
-        yield written.getvalue()
-
+    lines = csv_lines(parts().ledger.records(project_id))
     name = f"attachment; filename=project-{project_id}-ledger.csv"
-    return Response(lines(), mimetype="text/csv", headers={"Content-Disposition": name})
+    return Response(lines, mimetype="text/csv", headers={"Content-Disposition": name})
 
 
 @api.get("/projects/<int:project_id>/learning")
@@ -163,7 +156,7 @@ def losses(job_id: str) -> Response:
 
 
 @api.post("/projects/<int:project_id>/<action>")
-def project_action(project_id: int, action: str) -> Any:
+def project_action(project_id: int, action: str) -> ResponseReturnValue:
     if action not in PROJECT_ACTIONS:
         raise NotFound(f"there is no action {action!r}; there are {', '.join(PROJECT_ACTIONS)}")
     need_project(project_id)
@@ -171,59 +164,11 @@ def project_action(project_id: int, action: str) -> Any:
 
 
 @api.post("/jobs/<job_id>/<action>")
-def job_action(job_id: str, action: str) -> Any:
+def job_action(job_id: str, action: str) -> ResponseReturnValue:
     if action not in JOB_ACTIONS:
         raise NotFound(f"there is no action {action!r}; there are {', '.join(JOB_ACTIONS)}")
     found = need_job(job_id)
     return _told(lambda: act_on_job(parts(), found, action))
-
-
-def need_project(project_id: int) -> None:
-    """Raise NotFound for a project that never had a correction nor a version."""
-    if project_id not in parts().inbox.projects() and parts().captioners.registry.newest(project_id) is None:
-        raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
-
-
-def need_version(project_id: int, name: str) -> None:
-    """Raise NotFound for a version that the project does not have; the bundle is one of every project's."""
-    if name != parts().captioners.registry.base_version:
-        find_version(project_id, name)
-
-
-def find_version(project_id: int, name: str) -> Any:
-    found = next((one for one in parts().captioners.registry.versions(project_id) if one.name == name), None)
-    if found is None:
-        raise NotFound(f"project {project_id} has no version {name}")
-    return found
-
-
-def need_job(job_id: str) -> JobFacts:
-    found = find_job(parts().redis, job_id)
-    if found is None:
-        raise NotFound(f"there is no job {job_id}, or its result is no longer kept")
-    return found
-
-
-def find_jobs() -> tuple[JobFacts, ...]:
-    """Return the jobs that the request's `state` asks for."""
-    state = request.args.get("state")
-    if state and state not in STATES:
-        raise NotFound(f"no job is ever {state!r}; they are {', '.join(STATES)}")
-    return recent_jobs(parts().redis, state or None, count=100)
-
-
-def find_corrections(project_id: int) -> FoundPage:
-    """Return the corrections that the request's arguments ask for."""
-    need_project(project_id)
-    asked = request.args
-    search = Search(
-        text=asked.get("text", ""),
-        annotator=asked.get("annotator", type=int),
-        version=asked.get("version", ""),
-        edited_only=asked.get("edited") == "1",
-    )
-    start = max(0, asked.get("start", 0, type=int))
-    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
 
 
 def _tree(project_id: int) -> tuple[VersionFacts, ...]:
@@ -236,7 +181,7 @@ def _fields() -> dict[str, str]:
     return {str(name): str(value) for name, value in given.items() if name not in {"csrf_token", "back"}}
 
 
-def _told(act: Any) -> Any:
+def _told(act: Callable[[], str]) -> ResponseReturnValue:
     is_form = not request.is_json and "text/html" in request.headers.get("Accept", "")
     try:
         said = act()

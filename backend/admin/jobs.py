@@ -11,10 +11,12 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from worker.counts import kind_of
 from worker.job_cause import cause
 from worker.queues import QUEUES, queue
 
 JOBS_SHOWN = 20
+PROJECT_JOBS_AMONG = 100
 WORK = {
     "retrain": "retrain",
     "retrain_if_idle": "look whether it is quiet",
@@ -79,15 +81,19 @@ def find_jobs(redis: Redis, job_ids: Sequence[str]) -> dict[str, JobFacts]:
     return {job.id: job_facts(job) for job in found if job is not None}
 
 
-def recent_jobs(redis: Redis, state: str | None = None, count: int = JOBS_SHOWN) -> tuple[JobFacts, ...]:
+def recent_jobs(
+    redis: Redis, state: str | None = None, count: int = JOBS_SHOWN, project_id: int | None = None
+) -> tuple[JobFacts, ...]:
     """Return the latest jobs of both queues, the newest first.
 
     Args:
         state: one of STATES; None for all.
         count: how many at most.
+        project_id: only of this project, of the latest PROJECT_JOBS_AMONG of all; None for every project's.
     """
-    job_ids = dict.fromkeys(job_id for name in QUEUES for job_id in _latest_ids(queue(redis, name), state, count))
-    facts = find_jobs(redis, list(job_ids)).values()
+    looked_at = count if project_id is None else PROJECT_JOBS_AMONG
+    job_ids = dict.fromkeys(job_id for name in QUEUES for job_id in _latest_ids(queue(redis, name), state, looked_at))
+    facts = [job for job in find_jobs(redis, list(job_ids)).values() if project_id in {None, job.project_id}]
     return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:count])
 
 
@@ -96,7 +102,7 @@ def job_facts(job: Job) -> JobFacts:
     status = job.get_status(refresh=False)
     moment = job.ended_at or job.started_at or job.enqueued_at
     meta = job.meta or {}
-    name = (job.func_name or "").rpartition(".")[2]
+    name = kind_of(job)
     return JobFacts(
         job_id=job.id,
         queue=job.origin,

@@ -7,8 +7,8 @@ import chartkick
 from flask import Blueprint, Response, g, render_template, request, send_from_directory
 from redis import RedisError
 
-from backend.admin.api import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.jobs import STATES, recent_jobs
+from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
 from backend.admin.versions import version_tree
@@ -18,7 +18,7 @@ from worker.edit_kinds import EDIT_KINDS
 from worker.job_log import job_log
 from worker.ledger import read_ledger
 
-admin = Blueprint("admin", __name__, url_prefix="/admin", static_folder="../static")
+admin = Blueprint("admin", __name__, url_prefix="/admin")
 
 _CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
 
@@ -40,7 +40,7 @@ def project(project_id: int) -> str:
         tree=version_tree(parts().captioners.registry, parts().redis, project_id),
         ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
-        jobs=[job for job in recent_jobs(parts().redis) if job.project_id == project_id],
+        jobs=recent_jobs(parts().redis, project_id=project_id),
         state=RetrainingControl(parts().redis, parts().settings).state(project_id),
     )
 

@@ -13,7 +13,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows += known_rows(arguments.rows, world, stream, name) or run(world, stream, name, arguments, show)
     if arguments.plot:
         draw(rows, arguments.plot)
+    print(*tables(rows), sep="\n")
     print(json.dumps({"bars": bars(rows)}))
 
 
@@ -156,6 +157,24 @@ def line(row: Row) -> str:
     earlier = f"{row.earlier:8.0%}" if row.earlier is not None else f"{'-':>8}"
     start = f"{row.stream:22} {row.learner:16} {row.step:4} {row.new:7.1f} {row.kept:7.1f} {earlier}"
     return f"{start} {row.seconds:8.1f} {row.peak_mb:6.0f}  {row.remark[:60]}"
+
+
+def tables(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a Markdown table for each stream, with a line for each learner."""
+    for stream in dict.fromkeys(row.stream for row in rows):
+        yield f"\n| {stream} | new, step by step | mean | what the base knew, step by step | left | a step | MB |"
+        yield "|---|---|---|---|---|---|---|"
+        for name in LEARNERS:
+            found = [row for row in rows if (row.stream, row.learner) == (stream, name)]
+            if found:
+                new, kept = ([getattr(row, column) for row in found] for column in ("new", "kept"))
+                left = "-" if found[-1].earlier is None else f"{100 * found[-1].earlier:.0f} %"
+                cost = f"{sum(row.seconds for row in found) / len(found):.0f} s | {found[-1].peak_mb:.0f}"
+                yield f"| {name} | {_listed(new)} | {sum(new) / len(new):.0f} | {_listed(kept)} | {left} | {cost} |"
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.0f}" for number in numbers)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -110,9 +110,16 @@ def publish(backend: BackendClient, decision: str) -> str:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page and sign in to it; an error in the browser's console fails the test."""
-    complaints: list[str] = []
+def complaints() -> Iterator[list[str]]:
+    """What the browser's console complained of; a test that leaves something in it fails."""
+    found: list[str] = []
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[..., Page]]:
+    """Open a page and sign in to it."""
 
     def open_page(address: str, size: str = "desk", scheme: str = "light", login: tuple[str, str] = LOGIN) -> Page:
         width, height = SIZES[size]
@@ -134,7 +141,6 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     yield open_page
     for context in browser.contexts:
         context.close()
-    assert complaints == []
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -237,11 +243,49 @@ def test_jobs_are_stopped_done_again_and_cancelled(
     hold.release()
 
 
+def test_the_raw_queues_are_acted_on_and_lead_back(site: Site, open_page: Callable[..., Page]) -> None:
+    jobs = queue(site.backend.parts.redis, RETRAIN_QUEUE)
+    for name in ("kept", "deleted"):
+        jobs.enqueue_call("tests.integration.held_jobs.held", args=[1], job_id=name)
+    page = open_page(f"{site.url}/admin/queues/0/view/jobs/{RETRAIN_QUEUE}/queued/8/asc/1")
+
+    row = page.get_by_role("row").filter(has_text="deleted")
+    row.get_by_role("link", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Yes").click()
+    expect(row).to_have_count(0)
+    assert jobs.job_ids == ["kept"]
+    page.get_by_role("link", name="Empty queue").click()
+    page.get_by_role("button", name="Yes").click()
+    expect(page.get_by_text("No jobs.")).to_be_visible()
+    assert jobs.job_ids == []
+    page.get_by_role("link", name="Back to the captioner's jobs").click()
+    page.wait_for_url(f"{site.url}/admin/jobs/")
+    done = [entry.action for entry in AuditLog(site.backend.parts.redis).read()]
+    assert {"job deleted", "queue emptied"} <= set(done)
+
+
+def test_the_raw_queues_say_why_they_refuse(site: Site, open_page: Callable[..., Page], complaints: list[str]) -> None:
+    queue(site.backend.parts.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", job_id="waits")
+    page = open_page(f"{site.url}/admin/queues/0/view/job/waits")
+    page.evaluate("document.getElementById('requeue-job-btn').style.display = 'inline'")
+
+    with page.expect_event("dialog") as told:
+        page.get_by_role("button", name="Requeue").click(no_wait_after=True)
+
+    assert "not in a state" in told.value.message
+    told.value.accept()
+    assert "409" in complaints.pop()
+
+
 def test_a_viewer_reads_and_cannot_act(site: Site, open_page: Callable[..., Page]) -> None:
     page = open_page(site.address("project"), login=VIEWER)
 
     expect(page.get_by_role("button", name="Train now")).to_be_disabled()
     expect(page.get_by_role("button", name="Sign out")).to_be_enabled()
+    page.goto(f"{site.url}/admin/queues/0/view/jobs/{RETRAIN_QUEUE}/queued/8/asc/1")
+    expect(page.get_by_text("No jobs.")).to_be_visible()
+    expect(page.get_by_role("link", name="Empty queue")).to_be_hidden()
+    page.goto(site.address("project"))
     press(page, "Sign out")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 

@@ -15,6 +15,7 @@ from tests.backend_client import BackendClient
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
+from worker.counts import JobCounts
 from worker.liveness import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
 from worker.lost_jobs import running, take_back, take_back_lost_jobs
 from worker.queues import RETRAIN_QUEUE, queue
@@ -98,6 +99,8 @@ def test_a_job_that_loses_its_worker_twice_fails_with_the_reason_and_what_waits_
     assert queue(workplace.redis, RETRAIN_QUEUE).failed_job_registry.get_job_ids() == [job_id]
     assert queue(workplace.redis, RETRAIN_QUEUE).job_ids == [following.id]
     assert running(workplace.redis) == []
+    counted = JobCounts(workplace.redis).read().jobs
+    assert {outcome: sum(times.buckets) for (_, outcome), times in counted.items()} == {"lost": 1, "failed": 1}
 
 
 def test_a_worker_that_is_paused_for_5_s_keeps_its_job(

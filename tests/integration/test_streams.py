@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.progress import ProgressDisplay
-from tests.benchmarks.bench_learning import Row, run
+from tests.benchmarks.bench_learning import Row, run, tables
 from tests.benchmarks.learning.streams import Stream, topics
 from tests.benchmarks.learning.worlds import World, scenes_world
 
@@ -32,3 +32,4 @@ def test_the_topic_before_is_kept_better_than_by_fine_tuning(world: World, tmp_p
 
     assert not any(row.remark for row in ours), "nothing is refused"
     assert (ours[-1].earlier or 0) > (plain[-1].earlier or 0)
+    assert [line.split(" | ")[0] for line in tables([*plain, *ours])][-2:] == ["| fine-tuning", "| ours"]

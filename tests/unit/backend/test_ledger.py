@@ -2,12 +2,13 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from backend.ledger import ledger_json, ledger_lines, write_csv
+from backend.ledger import csv_lines, ledger_json, ledger_lines
 from tests.factories import make_correction, make_suggestion
 from worker.calibration import Calibration
 from worker.edit_kinds import EDIT_KINDS
@@ -122,25 +123,26 @@ def test_what_scores_mean_is_told_once_it_is_known() -> None:
     assert ledger_json(make_ledger(), None)["calibration"] is None
 
 
+def read(lines: Iterable[str]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO("".join(lines), newline="")))
+
+
 @pytest.mark.parametrize("caption", ["=1+1", "+49 30", "-1", "@SUM(A1)", "\t=1+1", "\r=1+1"])
 def test_no_caption_becomes_a_formula_in_a_spreadsheet(caption: str) -> None:
-    file = io.StringIO()
+    lines = csv_lines([record_submission(make_correction(caption=caption), [make_suggestion()])])
 
-    write_csv([record_submission(make_correction(caption=caption), [make_suggestion()])], file)
-
-    [row] = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    [row] = read(lines)
     assert row["caption"] == f"'{caption}"
 
 
 def test_csv_has_a_line_for_each_record() -> None:
-    file = io.StringIO()
     edited = make_correction(caption='a "black" dog,\rruns', proposed="a dog runs", lead_time_s=4.25)
     written = make_correction(annotation_id=2, proposed=None, model_version=None, annotator=None, caption="一隻狗")
     records = [record_submission(edited, [make_suggestion(caption="a dog runs")]), record_submission(written, [])]
 
-    write_csv(records, file)
+    lines = csv_lines(records)
 
-    first, second = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    first, second = read(lines)
     assert (first["annotation_id"], first["outcome"], first["kinds"]) == ("1", "edited", "attribute")
     assert (first["caption"], first["suggestion"]) == ('a "black" dog,\rruns', "a dog runs")
     assert (first["word_edits"], first["lead_time_s"], first["annotator"]) == ("1", "4.25", "1")

@@ -1,0 +1,59 @@
+"""What an address or its arguments name: a project, a version, a job, a search; 404 for what there is not."""
+
+from flask import request
+from werkzeug.exceptions import NotFound
+
+from backend.admin.corrections import FoundPage, Search, search_corrections
+from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
+from backend.routes import parts
+from model.registry import ModelVersion
+
+
+def need_project(project_id: int) -> None:
+    """Raise NotFound for a project that never had a correction nor a version."""
+    if project_id not in parts().inbox.projects() and parts().captioners.registry.newest(project_id) is None:
+        raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
+
+
+def need_version(project_id: int, name: str) -> None:
+    """Raise NotFound for a version that the project does not have; the bundle is one of every project's."""
+    if name != parts().captioners.registry.base_version:
+        find_version(project_id, name)
+
+
+def find_version(project_id: int, name: str) -> ModelVersion:
+    """Return a version; raise NotFound for one that the project does not have."""
+    found = next((one for one in parts().captioners.registry.versions(project_id) if one.name == name), None)
+    if found is None:
+        raise NotFound(f"project {project_id} has no version {name}")
+    return found
+
+
+def need_job(job_id: str) -> JobFacts:
+    """Return a job; raise NotFound for one that Redis does not know (any more)."""
+    found = find_job(parts().redis, job_id)
+    if found is None:
+        raise NotFound(f"there is no job {job_id}, or its result is no longer kept")
+    return found
+
+
+def find_jobs() -> tuple[JobFacts, ...]:
+    """Return the jobs that the request's `state` asks for."""
+    state = request.args.get("state")
+    if state and state not in STATES:
+        raise NotFound(f"no job is ever {state!r}; they are {', '.join(STATES)}")
+    return recent_jobs(parts().redis, state or None, count=100)
+
+
+def find_corrections(project_id: int) -> FoundPage:
+    """Return the corrections that the request's arguments ask for."""
+    need_project(project_id)
+    asked = request.args
+    search = Search(
+        text=asked.get("text", ""),
+        annotator=asked.get("annotator", type=int),
+        version=asked.get("version", ""),
+        edited_only=asked.get("edited") == "1",
+    )
+    start = max(0, asked.get("start", 0, type=int))
+    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
