@@ -21,6 +21,13 @@ from worker.ledger import read_ledger
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 
 _CHARTS = Path(chartkick.__file__).parent / "django" / "static" / "chartkick"
+_NEED_NO_REDIS = {"admin.overview", "admin.charts"}
+
+
+@admin.before_request
+def say_that_redis_is_away() -> str | None:
+    """Answer in the place of every page that has nothing to show without Redis."""
+    return None if request.endpoint in _NEED_NO_REDIS or redis_answers() else render_template("admin/away.html")
 
 
 @admin.get("/")
@@ -30,8 +37,6 @@ def overview() -> str:
 
 @admin.get("/projects/<int:project_id>/")
 def project(project_id: int) -> str:
-    if not redis_answers():
-        return render_template("admin/away.html", title=f"Project {project_id}")
     need_project(project_id)
     return render_template(
         "admin/project.html",
@@ -47,8 +52,6 @@ def project(project_id: int) -> str:
 
 @admin.get("/projects/<int:project_id>/versions/<name>/")
 def version(project_id: int, name: str) -> str:
-    if not redis_answers():
-        return render_template("admin/away.html", title=name)
     need_project(project_id)
     found = find_version(project_id, name)
     facts = next(
@@ -59,8 +62,6 @@ def version(project_id: int, name: str) -> str:
 
 @admin.get("/projects/<int:project_id>/corrections/")
 def corrections(project_id: int) -> str:
-    if not redis_answers():
-        return render_template("admin/away.html", title=f"Corrections of project {project_id}")
     return render_template(
         "admin/corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args
     )
@@ -68,15 +69,11 @@ def corrections(project_id: int) -> str:
 
 @admin.get("/jobs/")
 def jobs() -> str:
-    if not redis_answers():
-        return render_template("admin/away.html", title="Jobs")
     return render_template("admin/jobs.html", jobs=find_jobs(), states=STATES, state=request.args.get("state", ""))
 
 
 @admin.get("/jobs/<job_id>/")
 def job(job_id: str) -> str:
-    if not redis_answers():
-        return render_template("admin/away.html", title=f"Job {job_id}")
     return render_template("admin/job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
 
 
