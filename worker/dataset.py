@@ -102,20 +102,25 @@ class Dataset:
         """When the newest correction was made; a version knows all up to there."""
         return max(one.correction.updated_at for one in (*self.learned, *self.held_out))
 
-    def restated(self, edits: Sequence[SystematicEdit]) -> "Dataset":
-        """Return the dataset with the bundle's captions as the project would have them."""
+    def restated(self, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit] = ()) -> "Dataset":
+        """Return the dataset with the bundle's captions as the project would have them.
+
+        Args:
+            edits: how the project words captions otherwise than the bundle.
+            served: how the serving version does, which knows the bundle's captions so.
+        """
 
         def told(examples: Sequence[CaptionedFeatures]) -> tuple[CaptionedFeatures, ...]:
-            texts = [restate(example.caption, edits) for example in examples]
             return tuple(
-                replace(example, caption=text, wordings=tuple(dict.fromkeys((example.caption, text))))
-                for example, text in zip(examples, texts, strict=True)
+                replace(example, caption=wanted, wordings=tuple(dict.fromkeys((example.caption, known, wanted))))
+                for example in examples
+                for known, wanted in [(restate(example.caption, served), restate(example.caption, edits))]
             )
 
         return replace(
             self,
             edits=tuple(edits),
-            learned=tuple(_explained(learned, edits) for learned in self.learned),
+            learned=tuple(_explained(learned, edits, served) for learned in self.learned),
             replay=told(self.replay),
             restated_anchors=told(self.anchors) if edits else (),
         )
@@ -197,6 +202,17 @@ def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
     return [*known, *find_systematic_edits((restate(ours, known), theirs) for ours, theirs in new)]
 
 
+def find_served_wording(dataset: Dataset, serving: Captioner, bundle: Captioner) -> list[SystematicEdit]:
+    """Return how the serving version words captions otherwise than the bundle, as told by the newest images.
+
+    A habit that annotators gave up stands in no correction any more, and the serving version still has it: unless it
+    is known for a wording, it would be kept.
+    """
+    features = torch.stack([one.example.features for one in dataset.learned[-BATCH:]])
+    said = (captioner.caption(features, MOST_PROBABLE) for captioner in (bundle, serving))
+    return find_systematic_edits((before[0].text, now[0].text) for before, now in zip(*said, strict=True))
+
+
 def _wording_pairs(corrected: Sequence[CorrectedImage], bundle: Captioner) -> list[tuple[str, str]]:
     """Return what the bundle says of each image, and what people wrote."""
     pairs = []
@@ -213,12 +229,18 @@ def _weighing(examples: Sequence[CaptionedFeatures], total: float) -> list[Capti
     return [replace(example, weight=total / len(examples)) for example in examples]
 
 
-def _explained(learned: CorrectedImage, edits: Sequence[SystematicEdit]) -> CorrectedImage:
+def _explained(
+    learned: CorrectedImage, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit]
+) -> CorrectedImage:
     """Say of a correction that is what we proposed, in the project's words, that we know the rest of it."""
     proposed, caption = learned.correction.proposed, learned.correction.caption
-    if proposed is None or [*cut(restate(proposed, edits))] != [*cut(caption)]:
+    if proposed is None or not (_same(restate(proposed, edits), caption) or _same(proposed, restate(caption, served))):
         return learned
     return replace(learned, example=replace(learned.example, wordings=tuple(dict.fromkeys((proposed, caption)))))
+
+
+def _same(caption: str, other: str) -> bool:
+    return [*cut(caption)] == [*cut(other)]
 
 
 def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:

@@ -22,7 +22,7 @@ from worker.bisection import find_culprits, may_come_from_items
 from worker.corrections import CorrectionInbox
 from worker.counts import JobCounts
 from worker.culprits import problem_with_training
-from worker.dataset import Dataset, build_dataset, find_usable, find_wording
+from worker.dataset import Dataset, build_dataset, find_served_wording, find_usable, find_wording
 from worker.fine_tuning import fine_tune
 from worker.gate import Decision, Sample, Trial, decide
 from worker.holdout import Holdout
@@ -204,7 +204,7 @@ def attempt(
         seed: of the order of training.
         progress: told the phases and steps.
     """
-    dataset = dataset.restated(find_wording(dataset, bundle))
+    dataset = dataset.restated(find_wording(dataset, bundle), find_served_wording(dataset, serving, bundle))
     candidate, training = fine_tune(serving, dataset, settings.retrain_budget_s, seed, progress)
     progress.phase("evaluating")
     trial = try_out(candidate, serving, dataset)

@@ -234,15 +234,27 @@ def test_of_a_correction_is_known_what_the_wording_of_the_project_explains(
     assert learned.example.wordings == wordings
 
 
-class SaysDogRuns(Captioner):
-    """A bundle that says the same of every image."""
+class Says(Captioner):
+    """Says the same of every image."""
 
-    def __init__(self) -> None:
+    def __init__(self, caption: str) -> None:
         """Needs neither encoder nor decoder."""
+        self._said = Caption(text=caption, log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
 
     def caption(self, features: torch.Tensor, options: DecodingOptions) -> list[list[Caption]]:
-        said = Caption(text="a dog runs", log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
-        return [[said] for _ in features]
+        return [[self._said] for _ in features]
+
+
+def test_a_habit_that_annotators_gave_up_is_known_as_a_wording_of_the_serving_version(features: FeatureStore) -> None:
+    corrections = [replace(one, proposed="a puppy runs", caption="a dog runs") for one in make_many(features, 4)]
+    dogs = [replace(example, caption="a dog runs") for example in make_replay(8)]
+    dataset = build_dataset(corrections, features, dogs)
+
+    served = module.find_served_wording(dataset, Says("a puppy runs"), Says("a dog runs"))
+    found = dataset.restated([], served)
+
+    assert {(one.caption, one.wordings) for one in found.replay} == {("a dog runs", ("a dog runs", "a puppy runs"))}
+    assert {one.example.wordings for one in found.learned} == {("a puppy runs", "a dog runs")}
 
 
 @pytest.mark.parametrize(
@@ -259,4 +271,4 @@ def test_the_newest_wording_counts_beside_many_old_corrections(features: Feature
     corrections = [replace(one, caption=old if i < 200 else new) for i, one in enumerate(make_dated(features, 220))]
     dataset = build_dataset(corrections, features, [], corrections[199].updated_at)
 
-    assert restate("a dog runs", module.find_wording(dataset, SaysDogRuns())) == new
+    assert restate("a dog runs", module.find_wording(dataset, Says("a dog runs"))) == new
