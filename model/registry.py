@@ -104,9 +104,10 @@ class ModelRegistry:
             raise ModelVersionError(f"project {project_id} has no version {name!r}; it has: {known}")
         return self._version(path)
 
-    def known_until(self, project_id: int, name: str) -> str:
-        """Return when the newest correction was made that a version knows, in ISO 8601; "" for a bundle."""
-        return "" if name == self.base_version else str(self.version(project_id, name).metrics.get("known_until", ""))
+    def known_states(self, project_id: int, name: str) -> frozenset[str]:
+        """Return which states of corrections a version was trained or measured on; none for a bundle."""
+        known = [] if name == self.base_version else self.version(project_id, name).metrics.get("known_states", [])
+        return frozenset(known)
 
     def load(self, project_id: int, name: str, bundle: Bundle) -> Captioner:
         """Load a version's decoder beside the bundle's encoder.

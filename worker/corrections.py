@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Self, cast
 
 from redis import Redis
@@ -86,6 +87,11 @@ class Correction:
     def name(self) -> str:
         """Its field in the inbox, and its name in a version's training record."""
         return f"{self.annotation_id}/{self.control}"
+
+    @property
+    def state(self) -> str:
+        """Names the correction as it is now; after a change it is another."""
+        return sha256(f"{self.name} {self.updated_at}".encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
         values = asdict(self)

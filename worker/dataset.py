@@ -11,7 +11,7 @@ draw of the older ones, by the hash of their image, so that the same ones stay i
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,6 +35,8 @@ REPLAYED = 256
 REHEARSED = 128
 """Old corrections in one training."""
 MAX_REPEATS = 16
+MAX_CHARACTERS = 600
+"""Of a caption: what is longer is none, and a few of them would take all the time of a training."""
 MAX_COMPARED = 256
 """The newest corrections that are compared with the bundle's captions."""
 BATCH = 64
@@ -98,9 +100,9 @@ class Dataset:
         return sorted({request_id for request_id in new if request_id is not None})
 
     @property
-    def newest_at(self) -> str:
-        """When the newest correction was made; a version knows all up to there."""
-        return max(one.correction.updated_at for one in (*self.learned, *self.held_out))
+    def known_states(self) -> list[str]:
+        """States of all corrections that are trained or measured on: what is new to the next version is not here."""
+        return sorted(one.correction.state for one in (*self.learned, *self.held_out))
 
     def restated(self, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit] = ()) -> "Dataset":
         """Return the dataset with the bundle's captions as the project would have them.
@@ -148,7 +150,7 @@ def build_dataset(
     features: FeatureStore,
     bundle_replay: Sequence[CaptionedFeatures],
     holdout: Holdout,
-    known_until: str = "",
+    known_states: Collection[str] = (),
     set_aside: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Split the corrections of one project, oldest first, and the bundle's replay.
@@ -161,10 +163,10 @@ def build_dataset(
         features: of their images.
         bundle_replay: captions of the bundle.
         holdout: of the project.
-        known_until: when the newest correction was made that the serving version was trained or measured on.
+        known_states: of corrections that the serving version was trained or measured on.
         set_aside: names of corrections that are not used, and why.
     """
-    used, left_out = find_usable(corrections, features, known_until, set_aside or {})
+    used, left_out = find_usable(corrections, features, known_states, set_aside or {})
     held_out = holdout.decide({str(one.correction.image_key): one.example.features for one in used})
     replay, anchors = _split_replay(bundle_replay)
     return Dataset(
@@ -177,16 +179,21 @@ def build_dataset(
 
 
 def find_usable(
-    corrections: Sequence[Correction], features: FeatureStore, known_until: str, set_aside: Mapping[str, str]
+    corrections: Sequence[Correction],
+    features: FeatureStore,
+    known_states: Collection[str],
+    set_aside: Mapping[str, str],
 ) -> tuple[list[CorrectedImage], Counter[str]]:
     """Return what can be trained or measured on, oldest first, and how many corrections cannot, by reason."""
     left_out = Counter(f"{SET_ASIDE}: {set_aside[one.name]}" for one in corrections if one.name in set_aside)
     wanted = [correction for correction in corrections if correction.name not in set_aside]
-    known = [correction for correction in wanted if correction.image_key is not None]
-    left_out["its image was never read"] = len(wanted) - len(known)
-    newest = _newest_per_image(known)
-    left_out["a newer caption of its image exists"] = len(known) - len(newest)
-    return _with_features(_remembered(newest), features, known_until, left_out), left_out
+    seen = [correction for correction in wanted if correction.image_key is not None]
+    left_out["its image was never read"] = len(wanted) - len(seen)
+    newest = _newest_per_image(seen)
+    left_out["a newer caption of its image exists"] = len(seen) - len(newest)
+    short = [correction for correction in newest if len(correction.caption) <= MAX_CHARACTERS]
+    left_out[f"its caption has more than {MAX_CHARACTERS} characters"] = len(newest) - len(short)
+    return _with_features(_remembered(short), features, known_states, left_out), left_out
 
 
 def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
@@ -261,7 +268,7 @@ def _remembered(newest: Sequence[Correction]) -> list[Correction]:
 
 
 def _with_features(
-    corrections: Sequence[Correction], features: FeatureStore, known_until: str, left_out: Counter[str]
+    corrections: Sequence[Correction], features: FeatureStore, known_states: Collection[str], left_out: Counter[str]
 ) -> list[CorrectedImage]:
     found = []
     for correction in corrections:
@@ -270,7 +277,7 @@ def _with_features(
             left_out["the features of its image are not stored"] += 1
             continue
         example = CaptionedFeatures(features=stored, caption=correction.caption)
-        is_new = correction.updated_at > known_until
+        is_new = correction.state not in known_states
         found.append(CorrectedImage(correction=correction, example=example, is_new=is_new))
     return found
 

@@ -82,14 +82,14 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         serving = registry.load(project_id, registry.serving(project_id), bundle)
         features = FeatureStore(store, bundle.encoder.fingerprint)
         holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
-        known_until = registry.known_until(project_id, serving.version)
+        known_states = registry.known_states(project_id, serving.version)
 
         lesson = Lesson(
             project_id=project_id,
             inbox=inbox,
             features=features,
             holdout=holdout,
-            known_until=known_until,
+            known_states=known_states,
             serving=serving,
             bundle=bundle,
             settings=settings,
@@ -126,8 +126,8 @@ class Lesson:
     inbox: CorrectionInbox
     features: FeatureStore
     holdout: Holdout
-    known_until: str
-    """When the newest correction was made that the serving version was trained or measured on."""
+    known_states: frozenset[str]
+    """Of corrections that the serving version was trained or measured on."""
     serving: Captioner
     bundle: Bundle
     settings: Settings
@@ -156,7 +156,7 @@ class Lesson:
     def _attempt(self) -> tuple[Dataset, "Attempt | None"]:
         corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
         replay = self.bundle.replay
-        dataset = build_dataset(corrections, self.features, replay, self.holdout, self.known_until, aside)
+        dataset = build_dataset(corrections, self.features, replay, self.holdout, self.known_states, aside)
         if not dataset.learned:
             return dataset, None
         bundle = self.bundle.captioner()
@@ -166,7 +166,7 @@ class Lesson:
         """Find the corrections that make a training fail, and set them aside; returns how many that are."""
         self.progress.phase("searching")
         corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
-        used, _ = find_usable(corrections, self.features, self.known_until, aside)
+        used, _ = find_usable(corrections, self.features, self.known_states, aside)
         bundle, replay = self.bundle.captioner(), self.bundle.replay
         found = find_culprits(used, lambda tried: problem_with_training(tried, self.serving, bundle, replay))
         for one, problem in found:
@@ -264,7 +264,7 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "samples": made.samples,
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
-            "known_until": dataset.newest_at,
+            "known_states": dataset.known_states,
             "trigger": reason,
             "request": current_request_id(),
             "requests": dataset.requests,

@@ -62,14 +62,15 @@ class AttentionDecoder(CaptionDecoder):
         longest_first = lengths.argsort(descending=True, stable=True)
         rows = longest_first if images is None else images[longest_first]
         memory, state = pick_images(memory, rows), pick_images(state, rows)
-        words = self.dropout(self.embedding(tokens[longest_first, :-1]))  # [N, T - 1, E]
-        inputs = self.from_word(words)
+        embedded = self.dropout(self.embedding(tokens[longest_first, :-1]))  # [N, T - 1, E]
+        # Unbound and not sliced: the gradient of each slice would be as large as all of them.
+        words, inputs = embedded.unbind(1), self.from_word(embedded).unbind(1)
         alive = (lengths.unsqueeze(1) > torch.arange(tokens.shape[1] - 1, device=tokens.device)).sum(dim=0).tolist()
         read, tops, contexts = [], [], []
         for t, count in enumerate(alive):  # captions that have ended leave the batch
             memory, state = pick_images(memory, slice(count)), pick_images(state, slice(count))
-            state, top, _ = self._recur(inputs[:count, t : t + 1], state, memory)
-            read.append(words[:count, t])
+            state, top, _ = self._recur(inputs[t][:count].unsqueeze(1), state, memory)
+            read.append(words[t][:count])
             tops.append(top.squeeze(1))
             contexts.append(state.context.squeeze(1))
         place = torch.cat([longest_first[:count] * len(alive) + t for t, count in enumerate(alive)])

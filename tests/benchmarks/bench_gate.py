@@ -275,8 +275,8 @@ class Project:
 
     def _train(self, corrections: Sequence[Correction], seed: int) -> tuple[Captioner, Decision]:
         holdout = Holdout(self._store, 1, self._world.base.encoder.fingerprint)
-        known_until = self._earlier[-1].updated_at if self._earlier and len(corrections) > EARLIER else ""
-        dataset = build_dataset(corrections, self._features, self._world.replay, holdout, known_until)
+        known = {one.state for one in self._earlier} if len(corrections) > EARLIER else set()
+        dataset = build_dataset(corrections, self._features, self._world.replay, holdout, known)
         nobody = JobProgress(None, NOBODY)
         made = attempt(self._serving, self._world.base, dataset, self._settings, seed, nobody)
         return made.candidate, made.decision

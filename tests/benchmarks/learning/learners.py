@@ -189,7 +189,7 @@ class Ours:
         encoder = world.base.encoder.fingerprint
         self._features, self._holdout = FeatureStore(self._store, encoder), Holdout(self._store, 1, encoder)
         self._corrections: list[Correction] = []
-        self._known_until = ""
+        self._known_states: list[str] = []
 
     def learn(self, corrections: Corrections) -> str:
         proposed = write_captions_of(self.captioner, [picture for picture, _ in corrections])
@@ -202,11 +202,13 @@ class Ours:
                     annotation_id=number, image_key=picture.key, proposed=ours, caption=caption, updated_at=moment
                 )
             )
-        dataset = build_dataset(self._corrections, self._features, self._world.replay, self._holdout, self._known_until)
+        dataset = build_dataset(
+            self._corrections, self._features, self._world.replay, self._holdout, self._known_states
+        )
         seed, nobody = len(self._corrections), Progress(None, "redis://127.0.0.1:1/0")
         made = attempt(self.captioner, self._world.base, dataset, self._settings, seed, nobody)
         if made.decision.publish:
-            self.captioner, self._known_until = made.candidate, dataset.newest_at
+            self.captioner, self._known_states = made.candidate, dataset.known_states
         return "" if made.decision.publish else f"refused: {made.decision.reason}"
 
 

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,11 +34,12 @@ def build_dataset(
     corrections: list[Correction],
     features: FeatureStore,
     replay: list[CaptionedFeatures],
-    known_until: str = "",
+    known: Sequence[Correction] = (),
     set_aside: dict[str, str] | None = None,
 ) -> Dataset:
     holdout = Holdout(features.store, 1, features.encoder_fingerprint)
-    return module.build_dataset(corrections, features, replay, holdout, known_until, set_aside)
+    states = {correction.state for correction in known}
+    return module.build_dataset(corrections, features, replay, holdout, states, set_aside)
 
 
 def stored(features: FeatureStore, correction: Correction) -> Correction:
@@ -157,7 +159,7 @@ def test_without_replay_the_corrections_are_all_there_is(features: FeatureStore)
 def test_new_corrections_count_as_much_however_many_old_ones_there_are(features: FeatureStore) -> None:
     corrections = [replace(one, caption="old" if i < 200 else "new") for i, one in enumerate(make_dated(features, 220))]
 
-    examples = build_dataset(corrections, features, make_replay(300), corrections[199].updated_at).training_examples(1)
+    examples = build_dataset(corrections, features, make_replay(300), corrections[:200]).training_examples(1)
 
     new = sum(example.weight for example in examples if example.caption == "new")
     assert new / sum(example.weight for example in examples if example.caption != "new") == pytest.approx(NEW_SHARE)
@@ -171,10 +173,38 @@ def test_new_corrections_count_as_much_however_many_old_ones_there_are(features:
 def test_when_only_something_was_deleted_the_others_are_rehearsed(features: FeatureStore) -> None:
     corrections = make_dated(features, 20)
 
-    dataset = build_dataset(corrections, features, [], corrections[-1].updated_at)
+    dataset = build_dataset(corrections, features, [], corrections)
 
     assert {example.weight for example in dataset.training_examples(seed=1)} == {1.0}
     assert len(dataset.training_examples(seed=1)) == len(dataset.learned)
+
+
+def test_what_becomes_usable_late_is_new_and_so_is_what_changed(features: FeatureStore) -> None:
+    corrections = make_dated(features, 40)
+    late, *others = corrections
+    changed = replace(others[0], caption="two dogs run", updated_at="2025-02-01T12:00:00+00:00")
+    known = build_dataset(others, features, []).known_states
+
+    dataset = module.build_dataset(
+        [late, *others[1:], changed],
+        features,
+        [],
+        Holdout(features.store, 1, features.encoder_fingerprint),
+        known,
+    )
+
+    used = (*dataset.learned, *dataset.held_out)
+    assert {one.correction.name for one in used if one.is_new} == {late.name, changed.name}
+
+
+def test_a_caption_that_is_a_book_is_left_out_and_counted(features: FeatureStore) -> None:
+    book, short = make_many(features, 2)
+    long = replace(book, caption="a dog runs and " * 50)
+
+    dataset = build_dataset([long, short], features, [])
+
+    assert [one.correction.name for one in (*dataset.learned, *dataset.held_out)] == [short.name]
+    assert dataset.left_out == {"its caption has more than 600 characters": 1}
 
 
 def test_the_cost_is_bounded_and_of_old_corrections_the_same_ones_stay_in_memory(
@@ -191,7 +221,7 @@ def test_the_cost_is_bounded_and_of_old_corrections_the_same_ones_stay_in_memory
     assert {one.name for one in corrections[70:]} <= later
     old = {one.name for one in corrections[:50]}
     assert len(used & later & old) > 8
-    assert first.newest_at == corrections[59].updated_at
+    assert set(first.known_states) == {one.state for one in corrections[:60] if one.name in used}
 
 
 def make_dated(features: FeatureStore, count: int) -> list[Correction]:
@@ -269,6 +299,6 @@ def test_a_habit_that_annotators_gave_up_is_known_as_a_wording_of_the_serving_ve
 )
 def test_the_newest_wording_counts_beside_many_old_corrections(features: FeatureStore, old: str, new: str) -> None:
     corrections = [replace(one, caption=old if i < 200 else new) for i, one in enumerate(make_dated(features, 220))]
-    dataset = build_dataset(corrections, features, [], corrections[199].updated_at)
+    dataset = build_dataset(corrections, features, [], corrections[:200])
 
     assert restate("a dog runs", module.find_wording(dataset, Says("a dog runs"))) == new
