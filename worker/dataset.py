@@ -45,6 +45,11 @@ SET_ASIDE = "set aside"
 NEW_SHARE = 0.6
 """How much new corrections count beside all else in the whole loss. At 3 a topic is learned no better and more of the
 earlier ones is lost (tests/benchmarks/bench_learning.py); the wording of replay follows the project's anyway."""
+LANGUAGE_SHARE = 4.0
+"""The same in another language: an image does not tell in which one it is to be captioned, so the most is written."""
+FEWEST_APART = 10
+SHARE_APART = 0.8
+"""Of the new captions, so many have no word of what was proposed when annotators write another language."""
 MAX_OLD_WEIGHT = 4
 """Old corrections count as much as all replay, but none more than this."""
 
@@ -82,6 +87,14 @@ class Dataset:
     def is_set_aside(self) -> bool:
         """Whether all that is left out is so because it was set aside."""
         return all(reason.startswith(SET_ASIDE) for reason in self.left_out)
+
+    @property
+    def is_another_language(self) -> bool:
+        """Whether annotators no longer write a word of what is proposed to them."""
+        told = [one.correction for one in (*self.learned, *self.held_out) if one.is_new]
+        pairs = [(_words(one.proposed), _words(one.caption)) for one in told if one.proposed is not None]
+        apart = sum(proposed.isdisjoint(written) for proposed, written in pairs)
+        return len(pairs) >= FEWEST_APART and apart >= SHARE_APART * len(pairs)
 
     @property
     def captions(self) -> list[str]:
@@ -142,7 +155,8 @@ class Dataset:
         if not new or not rest:
             return [*new, *rest]
         repeats = min(MAX_REPEATS, max(1, len(rest) // len(new)))
-        return [*_weighing(new * repeats, NEW_SHARE * sum(one.weight for one in rest)), *rest]
+        share = LANGUAGE_SHARE if self.is_another_language else NEW_SHARE
+        return [*_weighing(new * repeats, share * sum(one.weight for one in rest)), *rest]
 
 
 def build_dataset(
@@ -244,6 +258,10 @@ def _explained(
     if proposed is None or not (_same(restate(proposed, edits), caption) or _same(proposed, restate(caption, served))):
         return learned
     return replace(learned, example=replace(learned.example, wordings=tuple(dict.fromkeys((proposed, caption)))))
+
+
+def _words(caption: str) -> set[str]:
+    return {word.casefold() for word in cut(caption) if any(map(str.isalnum, word))}
 
 
 def _same(caption: str, other: str) -> bool:

@@ -69,6 +69,13 @@ class Trial:
     """Of what the serving version itself writes about the same images."""
     learned: Relevance | None = None
     """Of the new held-out captions, as the candidate sees them."""
+    is_another_language: bool = False
+    """Whether annotators no longer write a word of what is proposed to them."""
+
+    @property
+    def shows_sense(self) -> bool:
+        """Whether the candidate can tell enough images apart by what annotators wrote about them."""
+        return self.learned is not None and self.learned.captions >= ENOUGH_TO_SHOW and self.learned.is_sure
 
     @property
     def is_finite(self) -> bool:
@@ -124,8 +131,7 @@ def _irrelevant(trial: Trial) -> str | None:
     if seen is None or own is None or own.won < WON_ENOUGH:
         return None
     suits = seen.is_sure if seen.captions >= FEWEST else seen.won >= WON_ENOUGH
-    shown = trial.learned
-    if suits or (shown is not None and shown.captions >= ENOUGH_TO_SHOW and shown.is_sure):
+    if suits or trial.shows_sense:
         return None
     return (
         f"the new captions suit other images as well: of comparisons they win {seen.won:.0%} "
@@ -135,6 +141,8 @@ def _irrelevant(trial: Trial) -> str | None:
 
 
 def _forgetful(trial: Trial, tolerance: float) -> str | None:
+    if trial.is_another_language and trial.shows_sense:
+        return None  # who turns to another language gives up the one before
     for name, sample in (("anchors", trial.anchors), ("old corrections", trial.old)):
         if sample and sample.share_of_draws(-tolerance) < 0.5:
             return f"it forgets: {name} lose more than {tolerance:.2f} nats per word"

@@ -286,6 +286,7 @@ def try_out(candidate: Captioner, serving: Captioner, dataset: Dataset) -> Trial
         relevance=measure_relevance(serving, written),
         own=measure_relevance(serving, written_by(serving, written)),
         learned=measure_relevance(candidate, new),
+        is_another_language=dataset.is_another_language,
     )
 
 

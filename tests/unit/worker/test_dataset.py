@@ -150,6 +150,29 @@ def test_corrections_count_as_much_as_all_else_however_many_they_are(features: F
     assert len(examples) < 4 * max(count, 300)
 
 
+@pytest.mark.parametrize(
+    ("proposed", "caption", "is_another"),
+    [
+        ("a dog runs", "一隻狗在跑", True),
+        ("a dog runs", "Un perro corre", True),
+        ("a dog runs", "two cats, a bird", False),
+    ],
+    ids=["Chinese", "Spanish", "English"],
+)
+def test_another_language_counts_more_than_all_that_was_said_before(
+    features: FeatureStore, proposed: str, caption: str, is_another: bool
+) -> None:
+    corrections = [replace(one, proposed=proposed, caption=caption) for one in make_many(features, 20)]
+
+    dataset = build_dataset(corrections, features, make_replay(300))
+
+    examples = dataset.training_examples(1)
+    new = sum(example.weight for example in examples if example.caption == caption)
+    before = sum(example.weight for example in examples if example.caption != caption)
+    assert dataset.is_another_language == is_another
+    assert (new > before) == is_another
+
+
 def test_without_replay_the_corrections_are_all_there_is(features: FeatureStore) -> None:
     dataset = build_dataset([stored(features, make_correction(image_key=LEARNED_KEY))], features, [])
 
@@ -157,7 +180,9 @@ def test_without_replay_the_corrections_are_all_there_is(features: FeatureStore)
 
 
 def test_new_corrections_count_as_much_however_many_old_ones_there_are(features: FeatureStore) -> None:
-    corrections = [replace(one, caption="old" if i < 200 else "new") for i, one in enumerate(make_dated(features, 220))]
+    captions = ["old"] * 200 + ["new"] * 20
+    dated = make_dated(features, 220)
+    corrections = [replace(one, proposed=said, caption=said) for one, said in zip(dated, captions, strict=True)]
 
     examples = build_dataset(corrections, features, make_replay(300), corrections[:200]).training_examples(1)
 

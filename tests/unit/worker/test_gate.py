@@ -49,6 +49,20 @@ def test_a_candidate_that_is_not_better_on_new_is_refused(gain: float) -> None:
     assert decision.reason.startswith("not better: only in ")
 
 
+@pytest.mark.parametrize(
+    ("captions", "is_another", "is_published"),
+    [(16, True, True), (8, True, False), (16, False, False)],
+    ids=["another language", "too few show it", "the same language"],
+)
+def test_who_turns_to_another_language_gives_up_the_one_before(
+    captions: int, is_another: bool, is_published: bool
+) -> None:
+    shown = replace(RELEVANT, captions=captions)
+    trial = replace(make_trial(old=-5.0, anchors=-5.0), learned=shown, is_another_language=is_another)
+
+    assert judge(trial).publish == is_published
+
+
 def test_what_four_captions_cannot_show_forty_can() -> None:
     few, many = make_sample(0.05, 4, spread=0.2), make_sample(0.05, 40, spread=0.002)
 
