@@ -168,7 +168,8 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
             found = [row for row in rows if (row.stream, row.learner) == (stream, name)]
             if found:
                 new, kept = ([getattr(row, column) for row in found] for column in ("new", "kept"))
-                left = "-" if found[-1].earlier is None else f"{100 * found[-1].earlier:.0f} %"
+                is_all_to_be_kept = len({row.taught for row in found}) == len(found) > 2
+                left = f"{100 * (found[-1].earlier or 0.0):.0f} %" if is_all_to_be_kept else "-"
                 cost = f"{sum(row.seconds for row in found) / len(found):.0f} s | {found[-1].peak_mb:.0f}"
                 yield f"| {name} | {_listed(new)} | {sum(new) / len(new):.0f} | {_listed(kept)} | {left} | {cost} |"
 
