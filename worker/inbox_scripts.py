@@ -8,16 +8,17 @@ captioner:changed:<project>      zset   names of what changed after the last tra
 captioner:changes:<project>      hash   last, taken (by a training that started) and trained: change numbers
 captioner:removed:<project>      hash   name -> updated_at of what was removed, so that a late replay stays out
 captioner:set-aside:<project>    hash   name -> {reason, by_job} of what is stored and not trained on
+captioner:unseen:<project>       set    names of what came after the last training, which no training has ever read
 """
 
 PROJECTS_KEY = "captioner:projects"
-KEYS = ("corrections", "index", "changed", "changes", "removed", "set-aside", "times")
+KEYS = ("corrections", "index", "changed", "changes", "removed", "set-aside", "times", "unseen")
 
 REMOVED_KEPT_S = 24 * 3600
 """How long a removal is remembered: longer than any event or pull of the removed state can be under way."""
 
 SHARED = f"""
-local PROJECTS, CORRECTIONS, INDEX, CHANGED, CHANGES, REMOVED, SET_ASIDE, TIMES = unpack(KEYS)
+local PROJECTS, CORRECTIONS, INDEX, CHANGED, CHANGES, REMOVED, SET_ASIDE, TIMES, UNSEEN = unpack(KEYS)
 
 local function next_change()
   local now = redis.call('TIME')
@@ -25,6 +26,11 @@ local function next_change()
   local number = string.format('%.0f', math.max(now[1] * 1000000 + now[2], last + 1))
   redis.call('HSET', CHANGES, 'last', number)
   return number
+end
+
+local function is_training()
+  local taken, trained = unpack(redis.call('HMGET', CHANGES, 'taken', 'trained'))
+  return tonumber(taken or '0') > tonumber(trained or '0')
 end
 
 local function task_entry(name, correction)
@@ -56,6 +62,10 @@ redis.call('SADD', PROJECTS, project)
 redis.call('HSET', CORRECTIONS, name, json)
 redis.call('ZADD', TIMES, time, name)
 redis.call('ZADD', INDEX, 0, 'a:' .. name, 0, 't:' .. task .. ':' .. name)
+-- A training reads what is here some time after it has started, and one that failed is not told from one that runs.
+if not before and not is_training() and not redis.call('ZSCORE', CHANGED, name) then
+  redis.call('SADD', UNSEEN, name)
+end
 redis.call('ZADD', CHANGED, next_change(), name)
 return 1
 """
@@ -76,8 +86,12 @@ for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. prefix, last)) do
   redis.call('ZREM', INDEX, 'a:' .. name, task_entry(name, correction))
   remember_removal(name, correction)
   local number = next_change()
-  -- What no training has seen is simply gone; what one has seen must be trained away.
-  if redis.call('ZREM', CHANGED, name) == 0 then redis.call('ZADD', CHANGED, number, name) end
+  -- What no training has read is simply gone; what one has read, in whatever state, must be trained away.
+  if redis.call('SREM', UNSEEN, name) == 1 then
+    redis.call('ZREM', CHANGED, name)
+  else
+    redis.call('ZADD', CHANGED, number, name)
+  end
   count = count + 1
 end
 return count
@@ -125,6 +139,7 @@ TAKE = (
     + """
 local last = redis.call('HGET', CHANGES, 'last') or '0'
 redis.call('HSET', CHANGES, 'taken', last)
+redis.call('DEL', UNSEEN)
 return last
 """
 )

@@ -146,13 +146,45 @@ def test_a_training_that_started_takes_its_changes_but_does_not_end_their_wait(i
 
 def test_removing_what_no_training_saw_leaves_nothing_to_do_and_what_one_saw_waits(inbox: CorrectionInbox) -> None:
     inbox.store(make_correction(annotation_id=1))
-    inbox.mark_trained(1, inbox.change_number(1))
+    inbox.mark_trained(1, inbox.take(1))
     inbox.store(make_correction(annotation_id=2))
 
     inbox.remove(1, [2])
     assert inbox.waiting(1) == 0
     inbox.remove(1, [1])
     assert inbox.waiting(1) == 1
+
+
+def test_what_goes_while_a_training_runs_must_be_trained_away(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction(annotation_id=1))
+    taken = inbox.take(1)
+    inbox.store(make_correction(annotation_id=2))  # the training may still read it
+
+    inbox.remove(1, [1, 2])
+    inbox.mark_trained(1, taken)
+
+    assert (inbox.waiting(1), inbox.untaken(1)) == (2, 2)
+
+
+def test_what_came_while_a_training_ran_and_goes_afterwards_must_be_trained_away(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction(annotation_id=1))
+    taken = inbox.take(1)
+    inbox.store(make_correction(annotation_id=2))
+    inbox.mark_trained(1, taken)
+
+    inbox.remove(1, [2])
+
+    assert inbox.untaken(1) == 1
+
+
+def test_a_correction_that_was_trained_on_changed_and_removed_must_be_trained_away(inbox: CorrectionInbox) -> None:
+    inbox.store(make_correction(updated_at=at(1)))
+    inbox.mark_trained(1, inbox.take(1))
+    inbox.store(make_correction(updated_at=at(2)))
+
+    inbox.remove(1, [1])
+
+    assert inbox.untaken(1) == 1
 
 
 def test_ages_are_told_on_the_clock_of_redis(inbox: CorrectionInbox, redis: Redis) -> None:
