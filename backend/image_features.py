@@ -1,5 +1,7 @@
 """See to it that every correction's image has its features in the store, because training reads nothing else."""
 
+import hashlib
+import json
 import logging
 import time
 from collections import Counter
@@ -29,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 BUDGET_S = 300.0
 """A training waits for this; images that time out one after the other must not keep it for hours."""
+FIRST_DELAY_S = 300
+LONGEST_DELAY_S = 24 * 3600
+"""How long an image that could not be had is passed over: twice as long each time it fails again."""
+MENDED_BY_SETTINGS = ("absent", "refused")
+"""Why an image cannot be had until LABEL_STUDIO_API_KEY is right; said at once, so it may be tried each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class FeatureReport:
     set_aside: int
     """Before, or now because the encoder cannot make anything of the image."""
     left: int
-    """Not looked at, because the time was up; the next job goes on."""
+    """Not looked at, because the time was up or the image failed not long ago; a later job goes on."""
 
 
 def complete_features(
@@ -51,7 +58,7 @@ def complete_features(
     project_id: int,
     on_progress: Callable[[int, int], None],
 ) -> FeatureReport:
-    """Fetch and encode the images that have no features; one that cannot be had is logged and left out.
+    """Fetch and encode the images that have no features, newest first; one that cannot be had is logged and left out.
 
     One that the encoder fails on is set aside: it would be so each time. As images are seen to one by one, there is
     nothing to search for; only whether the encoder does its work otherwise is tried.
@@ -70,10 +77,11 @@ def complete_features(
         return FeatureReport(known=0, made=0, failed=0, set_aside=0, left=0)
     encoder = load_bundle(settings.caption_bundle).encoder
     features = FeatureStore(Store(settings.model_store), encoder.fingerprint)
-    completion = _Completion(inbox, encoder, features, client, ImageFetcher.from_settings(settings))
+    fetcher, failures = ImageFetcher.from_settings(settings), _Failures(redis, project_id)
+    completion = _Completion(inbox, encoder, features, client, fetcher, failures)
     deadline, outcomes = time.monotonic() + BUDGET_S, Counter[str]()
     set_aside = inbox.set_aside_names(project_id)
-    for done, correction in enumerate(corrections, start=1):
+    for done, correction in enumerate(reversed(corrections), start=1):
         if correction.name in set_aside:
             outcomes["set_aside"] += 1
         else:
@@ -92,16 +100,20 @@ class _Completion:
         features: FeatureStore,
         client: LabelStudioClient | None,
         fetcher: ImageFetcher,
+        failures: "_Failures",
     ) -> None:
         self.inbox = inbox
         self.encoder = encoder
         self.features = features
         self.client = client
         self.fetcher = fetcher
+        self.failures = failures
 
     def see_to(self, correction: Correction) -> str:
-        if correction.image_key is not None and self.features.get(correction.image_key) is not None:
+        if correction.image_key is not None and self.features.has(correction.image_key):
             return "known"
+        if not self.failures.is_due(correction.image_ref):
+            return "left"
         try:
             content = self.fetcher.fetch(find_image_ref(self.client, correction), correction.task_id)
             key = image_key(content)
@@ -115,6 +127,8 @@ class _Completion:
                 correction.annotation_id,
                 problem,
             )
+            if isinstance(problem, ImageError) and problem.reason not in MENDED_BY_SETTINGS:
+                self.failures.add(correction.image_ref)
             return "failed"
         except Exception as problem:
             if not may_come_from_items(problem):
@@ -137,6 +151,40 @@ class _Completion:
         if not features.isfinite().all():
             raise ArithmeticError("its features have numbers that half precision cannot hold")
         return features
+
+
+class _Failures:
+    """The images of a project that could not be had, each until it is worth another look.
+
+    captioner:failed-image:<project>:<SHA-256 of its address>   JSON [how often it failed, when to try again]
+    """
+
+    def __init__(self, redis: Redis, project_id: int) -> None:
+        self._redis = redis
+        self._prefix = f"captioner:failed-image:{project_id}:"
+
+    def is_due(self, image_ref: str) -> bool:
+        _, again_at = self._read(image_ref)
+        return again_at <= time.time()
+
+    def add(self, image_ref: str) -> None:
+        count = self._read(image_ref)[0] + 1
+        delay_s = retry_delay_s(count)
+        value = json.dumps([count, time.time() + delay_s])
+        # It is kept longer than it is passed over, or the next failure would be the first one again.
+        self._redis.set(self._key(image_ref), value, ex=delay_s + LONGEST_DELAY_S)
+
+    def _read(self, image_ref: str) -> tuple[int, float]:
+        count, again_at = json.loads(self._redis.get(self._key(image_ref)) or "[0, 0]")
+        return count, again_at
+
+    def _key(self, image_ref: str) -> str:
+        return self._prefix + hashlib.sha256(image_ref.encode()).hexdigest()
+
+
+def retry_delay_s(failures: int) -> int:
+    """Return how long an image is passed over that has failed so often, once or more."""
+    return min(FIRST_DELAY_S << (failures - 1), LONGEST_DELAY_S)
 
 
 def find_image_ref(client: LabelStudioClient | None, correction: Correction) -> str:

@@ -41,6 +41,10 @@ class FeatureStore:
             logger.warning("features damaged path=%s bytes=%s problem=%s", path, len(content), problem)
             return None
 
+    def has(self, image_key: str) -> bool:
+        """Say whether there are features, damaged ones among them; costs much less than to read them."""
+        return self.store.exists(self._path(image_key))
+
     def put(self, image_key: str, features: Tensor) -> None:
         """Keep [P, D] of any float type as float16.
 

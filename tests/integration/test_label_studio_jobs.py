@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from redis import Redis
+from requests.exceptions import ConnectTimeout
 from requests_mock import Mocker
 from torch import Tensor
 
 from backend import jobs
+from backend.image_features import retry_delay_s
 from backend.labeling import compact_image_ref
 from backend.pictures import encode
 from model.errors import LabelStudioError
@@ -438,6 +440,53 @@ def test_an_image_that_cannot_be_had_does_not_stop_the_others(
     assert (outcome["made"], outcome["failed"]) == (1, 2)
     assert "correction without image project=1 task=1" in caplog.text
     assert "not an image" in caplog.text
+
+
+@pytest.mark.usefixtures("configure")
+def test_the_newest_images_come_first(label_studio: FakeLabelStudio, requests_mock: Mocker) -> None:
+    requests_mock.get(re.compile("http://images.test/"), content=png("green"))
+    times = {1: LATER, 2: AT, 3: LATER.replace("T13", "T14")}
+    label_studio.tasks = [
+        task(number, annotation(number, "a square", updated_at=time), image=f"http://images.test/{number}.png")
+        for number, time in times.items()
+    ]
+
+    jobs.collect_corrections(1)
+
+    fetched = [request.path for request in requests_mock.request_history if request.hostname == "images.test"]
+    assert fetched == ["/3.png", "/1.png", "/2.png"]
+
+
+@pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("is_due", [False, True])
+def test_an_image_that_failed_is_passed_over_until_it_is_due_again(
+    label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch, is_due: bool
+) -> None:
+    if is_due:
+        monkeypatch.setattr("backend.image_features.FIRST_DELAY_S", 0)
+    requests_mock.get("http://images.test/1.png", [{"exc": ConnectTimeout}, {"content": png("green")}])
+    label_studio.tasks = [task(1, annotation(1, "a square"), image="http://images.test/1.png")]
+
+    first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
+
+    assert (first["failed"], first["left"]) == (1, 0)
+    assert (second["made"], second["left"]) == ((1, 0) if is_due else (0, 1))
+
+
+def test_an_image_is_tried_ever_more_rarely_but_once_a_day() -> None:
+    assert [retry_delay_s(failures) for failures in (1, 2, 3, 9, 10, 5000)] == [300, 600, 1200, 76_800, 86_400, 86_400]
+
+
+@pytest.mark.usefixtures("configure")
+def test_an_image_that_label_studio_refuses_is_tried_each_time(
+    label_studio: FakeLabelStudio, requests_mock: Mocker
+) -> None:
+    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", [{"status_code": 401}, {"content": png("red")}])
+    label_studio.tasks = [task(1, annotation(1, "a square"))]
+
+    first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
+
+    assert (first["failed"], second["made"]) == (1, 1)
 
 
 @pytest.mark.usefixtures("configure")

@@ -44,6 +44,7 @@ def test_features_of_another_encoder_are_not_found(features: FeatureStore) -> No
     features.put(KEY, torch.zeros(4, 2))
 
     assert FeatureStore(features.store, "ba9876543210").get(KEY) is None
+    assert (features.has(KEY), FeatureStore(features.store, "ba9876543210").has(KEY)) == (True, False)
 
 
 @pytest.mark.parametrize(
