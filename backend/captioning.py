@@ -222,10 +222,12 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         parts, project_id = self.parts, news.project_id
         parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
         forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks)
-        forgotten += parts.inbox.remove(project_id, news.removed_annotations)
+        skipped = {skip.annotation_id for skip in news.skips}
+        for skip in news.skips:  # may come late, after the annotation was taken up again
+            forgotten += parts.inbox.remove(project_id, [skip.annotation_id], skip.updated_at)
+        forgotten += parts.inbox.remove(project_id, set(news.removed_annotations) - skipped)
         for annotation_id, control in news.emptied_controls:
             forgotten += parts.inbox.remove_control(project_id, annotation_id, control)
-        skipped = {skip.annotation_id for skip in news.skips}
         parts.ledger.forget_tasks(project_id, news.deleted_tasks)
         parts.ledger.remove(project_id, set(news.removed_annotations) - skipped)
         parts.ledger.remove_controls(project_id, news.emptied_controls)

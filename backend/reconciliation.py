@@ -64,7 +64,7 @@ def reconcile(client: LabelStudioClient, redis: Redis, project: Project) -> Reco
         return task_id in changed or task_id not in times
 
     gone = [
-        (found.annotation_id, found.control)
+        found
         for found in before
         if may_be_gone(found.task_id) and not readings.holds(found.annotation_id, found.control, _counts)
     ]
@@ -73,7 +73,10 @@ def reconcile(client: LabelStudioClient, redis: Redis, project: Project) -> Reco
         for task_id, annotation_id, control in recorded
         if may_be_gone(task_id) and not readings.holds(annotation_id, control, _is_recorded)
     ]
-    done = Reconciliation(stored=stored, removed=sum(inbox.remove_control(project_id, *found) for found in gone))
+    removed = sum(
+        inbox.remove_control(project_id, found.annotation_id, found.control, found.updated_at) for found in gone
+    )
+    done = Reconciliation(stored=stored, removed=removed)
     ledger.remove_controls(project_id, unrecorded)
     memory.write(times)
     # Most pulls by the clock find nothing.

@@ -135,14 +135,23 @@ class CorrectionInbox:
         at = (correction.updated_at, correction.to_json(), _microseconds(correction))
         return bool(self._run(STORE, project_id, project_id, correction.task_id, name, *at))
 
-    def remove(self, project_id: int, annotation_ids: Iterable[int]) -> int:
-        """Forget what these annotations corrected; returns how many corrections that were."""
-        return self._remove(project_id, [f"a:{annotation_id}/" for annotation_id in annotation_ids])
+    def remove(self, project_id: int, annotation_ids: Iterable[int], up_to: str | None = None) -> int:
+        """Forget what these annotations corrected; returns how many corrections that were.
 
-    def remove_control(self, project_id: int, annotation_id: int, control: str) -> bool:
-        """Forget what an annotation corrected in one control, while its others stay; False when there was nothing."""
-        entry = f"a:{annotation_id}/{control}"
-        return bool(self._run(REMOVE, project_id, entry, f"[{entry}"))
+        Args:
+            up_to: updated_at of the state in which they hold nothing, as corrections have it; what is newer stays.
+                None when they are gone for good.
+        """
+        return self._remove(project_id, [f"a:{annotation_id}/" for annotation_id in annotation_ids], up_to)
+
+    def remove_control(self, project_id: int, annotation_id: int, control: str, up_to: str | None = None) -> bool:
+        """Forget what an annotation corrected in one control, while its others stay; False when there was nothing.
+
+        Args:
+            up_to: as `remove` has it.
+        """
+        entry = f"[a:{annotation_id}/{control}"
+        return bool(self._run(REMOVE, project_id, entry, entry, up_to or ""))
 
     def forget_tasks(self, project_id: int, task_ids: Iterable[int]) -> int:
         """Forget every correction of these tasks; returns how many that were."""
@@ -271,12 +280,13 @@ class CorrectionInbox:
         for name, text in self.redis.hscan_iter(inbox_key("corrections", project_id), count=READ_AT_ONCE):
             self.redis.zadd(inbox_key("times", project_id), {name: _microseconds(Correction.from_json(text))})
 
-    def _remove(self, project_id: int, prefixes: list[str]) -> int:
+    def _remove(self, project_id: int, prefixes: list[str], up_to: str | None = None) -> int:
         """In one round trip: a project's tasks may go by the thousand, and a webhook has one second."""
         script = self.redis.register_script(REMOVE)
         with self.redis.pipeline(transaction=False) as pipeline:
             for prefix in prefixes:
-                script(keys=inbox_keys(project_id), args=[prefix], client=pipeline)
+                places = [f"[{prefix}".encode(), f"({prefix}".encode() + b"\xff"]
+                script(keys=inbox_keys(project_id), args=[*places, up_to or ""], client=pipeline)
             return sum(pipeline.execute())
 
     def _age_s(self, change_number: int) -> float:

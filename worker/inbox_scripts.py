@@ -37,8 +37,8 @@ local function task_entry(name, correction)
   return string.format('t:%.0f:%s', correction.task_id, name)
 end
 
-local function remember_removal(name, correction)
-  redis.call('HSET', REMOVED, name, correction.updated_at)
+local function remember_removal(name, updated_at)
+  redis.call('HSET', REMOVED, name, updated_at)
   redis.call('EXPIRE', REMOVED, {REMOVED_KEPT_S})
 end
 """
@@ -74,25 +74,26 @@ return 1
 REMOVE = (
     SHARED
     + """
-local prefix = ARGV[1]
-local last = ARGV[2] or '(' .. prefix .. '\\255'
+local first, last, up_to = unpack(ARGV)
 local count = 0
-for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, '[' .. prefix, last)) do
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', INDEX, first, last)) do
   local name = string.match(entry, '^a:(.*)$') or string.match(entry, '^t:%d+:(.*)$')
   local correction = cjson.decode(redis.call('HGET', CORRECTIONS, name))
-  redis.call('HDEL', CORRECTIONS, name)
-  redis.call('ZREM', TIMES, name)
-  redis.call('HDEL', SET_ASIDE, name)
-  redis.call('ZREM', INDEX, 'a:' .. name, task_entry(name, correction))
-  remember_removal(name, correction)
-  local number = next_change()
-  -- What no training has read is simply gone; what one has read, in whatever state, must be trained away.
-  if redis.call('SREM', UNSEEN, name) == 1 then
-    redis.call('ZREM', CHANGED, name)
-  else
-    redis.call('ZADD', CHANGED, number, name)
+  if up_to == '' or correction.updated_at <= up_to then
+    redis.call('HDEL', CORRECTIONS, name)
+    redis.call('ZREM', TIMES, name)
+    redis.call('HDEL', SET_ASIDE, name)
+    redis.call('ZREM', INDEX, 'a:' .. name, task_entry(name, correction))
+    remember_removal(name, up_to == '' and correction.updated_at or up_to)
+    local number = next_change()
+    -- What no training has read is simply gone; what one has read, in whatever state, must be trained away.
+    if redis.call('SREM', UNSEEN, name) == 1 then
+      redis.call('ZREM', CHANGED, name)
+    else
+      redis.call('ZADD', CHANGED, number, name)
+    end
+    count = count + 1
   end
-  count = count + 1
 end
 return count
 """

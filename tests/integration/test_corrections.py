@@ -99,6 +99,17 @@ def test_an_annotation_that_was_skipped_and_taken_up_again_is_stored(inbox: Corr
     assert [correction.caption for correction in inbox.corrections(1)] == ["a cat"]
 
 
+def test_a_skip_removes_what_is_older_and_keeps_it_out(inbox: CorrectionInbox) -> None:
+    for number, second in ((1, 1), (2, 4)):
+        inbox.store(make_correction(annotation_id=number, updated_at=at(second)))
+    skipped_at = make_correction(updated_at=at(3)).updated_at
+
+    assert inbox.remove(1, [1, 2], skipped_at) == 1
+
+    assert not inbox.store(make_correction(annotation_id=1, updated_at=at(2)))
+    assert [correction.annotation_id for correction in inbox.corrections(1)] == [2]
+
+
 def test_deleted_tasks_take_their_corrections_with_them_and_reused_ids_start_anew(inbox: CorrectionInbox) -> None:
     inbox.store(make_correction(annotation_id=1, task_id=5))
     inbox.store(make_correction(annotation_id=2, task_id=5, updated_at=at(1)))

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -296,6 +297,27 @@ def test_what_is_gone_skipped_or_emptied_in_label_studio_is_removed(
 
     assert [correction.annotation_id for correction in workplace.inbox.corrections(1)] == [2]
     assert outcome["removed"] == 4
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_caption_that_comes_while_the_pull_finds_its_annotation_skipped_stays(
+    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
+) -> None:
+    [before] = workplace.correct(range(1, 2))
+    skipped = annotation(1, "x", was_cancelled=True)
+    taken_up = replace(before, caption="taken up again", updated_at=LATER)
+    label_studio.tasks = [task(1, skipped)]
+
+    def answer(_request: Any, _context: Any) -> dict[str, Any]:
+        workplace.inbox.store(taken_up)
+        return skipped
+
+    requests_mock.get(f"{LS}/api/annotations/1/", json=answer)
+
+    outcome = jobs.collect_corrections(1)
+
+    assert workplace.inbox.corrections(1) == [taken_up]
+    assert outcome["removed"] == 0
 
 
 @pytest.mark.usefixtures("configure")

@@ -116,6 +116,17 @@ def test_a_skip_takes_back_what_was_stored(backend: BackendClient) -> None:
     assert backend.corrections(7) == []
 
 
+def test_a_skip_that_comes_late_does_not_take_back_what_was_submitted_after_it(backend: BackendClient) -> None:
+    name = "25_webhook_ANNOTATION_CREATED_skipped"
+    taken_up = submitted(load_payload(name)["body"])
+    taken_up["annotation"]["updated_at"] = "2099-01-01T00:00:00.000000Z"
+    backend.post("/webhook", taken_up)
+
+    assert backend.replay(name).get_json() == {"changed": 0}
+
+    assert [correction.caption for correction in backend.corrections(7)] == ["a dog"]
+
+
 def test_the_ledger_tells_what_became_of_each_suggestion(backend: BackendClient) -> None:
     suggestion = "a brown dog stands on the grass under the sun"
     names = {
