@@ -8,7 +8,7 @@ projects/<project>/serving.json                            which version serves,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,7 +42,7 @@ class ModelVersion:
     created_at: str
     """ISO 8601, UTC."""
     published: bool
-    """False when it was not better; then its weights are not kept."""
+    """False when it was not better, or another version was chosen meanwhile; then its weights are not kept."""
     decision: str
     """Why it was published or refused, in words."""
     metrics: Mapping[str, Any]
@@ -137,7 +137,10 @@ class ModelRegistry:
         corrections: Sequence[str],
         decision: str,
     ) -> ModelVersion:
-        """Store a candidate and let it serve. A reader sees the old version or the new one, never half."""
+        """Store a candidate and let it serve. A reader sees the old version or the new one, never half.
+
+        Where a person has let another version serve than its parent by then, that one stays and this one is refused.
+        """
         content = save(stored(candidate.decoder.state_dict(), "fp32"))
         digest = hashlib.sha256(content).hexdigest()
         version = self._new_version(
@@ -145,6 +148,12 @@ class ModelRegistry:
         )
         folder = self._folder(project_id, version.name)
         self._store.write(f"{folder}/decoder.safetensors", content)
+        if (chosen := self.serving(project_id)) != parent:  # the weights take a while to write
+            self._store.delete(f"{folder}/decoder.safetensors")
+            why = f"{chosen} was chosen to serve meanwhile; without that: {decision}"
+            version = replace(version, published=False, decision=why)
+            self._write_json(f"{folder}/version.json", asdict(version))
+            return version
         self._write_json(
             f"{folder}/decoder.json",
             {

@@ -102,6 +102,27 @@ def test_a_refused_version_is_recorded_but_never_serves(registry: ModelRegistry,
         registry.promote(1, refused.name, by="admin")
 
 
+def test_a_version_that_a_person_chooses_at_the_last_moment_goes_on_serving(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path
+) -> None:
+    first, second = publish(registry, bundle, seed=1), publish(registry, bundle, seed=2)
+
+    class StoreWhilePromoting(Store):
+        def write(self, path: str, content: bytes) -> None:
+            if path.endswith("decoder.safetensors"):
+                registry.promote(1, first.name, by="admin")
+            super().write(path, content)
+
+    third = publish(ModelRegistry(StoreWhilePromoting(str(tmp_path / "store")), bundle.version), bundle, seed=3)
+
+    assert registry.serving(1) == first.name
+    assert (third.parent, third.published) == (second.name, False)
+    assert third.decision.startswith(f"{first.name} was chosen to serve meanwhile")
+    assert registry.versions(1)[-1] == third
+    with pytest.raises(ModelVersionError, match="was refused"):
+        registry.promote(1, third.name, by="admin")
+
+
 def test_an_unknown_version_lists_those_there_are(registry: ModelRegistry, bundle: Bundle) -> None:
     version = publish(registry, bundle)
 
