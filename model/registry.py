@@ -219,7 +219,8 @@ class ModelRegistry:
         *,
         published: bool,
     ) -> ModelVersion:
-        number = len(self.versions(project_id)) + 1
+        # By folders: a damaged record stops nobody, and the number of a deleted one does not come again.
+        number = 1 + max(map(_number, self._store.names(f"projects/{project_id}/versions")), default=0)
         return ModelVersion(
             name=f"v{number}-{digest[:8]}",
             project_id=project_id,

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,14 @@ def test_the_newest_version_is_the_last_retraining_published_or_refused(
     assert newest is not None
     assert newest.name == made[-1].name
     assert newest.name.startswith("v11-")
+
+
+def test_a_damaged_version_stops_no_other_and_the_number_of_a_deleted_one_does_not_come_again(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path
+) -> None:
+    first, second, _ = (publish(registry, bundle, seed=seed) for seed in (1, 2, 3))
+    versions = tmp_path / "store" / "projects" / "1" / "versions"
+    shutil.rmtree(versions / first.name)
+    (versions / second.name / "version.json").write_text("half")
+
+    assert publish(registry, bundle, seed=4).name.startswith("v4-")
