@@ -15,7 +15,9 @@ Shapes:  P image regions   D feature size   N images
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.store import Store
@@ -47,20 +49,19 @@ class Holdout:
         known: dict[str, tuple[bool, str, str]] = json.loads(content) if content else {}
         new = [key for key in images if key not in known]
         if new:
-            known |= self._decide_new(new, signatures([images[key] for key in new]), known)
+            known |= self._decide_new(new, _packed(signatures([images[key] for key in new])), known)
             self._store.write(self._path, json.dumps(known, separators=(",", ":")).encode())
         return {key: known[key][0] for key in images}
 
     def _decide_new(
-        self, keys: Sequence[str], looks: Tensor, known: Mapping[str, tuple[bool, str, str]]
+        self, keys: Sequence[str], looks: NDArray[np.uint64], known: Mapping[str, tuple[bool, str, str]]
     ) -> dict[str, tuple[bool, str, str]]:
         comparable = [(held_out, seen) for held_out, encoder, seen in known.values() if encoder == self._encoder]
-        before = torch.stack([_parse(seen) for _, seen in comparable]) if comparable else looks[:0]
         answers = [held_out for held_out, _ in comparable]
-        all_looks = torch.cat([before, looks])
+        all_looks = np.concatenate([_parse([seen for _, seen in comparable]), looks])
         decided = {}
         for number, key in enumerate(keys, start=len(answers)):
-            distances = (all_looks[:number] != all_looks[number]).sum(dim=1)
+            distances = np.bitwise_count(all_looks[:number] ^ all_looks[number]).sum(axis=1)
             alike = int(distances.argmin()) if number and distances.min() <= MAX_DISTANCE else None
             answers.append(is_held_out(key) if alike is None else answers[alike])
             decided[key] = (answers[number], self._encoder, _written(all_looks[number]))
@@ -75,11 +76,17 @@ def signatures(features: Sequence[Tensor]) -> Tensor:
     return shape @ planes > 0
 
 
-def _written(bits: Tensor) -> str:
-    number = sum(1 << place for place, bit in enumerate(bits.tolist()) if bit)
-    return f"{number:0{SIGNATURE_BITS // 4}x}"
+def _packed(bits: Tensor) -> NDArray[np.uint64]:
+    """Return signatures as [N, SIGNATURE_BITS / 64], which are compared and kept 64 bits at a time."""
+    return np.packbits(bits.numpy(), axis=1, bitorder="little").view(np.uint64)
 
 
-def _parse(text: str) -> Tensor:
-    number = int(text, 16)
-    return torch.tensor([bool(number >> place & 1) for place in range(SIGNATURE_BITS)])
+def _written(signature: NDArray[np.uint64]) -> str:
+    """Return the bits as one number in hexadecimal, the first bit being worth 1."""
+    return signature.tobytes()[::-1].hex()
+
+
+def _parse(written: Sequence[str]) -> NDArray[np.uint64]:
+    """Read what `_written` returned, all at once: a project may know a hundred thousand images."""
+    content = np.frombuffer(bytes.fromhex("".join(written)), np.uint8).reshape(-1, SIGNATURE_BITS // 8)
+    return np.ascontiguousarray(content[:, ::-1]).view(np.uint64)

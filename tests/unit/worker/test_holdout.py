@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import random
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def test_an_image_that_looks_like_an_earlier_one_goes_where_that_one_went(
     decided = make_holdout(tmp_path).decide({copy: almost(images[first])})
 
     assert decided == {copy: first_is_held_out}
+
+
+def test_a_signature_is_kept_as_one_number_whose_lowest_bit_is_the_first(tmp_path: Path) -> None:
+    [(key, features)] = make_images(1).items()
+    number = sum(1 << place for place, bit in enumerate(signatures([features])[0].tolist()) if bit)
+    held_out = is_held_out(key)
+
+    make_holdout(tmp_path).decide({key: features})
+
+    [file] = tmp_path.rglob("holdout.json")
+    assert json.loads(file.read_text()) == {key: [held_out, ENCODER, f"{number:064x}"]}
+    file.write_text(json.dumps({key: [not held_out, ENCODER, f"{number:064x}"]}))
+    copy = key_that_is_held_out(held_out)
+    assert make_holdout(tmp_path).decide({copy: almost(features)}) == {copy: not held_out}
 
 
 def test_of_two_alike_that_come_together_the_first_decides(tmp_path: Path) -> None:
