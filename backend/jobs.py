@@ -153,8 +153,8 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
 
 def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project: Project) -> Reconciliation:
     done = reconcile(client, redis, project)
-    if done.changed:
-        retrain_when_due(redis, settings, project.project_id)
+    # Without a change too: a retraining that took corrections may have ended without learning them.
+    retrain_when_due(redis, settings, project.project_id)
     return done
 
 

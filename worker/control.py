@@ -69,10 +69,9 @@ class RetrainingControl:
         logger.info("retraining draining project=%s last=%s", project_id, last or None)
 
     def resume(self, project_id: int) -> None:
-        """Undo pause and drain, and start a retraining if enough waits."""
-        self.redis.hdel(retraining_key(project_id), "last")
-        if CorrectionInbox(self.redis).waiting(project_id):
-            retrain_when_due(self.redis, self.settings, project_id)
+        """Undo pause and drain, and start a retraining if enough waits, be it what a stopped or failed one took."""
+        self.redis.hdel(retraining_key(project_id), "last", "began")
+        retrain_when_due(self.redis, self.settings, project_id)
         logger.info("retraining resumed project=%s", project_id)
 
     def _last_needed(self, project_id: int) -> str:

@@ -33,6 +33,7 @@ from worker.queues import (
     enqueue_retraining,
     last_before_pause,
     only_training,
+    remember_beginning,
 )
 from worker.relevance import LOOKED_AT, measure_relevance, written_by
 from worker.request_id import current_request_id
@@ -71,6 +72,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
     with only_training(redis, project_id, progress.job_id) as is_ours:
         if not is_ours:
             return WHILE_ANOTHER_TRAINS
+        remember_beginning(redis, project_id)
         change_number = inbox.take(project_id)
         if change_number == inbox.trained_number(project_id):
             return no_version(project_id, "no correction came, changed or went since the last training")

@@ -4,7 +4,8 @@
 checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
 
     captioner:retraining:<project>   hash   waiting and running: job ids, at most one of each; last: there while
-                                            retraining is paused, the id of the one job that may still train, or ""
+                                            retraining is paused, the id of the one job that may still train, or "";
+                                            began: when the last one did, Unix time in microseconds
     captioner:idle-check:<project>   text   there while a check for quiet is scheduled
     captioner:next-pull              text   id of the scheduled or queued job that will pull every project
 
@@ -53,6 +54,8 @@ PULL_KEPT_S = 3600
 """There may be hundreds a day, and each tells the same as the one before."""
 MOVING_PAUSES_S = (0.0, 0.05, 0.15)
 """A job whose dependency has just ended, or that was just taken, is on no list for some milliseconds."""
+REPEAT_AFTER_S = 900
+"""How long corrections rest at least when the retraining that took them ended without learning them."""
 RESULT_KEPT_S = 24 * 3600
 FAILURE_KEPT_S = 30 * 24 * 3600
 
@@ -79,18 +82,49 @@ def queue(redis: Redis, name: str) -> Queue:
 
 
 def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str | None:
-    """After a change of the inbox: start a retraining when enough changes wait, else see to the check for quiet.
+    """After a change of the inbox and by the clock: start a retraining when enough changes are due, else see to the
+    check for quiet.
 
     Returns:
-        the id of the retraining that will see the change, or None while it is not due or the project is paused.
+        the id of the retraining that will see them, or None while it is not due or the project is paused.
     """
-    waiting = CorrectionInbox(redis).untaken(project_id)
-    if not should_retrain(waiting, settings.retrain_after):
+    due = due_corrections(redis, project_id)
+    if not due:
+        return None
+    if not should_retrain(due, settings.retrain_after):
         schedule_idle_check(redis, settings, project_id)
         return None
     with suppress(JobError):  # paused: the corrections wait
-        return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait")
+        return enqueue_retraining(redis, settings, project_id, f"{due} corrections wait")
     return None
+
+
+def due_corrections(redis: Redis, project_id: int) -> int:
+    """Count the waiting corrections that are a reason to train.
+
+    Those are the ones that no retraining has started with; and all of them when the one that took the others did not
+    learn them, because it failed, was stopped or was lost, and they have rested since. The rest is as long as that one
+    came after the newest change, so it doubles each time: what never succeeds is tried ten times in its first week, and
+    nothing waits for ever.
+    """
+    inbox = CorrectionInbox(redis)
+    untaken, waiting = inbox.untaken(project_id), inbox.waiting(project_id)
+    return waiting if waiting > untaken and _has_rested(redis, project_id) else untaken
+
+
+def _has_rested(redis: Redis, project_id: int) -> bool:
+    running, began = map(_text, redis.hmget(retraining_key(project_id), "running", "began"))
+    if running is not None and is_pending(redis, running):
+        return False
+    if began is None:
+        return True
+    rest_s = max(REPEAT_AFTER_S, (int(began) - CorrectionInbox(redis).change_number(project_id)) / 1e6)
+    return (_now(redis) - int(began)) / 1e6 >= rest_s
+
+
+def remember_beginning(redis: Redis, project_id: int) -> None:
+    """Say that a retraining of the project begins now."""
+    redis.hset(retraining_key(project_id), "began", _now(redis))
 
 
 def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason: str) -> str:
@@ -359,6 +393,12 @@ def _running_job(redis: Redis, project_id: int) -> list[Job]:
     if running is None or not is_pending(redis, running):
         return []
     return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
+
+
+def _now(redis: Redis) -> int:
+    """Return Redis' clock as change numbers are made of it: Unix time in microseconds."""
+    seconds, microseconds = redis.time()
+    return int(seconds * 1_000_000 + microseconds)
 
 
 def _text(value: bytes | str | None) -> str | None:

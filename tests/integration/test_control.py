@@ -249,6 +249,24 @@ def test_resume_starts_a_retraining_if_enough_waits(workplace: Workplace, contro
     assert workplace.job(retraining).args == [1, "20 corrections wait"]
 
 
+def test_resume_starts_a_retraining_on_what_a_stopped_one_had_taken(
+    workplace: Workplace, control: RetrainingControl, start_worker: StartWorker
+) -> None:
+    worker = start_worker(workplace.environment())
+    workplace.correct(range(1, 26))
+    stopped = trigger(workplace)
+    workplace.wait_until(lambda: workplace.job(stopped).meta)
+    control.pause(1)
+    stop_job(workplace.redis, stopped)
+    workplace.result(stopped)
+    worker.kill()
+
+    control.resume(1)
+
+    [retraining] = queue(workplace.redis, RETRAIN_QUEUE).deferred_job_registry.get_job_ids()
+    assert workplace.job(retraining).args == [1, "25 corrections wait"]
+
+
 def test_drain_trains_once_on_what_waits_and_then_pauses(
     workplace: Workplace, control: RetrainingControl, start_worker: StartWorker
 ) -> None:

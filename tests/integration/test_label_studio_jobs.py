@@ -673,6 +673,22 @@ def test_what_was_pulled_from_a_project_starts_its_retraining(
     assert redis.hget("captioner:retraining:2", "waiting") is not None
 
 
+@pytest.mark.usefixtures("workplace")
+def test_what_a_training_took_and_did_not_learn_is_trained_by_a_later_pull(
+    workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
+) -> None:
+    configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
+    label_studio.lists({1: 200})
+    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    jobs.pull_projects()
+    redis.delete("captioner:retraining:1")  # as after a training that failed long ago
+    workplace.inbox.take(1)
+
+    assert jobs.pull_projects() == {"unchanged": 1}
+
+    assert redis.hget("captioner:retraining:1", "waiting") is not None
+
+
 @pytest.mark.parametrize("status", [200, 502])
 @pytest.mark.usefixtures("configure")
 def test_the_next_pull_follows_also_when_label_studio_does_not_answer(

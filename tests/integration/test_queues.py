@@ -22,6 +22,7 @@ from worker.queues import (
     is_pending,
     only_training,
     queue,
+    remember_beginning,
     retrain_when_due,
     schedule_idle_check,
 )
@@ -140,6 +141,55 @@ def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Wor
 
     assert workplace.inbox.waiting(1) == 4
     assert retrain_when_due(workplace.redis, settings, 1) is None
+
+
+def let_time_pass(workplace: Workplace, *, since_change_s: int, since_training_s: int) -> None:
+    """Put what happened to project 1 back by so many seconds."""
+    seconds, _ = workplace.redis.time()
+    workplace.redis.hset("captioner:changes:1", "last", (seconds - since_change_s) * 1_000_000)
+    workplace.redis.hset("captioner:retraining:1", "began", (seconds - since_training_s) * 1_000_000)
+
+
+def test_what_a_failed_training_took_is_trained_again_after_rests_that_grow(workplace: Workplace) -> None:
+    workplace.correct(range(1, 26))
+    remember_beginning(workplace.redis, 1)
+    workplace.inbox.take(1)
+
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+    let_time_pass(workplace, since_change_s=36_000, since_training_s=17_000)
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+    assert idle_checks(workplace.redis) == []
+    let_time_pass(workplace, since_change_s=36_000, since_training_s=19_000)
+    repeated = retrain_when_due(workplace.redis, workplace.settings, 1)
+
+    assert workplace.job(str(repeated)).args == [1, "25 corrections wait"]
+
+
+def test_few_that_a_failed_training_took_are_trained_again_by_the_check_for_quiet(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
+    workplace.correct(range(1, 4))
+    workplace.inbox.take(1)
+    let_time_pass(workplace, since_change_s=2000, since_training_s=1500)
+
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+
+    assert len(idle_checks(workplace.redis)) == 1
+    assert workplace.job(str(retrain_if_idle(1))).args[0] == 1
+
+
+def test_what_a_training_that_still_runs_took_is_not_trained_again(
+    workplace: Workplace, start_worker: StartWorker, hold: Hold
+) -> None:
+    start_worker(workplace.environment())
+    queue(workplace.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held_training", args=[1, hold.port])
+    hold.wait_until_running()
+    workplace.correct(range(1, 26))
+    workplace.inbox.take(1)
+    let_time_pass(workplace, since_change_s=5000, since_training_s=5000)
+
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
 
 
 def test_one_check_for_quiet_is_scheduled_however_many_corrections_come(workplace: Workplace) -> None:
