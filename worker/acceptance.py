@@ -42,7 +42,17 @@ def roll_back_if_accepted_less(
 
 
 def calibrate(redis: Redis, store: Store, project_id: int) -> None:
-    """Let the scores of suggestions mean what annotators made of those so far."""
+    """Let the scores of suggestions mean what annotators made of those so far.
+
+    If that fails, they go on meaning what they did: a version that was just recorded must not fail with it.
+    """
+    try:
+        _fit_and_write(redis, store, project_id)
+    except Exception:
+        logger.exception("scores not calibrated project=%s", project_id)
+
+
+def _fit_and_write(redis: Redis, store: Store, project_id: int) -> None:
     calibration = fit_calibration(LedgerRecords(redis).sample(project_id, ASKED))
     if calibration is None:
         return

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from redis import Redis
 from rq import Retry, get_current_job
 
 from model.bundle import Bundle, load_bundle
@@ -80,6 +81,11 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
         progress.phase("loading")
         bundle = load_bundle(settings.caption_bundle)
         registry = ModelRegistry(store, bundle.version)
+        unfinished = find_unfinished(inbox, registry, project_id)
+        if unfinished is not None:
+            finish(redis, settings, unfinished)
+            if inbox.trained_number(project_id) == change_number:
+                return no_version(project_id, f"{unfinished.name} is made of the same corrections; its worker was lost")
         roll_back_if_accepted_less(redis, registry, settings, project_id)
         serving = registry.load(project_id, registry.serving(project_id), bundle)
         features = FeatureStore(store, bundle.encoder.fingerprint)
@@ -95,10 +101,10 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
             serving=serving,
             bundle=bundle,
             settings=settings,
-            seed=change_number,
+            change_number=change_number,
             progress=progress,
         )
-        dataset, made = lesson.learn()
+        change_number, dataset, made = lesson.learn()
         if made is None:
             return nothing_learned(inbox, project_id, change_number, dataset)
 
@@ -107,14 +113,9 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
             with suppress(JobError):  # paused meanwhile; the corrections wait
                 enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
             return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
-        version = record(registry, project_id, made, serving.version, reason)
-        inbox.mark_trained(project_id, change_number)
-        decided = "version published" if version.published else "version refused"
-        AuditLog(redis).write(THE_WORKER, decided, project_id, version=version.name, reason=version.decision)
-        JobCounts(redis).gate_decided(version.published, project_id)
+        version = record(registry, project_id, made, change_number, serving.version, reason)
+        finish(redis, settings, version)
         calibrate(redis, store, project_id)
-        if version.published and settings.refresh_predictions:
-            enqueue_backend_job(redis, "refresh_predictions", project_id, version.name)
 
     progress.phase("done")
     return outcome(version, made)
@@ -133,14 +134,15 @@ class Lesson:
     serving: Captioner
     bundle: Bundle
     settings: Settings
-    seed: int
+    change_number: int
+    """The newest change that was taken; the seed too."""
     progress: Progress
 
-    def learn(self) -> tuple[Dataset, "Attempt | None"]:
+    def learn(self) -> tuple[int, Dataset, "Attempt | None"]:
         """Train on what is in the inbox, once more if it fails for certain corrections; these are set aside then.
 
         Returns:
-            what it was, and what came of it: None when there is nothing to train on.
+            the newest change it knows, what it was, and what came of it: None when there is nothing to train on.
 
         Raises:
             Exception: it fails, and not for any correction.
@@ -149,11 +151,16 @@ class Lesson:
             dataset, made = self._attempt()
         except Exception as problem:
             if may_come_from_items(problem) and self._set_culprits_aside():
-                return self._attempt()
+                return self._learn_the_rest()
             raise
         if made is not None and not made.trial.is_finite and self._set_culprits_aside():
-            return self._attempt()
-        return dataset, made
+            return self._learn_the_rest()
+        return self.change_number, dataset, made
+
+    def _learn_the_rest(self) -> tuple[int, Dataset, "Attempt | None"]:
+        """Train once more; that something was set aside is a change that this training knows."""
+        change_number = self.inbox.take(self.project_id)
+        return change_number, *self._attempt()
 
     def _attempt(self) -> tuple[Dataset, "Attempt | None"]:
         corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
@@ -162,7 +169,7 @@ class Lesson:
         if not dataset.learned:
             return dataset, None
         bundle = self.bundle.captioner()
-        return dataset, attempt(self.serving, bundle, dataset, self.settings, self.seed, self.progress)
+        return dataset, attempt(self.serving, bundle, dataset, self.settings, self.change_number, self.progress)
 
     def _set_culprits_aside(self) -> int:
         """Find the corrections that make a training fail, and set them aside; returns how many that are."""
@@ -247,7 +254,30 @@ def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int,
     return no_version(project_id, why)
 
 
-def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str, reason: str) -> ModelVersion:
+def find_unfinished(inbox: CorrectionInbox, registry: ModelRegistry, project_id: int) -> ModelVersion | None:
+    """Return the newest version if the worker that recorded it was lost before `finish`.
+
+    One that is published and does not serve is left alone: perhaps it never did, so its corrections are trained again.
+    """
+    newest = registry.newest(project_id)
+    if newest is None or newest.metrics.get("change_number", 0) <= inbox.trained_number(project_id):
+        return None
+    return newest if not newest.published or registry.serving(project_id) == newest.name else None
+
+
+def finish(redis: Redis, settings: Settings, version: ModelVersion) -> None:
+    """See to what follows from a version that is recorded; what must not get lost comes first."""
+    if version.published and settings.refresh_predictions:
+        enqueue_backend_job(redis, "refresh_predictions", version.project_id, version.name)
+    CorrectionInbox(redis).mark_trained(version.project_id, version.metrics["change_number"])
+    decided = "version published" if version.published else "version refused"
+    AuditLog(redis).write(THE_WORKER, decided, version.project_id, version=version.name, reason=version.decision)
+    JobCounts(redis).gate_decided(version.published, version.project_id)
+
+
+def record(
+    registry: ModelRegistry, project_id: int, made: Attempt, change_number: int, parent: str, reason: str
+) -> ModelVersion:
     """Publish or refuse the candidate, with all that led to the decision."""
     trial, dataset = made.trial, made.dataset
     keep = registry.publish if made.decision.publish else registry.refuse
@@ -267,6 +297,7 @@ def record(registry: ModelRegistry, project_id: int, made: Attempt, parent: str,
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "known_states": dataset.known_states,
+            "change_number": change_number,
             "trigger": reason,
             "request": current_request_id(),
             "requests": dataset.requests,

@@ -164,6 +164,59 @@ def test_a_published_version_is_followed_by_a_refresh_of_label_studios_predictio
     assert audited(in_this_process) == [("the worker", "version published", 1, outcome["version"])]
 
 
+def lose_the_worker(*_: Any, **__: Any) -> None:
+    raise ConnectionResetError("the worker is lost")
+
+
+@pytest.mark.parametrize("later", [range(0), range(9, 17)], ids=["nothing came since", "more came since"])
+def test_a_worker_that_is_lost_after_publishing_leads_to_no_second_version_of_the_same(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, later: range
+) -> None:
+    in_this_process.correct(range(1, 9))
+    with monkeypatch.context() as lost:
+        lost.setattr(jobs, "enqueue_backend_job", lose_the_worker)
+        with pytest.raises(ConnectionResetError):
+            jobs.retrain(1, "a test")
+    in_this_process.correct(later)
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    first, *others = in_this_process.registry.versions(1)
+    assert [version.parent for version in others] == ([first.name] if later else [])
+    assert in_this_process.inbox.waiting(1) == 0
+    refreshed = [list(job.args) for job in queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs]
+    assert [1, first.name] in refreshed
+    assert audited(in_this_process)[-1] == ("the worker", "version published", 1, first.name)
+
+
+def test_a_worker_that_is_lost_once_its_corrections_count_as_trained_has_asked_for_the_refresh(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process.correct(range(1, 9))
+    monkeypatch.setattr("worker.jobs.AuditLog.write", lose_the_worker)
+
+    with pytest.raises(ConnectionResetError):
+        jobs.retrain(1, "a test")
+
+    assert in_this_process.inbox.waiting(1) == 0
+    [job] = queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs
+    assert job.args == [1, in_this_process.registry.serving(1)]
+
+
+def test_scores_that_cannot_be_calibrated_cost_no_version(
+    in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_this_process.correct(range(1, 9))
+    monkeypatch.setattr("worker.acceptance.fit_calibration", lose_the_worker)
+
+    outcome = jobs.retrain(1, "a test")
+
+    assert isinstance(outcome, dict)
+    assert outcome["version"] == in_this_process.registry.serving(1)
+    assert "scores not calibrated project=1" in caplog.text
+
+
 def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +362,7 @@ def test_a_training_that_fails_for_certain_corrections_sets_them_aside_and_goes_
     assert "RuntimeError: stack expects each tensor to be equal size" in aside["23/caption"]
     assert outcome["corrections"] + outcome["held_out"] == 37
     assert sum(outcome["left_out"].values()) == 3
+    assert workplace.inbox.waiting(1) == 0
     assert workplace.registry.versions(1)[0].metrics["corrections_left_out"] == outcome["left_out"]
 
 
@@ -324,6 +378,7 @@ def test_a_correction_that_makes_only_the_measuring_fail_is_found_too(in_this_pr
     assert isinstance(outcome, dict)
     assert not outcome["decision"].startswith("broken")
     assert list(in_this_process.inbox.set_aside_names(1)) == [f"{held_out}/caption"]
+    assert in_this_process.inbox.waiting(1) == 0
 
 
 def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
