@@ -1,9 +1,13 @@
 """Jobs whose worker is lost: each is done once more, and is failed when its next worker is lost too.
 
+One that was lost in the moment between taking a job and saying so leaves a stray job behind, which is on no list; those
+that our own keys name (worker/queues.py) are put back into their queue, as if nobody had taken them.
+
 Every worker and every backend looks every second, so it is noticed who has gone as long as one of them is left; the
 backend is there when the only worker has gone. Who sees it first acts, and nobody else:
 
     captioner:taken-back:<execution>   text   `begun` by who acts, then `done`; an execution is RQ's one run of a job
+    captioner:put-back:<job>           text   there for a while after a stray job was put back
 
 `worker/liveness.py` says how it is told that a worker is lost. Should one come back after all, because its machine was
 asleep, it finds its execution `done` and ends that run without a word (worker/process.py).
@@ -23,10 +27,11 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
+from worker.corrections import CorrectionInbox
 from worker.counts import JobCounts, kind_of
 from worker.job_cause import LOST_TWICE
 from worker.liveness import Watch, heartbeats
-from worker.queues import QUEUES, connect, queue
+from worker.queues import QUEUES, connect, is_pending, queue, retrainings_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +48,17 @@ def watch_beside(redis_url: str) -> None:
 
 
 def _watch_on(redis_url: str) -> None:
-    redis, watch, pause = connect(redis_url), Watch(), threading.Event()
+    redis, workers, strays, pause = connect(redis_url), Watch(), Watch(), threading.Event()
     while True:
         try:
-            take_back_lost_jobs(redis, watch)
+            take_back_lost_jobs(redis, workers)
+            put_back_stray_jobs(redis, strays)
         except RedisError:
-            watch.forget()
+            workers.forget()
+            strays.forget()
         except Exception:
             logger.exception("lost jobs not looked for")  # one odd job must not end the watch
-        pause.wait(watch.LOOK_EVERY_S)
+        pause.wait(Watch.LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,40 @@ def take_back(redis: Redis, run: Run) -> None:
     seconds = (now() - began).total_seconds() if began else 0.0
     JobCounts(redis).job_ended(kind_of(job), "lost" if losses == 1 else "failed", seconds)
     logger.warning("worker lost name=%s queue=%s job=%s outcome=%r", run.worker, home.name, job.id, outcome)
+
+
+def put_back_stray_jobs(redis: Redis, watch: Watch) -> None:
+    """Look once, and put back every job that has been a stray for as long as a lost worker is silent.
+
+    Each job is one for some milliseconds. Should its worker come back after all, it is done twice.
+    """
+    strays = find_strays(redis)
+    for job_id in watch.look({}, strays):
+        if redis.set(f"captioner:put-back:{job_id}", "", nx=True, ex=ACTING_S):
+            home = strays[job_id]
+            with redis.pipeline() as pipeline:
+                pipeline.lrem(home.intermediate_queue_key, 0, job_id)
+                home.push_job_id(job_id, pipeline=pipeline, at_front=True)
+                pipeline.execute()
+            logger.warning("job put back queue=%s job=%s reason='it was on no list'", home.name, job_id)
+
+
+def find_strays(redis: Redis) -> dict[str, Queue]:
+    """Return the queue of each job that a project's retraining is or waits for, is to come, and is on no list."""
+    places = retrainings_of(redis, CorrectionInbox(redis).projects()).values()
+    named = _fetch(redis, {job_id for place in places for job_id in (place.waiting, place.running) if job_id})
+    awaited = _fetch(redis, {dependency for job in named for dependency in job.dependency_ids})
+    return {
+        job.id: queue(redis, job.origin)
+        for job in (*named, *awaited)
+        if job.get_status(refresh=False) == JobStatus.QUEUED and not is_pending(redis, job.id)
+    }
+
+
+def _fetch(redis: Redis, job_ids: set[str]) -> list[Job]:
+    """Return the jobs that Redis knows."""
+    found = Job.fetch_many(sorted(job_ids), connection=redis, serializer=JSONSerializer)
+    return [job for job in found if job is not None]
 
 
 def is_taken_back(redis: Redis, execution_id: str) -> bool:

@@ -17,8 +17,8 @@ from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker.counts import JobCounts
 from worker.liveness import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
-from worker.lost_jobs import running, take_back, take_back_lost_jobs
-from worker.queues import RETRAIN_QUEUE, queue
+from worker.lost_jobs import find_strays, put_back_stray_jobs, running, take_back, take_back_lost_jobs
+from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
 
 StartWorker = Callable[..., WorkerProcess]
 MakeWorkplace = Callable[[str], Workplace]
@@ -168,6 +168,41 @@ def test_a_worker_that_comes_back_drops_the_job_that_another_has_taken_over(
     assert workplace.job(job_id).get_status() == JobStatus.FINISHED
     assert sleeper.is_alive
     assert run.worker in living_workers(workplace.redis)
+
+
+def test_a_job_that_a_frozen_worker_swallows_is_done_by_another_one(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
+    workplace.correct(range(1, 9))
+    frozen = start_worker(workplace.environment())
+    workplace.wait_until(lambda: workplace.redis.info("clients")["blocked_clients"])
+    for process in frozen.family():
+        process.suspend()
+    retraining = enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")
+    assert queue(workplace.redis, LABEL_STUDIO_QUEUE).count == 0  # the pull before it went to the frozen one
+
+    other = start_worker(workplace.environment())
+
+    outcome = workplace.result(retraining).return_value
+    assert outcome is not None
+    assert outcome["published"]
+    assert "job put back queue=label-studio job=collect-1-" in other.log.read_text()
+
+
+def test_a_job_that_is_just_being_taken_is_not_put_back(workplace: Workplace) -> None:
+    workplace.correct(range(1, 9))
+    enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")
+    label_studio = queue(workplace.redis, LABEL_STUDIO_QUEUE)
+    assert find_strays(workplace.redis) == {}
+    [pull] = label_studio.job_ids
+    workplace.redis.delete(label_studio.key)
+    watch = Watch()
+
+    put_back_stray_jobs(workplace.redis, watch)
+    put_back_stray_jobs(workplace.redis, watch)
+
+    assert find_strays(workplace.redis) == {pull: label_studio}
+    assert label_studio.job_ids == []
 
 
 def test_a_jobs_process_ends_with_its_worker(workplace: Workplace, start_worker: StartWorker, hold: Hold) -> None:
