@@ -24,6 +24,8 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
+REST_IN_S = 3
+"""Long enough for a worker to become free: it would take the rest before a retraining, which is in its second queue."""
 
 
 def collect_corrections(project_id: int) -> dict[str, int]:
@@ -76,8 +78,15 @@ def pull_projects() -> dict[str, int]:
     return dict(outcomes)
 
 
-def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
+def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dict[str, Any]:
     """Write the version's suggestions into Label Studio for tasks nobody has annotated, as long as it serves.
+
+    After a minute another such job goes on, behind what waits by then.
+
+    Args:
+        project_id: Label Studio's.
+        version: whose suggestions to write.
+        after_id: of the task to go on behind; 0 begins with the first one.
 
     Raises:
         LabelStudioError: tasks cannot be read or predictions not written; a retry goes on where this one ended.
@@ -96,7 +105,10 @@ def refresh_predictions(project_id: int, version: str) -> dict[str, Any]:
 
     prefer_fast_products()
     parts = make_parts(settings)
-    report = refresh(client, parts, project_id, version, _progress("refreshing"))
+    report = refresh(client, parts, project_id, version, after_id, _progress("refreshing"))
+    if report.rest_after is not None:
+        rest = (project_id, version, report.rest_after)
+        enqueue_backend_job(parts.redis, "refresh_predictions", *rest, delay_s=REST_IN_S)
     logger.info(
         "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s",
         project_id,

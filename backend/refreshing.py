@@ -5,6 +5,7 @@ The label stream asks for new suggestions by itself, but Quick View shows whatev
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from backend.label_studio.client import LabelStudioClient, Task
 logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 25
+PART_S = 60.0
+"""How long one job may write before what else waits for its worker gets its turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,8 @@ class RefreshReport:
     """Without a suggestion, because their image could not be had or Label Studio did not take it."""
     stopped: str | None = None
     """Why not all tasks were looked at, in words."""
+    rest_after: int | None = None
+    """Id of the last task that was looked at, when another job is to go on behind it."""
 
 
 def refresh(
@@ -35,11 +40,13 @@ def refresh(
     parts: CaptioningParts,
     project_id: int,
     version: str,
+    after_id: int,
     on_progress: Callable[[int, int], None],
 ) -> RefreshReport:
-    """Write what the version suggests for every un-annotated task that shows another one.
+    """Write what the version suggests for un-annotated tasks that show another one, for PART_S or little longer.
 
     Args:
+        after_id: of the task to go on behind; 0 begins with the first one.
         on_progress: told how many of how many tasks are seen to.
 
     Raises:
@@ -47,9 +54,15 @@ def refresh(
         LabelConfigError: the project's labeling config has no caption.
     """
     backend = CaptionBackend(project_id, client.project(project_id).label_config, parts=parts)
-    total = client.count_unannotated_tasks(project_id)
+    total = client.count_unannotated_tasks(project_id, after_id)
     refreshed = current = failed = 0
-    for tasks in _batches(client.unannotated_tasks(project_id)):
+    last_id, until = after_id, time.monotonic() + PART_S
+    for tasks in _batches(client.unannotated_tasks(project_id, after_id)):
+        if last_id > after_id and time.monotonic() >= until:
+            stopped = "the rest follows"
+            return RefreshReport(
+                refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=last_id
+            )
         if parts.captioners.version_of(project_id) != version:
             stopped = f"{version} no longer serves"
             return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped)
@@ -58,6 +71,7 @@ def refresh(
         current += len(tasks) - len(stale)
         refreshed += written
         failed += len(stale) - written
+        last_id = int(tasks[-1]["id"])
         on_progress(refreshed + current + failed, total)
     return RefreshReport(refreshed=refreshed, current=current, failed=failed)
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from redis import Redis
@@ -307,9 +307,13 @@ def _bring_forward(redis: Redis, job_id: str, due: int) -> None:
         redis.zadd(schedule, {job_id: due}, xx=True)  # not if RQ has just put it into its queue
 
 
-def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
-    """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue; args must be JSON. Returns the job id."""
-    job = queue(redis, LABEL_STUDIO_QUEUE).enqueue_call(
+def enqueue_backend_job(redis: Redis, name: str, *args: Any, delay_s: int = 0) -> str:
+    """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue, at once or in so many seconds.
+
+    The args must be JSON. Returns the job id.
+    """
+    label_studio = queue(redis, LABEL_STUDIO_QUEUE)
+    job = label_studio.create_job(
         f"backend.jobs.{name}",
         args=args,
         job_id=_new_id(name.replace("_", "-"), *args[:1]),
@@ -318,7 +322,12 @@ def enqueue_backend_job(redis: Redis, name: str, *args: Any) -> str:
         failure_ttl=FAILURE_KEPT_S,
         meta=job_origin(),
         retry=LABEL_STUDIO_RETRIES,
+        status=JobStatus.SCHEDULED if delay_s else JobStatus.QUEUED,
     )
+    if delay_s:
+        label_studio.schedule_job(job, datetime.now(UTC) + timedelta(seconds=delay_s))
+    else:
+        label_studio.enqueue_job(job)
     return str(job.id)
 
 

@@ -132,17 +132,18 @@ class LabelStudioClient:
             chosen = {"selectedItems": {"all": False, "included": ids[start : start + TASKS_PER_SELECTION]}}
             yield from self._page(project_id, chosen, TASKS_PER_SELECTION).tasks
 
-    def unannotated_tasks(self, project_id: int) -> Iterator[Task]:
-        """Yield the tasks without annotations (skipped ones too), with their predictions."""
-        return self._tasks(project_id, _filter("total_annotations", "equal", 0))
+    def unannotated_tasks(self, project_id: int, after_id: int = 0) -> Iterator[Task]:
+        """Yield the tasks without annotations (skipped ones too) with higher ids, by id, with their predictions."""
+        return self._tasks(project_id, _filter("total_annotations", "equal", 0), after_id=after_id)
 
     def any_task(self, project_id: int) -> Task | None:
         """Return the newest task of a project, or None when it has none."""
         page = self._page(project_id, {"ordering": ["-tasks:id"]}, page_size=1)
         return page.tasks[0] if page.tasks else None
 
-    def count_unannotated_tasks(self, project_id: int) -> int:
-        return self._page(project_id, _query(_filter("total_annotations", "equal", 0)), page_size=1).total
+    def count_unannotated_tasks(self, project_id: int, after_id: int = 0) -> int:
+        wanted = _query(_filter("total_annotations", "equal", 0), _filter("id", "greater", after_id))
+        return self._page(project_id, wanted, page_size=1).total
 
     def task(self, task_id: int) -> Task:
         """Return a task with its raw data."""
@@ -237,9 +238,11 @@ class LabelStudioClient:
         found = self._tasks(project_id, wanted, include="id,updated_at")
         return {int(task["id"]): str(task["updated_at"]) for task in found}
 
-    def _tasks(self, project_id: int, wanted: Mapping[str, Any], include: str | None = None) -> Iterator[Task]:
+    def _tasks(
+        self, project_id: int, wanted: Mapping[str, Any], include: str | None = None, after_id: int = 0
+    ) -> Iterator[Task]:
         # By id and not by page number: tasks that leave the filter meanwhile would shift the pages.
-        last_id = 0
+        last_id = after_id
         while tasks := self._page(project_id, _query(wanted, _filter("id", "greater", last_id)), include=include).tasks:
             yield from tasks
             last_id = max(int(task["id"]) for task in tasks)

@@ -740,7 +740,7 @@ def test_tasks_that_show_another_version_get_a_new_prediction(
 
     [request] = label_studio.imported.request_history
     sent = {prediction["task"]: prediction for prediction in request.json()}
-    assert report == {"refreshed": 3, "current": 1, "failed": 0, "stopped": None}
+    assert report == {"refreshed": 3, "current": 1, "failed": 0, "stopped": None, "rest_after": None}
     assert sorted(sent) == [1, 2, 4]
     assert {prediction["model_version"] for prediction in sent.values()} == {version}
     [known] = SuggestionLog(redis).find(1, 1, "caption", compact_image_ref(data_url("red")))
@@ -780,6 +780,26 @@ def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(
     again = refresh(workplace)
 
     assert (again["refreshed"], again["current"]) == (0, 5)
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.refreshing.PART_S", 0)
+    label_studio.tasks = [task(number, image=data_url("red")) for number in range(1, 31)]
+
+    first = refresh(workplace)
+
+    assert (first["refreshed"], first["stopped"]) == (25, "the rest follows")
+    [scheduled] = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids()
+    rest = workplace.job(scheduled)
+    assert (rest.func_name, rest.retries_left) == ("backend.jobs.refresh_predictions", 4)
+    second = jobs.refresh_predictions(*rest.args)
+    assert (second["refreshed"], second["stopped"]) == (5, None)
+    assert queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids() == [scheduled]
+    sent = [prediction["task"] for request in label_studio.imported.request_history for prediction in request.json()]
+    assert sent == list(range(1, 31))
 
 
 @pytest.mark.usefixtures("configure")
