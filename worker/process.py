@@ -162,18 +162,24 @@ class CaptionWorker(SpawnWorker):
     def _hand_back(self) -> None:
         if self.horse_pid:
             self._is_handing_back = True
-            self.kill_horse(signal.SIGKILL)
+            self.kill_horse()
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Signal the job's process if there is one; RQ would ask for the group of process 0, which is our own."""
+        process_id = self.horse_pid
+        if process_id:
+            with suppress(ProcessLookupError):
+                os.killpg(process_id, sig)
 
     def drop_taken_job(self, redis: Redis) -> None:
         """End the job's process if the job was given to another worker while this one was out of reach.
 
         Asked beside the loop, which may wait for that process alone: after a SIGSTOP its timer can get lost.
         """
-        process_id, execution = self.horse_pid, self.execution
-        if process_id and execution is not None and is_taken_back(redis, execution.id):
+        execution = self.execution
+        if self.horse_pid and execution is not None and is_taken_back(redis, execution.id):
             self._dropped_execution = execution.id
-            with suppress(ProcessLookupError):
-                os.killpg(process_id, signal.SIGKILL)
+            self.kill_horse()
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return RUN_KEPT_S

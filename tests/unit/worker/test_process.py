@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from redis import Redis
 from rq.exceptions import AbandonedJobError
@@ -28,3 +31,18 @@ def test_a_failure_of_a_neighbour_is_tried_again(error: BaseException) -> None:
 )
 def test_what_would_only_fail_again_is_not_tried_again(error: BaseException) -> None:
     assert retries_after(error) == 0
+
+
+def test_a_stop_that_comes_when_the_jobs_process_has_just_ended_spares_the_worker() -> None:
+    program = """
+from redis import Redis
+from worker.process import CaptionWorker
+worker = CaptionWorker([], name="a", connection=Redis(), prepare_for_work=False)
+worker.kill_horse()
+print("alive")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, start_new_session=True, check=False
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr
