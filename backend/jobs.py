@@ -18,6 +18,7 @@ from backend.label_studio.webhooks import find_fault, mend
 from backend.labeling import has_captions
 from backend.reconciliation import Reconciliation, reconcile
 from model.errors import CaptionerError, LabelStudioError
+from worker.corrections import CorrectionInbox
 from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due, schedule_pull
 from worker.settings import Settings
 
@@ -55,7 +56,7 @@ def pull_projects() -> dict[str, int]:
     """Pull the annotations of every project that has a backend connected, and see to the next such pull.
 
     A project that cannot be pulled keeps no other from it, and is tried again the next time. Features are left to the
-    training that a change leads to.
+    training that a change leads to. A version that is accepted less gives its place back, even if training is paused.
 
     Returns:
         how many projects had changed, had not, could not be pulled, or have nothing to do with us.
@@ -156,6 +157,7 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
         if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
             return "foreign"
         done = _pull(client, redis, settings, project)
+        _look_back(redis, settings, project.project_id)
     # Beside our own errors those of reading JSON that no Label Studio we know would send.
     except (CaptionerError, KeyError, TypeError, ValueError) as problem:
         logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
@@ -168,6 +170,15 @@ def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project: 
     # Without a change too: a retraining that took corrections may have ended without learning them.
     retrain_when_due(redis, settings, project.project_id)
     return done
+
+
+def _look_back(redis: Redis, settings: Settings, project_id: int) -> None:
+    """See whether suggestions are accepted less, if anything was judged that no training has looked at."""
+    if CorrectionInbox(redis).waiting(project_id):
+        from worker.acceptance import look_back
+
+        job = get_current_job()
+        look_back(redis, settings, project_id, job.id if job else "by-hand")
 
 
 def _complete_features(

@@ -4,6 +4,7 @@ import logging
 
 from redis import Redis
 
+from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import THE_WORKER, AuditLog
@@ -11,7 +12,7 @@ from worker.calibration import ASKED, fit_calibration, write_calibration
 from worker.ledger import read_acceptance
 from worker.ledger_records import LedgerRecords
 from worker.policy import is_accepted_less
-from worker.queues import enqueue_backend_job
+from worker.queues import enqueue_backend_job, only_training
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,17 @@ def roll_back_if_accepted_less(
     if settings.refresh_predictions:
         enqueue_backend_job(redis, "refresh_predictions", project_id, before)
     return before
+
+
+def look_back(redis: Redis, settings: Settings, project_id: int, job_id: str) -> None:
+    """Roll back if suggestions are accepted less, where no training may come to do so: retraining can be paused.
+
+    One that runs has looked itself, and is not disturbed.
+    """
+    with only_training(redis, project_id, job_id) as is_ours:
+        if is_ours:
+            registry = ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
+            roll_back_if_accepted_less(redis, registry, settings, project_id)
 
 
 def calibrate(redis: Redis, store: Store, project_id: int) -> None:

@@ -27,10 +27,11 @@ from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion
 from tests.workplace import Workplace
+from worker.control import RetrainingControl
 from worker.ledger import read_ledger
 from worker.ledger_records import LedgerRecords
 from worker.policy import is_withheld
-from worker.queues import LABEL_STUDIO_QUEUE, queue
+from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 from worker.suggestions import Suggestion, SuggestionLog
 
 LS = "http://label-studio.test"
@@ -687,6 +688,48 @@ def test_what_a_training_took_and_did_not_learn_is_trained_by_a_later_pull(
     assert jobs.pull_projects() == {"unchanged": 1}
 
     assert redis.hget("captioner:retraining:1", "waiting") is not None
+
+
+@pytest.fixture
+def worse(workplace: Workplace, label_studio: FakeLabelStudio) -> str:
+    """A version that a retraining published, and that is accepted 10 times of 40; the one before 30 of 40."""
+    before = workplace.bundle.version
+    publish = workplace.registry.publish
+    published = publish(1, workplace.bundle.captioner(), parent=before, metrics={}, corrections=[], decision="better")
+    label_studio.lists({1: 200})
+    judged = [(before, True)] * 30 + [(before, False)] * 10
+    judged += [(published.name, True)] * 10 + [(published.name, False)] * 30
+    label_studio.tasks = [
+        task(number, annotation(number, "a dog" if accepted else "a cat"), predictions=[prediction(1, "a dog", name)])
+        for number, (name, accepted) in enumerate(judged, start=1)
+    ]
+    return published.name
+
+
+@pytest.mark.usefixtures("configure", "worse")
+def test_a_version_that_is_accepted_less_gives_its_place_back_also_while_its_project_is_paused(
+    workplace: Workplace, redis: Redis
+) -> None:
+    RetrainingControl(redis, workplace.settings).pause(1)
+
+    jobs.pull_projects()
+
+    assert workplace.registry.serving(1) == workplace.bundle.version
+    [refresh] = queue(redis, LABEL_STUDIO_QUEUE).jobs
+    assert refresh.args == [1, workplace.bundle.version]
+    assert redis.hget("captioner:retraining:1", "running") is None
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_version_that_is_being_trained_from_serves_until_the_training_has_ended(
+    workplace: Workplace, redis: Redis, worse: str
+) -> None:
+    running = queue(redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
+    redis.hset("captioner:retraining:1", "running", running.id)
+
+    assert jobs.pull_projects() == {"changed": 1}
+
+    assert workplace.registry.serving(1) == worse
 
 
 @pytest.mark.parametrize("status", [200, 502])
