@@ -9,7 +9,7 @@ from collections.abc import Callable
 from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner
 from model.errors import BundleError, StoreError
-from model.registry import ModelRegistry
+from model.registry import ModelRegistry, ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,12 @@ class ServingCaptioners:
             version = known
         self._versions[project_id] = (version, self._clock())
         return version
+
+    def fits(self, version: ModelVersion) -> bool:
+        """Return whether a version can serve; for one of another bundle False until ours is loaded."""
+        if version.bundle == self.registry.base_version:
+            return True
+        return self._bundle is not None and version.encoder == self._bundle.encoder.fingerprint
 
     def captioner_for(self, project_id: int) -> Captioner:
         """Return the captioner of the version that `version_of` names.

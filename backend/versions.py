@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from redis import RedisError
 
-from model.bundle import bundle_version
+from model.bundle import bundle_version, load_bundle
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import write_once
@@ -44,11 +44,11 @@ def promote_version(settings: Settings, project_id: int, name: str, *, by: str) 
         by: who chose it, as the audit log shall name them.
 
     Raises:
-        ModelVersionError: the version is unknown or was refused.
+        ModelVersionError: the version is unknown, was refused, or is made for another bundle.
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)
-    registry.promote(project_id, name, by=by)
+    registry.promote(project_id, name, by=by, bundle=lambda: load_bundle(settings.caption_bundle))
     write_once(settings.redis_url, by, "version promoted", project_id, version=name, before=before)
     return f"{name} serves project {project_id}; {_refresh(settings, project_id, name)}"
 

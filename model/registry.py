@@ -7,7 +7,7 @@ projects/<project>/serving.json                            which version serves,
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +49,11 @@ class ModelVersion:
     """Of the candidate and of the version it challenged, on the same held-out captions."""
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
+
+    def need_encoder_of(self, bundle: Bundle) -> None:
+        """Raise ModelVersionError unless it is made for the encoder of this bundle."""
+        if self.encoder != bundle.encoder.fingerprint:
+            raise ModelVersionError(f"version {self.name} was trained on bundle {self.bundle}, not on {bundle.version}")
 
 
 class ModelRegistry:
@@ -118,8 +123,7 @@ class ModelRegistry:
         if name == bundle.version:
             return bundle.captioner()
         version = self.version(project_id, name)
-        if version.encoder != bundle.encoder.fingerprint:
-            raise ModelVersionError(f"version {name} was trained on bundle {version.bundle}, not on {bundle.version}")
+        version.need_encoder_of(bundle)
         content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
         fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
         if content is None or hashlib.sha256(content).hexdigest() != fields["sha256"]:
@@ -184,14 +188,24 @@ class ModelRegistry:
         self._write_json(f"{self._folder(project_id, version.name)}/version.json", asdict(version))
         return version
 
-    def promote(self, project_id: int, name: str, *, by: str) -> None:
+    def promote(self, project_id: int, name: str, *, by: str, bundle: Callable[[], Bundle]) -> None:
         """Let a published version, or the bundle itself, serve the project.
 
+        Args:
+            project_id: of the project.
+            name: of the version, or the bundle's.
+            by: who chose it.
+            bundle: returns the bundle; asked only about a version that was trained on another one.
+
         Raises:
-            ModelVersionError: the version is unknown or was refused.
+            ModelVersionError: the version is unknown, was refused, or is made for another encoder.
         """
-        if name != self.base_version and not self.version(project_id, name).published:
-            raise ModelVersionError(f"version {name} was refused and its weights were not kept; retrain instead")
+        if name != self.base_version:
+            version = self.version(project_id, name)
+            if not version.published:
+                raise ModelVersionError(f"version {name} was refused and its weights were not kept; retrain instead")
+            if version.bundle != self.base_version:
+                version.need_encoder_of(bundle())
         self._move_pointer(project_id, name, by=by)
 
     def rollback(self, project_id: int, *, by: str) -> str:

@@ -45,7 +45,7 @@ def overview() -> Response:
 @api.get("/projects/<int:project_id>")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    versions = version_tree(parts().captioners.registry, parts().redis, project_id)
+    versions = version_tree(parts(), project_id)
     return jsonify(
         project=asdict(look_at_project(parts(), project_id)), versions=[asdict(version) for version in versions]
     )
@@ -173,7 +173,7 @@ def job_action(job_id: str, action: str) -> ResponseReturnValue:
 
 def _tree(project_id: int) -> tuple[VersionFacts, ...]:
     need_project(project_id)
-    return version_tree(parts().captioners.registry, parts().redis, project_id)
+    return version_tree(parts(), project_id)
 
 
 def _fields() -> dict[str, str]:

@@ -42,7 +42,7 @@ def project(project_id: int) -> str:
         "admin/project.html",
         project_id=project_id,
         project=look_at_project(parts(), project_id),
-        tree=version_tree(parts().captioners.registry, parts().redis, project_id),
+        tree=version_tree(parts(), project_id),
         ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
         jobs=recent_jobs(parts().redis, project_id=project_id),
@@ -54,9 +54,7 @@ def project(project_id: int) -> str:
 def version(project_id: int, name: str) -> str:
     need_project(project_id)
     found = find_version(project_id, name)
-    facts = next(
-        one for one in version_tree(parts().captioners.registry, parts().redis, project_id) if one.name == name
-    )
+    facts = next(one for one in version_tree(parts(), project_id) if one.name == name)
     return render_template("admin/version.html", project_id=project_id, version=found, facts=facts)
 
 

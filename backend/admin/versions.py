@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
-
-from model.registry import ModelRegistry, ModelVersion
+from backend.captioning import CaptioningParts
+from model.registry import ModelVersion
 from worker.ledger import Acceptance, read_acceptance
 
 
@@ -21,6 +20,8 @@ class VersionFacts:
     """In the tree; the bundle stands at 0."""
     serves: bool
     published: bool
+    fits: bool
+    """It is made for the encoder that serves."""
     created_at: str | None
     decision: str
     corrections: int
@@ -41,37 +42,43 @@ class VersionFacts:
 
     @property
     def can_serve(self) -> bool:
-        return self.published and not self.serves
+        return self.published and self.fits and not self.serves
 
 
-def version_tree(registry: ModelRegistry, redis: Redis, project_id: int) -> tuple[VersionFacts, ...]:
+def version_tree(parts: CaptioningParts, project_id: int) -> tuple[VersionFacts, ...]:
     """Return the bundle and all versions, each below its parent, the older child first."""
+    registry, fits = parts.captioners.registry, parts.captioners.fits
     serving, versions = registry.serving(project_id), registry.versions(project_id)
-    acceptances = read_acceptance(redis, project_id, [registry.base_version, *(one.name for one in versions)])
-    names = {registry.base_version, *(version.name for version in versions)}
-    children: dict[str, list[ModelVersion]] = {name: [] for name in names}
+    acceptances = read_acceptance(parts.redis, project_id, [registry.base_version, *(one.name for one in versions)])
+    root = _facts(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
+    below = (
+        _facts(version, version.name, serving, depth, acceptances[version.name], fits=fits(version))
+        for version, depth in _below(registry.base_version, versions)
+    )
+    return (root, *below)
+
+
+def _below(root: str, versions: Sequence[ModelVersion]) -> Iterator[tuple[ModelVersion, int]]:
+    """Yield each version below its parent, and its depth; nothing recurses, as a trunk has hundreds of versions."""
+    children: dict[str, list[ModelVersion]] = {name: [] for name in (root, *(version.name for version in versions))}
     for version in versions:
         # A version of another bundle's time hangs on ours.
-        children[version.parent if version.parent in names else registry.base_version].append(version)
-    root = _facts(None, registry.base_version, serving, 0, acceptances[registry.base_version])
-    return (root, *_below(registry.base_version, children, serving, 1, acceptances))
+        children[version.parent if version.parent in children else root].append(version)
+    to_come = _last_first(children[root], 1)
+    while to_come:
+        version, depth, is_branch = to_come.pop()
+        yield version, depth
+        to_come += _last_first(children[version.name], depth + is_branch)
 
 
-def _below(
-    name: str,
-    children: Mapping[str, Sequence[ModelVersion]],
-    serving: str,
-    depth: int,
-    acceptances: Mapping[str, Acceptance],
-) -> Iterator[VersionFacts]:
-    # Versions that follow each other are a trunk: only an older child of the same parent is a branch.
-    for number, version in enumerate(children[name], start=1):
-        is_branch = number < len(children[name])
-        yield _facts(version, version.name, serving, depth, acceptances[version.name])
-        yield from _below(version.name, children, serving, depth + is_branch, acceptances)
+def _last_first(siblings: Sequence[ModelVersion], depth: int) -> list[tuple[ModelVersion, int, bool]]:
+    """Return each with its depth, and whether it is a branch: all but the youngest, with which the trunk goes on."""
+    return [(version, depth, version is not siblings[-1]) for version in reversed(siblings)]
 
 
-def _facts(version: ModelVersion | None, name: str, serving: str, depth: int, acceptance: Acceptance) -> VersionFacts:
+def _facts(
+    version: ModelVersion | None, name: str, serving: str, depth: int, acceptance: Acceptance, *, fits: bool
+) -> VersionFacts:
     metrics: Mapping[str, Any] = version.metrics if version else {}
     return VersionFacts(
         name=name,
@@ -79,6 +86,7 @@ def _facts(version: ModelVersion | None, name: str, serving: str, depth: int, ac
         depth=depth,
         serves=name == serving,
         published=version.published if version else True,
+        fits=fits,
         created_at=version.created_at if version else None,
         decision=version.decision if version else "the bundle that every project starts with",
         corrections=len(version.corrections) if version else 0,

@@ -17,11 +17,12 @@ from backend.admin import api as api_module
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from model.bundle import load_bundle
 from tests.backend_client import BackendClient
-from tests.factories import make_correction
+from tests.factories import make_correction, write_bundle
 from worker.ledger_records import record_submission
 from worker.queues import enqueue_retraining
 
 ADMIN = ("admin", "right")
+LOGIN = {"basic_auth_user": ADMIN[0], "basic_auth_pass": ADMIN[1]}
 PAGES = (
     "/admin/",
     "/admin/audit/",
@@ -35,7 +36,7 @@ PAGES = (
 @pytest.fixture
 def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
     """A protected backend whose project 1 has 25 corrections and one version, and a caller who is logged in."""
-    backend = make_backend(login=ADMIN, basic_auth_user=ADMIN[0], basic_auth_pass=ADMIN[1])
+    backend = make_backend(ADMIN, **LOGIN)
     base = backend.parts.captioners.bundle()
     for number in range(1, 26):
         correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
@@ -190,6 +191,24 @@ def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
     assert "serves project 1 again" in response.get_json()["outcome"]
     assert admin.post("/admin/api/projects/1/promote", {"version": version}).status_code == 200
     assert admin.parts.captioners.registry.serving(1) == version
+
+
+def test_a_version_of_another_encoder_cannot_serve_and_no_button_offers_it(
+    admin: BackendClient, make_backend: Callable[..., BackendClient], tmp_path: Path
+) -> None:
+    name = admin.parts.captioners.registry.versions(1)[0].name
+    assert admin.post("/admin/api/projects/1/rollback", {}).status_code == 200
+    write_bundle(tmp_path / "other", seed=9)
+    other = make_backend(ADMIN, caption_bundle=str(tmp_path / "other"), **LOGIN)
+    base = other.parts.captioners.bundle().version
+
+    response = other.post("/admin/api/projects/1/promote", {"version": name})
+
+    assert "was trained on bundle tiny-" in response.get_json()["error"]
+    assert other.parts.captioners.registry.serving(1) == base
+    for path in ("/admin/projects/1/", f"/admin/projects/1/versions/{name}/"):
+        assert 'action="/admin/api/projects/1/promote"' in admin.get(path).text
+        assert 'action="/admin/api/projects/1/promote"' not in other.get(path).text
 
 
 def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:

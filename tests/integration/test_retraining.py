@@ -325,7 +325,7 @@ def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_th
     jobs.retrain(1, "a test")
     chosen = registry.serving(1)
     registry.rollback(1, by="admin")
-    registry.promote(1, chosen, by="admin")
+    registry.promote(1, chosen, by="admin", bundle=lambda: in_this_process.bundle)
     judge(in_this_process, bundle, accepted=30, edited=10, start=100)
     judge(in_this_process, chosen, accepted=10, edited=30, start=200)
 

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_promote_lets_any_published_version_serve_again(registry: ModelRegistry,
     first = publish(registry, bundle, seed=1)
     publish(registry, bundle, seed=2)
 
-    registry.promote(1, first.name, by="admin")
+    registry.promote(1, first.name, by="admin", bundle=lambda: bundle)
 
     assert registry.serving(1) == first.name
 
@@ -100,7 +101,7 @@ def test_a_refused_version_is_recorded_but_never_serves(registry: ModelRegistry,
         (refused.name, False, "worse on 4 held-out captions")
     ]
     with pytest.raises(ModelVersionError, match="was refused"):
-        registry.promote(1, refused.name, by="admin")
+        registry.promote(1, refused.name, by="admin", bundle=lambda: bundle)
 
 
 def test_a_version_that_a_person_chooses_at_the_last_moment_goes_on_serving(
@@ -111,7 +112,7 @@ def test_a_version_that_a_person_chooses_at_the_last_moment_goes_on_serving(
     class StoreWhilePromoting(Store):
         def write(self, path: str, content: bytes) -> None:
             if path.endswith("decoder.safetensors"):
-                registry.promote(1, first.name, by="admin")
+                registry.promote(1, first.name, by="admin", bundle=lambda: bundle)
             super().write(path, content)
 
     third = publish(ModelRegistry(StoreWhilePromoting(str(tmp_path / "store")), bundle.version), bundle, seed=3)
@@ -121,14 +122,14 @@ def test_a_version_that_a_person_chooses_at_the_last_moment_goes_on_serving(
     assert third.decision.startswith(f"{first.name} was chosen to serve meanwhile")
     assert registry.versions(1)[-1] == third
     with pytest.raises(ModelVersionError, match="was refused"):
-        registry.promote(1, third.name, by="admin")
+        registry.promote(1, third.name, by="admin", bundle=lambda: bundle)
 
 
 def test_an_unknown_version_lists_those_there_are(registry: ModelRegistry, bundle: Bundle) -> None:
     version = publish(registry, bundle)
 
     with pytest.raises(ModelVersionError, match=f"it has: {bundle.version}, {version.name}"):
-        registry.promote(1, "v9-00000000", by="admin")
+        registry.promote(1, "v9-00000000", by="admin", bundle=lambda: bundle)
 
 
 def test_damaged_weights_are_reported(registry: ModelRegistry, bundle: Bundle, tmp_path: Path) -> None:
@@ -147,6 +148,22 @@ def test_versions_of_another_bundle_do_not_serve(registry: ModelRegistry, bundle
     assert newer.serving(1) == other.version
     with pytest.raises(ModelVersionError, match="was trained on bundle"):
         newer.load(1, version.name, other)
+    with pytest.raises(ModelVersionError, match="was trained on bundle"):
+        newer.promote(1, version.name, by="admin", bundle=lambda: other)
+    assert newer.serving(1) == other.version
+
+
+def test_a_version_of_another_bundle_serves_beside_the_same_encoder(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path
+) -> None:
+    version = publish(registry, bundle)
+    renamed = replace(bundle, name="renamed")
+    newer = ModelRegistry(Store(str(tmp_path / "store")), renamed.version)
+
+    newer.promote(1, version.name, by="admin", bundle=lambda: renamed)
+
+    assert newer.serving(1) == version.name
+    assert newer.load(1, version.name, renamed).version == version.name
 
 
 def test_the_newest_version_is_the_last_retraining_published_or_refused(
