@@ -11,7 +11,7 @@ from backend.admin.jobs import STATES, recent_jobs
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
-from backend.admin.versions import version_tree
+from backend.admin.versions import newest_versions, version_tree
 from backend.routes import parts
 from worker.control import RetrainingControl
 from worker.edit_kinds import EDIT_KINDS
@@ -38,11 +38,13 @@ def overview() -> str:
 @admin.get("/projects/<int:project_id>/")
 def project(project_id: int) -> str:
     need_project(project_id)
+    tree = version_tree(parts(), project_id)
     return render_template(
         "admin/project.html",
         project_id=project_id,
         project=look_at_project(parts(), project_id),
-        tree=version_tree(parts(), project_id),
+        tree=tree,
+        shown=newest_versions(tree),
         ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
         jobs=recent_jobs(parts().redis, project_id=project_id),

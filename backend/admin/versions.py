@@ -8,6 +8,8 @@ from backend.captioning import CaptioningParts
 from model.registry import ModelVersion
 from worker.ledger import Acceptance, read_acceptance
 
+VERSIONS_SHOWN = 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class VersionFacts:
@@ -56,6 +58,13 @@ def version_tree(parts: CaptioningParts, project_id: int) -> tuple[VersionFacts,
         for version, depth in _below(registry.base_version, versions)
     )
     return (root, *below)
+
+
+def newest_versions(tree: Sequence[VersionFacts]) -> tuple[VersionFacts, ...]:
+    """Return of a tree the newest VERSIONS_SHOWN, and always the bundle and the version that serves."""
+    by_age = sorted(tree, key=lambda version: version.created_at or "")
+    newest = {version.name for version in by_age[-VERSIONS_SHOWN:]}
+    return tuple(one for one in tree if one.name in newest or one.serves or one.parent is None)
 
 
 def _below(root: str, versions: Sequence[ModelVersion]) -> Iterator[tuple[ModelVersion, int]]:

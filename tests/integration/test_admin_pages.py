@@ -1,10 +1,12 @@
 """What admins and owners see and do on the pages, and the same as JSON."""
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,47 @@ def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -
 
     assert "puppy" in page
     assert re.search(r'class="word changed" data-attention="00ff00ff">black<', page)
+
+
+def test_a_project_of_very_many_versions_opens_with_the_newest_of_them(admin: BackendClient) -> None:
+    registry = admin.parts.captioners.registry
+    (first,) = registry.versions(1)
+    parent, folder = first.name, Path(admin.settings.model_store) / "projects" / "1" / "versions"
+    for number in range(2, 1101):
+        made_at = (datetime(2040, 1, 1, tzinfo=UTC) + timedelta(minutes=number)).isoformat()
+        version = replace(first, name=f"v{number}-{number:08x}", parent=parent, created_at=made_at)
+        (folder / version.name).mkdir()
+        (folder / version.name / "version.json").write_text(json.dumps(asdict(version)))
+        parent = version.name
+
+    page = admin.get("/admin/projects/1/").text
+
+    assert re.findall(r">(v\d+)-\w+</a>", page) == ["v1", *(f"v{number}" for number in range(1051, 1101))]
+    assert "1049 older versions are not shown" in page
+    assert len(admin.get("/admin/api/projects/1").get_json()["versions"]) == 1101
+
+
+def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> None:
+    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    (first,) = registry.versions(1)
+
+    def add(parent: str) -> str:
+        made = registry.publish(1, base.captioner(), parent=parent, metrics={}, corrections=[], decision="a test")
+        return made.name
+
+    older, younger = add(first.name), add(first.name)
+    below_older, below_younger = add(older), add(younger)
+
+    tree = admin.get("/admin/api/projects/1").get_json()["versions"]
+
+    assert [(one["name"], one["depth"]) for one in tree] == [
+        (base.version, 0),
+        (first.name, 1),
+        (older, 1),
+        (below_older, 2),
+        (younger, 1),
+        (below_younger, 1),
+    ]
 
 
 @pytest.mark.parametrize(
