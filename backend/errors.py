@@ -10,7 +10,15 @@ from redis import RedisError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from backend.auth import refuse
-from model.errors import CaptionerError, JobError, LabelConfigError, ModelVersionError, RequestError, StoreError
+from model.errors import (
+    CaptionerError,
+    JobError,
+    LabelConfigError,
+    ModelVersionError,
+    RequestError,
+    StoreError,
+    VersionChoiceError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +33,7 @@ def answer_errors(app: Flask) -> None:
     app.register_error_handler(RequestError, _bad_request)
     app.register_error_handler(LabelConfigError, _bad_request)
     app.register_error_handler(JobError, _conflict)
+    app.register_error_handler(VersionChoiceError, _conflict)
     app.register_error_handler(RedisError, _redis_down)
     app.register_error_handler(StoreError, _unavailable)
     app.register_error_handler(ModelVersionError, _unavailable)

@@ -44,7 +44,7 @@ def promote_version(settings: Settings, project_id: int, name: str, *, by: str) 
         by: who chose it, as the audit log shall name them.
 
     Raises:
-        ModelVersionError: the version is unknown, was refused, or is made for another bundle.
+        VersionChoiceError: the version is unknown, was refused, or is made for another encoder.
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)
@@ -57,7 +57,7 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
     """Let the version serve that served before; return what to tell the person.
 
     Raises:
-        ModelVersionError: no other version ever served this project.
+        VersionChoiceError: no other version ever served this project.
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)

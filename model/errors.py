@@ -10,7 +10,8 @@ CaptionerError
 ├── CaptionFileError      a captions file for training or evaluation cannot be read
 ├── StoreError            the model store cannot be read or written
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
-│   └── BundleError       a bundle is missing, damaged or does not fit together
+│   ├── BundleError       a bundle is missing, damaged or does not fit together
+│   └── VersionChoiceError  a person chose a version that cannot serve
 ├── JobError              a job is in no state for what a person asked of it
 ├── TrainingError         nothing is published, the current version keeps serving
 ├── LabelStudioError      Label Studio cannot be reached or refuses
@@ -71,6 +72,10 @@ class ModelVersionError(CaptionerError):
 
 class BundleError(ModelVersionError):
     """A bundle is missing, damaged, or its parts do not fit together."""
+
+
+class VersionChoiceError(ModelVersionError):
+    """A version that a person wants to serve is unknown, was refused, or is made for another encoder."""
 
 
 class JobError(CaptionerError):

@@ -7,6 +7,7 @@ projects/<project>/serving.json                            which version serves,
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -16,12 +17,13 @@ from safetensors.torch import save
 
 from model.bundle import Bundle, parse_decoder, parse_tensors
 from model.captioner import Captioner
-from model.errors import ModelVersionError
+from model.errors import ModelVersionError, VersionChoiceError
 from model.precision import stored
 from model.store import Store
 from model.tokenizer import Tokenizer
 
 REMEMBERED_POINTERS = 100
+_NAME = re.compile(r"v\d+-[0-9a-f]{8}")
 BY_RETRAINING = "retraining"
 """Who moved the pointer when a version was published."""
 
@@ -50,10 +52,11 @@ class ModelVersion:
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
 
-    def need_encoder_of(self, bundle: Bundle) -> None:
-        """Raise ModelVersionError unless it is made for the encoder of this bundle."""
-        if self.encoder != bundle.encoder.fingerprint:
-            raise ModelVersionError(f"version {self.name} was trained on bundle {self.bundle}, not on {bundle.version}")
+    def misfit(self, bundle: Bundle) -> str | None:
+        """Return why it cannot serve beside the encoder of this bundle; None when it can."""
+        if self.encoder == bundle.encoder.fingerprint:
+            return None
+        return f"version {self.name} was trained on bundle {self.bundle}, not on {bundle.version}"
 
 
 class ModelRegistry:
@@ -103,11 +106,16 @@ class ModelRegistry:
         Raises:
             ModelVersionError: the project has no such version; the message lists those it has.
         """
+        found = self.find(project_id, name)
+        if found is None:
+            raise ModelVersionError(self._unknown(project_id, name))
+        return found
+
+    def find(self, project_id: int, name: str) -> ModelVersion | None:
+        """Return one retraining's record; None when the project has no such version."""
+        # What is no name may still be the path of a record: "v1-9f8e7d6c/".
         path = f"{self._folder(project_id, name)}/version.json"
-        if not self._store.exists(path):
-            known = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
-            raise ModelVersionError(f"project {project_id} has no version {name!r}; it has: {known}")
-        return self._version(path)
+        return self._version(path) if _NAME.fullmatch(name) and self._store.exists(path) else None
 
     def known_states(self, project_id: int, name: str) -> frozenset[str]:
         """Return which states of corrections a version was trained or measured on; none for a bundle."""
@@ -123,7 +131,8 @@ class ModelRegistry:
         if name == bundle.version:
             return bundle.captioner()
         version = self.version(project_id, name)
-        version.need_encoder_of(bundle)
+        if misfit := version.misfit(bundle):
+            raise ModelVersionError(misfit)
         content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
         fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
         if content is None or hashlib.sha256(content).hexdigest() != fields["sha256"]:
@@ -198,28 +207,34 @@ class ModelRegistry:
             bundle: returns the bundle; asked only about a version that was trained on another one.
 
         Raises:
-            ModelVersionError: the version is unknown, was refused, or is made for another encoder.
+            VersionChoiceError: the version is unknown, was refused, or is made for another encoder.
         """
         if name != self.base_version:
-            version = self.version(project_id, name)
+            version = self.find(project_id, name)
+            if version is None:
+                raise VersionChoiceError(self._unknown(project_id, name))
             if not version.published:
-                raise ModelVersionError(f"version {name} was refused and its weights were not kept; retrain instead")
-            if version.bundle != self.base_version:
-                version.need_encoder_of(bundle())
+                raise VersionChoiceError(f"version {name} was refused and its weights were not kept; retrain instead")
+            if version.bundle != self.base_version and (misfit := version.misfit(bundle())):
+                raise VersionChoiceError(misfit)
         self._move_pointer(project_id, name, by=by)
 
     def rollback(self, project_id: int, *, by: str) -> str:
         """Let the version serve that served before, and return its name.
 
         Raises:
-            ModelVersionError: no other version ever served this project.
+            VersionChoiceError: no other version ever served this project.
         """
         pointer = self._pointer(project_id)
         if not pointer["before"]:
-            raise ModelVersionError(f"project {project_id} has no earlier version to go back to")
+            raise VersionChoiceError(f"project {project_id} has no earlier version to go back to")
         *before, name = pointer["before"]
         self._write_pointer(project_id, name, before, by)
         return str(name)
+
+    def _unknown(self, project_id: int, name: str) -> str:
+        known = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
+        return f"project {project_id} has no version {name!r}; it has: {known}"
 
     def _new_version(
         self,

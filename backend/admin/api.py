@@ -17,7 +17,7 @@ from PIL import Image
 from werkzeug.exceptions import NotFound
 
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
-from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_version
+from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_weights
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
@@ -60,7 +60,7 @@ def version(project_id: int, name: str) -> Response:
 @api.get("/projects/<int:project_id>/versions/<name>/bundle")
 def bundle(project_id: int, name: str) -> Response:
     """Return a version as a bundle that CAPTION_BUNDLE or `captioner train --from` can name."""
-    need_version(project_id, name)
+    need_weights(project_id, name)
     known = parts().captioners.bundle()
     captioner = parts().captioners.registry.load(project_id, name, known)
     content = io.BytesIO()

@@ -15,15 +15,15 @@ def need_project(project_id: int) -> None:
         raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
 
 
-def need_version(project_id: int, name: str) -> None:
-    """Raise NotFound for a version that the project does not have; the bundle is one of every project's."""
-    if name != parts().captioners.registry.base_version:
-        find_version(project_id, name)
+def need_weights(project_id: int, name: str) -> None:
+    """Raise NotFound unless the weights of this version are kept; the bundle is one of every project's."""
+    if name != parts().captioners.registry.base_version and not find_version(project_id, name).published:
+        raise NotFound(f"version {name} of project {project_id} was refused, so its weights were not kept")
 
 
 def find_version(project_id: int, name: str) -> ModelVersion:
     """Return a version; raise NotFound for one that the project does not have."""
-    found = next((one for one in parts().captioners.registry.versions(project_id) if one.name == name), None)
+    found = parts().captioners.registry.find(project_id, name)
     if found is None:
         raise NotFound(f"project {project_id} has no version {name}")
     return found

@@ -247,11 +247,39 @@ def test_a_version_of_another_encoder_cannot_serve_and_no_button_offers_it(
 
     response = other.post("/admin/api/projects/1/promote", {"version": name})
 
+    assert response.status_code == 409
     assert "was trained on bundle tiny-" in response.get_json()["error"]
     assert other.parts.captioners.registry.serving(1) == base
     for path in ("/admin/projects/1/", f"/admin/projects/1/versions/{name}/"):
         assert 'action="/admin/api/projects/1/promote"' in admin.get(path).text
         assert 'action="/admin/api/projects/1/promote"' not in other.get(path).text
+
+
+def test_a_version_that_was_refused_or_never_was_is_neither_promoted_nor_downloaded(admin: BackendClient) -> None:
+    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    serving = registry.serving(1)
+    made = registry.refuse(1, base.captioner(), parent=serving, metrics={}, corrections=[], decision="worse")
+    refused = made.name
+
+    promotions = [
+        admin.post("/admin/api/projects/1/promote", {"version": version})
+        for version in (refused, "v9-00000000", f"{serving}/")
+    ]
+    download = admin.get(f"/admin/api/projects/1/versions/{refused}/bundle")
+
+    assert [response.status_code for response in promotions] == [409, 409, 409]
+    assert "was refused" in promotions[0].get_json()["error"]
+    assert registry.serving(1) == serving
+    assert (download.status_code, "was refused" in download.get_json()["error"]) == (404, True)
+
+
+def test_going_back_from_the_first_version_is_refused(admin: BackendClient) -> None:
+    admin.post("/admin/api/projects/1/rollback", {})
+
+    response = admin.post("/admin/api/projects/1/rollback", {})
+
+    assert response.status_code == 409
+    assert "no earlier version" in response.get_json()["error"]
 
 
 def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from backend.versions import open_registry, promote_version, roll_back, version_lines
-from model.errors import ModelVersionError
+from model.errors import VersionChoiceError
 from model.registry import ModelVersion
 from tests.factories import make_bundle
 from worker.settings import Settings
@@ -55,7 +55,7 @@ def test_rolling_back_serves_the_version_before(settings: Settings, version: Mod
 
 
 def test_an_unknown_version_is_refused_with_those_there_are(settings: Settings, version: ModelVersion) -> None:
-    with pytest.raises(ModelVersionError, match=version.name):
+    with pytest.raises(VersionChoiceError, match=version.name):
         promote_version(settings, PROJECT, "v9-00000000", by="test")
 
 

@@ -7,7 +7,7 @@ import pytest
 from model.bundle import Bundle
 from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
-from model.errors import ModelVersionError
+from model.errors import ModelVersionError, VersionChoiceError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from tests.factories import make_bundle, make_decoder, make_image
@@ -73,7 +73,7 @@ def test_rollback_goes_back_one_version_at_a_time(registry: ModelRegistry, bundl
     assert registry.rollback(1, by="admin") == first.name
     assert registry.rollback(1, by="admin") == bundle.version
     assert registry.serving(1) == bundle.version
-    with pytest.raises(ModelVersionError, match="no earlier version"):
+    with pytest.raises(VersionChoiceError, match="no earlier version"):
         registry.rollback(1, by="admin")
 
 
@@ -100,7 +100,7 @@ def test_a_refused_version_is_recorded_but_never_serves(registry: ModelRegistry,
     assert [(v.name, v.published, v.decision) for v in registry.versions(1)] == [
         (refused.name, False, "worse on 4 held-out captions")
     ]
-    with pytest.raises(ModelVersionError, match="was refused"):
+    with pytest.raises(VersionChoiceError, match="was refused"):
         registry.promote(1, refused.name, by="admin", bundle=lambda: bundle)
 
 
@@ -128,8 +128,17 @@ def test_a_version_that_a_person_chooses_at_the_last_moment_goes_on_serving(
 def test_an_unknown_version_lists_those_there_are(registry: ModelRegistry, bundle: Bundle) -> None:
     version = publish(registry, bundle)
 
-    with pytest.raises(ModelVersionError, match=f"it has: {bundle.version}, {version.name}"):
+    with pytest.raises(VersionChoiceError, match=f"it has: {bundle.version}, {version.name}"):
         registry.promote(1, "v9-00000000", by="admin", bundle=lambda: bundle)
+
+
+@pytest.mark.parametrize("spelled", ["{}/", "./{}", "{}/../{}", "", "."])
+def test_a_path_to_a_version_is_not_its_name(registry: ModelRegistry, bundle: Bundle, spelled: str) -> None:
+    version = publish(registry, bundle)
+
+    with pytest.raises(VersionChoiceError, match="has no version"):
+        registry.promote(1, spelled.format(version.name, version.name), by="admin", bundle=lambda: bundle)
+    assert registry.serving(1) == version.name
 
 
 def test_damaged_weights_are_reported(registry: ModelRegistry, bundle: Bundle, tmp_path: Path) -> None:
@@ -148,7 +157,7 @@ def test_versions_of_another_bundle_do_not_serve(registry: ModelRegistry, bundle
     assert newer.serving(1) == other.version
     with pytest.raises(ModelVersionError, match="was trained on bundle"):
         newer.load(1, version.name, other)
-    with pytest.raises(ModelVersionError, match="was trained on bundle"):
+    with pytest.raises(VersionChoiceError, match="was trained on bundle"):
         newer.promote(1, version.name, by="admin", bundle=lambda: other)
     assert newer.serving(1) == other.version
 
