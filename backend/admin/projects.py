@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from backend.admin.jobs import JobFacts, find_jobs, recent_jobs
+from redis import Redis
+from rq.job import JobStatus
+
+from backend.admin.jobs import JobFacts, find_jobs
 from backend.captioning import CaptioningParts
 from model.registry import ModelVersion
 from worker.control import RetrainingControl
 from worker.corrections import Waiting
 from worker.ledger import Acceptance, read_acceptances
-from worker.queues import Retrainings, retrainings_of
+from worker.queues import RETRAIN_QUEUE, Retrainings, queue, retrainings_of
 
 Standing = Literal["learning", "waiting", "current", "paused", "failed", "stuck"]
-FAILED_LOOKED_AT = 50
+ENDED_LOOKED_AT = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +69,7 @@ def project_facts(
     waiting = parts.inbox.waiting_of(project_ids)
     retrainings = retrainings_of(redis, project_ids)
     jobs = find_jobs(redis, [name for found in retrainings.values() for name in (found.running, found.waiting) if name])
-    failed = {
-        job.project_id: job
-        for job in reversed(recent_jobs(redis, "failed", FAILED_LOOKED_AT))
-        if job.job_id.startswith("retrain-")
-    }
+    ended = _last_ended(redis)
     control = RetrainingControl(redis, parts.settings)
     return tuple(
         _facts(
@@ -81,7 +80,7 @@ def project_facts(
             list(acceptances[project_id].values()),
             waiting[project_id],
             _present(retrainings[project_id], jobs),
-            failed.get(project_id),
+            ended.get(project_id),
             control.state(project_id),
             workers,
         )
@@ -97,17 +96,19 @@ def _facts(
     acceptances: Sequence[Acceptance],
     waiting: Waiting,
     jobs: tuple[JobFacts | None, JobFacts | None],
-    failed: JobFacts | None,
+    ended: JobFacts | None,
     state: str,
     workers: Mapping[str, bool],
 ) -> ProjectFacts:
     running, queued = jobs
     now, *before = acceptances
-    is_over = failed is not None and newest is not None and newest.created_at > (failed.at or "")
+    failed = ended if ended is not None and ended.status == JobStatus.FAILED else None
+    if failed is not None and newest is not None and newest.created_at > (failed.at or ""):
+        failed = None  # the one that ended well since is no longer kept, its version is
     verdict = (
         _blocked(running, queued, workers)
         or _at_work(running, queued, state)
-        or _idle(waiting, None if is_over else failed, parts.settings.retrain_after)
+        or _idle(waiting, failed, parts.settings.retrain_after)
     )
     return ProjectFacts(
         project_id=project_id,
@@ -146,7 +147,7 @@ def _at_work(running: JobFacts | None, queued: JobFacts | None, state: str) -> V
 
 
 def _idle(waiting: Waiting, failed: JobFacts | None, retrain_after: int) -> Verdict:
-    if failed is not None:
+    if failed is not None and waiting.count:  # else what it was to learn was learned since
         return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
     missing = retrain_after - waiting.untaken
     if waiting.untaken and missing > 0:
@@ -162,6 +163,19 @@ def _present(named: Retrainings, jobs: Mapping[str, JobFacts]) -> tuple[JobFacts
     if running is not None and not running.can_stop:
         running = None
     return running, jobs.get(named.waiting or "")
+
+
+def _last_ended(redis: Redis) -> dict[int | None, JobFacts]:
+    """Return the retraining of each project that ended last, be it well, among the ENDED_LOOKED_AT newest of both."""
+    jobs = queue(redis, RETRAIN_QUEUE)
+    job_ids = [
+        job_id
+        for registry in (jobs.failed_job_registry, jobs.finished_job_registry)
+        for job_id in registry.get_job_ids(-ENDED_LOOKED_AT, -1, cleanup=False)
+        if job_id.startswith("retrain-")
+    ]
+    by_end = sorted(find_jobs(redis, job_ids).values(), key=lambda job: job.at or "")
+    return {job.project_id: job for job in by_end}
 
 
 def _parent(newest: ModelVersion | None, serving: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from rq.job import JobStatus
 from werkzeug.routing import Rule
 
 from backend.admin import api as api_module
@@ -20,8 +21,9 @@ from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from model.bundle import load_bundle
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, write_bundle
+from worker.control import cancel_job
 from worker.ledger_records import record_submission
-from worker.queues import enqueue_retraining
+from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
 
 ADMIN = ("admin", "right")
 LOGIN = {"basic_auth_user": ADMIN[0], "basic_auth_pass": ADMIN[1]}
@@ -83,6 +85,58 @@ def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -
     assert project["waiting"] == 25
     assert project["last_decision"] == "better in 97% of draws"
     assert "25 corrections wait" in admin.get("/admin/").text
+
+
+def end_job(admin: BackendClient, minute: int, status: JobStatus = JobStatus.FAILED, name: str = RETRAIN_QUEUE) -> None:
+    """Leave a job of project 1 behind that ended so many minutes after the newest version."""
+    jobs = queue(admin.parts.redis, name)
+    job = jobs.create_job("worker.jobs.retrain", args=[1, "a test"], job_id=f"{name}-1-{minute}", status=status)
+    job.ended_at = datetime.now(UTC) + timedelta(minutes=minute)
+    job.save()
+    registry = jobs.failed_job_registry if status == JobStatus.FAILED else jobs.finished_job_registry
+    registry.add(job, ttl=86_400 + minute)
+
+
+def verdict(admin: BackendClient, project_id: int = 1) -> tuple[str, str]:
+    project = admin.get(f"/admin/api/projects/{project_id}").get_json()["project"]
+    return project["verdict"]["standing"], project["verdict"]["words"]
+
+
+def test_a_training_that_failed_is_said_however_many_other_jobs_failed_since(admin: BackendClient) -> None:
+    end_job(admin, 1)
+    for minute in range(2, 62):
+        end_job(admin, minute, name=LABEL_STUDIO_QUEUE)
+
+    assert verdict(admin) == ("failed", "the last training failed: its log says why")
+
+
+def test_a_training_that_failed_is_over_with_one_that_ended_well(admin: BackendClient) -> None:
+    end_job(admin, 1)
+    end_job(admin, 2, JobStatus.FINISHED)
+    assert verdict(admin) == ("waiting", "25 corrections wait for the next training")
+
+    end_job(admin, 3)
+    assert verdict(admin)[0] == "failed"
+
+
+def test_a_training_that_failed_is_over_when_nothing_waits(admin: BackendClient) -> None:
+    end_job(admin, 1)
+
+    admin.inbox.mark_trained(1, admin.inbox.change_number(1))
+
+    assert verdict(admin)[0] == "current"
+
+
+def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
+    redis = admin.parts.redis
+    admin.inbox.store(make_correction(project_id=2))
+    retraining = enqueue_retraining(redis, admin.settings, 2, "a test")
+    (pull,) = queue(redis, LABEL_STUDIO_QUEUE).job_ids
+    cancel_job(redis, pull)
+
+    cancel_job(redis, retraining)
+
+    assert verdict(admin, 2) == ("waiting", "waiting for 19 more corrections")
 
 
 def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None:
