@@ -114,11 +114,16 @@ def job_facts(job: Job) -> JobFacts:
         eta_s=meta.get("eta_s"),
         loss=meta.get("loss"),
         losses=tuple((int(step), float(loss)) for step, loss in meta.get("losses", ())),
-        at=_utc(moment).isoformat(timespec="seconds") if moment else None,
+        at=utc(moment).isoformat(timespec="seconds") if moment else None,
         seconds=_seconds(job, status),
         worker=job.worker_name,
         problem=cause(job),
     )
+
+
+def utc(moment: datetime) -> datetime:
+    """RQ's times are UTC; some of its versions leave the zone out."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _latest_ids(jobs: Queue, state: str | None, count: int) -> Iterator[str]:
@@ -152,9 +157,4 @@ def _seconds(job: Job, status: JobStatus) -> float | None:
     if job.started_at is None:
         return None
     end = job.ended_at if status != JobStatus.STARTED else None
-    return (_utc(end or datetime.now(UTC)) - _utc(job.started_at)).total_seconds()
-
-
-def _utc(moment: datetime) -> datetime:
-    """RQ's times are UTC; some of its versions leave the zone out."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (utc(end or datetime.now(UTC)) - utc(job.started_at)).total_seconds()

@@ -11,7 +11,7 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.admin.jobs import JobFacts, recent_jobs
+from backend.admin.jobs import JobFacts, recent_jobs, utc
 from backend.admin.neighbours import Health, look_at_neighbours
 from backend.admin.projects import ProjectFacts, project_facts
 from backend.captioning import CaptioningParts
@@ -143,10 +143,7 @@ def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
 def _oldest_waiting_s(jobs: Queue) -> float | None:
     found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
     moment = next((job.enqueued_at for job in found if job is not None), None)
-    if moment is None:
-        return None
-    # RQ's times are UTC; some of its versions leave the zone out.
-    return (datetime.now(UTC) - moment.replace(tzinfo=UTC)).total_seconds()
+    return None if moment is None else (datetime.now(UTC) - utc(moment)).total_seconds()
 
 
 def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
