@@ -91,10 +91,13 @@ class ModelRegistry:
         found = [self._version(path) for path in paths if path.endswith("/version.json")]
         return sorted(found, key=lambda version: (version.created_at, version.name))
 
+    def names(self, project_id: int) -> list[str]:
+        """Return the names of the project's retrainings, the last one first; one without a record is not finished."""
+        return sorted(self._store.names(f"projects/{project_id}/versions"), key=_number, reverse=True)
+
     def newest(self, project_id: int) -> ModelVersion | None:
         """Return the project's last retraining, published or refused; None before the first."""
-        # By folders, as a project may have hundreds of versions; one without a record is not finished.
-        for name in sorted(self._store.names(f"projects/{project_id}/versions"), key=_number, reverse=True):
+        for name in self.names(project_id):  # not by their records, as a project may have hundreds of versions
             path = f"{self._folder(project_id, name)}/version.json"
             if self._store.exists(path):
                 return self._version(path)
@@ -283,23 +286,25 @@ class ModelRegistry:
     def _pointer(self, project_id: int) -> dict[str, Any]:
         """Return the pointer; one that another bundle left behind does not count."""
         path = f"projects/{project_id}/serving.json"
-        pointer = self._json(path) if self._store.exists(path) else {}
-        if pointer.get("bundle") != self.base_version:
-            return {"version": self.base_version, "bundle": self.base_version, "before": []}
-        return pointer
+        first = {"version": self.base_version, "bundle": self.base_version, "before": []}
+        pointer = self._json(path) if self._store.exists(path) else first
+        if not pointer.keys() >= first.keys():
+            raise ModelVersionError(f"{path} in the model store is damaged: it names no version")
+        return pointer if pointer["bundle"] == self.base_version else first
 
     def _version(self, path: str) -> ModelVersion:
         fields = self._json(path)
         try:
-            return ModelVersion(**{**fields, "corrections": tuple(fields["corrections"])})
-        except (KeyError, TypeError) as cause:
+            read = {"metrics": dict(fields["metrics"]), "corrections": tuple(fields["corrections"])}
+            return ModelVersion(**(fields | read))
+        except (KeyError, TypeError, ValueError) as cause:
             raise ModelVersionError(f"{path} in the model store is damaged: {cause!r}") from cause
 
     def _json(self, path: str) -> dict[str, Any]:
         content = self._store.read(path)
         try:
-            fields: dict[str, Any] = json.loads(content or b"")
-        except ValueError as cause:
+            fields: dict[str, Any] = dict(json.loads(content or b""))
+        except (ValueError, TypeError) as cause:
             raise ModelVersionError(f"{path} in the model store is missing or damaged") from cause
         return fields
 

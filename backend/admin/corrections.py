@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from backend.admin.versions import known_versions
 from model.registry import ModelRegistry, ModelVersion
 from model.tokenizer import cut, joined
 from worker.corrections import Correction, CorrectionInbox
@@ -90,7 +91,7 @@ def search_corrections(
         looked_at += 1
         if search.holds(correction):
             found.append(correction)
-    versions = registry.versions(project_id)[-VERSIONS_LOOKED_AT:] if found else []
+    versions = known_versions(registry, project_id)[-VERSIONS_LOOKED_AT:] if found else []
     aside = inbox.set_aside_names(project_id)
     return FoundPage(
         found=tuple(

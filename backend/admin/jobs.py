@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -26,6 +26,7 @@ WORK = {
     "connect_project": "look at the webhook",
 }
 """What each function of ours does, in words."""
+UNREADABLE = "unreadable: it is no JSON of ours"
 STATES = ("running", "waiting", "failed", "finished")
 
 
@@ -102,12 +103,12 @@ def job_facts(job: Job) -> JobFacts:
     status = job.get_status(refresh=False)
     moment = job.ended_at or job.started_at or job.enqueued_at
     meta = job.meta or {}
-    name = kind_of(job)
+    name, project_id = _call(job)
     return JobFacts(
         job_id=job.id,
         queue=job.origin,
         work=WORK.get(name, name),
-        project_id=_project_id(job.args),
+        project_id=project_id,
         status=status.value,
         phase=meta.get("phase"),
         progress=_progress(meta),
@@ -143,9 +144,16 @@ def _latest_ids(jobs: Queue, state: str | None, count: int) -> Iterator[str]:
         yield from jobs.scheduled_job_registry.get_job_ids(0, count, cleanup=False)
 
 
-def _project_id(arguments: Sequence[Any] | None) -> int | None:
-    first = arguments[0] if arguments else None
-    return first if isinstance(first, int) else None
+def _call(job: Job) -> tuple[str, int | None]:
+    """Return a job's function, and the project that it is for."""
+    try:
+        name, arguments = kind_of(job), job.args
+    except DeserializationError:  # it is no job of ours
+        return UNREADABLE, None
+    match arguments:
+        case [int(first), *_]:
+            return name, first
+    return name, None
 
 
 def _progress(meta: dict[str, Any]) -> float | None:

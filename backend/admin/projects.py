@@ -9,7 +9,8 @@ from rq.job import JobStatus
 
 from backend.admin.jobs import JobFacts, find_jobs
 from backend.captioning import CaptioningParts
-from model.registry import ModelVersion
+from model.errors import ModelVersionError
+from model.registry import ModelRegistry, ModelVersion
 from worker.control import RetrainingControl
 from worker.corrections import Waiting
 from worker.ledger import Acceptance, read_acceptances
@@ -32,7 +33,8 @@ class ProjectFacts:
     """One project's model and inbox."""
 
     project_id: int
-    serving: str
+    serving: str | None
+    """None where nobody knows, because its record is damaged."""
     waiting: int
     """Corrections no training has seen."""
     oldest_waiting_s: float | None
@@ -59,12 +61,8 @@ def project_facts(
         workers: by name, whether each worker is alive.
     """
     registry, redis = parts.captioners.registry, parts.redis
-    serving = {project_id: registry.serving(project_id) for project_id in project_ids}
-    newest = {project_id: registry.newest(project_id) for project_id in project_ids}
-    compared = {
-        project_id: [serving[project_id], *_parent(version, serving[project_id])]
-        for project_id, version in newest.items()
-    }
+    kept = {project_id: _look_up(registry, project_id) for project_id in project_ids}
+    compared = {project_id: found.compared for project_id, found in kept.items()}
     acceptances = read_acceptances(redis, compared)
     waiting = parts.inbox.waiting_of(project_ids)
     retrainings = retrainings_of(redis, project_ids)
@@ -75,8 +73,7 @@ def project_facts(
         _facts(
             parts,
             project_id,
-            serving[project_id],
-            newest[project_id],
+            kept[project_id],
             list(acceptances[project_id].values()),
             waiting[project_id],
             _present(retrainings[project_id], jobs),
@@ -91,8 +88,7 @@ def project_facts(
 def _facts(
     parts: CaptioningParts,
     project_id: int,
-    serving: str,
-    newest: ModelVersion | None,
+    kept: "_Kept",
     acceptances: Sequence[Acceptance],
     waiting: Waiting,
     jobs: tuple[JobFacts | None, JobFacts | None],
@@ -101,29 +97,67 @@ def _facts(
     workers: Mapping[str, bool],
 ) -> ProjectFacts:
     running, queued = jobs
-    now, *before = acceptances
+    newest = kept.newest
+    now, before, *_ = (*acceptances, None, None)
     failed = ended if ended is not None and ended.status == JobStatus.FAILED else None
     if failed is not None and newest is not None and newest.created_at > (failed.at or ""):
         failed = None  # the one that ended well since is no longer kept, its version is
     verdict = (
-        _blocked(running, queued, workers)
+        _damaged(kept)
+        or _blocked(running, queued, workers)
         or _at_work(running, queued, state)
         or _idle(waiting, failed, parts.settings.retrain_after)
     )
     return ProjectFacts(
         project_id=project_id,
-        serving=serving,
+        serving=kept.serving,
         waiting=waiting.count,
         oldest_waiting_s=waiting.oldest_s,
         last_version=newest.name if newest else None,
         last_published=newest.published if newest else None,
         last_decision=newest.decision if newest else None,
         accepted_rate=_rate(now),
-        judged=now.judged,
-        accepted_rate_before=_rate(before[0]) if before else None,
+        judged=now.judged if now else 0,
+        accepted_rate_before=_rate(before),
         training=running,
         verdict=verdict,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What the store says of one project."""
+
+    serving: str | None
+    newest: ModelVersion | None
+    damage: str | None
+    """What cannot be read, in words."""
+
+    @property
+    def compared(self) -> list[str]:
+        """The versions whose acceptance is told: the one that serves, and its parent if it is the newest."""
+        if self.serving is None:
+            return []
+        parent = [self.newest.parent] if self.newest is not None and self.newest.name == self.serving else []
+        return [self.serving, *parent]
+
+
+def _look_up(registry: ModelRegistry, project_id: int) -> _Kept:
+    """Read what there is of a project; a damaged record hides neither the rest nor other projects."""
+    serving = newest = damage = None
+    try:
+        newest = registry.newest(project_id)
+    except ModelVersionError as problem:
+        damage = str(problem)
+    try:
+        serving = registry.serving(project_id)
+    except ModelVersionError as problem:
+        damage = str(problem)
+    return _Kept(serving=serving, newest=newest, damage=damage)
+
+
+def _damaged(kept: _Kept) -> Verdict | None:
+    return None if kept.damage is None else Verdict(standing="stuck", words=f"stuck: {kept.damage}")
 
 
 def _blocked(running: JobFacts | None, queued: JobFacts | None, workers: Mapping[str, bool]) -> Verdict | None:
@@ -178,9 +212,5 @@ def _last_ended(redis: Redis) -> dict[int | None, JobFacts]:
     return {job.project_id: job for job in by_end}
 
 
-def _parent(newest: ModelVersion | None, serving: str) -> list[str]:
-    return [newest.parent] if newest is not None and newest.name == serving else []
-
-
-def _rate(found: Acceptance) -> float | None:
-    return found.accepted / found.judged if found.judged else None
+def _rate(found: Acceptance | None) -> float | None:
+    return found.accepted / found.judged if found and found.judged else None

@@ -23,7 +23,7 @@ from redis import RedisError
 from backend.admin.overview import QueueFacts, queue_facts, worker_facts
 from backend.captioning import CaptioningParts
 from backend.label_studio.health import LabelStudioHealth
-from model.errors import CaptionerError
+from model.errors import CaptionerError, ModelVersionError
 from worker.counts import JOB_BUCKETS_S, Counts, JobCounts, JobTimes
 from worker.ledger import Acceptance, read_acceptance
 
@@ -48,7 +48,7 @@ class _Shared:
     workers_alive: int | None = None
     counts: Counts = field(default_factory=Counts)
     inboxes: Mapping[int, _Inbox] = field(default_factory=dict)
-    serving: Mapping[int, str] = field(default_factory=dict)
+    serving: dict[int, str] = field(default_factory=dict)
     acceptance: Mapping[int, Acceptance] = field(default_factory=dict)
     """Of the serving version's suggestions, by project."""
     up: Mapping[str, bool] = field(default_factory=dict)
@@ -96,7 +96,11 @@ class SharedMetrics(Collector):
 
     def _ask_store(self, found: _Shared) -> None:
         self._parts.store.exists("ready")  # a process without projects wants to know as well
-        found.serving = {project_id: self._parts.captioners.version_of(project_id) for project_id in found.inboxes}
+        for project_id in found.inboxes:
+            try:
+                found.serving[project_id] = self._parts.captioners.version_of(project_id)
+            except ModelVersionError as problem:  # its own pointer is damaged; the store answers
+                logger.warning("metrics incomplete project=%s problem=%s", project_id, problem)
 
     def _ask_ledger(self, found: _Shared) -> None:
         found.acceptance = {

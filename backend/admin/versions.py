@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.captioning import CaptioningParts
-from model.registry import ModelVersion
+from model.errors import ModelVersionError
+from model.registry import ModelRegistry, ModelVersion
 from worker.ledger import Acceptance, read_acceptance
 
 VERSIONS_SHOWN = 50
@@ -50,7 +51,7 @@ class VersionFacts:
 def version_tree(parts: CaptioningParts, project_id: int) -> tuple[VersionFacts, ...]:
     """Return the bundle and all versions, each below its parent, the older child first."""
     registry, fits = parts.captioners.registry, parts.captioners.fits
-    serving, versions = registry.serving(project_id), registry.versions(project_id)
+    serving, versions = _serving(registry, project_id), known_versions(registry, project_id)
     acceptances = read_acceptance(parts.redis, project_id, [registry.base_version, *(one.name for one in versions)])
     root = _facts(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
     below = (
@@ -60,11 +61,42 @@ def version_tree(parts: CaptioningParts, project_id: int) -> tuple[VersionFacts,
     return (root, *below)
 
 
+def known_versions(registry: ModelRegistry, project_id: int) -> list[ModelVersion]:
+    """Return the project's versions, oldest first; of one with a damaged record what is damaged, as its decision."""
+    found = [_record(registry, project_id, name) for name in registry.names(project_id)]
+    return sorted((one for one in found if one is not None), key=lambda version: (version.created_at, version.name))
+
+
 def newest_versions(tree: Sequence[VersionFacts]) -> tuple[VersionFacts, ...]:
     """Return of a tree the newest VERSIONS_SHOWN, and always the bundle and the version that serves."""
     by_age = sorted(tree, key=lambda version: version.created_at or "")
     newest = {version.name for version in by_age[-VERSIONS_SHOWN:]}
     return tuple(one for one in tree if one.name in newest or one.serves or one.parent is None)
+
+
+def _serving(registry: ModelRegistry, project_id: int) -> str | None:
+    try:
+        return registry.serving(project_id)
+    except ModelVersionError:  # the project's verdict says so
+        return None
+
+
+def _record(registry: ModelRegistry, project_id: int, name: str) -> ModelVersion | None:
+    try:
+        return registry.find(project_id, name)
+    except ModelVersionError as problem:
+        return ModelVersion(
+            name=name,
+            project_id=project_id,
+            parent=registry.base_version,
+            bundle="",
+            encoder="",
+            created_at="",
+            published=False,
+            decision=str(problem),
+            metrics={},
+            corrections=(),
+        )
 
 
 def _below(root: str, versions: Sequence[ModelVersion]) -> Iterator[tuple[ModelVersion, int]]:
@@ -86,7 +118,7 @@ def _last_first(siblings: Sequence[ModelVersion], depth: int) -> list[tuple[Mode
 
 
 def _facts(
-    version: ModelVersion | None, name: str, serving: str, depth: int, acceptance: Acceptance, *, fits: bool
+    version: ModelVersion | None, name: str, serving: str | None, depth: int, acceptance: Acceptance, *, fits: bool
 ) -> VersionFacts:
     metrics: Mapping[str, Any] = version.metrics if version else {}
     return VersionFacts(

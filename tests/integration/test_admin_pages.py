@@ -13,7 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from rq import Queue
 from rq.job import JobStatus
+from rq.serializers import DefaultSerializer
 from werkzeug.routing import Rule
 
 from backend.admin import api as api_module
@@ -21,6 +23,7 @@ from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from model.bundle import load_bundle
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, write_bundle
+from tests.scrape import samples
 from worker.control import cancel_job
 from worker.ledger_records import record_submission
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
@@ -137,6 +140,39 @@ def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
     cancel_job(redis, retraining)
 
     assert verdict(admin, 2) == ("waiting", "waiting for 19 more corrections")
+
+
+@pytest.mark.parametrize("record", ["serving.json", "versions/{version}/version.json"])
+@pytest.mark.parametrize("content", [b"half", b"[]", b"{}", b'{"metrics": null, "corrections": null}'])
+def test_a_damaged_record_is_named_and_hides_nothing_else(admin: BackendClient, record: str, content: bytes) -> None:
+    admin.inbox.store(make_correction(project_id=2))
+    path = f"projects/1/{record.format(version=admin.parts.captioners.registry.versions(1)[0].name)}"
+    (Path(admin.settings.model_store) / path).write_bytes(content)
+
+    seen = admin.get("/admin/api/overview").get_json()
+
+    damaged, whole = seen["projects"]
+    assert damaged["verdict"]["standing"] == "stuck"
+    assert path in damaged["verdict"]["words"]
+    assert seen["verdict"] == f"project 1 {damaged['verdict']['words']}"
+    assert whole["verdict"]["words"] == "waiting for 19 more corrections"
+    for page in ("/admin/", "/admin/projects/1/"):
+        assert path in admin.get(page).text
+    assert admin.get("/admin/projects/1/corrections/").status_code == 200
+    metrics = samples(admin.get("/metrics").text)
+    assert metrics['captioner_neighbour_up{neighbour="store"}'] == 1
+    assert metrics[f'captioner_serving_version{{project="2",version="{whole["serving"]}"}}'] == 1
+
+
+def test_a_job_that_is_none_of_ours_is_shown_as_unreadable(admin: BackendClient) -> None:
+    redis = admin.parts.redis
+    Queue(RETRAIN_QUEUE, connection=redis, serializer=DefaultSerializer).enqueue_call("math.sqrt", args=[4])
+
+    for path in ("/admin/", "/admin/jobs/", f"/admin/jobs/{queue(redis, RETRAIN_QUEUE).job_ids[0]}/"):
+        page = admin.get(path)
+        assert page.status_code == 200
+        assert "unreadable" in page.text.casefold()
+    assert admin.get("/admin/projects/1/").status_code == 200
 
 
 def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None:

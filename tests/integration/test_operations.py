@@ -119,6 +119,8 @@ def test_the_overview_opens_and_says_so_while_redis_is_down(
 
     assert [page.status_code for page in pages] == [200] * 4
     assert all("Redis cannot be reached" in page.text for page in pages)
+    for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
+        assert emptiness not in pages[0].text, "nobody knows"
 
 
 def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
