@@ -1,12 +1,15 @@
 """The Flask application: parts that live as long as the process, routes, protection and error answers."""
 
+import json
 import logging
 import os
 import threading
 import time
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, g, request
+from flask.json.provider import DefaultJSONProvider
 
 from backend.admin.access import Access
 from backend.admin.api import api
@@ -42,6 +45,17 @@ REQUEST_HEADER = "X-Request-ID"
 PROBES = ("/", "/health", "/ready", "/metrics")
 
 
+class FiniteJSON(DefaultJSONProvider):
+    """Answers null for the loss of a training that diverged: JSON has no NaN and no infinity."""
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        try:
+            return super().dumps(obj, allow_nan=False, **options)
+        except ValueError:
+            finite = json.loads(super().dumps(obj, **options), parse_constant=lambda _number: None)
+            return super().dumps(finite, **options)
+
+
 def create_app(settings: Settings) -> Flask:
     """Return the application; nothing is connected or loaded yet, and no thread runs.
 
@@ -50,6 +64,7 @@ def create_app(settings: Settings) -> Flask:
         StoreError: MODEL_STORE is no place files can be kept.
     """
     app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
+    app.json = FiniteJSON(app)
     parts = make_parts(settings)
     app.extensions[EXTENSION] = parts
     answer_errors(app)

@@ -35,7 +35,7 @@ def entries() -> Response:
 def _read() -> tuple[list[AuditEntry], str | None]:
     """Return the entries before the one that the request names, and the last one's id if more follow."""
     before = request.args.get("before")
-    if before is not None and re.fullmatch(r"\d{1,19}(-\d{1,19})?", before) is None:
+    if before is not None and re.fullmatch(r"(?!0+-0+$)\d{1,19}(-\d{1,19})?", before) is None:
         raise RequestError(f"before must be the entry_id of an audit entry, such as 1738324800000-0, got {before!r}")
     found = access().audit.read(before, ENTRIES_SHOWN + 1)
     shown = found[:ENTRIES_SHOWN]

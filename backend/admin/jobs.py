@@ -72,7 +72,7 @@ def find_job(redis: Redis, job_id: str) -> JobFacts | None:
     """Return one job, or None when Redis does not know it (any more)."""
     try:
         return job_facts(Job.fetch(job_id, connection=redis, serializer=JSONSerializer))
-    except NoSuchJobError:
+    except (NoSuchJobError, ValueError):  # of more than letters, digits, "_" and "-" RQ makes no id
         return None
 
 

@@ -6,7 +6,11 @@ from werkzeug.exceptions import NotFound
 from backend.admin.corrections import FoundPage, Search, search_corrections
 from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
 from backend.routes import parts
+from model.errors import RequestError
 from model.registry import ModelVersion
+
+FARTHEST = 2**53
+"""No inbox is as long; Redis takes no place of more than 64 bits."""
 
 
 def need_project(project_id: int) -> None:
@@ -51,9 +55,22 @@ def find_corrections(project_id: int) -> FoundPage:
     asked = request.args
     search = Search(
         text=asked.get("text", ""),
-        annotator=asked.get("annotator", type=int),
+        annotator=_number("annotator"),
         version=asked.get("version", ""),
         edited_only=asked.get("edited") == "1",
     )
-    start = max(0, asked.get("start", 0, type=int))
+    start = min(max(0, _number("start") or 0), FARTHEST)
     return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
+
+
+def _number(name: str) -> int | None:
+    """Return what an argument of the request asks for; None where it is left out.
+
+    Raises:
+        RequestError: it is no number.
+    """
+    given = request.args.get(name)
+    try:
+        return int(given) if given else None
+    except ValueError as cause:
+        raise RequestError(f"{name} must be a whole number, got {given!r}") from cause

@@ -1,7 +1,8 @@
 """The admin's pages; everything on them is in `api.py` as JSON too."""
 
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import chartkick
 from flask import Blueprint, Response, g, render_template, request, send_from_directory
@@ -94,9 +95,15 @@ def redis_answers() -> bool:
 
 
 @admin.app_template_filter("share")
-def share(value: float | None) -> str:
+def share(value: object) -> str:
     """Return 0 to 1 as per cent."""
-    return "–" if value is None else f"{value:.0%}"
+    return f"{value:.0%}" if _is_known(value) else "–"
+
+
+@admin.app_template_filter("nats")
+def nats(value: object) -> str:
+    """Return a loss."""
+    return f"{value:.3f}" if _is_known(value) else "–"
 
 
 @admin.app_template_filter("duration")
@@ -114,6 +121,11 @@ def duration(seconds: float | None) -> str:
 def moment(written: str | None) -> str:
     """Return a time of ISO 8601 to the second, in UTC."""
     return "–" if not written else written[:19].replace("T", " ")
+
+
+def _is_known(value: object) -> TypeGuard[float]:
+    """Return whether it is a number; what an old version lacks and what a training diverged to is none."""
+    return isinstance(value, int | float) and isfinite(value)
 
 
 @admin.app_context_processor

@@ -30,7 +30,10 @@ class VersionFacts:
     corrections: int
     """It was trained on."""
     new: Mapping[str, Any]
-    """Of candidate and parent on held-out captions written since the parent; `captions` is how many."""
+    """Of candidate and parent on held-out captions written since the parent; `captions` is how many.
+
+    Of old versions some of it is not known.
+    """
     old: Mapping[str, Any]
     anchors: Mapping[str, Any]
     new_words: tuple[str, ...]
@@ -131,11 +134,11 @@ def _facts(
         created_at=version.created_at if version else None,
         decision=version.decision if version else "the bundle that every project starts with",
         corrections=len(version.corrections) if version else 0,
-        new=metrics.get("new", {}),
-        old=metrics.get("old", {}),
-        anchors=metrics.get("anchors", {}),
-        new_words=tuple(metrics.get("new_words", ())),
-        edits=tuple(metrics.get("systematic_edits", ())),
+        new=metrics.get("new") or {},
+        old=metrics.get("old") or {},
+        anchors=metrics.get("anchors") or {},
+        new_words=tuple(metrics.get("new_words") or ()),
+        edits=tuple(metrics.get("systematic_edits") or ()),
         accepted=acceptance.accepted,
         judged=acceptance.judged,
     )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable
@@ -245,9 +246,12 @@ def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> 
         "/admin/projects/9/",
         "/admin/projects/1/versions/v9-12345678/",
         "/admin/jobs/nothing/",
+        "/admin/jobs/a b/",
+        "/admin/jobs/%00/",
         "/admin/api/projects/9",
         "/admin/api/projects/9/corrections",
         "/admin/api/jobs/nothing",
+        "/admin/api/jobs/a b",
     ],
 )
 def test_what_is_unknown_is_not_found_and_a_page_shows_the_way_back(admin: BackendClient, path: str) -> None:
@@ -265,6 +269,41 @@ def description() -> dict[str, Any]:
     text = (Path(api_module.__file__).parent / "openapi.yaml").read_text("utf-8")
     described: dict[str, Any] = yaml.safe_load(text)
     return described
+
+
+def test_what_was_never_measured_is_a_dash_on_the_pages_and_null_in_json(admin: BackendClient) -> None:
+    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    half: dict[str, Any] = {"candidate": 1.25, "captions": 4}
+    diverged = {"candidate": math.nan, "serving": 2.5, "captions": 3, "better_in": None}
+    metrics = {"new": half, "old": None, "anchors": diverged, "new_words": None, "samples": None}
+    made = registry.publish(1, base.captioner(), parent=base.version, metrics=metrics, corrections=[], decision="old")
+    job = queue(admin.parts.redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
+    job.meta = {"loss": math.nan, "losses": [[1, 2.0], [2, math.inf]]}
+    job.save_meta()
+
+    assert "1.250 against – on 4" in admin.get("/admin/projects/1/").text
+    page = admin.get(f"/admin/projects/1/versions/{made.name}/").text
+    assert re.findall(r'class="number">([^<]+)<', page) == ["4", "1.250", "–", "–", "0", "3", "–", "2.500", "–"]
+    assert "2.000 at first, – now" in admin.get(f"/admin/jobs/{job.id}/").text
+    for path in ("overview", "projects/1", f"projects/1/versions/{made.name}", "jobs", f"jobs/{job.id}/losses"):
+        json.loads(admin.get(f"/admin/api/{path}").text, parse_constant=pytest.fail)
+    assert admin.get(f"/admin/api/jobs/{job.id}/losses").get_json()[0]["data"] == [[1, 2.0], [2, None]]
+
+
+@pytest.mark.parametrize(
+    "path", ["projects/1/corrections?annotator=anna", "projects/1/corrections?start=x", "audit?before=0-0"]
+)
+def test_what_cannot_be_asked_for_is_refused_with_the_reason(admin: BackendClient, path: str) -> None:
+    response = admin.get(f"/admin/api/{path}")
+
+    assert response.status_code == 400
+    assert " must be " in response.get_json()["error"]
+
+
+def test_beyond_the_last_correction_there_are_none(admin: BackendClient) -> None:
+    found = admin.get("/admin/api/projects/1/corrections?annotator=&start=99999999999999999999999").get_json()
+
+    assert found == {"corrections": [], "looked_at": 0, "next": None}
 
 
 def test_the_description_names_every_route_and_no_other(admin: BackendClient, description: dict[str, Any]) -> None:
