@@ -54,7 +54,7 @@ class FoundCorrection:
     name: str
     pieces: tuple[Piece, ...]
     trained_in: str | None
-    """The first version that was trained on it, of the newest VERSIONS_LOOKED_AT."""
+    """The first version that was trained on it as it is now and published, of the newest VERSIONS_LOOKED_AT."""
     set_aside: str | None
     """Why it is not trained on."""
 
@@ -91,7 +91,7 @@ def search_corrections(
         looked_at += 1
         if search.holds(correction):
             found.append(correction)
-    versions = known_versions(registry, project_id)[-VERSIONS_LOOKED_AT:] if found else []
+    versions = [one for one in known_versions(registry, project_id) if one.published] if found else []
     aside = inbox.set_aside_names(project_id)
     return FoundPage(
         found=tuple(
@@ -99,7 +99,7 @@ def search_corrections(
                 correction=one,
                 name=one.name,
                 pieces=compare(one.proposed or "", one.caption),
-                trained_in=_trained_in(one.name, versions),
+                trained_in=_trained_in(one, versions[-VERSIONS_LOOKED_AT:]),
                 set_aside=aside.get(one.name),
             )
             for one in found
@@ -125,5 +125,10 @@ def _piece(words: Sequence[str], change: str) -> Piece:
     return Piece(text=joined(words).strip(), change=change)
 
 
-def _trained_in(name: str, versions: Sequence[ModelVersion]) -> str | None:
-    return next((version.name for version in versions if name in version.corrections), None)
+def _trained_in(correction: Correction, versions: Sequence[ModelVersion]) -> str | None:
+    for version in versions:
+        # One that was changed since the training began was learned in its old words.
+        known_until = version.metrics.get("known_until") or version.created_at
+        if correction.name in version.corrections and correction.updated_at <= known_until:
+            return version.name
+    return None

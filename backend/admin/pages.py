@@ -12,7 +12,7 @@ from backend.admin.jobs import STATES, recent_jobs
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts
-from backend.admin.versions import newest_versions, version_tree
+from backend.admin.versions import gained_words, newest_versions, version_tree
 from backend.routes import parts
 from worker.control import RetrainingControl
 from worker.edit_kinds import EDIT_KINDS
@@ -46,6 +46,7 @@ def project(project_id: int) -> str:
         project=look_at_project(parts(), project_id),
         tree=tree,
         shown=newest_versions(tree),
+        words=gained_words(tree),
         ledger=read_ledger(parts().redis, project_id),
         kinds=EDIT_KINDS,
         jobs=recent_jobs(parts().redis, project_id=project_id),

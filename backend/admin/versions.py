@@ -77,6 +77,17 @@ def newest_versions(tree: Sequence[VersionFacts]) -> tuple[VersionFacts, ...]:
     return tuple(one for one in tree if one.name in newest or one.serves or one.parent is None)
 
 
+def gained_words(tree: Sequence[VersionFacts]) -> tuple[str, ...]:
+    """Return the words that the version that serves knows beside the bundle's, in the order they were learned."""
+    versions = {version.name: version for version in tree}
+    one = next((version for version in tree if version.serves), None)
+    words: tuple[str, ...] = ()
+    while one is not None:
+        words = one.new_words + words
+        one = versions.get(one.parent or "")
+    return tuple(dict.fromkeys(words))
+
+
 def _serving(registry: ModelRegistry, project_id: int) -> str | None:
     try:
         return registry.serving(project_id)

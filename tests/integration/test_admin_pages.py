@@ -22,6 +22,7 @@ from werkzeug.routing import Rule
 from backend.admin import api as api_module
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from model.bundle import load_bundle
+from model.registry import ModelVersion
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, write_bundle
 from tests.scrape import samples
@@ -188,6 +189,42 @@ def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None
     page = admin.get("/admin/projects/1/corrections/?text=number+25").text
     assert re.search(r"<span>a</span>\s*<ins>black</ins>\s*<span>dog</span>", page)
     assert "v1-" in page
+
+
+def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(admin: BackendClient) -> None:
+    registry, captioner = admin.parts.captioners.registry, admin.parts.captioners.bundle().captioner()
+    first = registry.serving(1)
+
+    def keep(as_what: Callable[..., ModelVersion], corrections: list[str], **metrics: Any) -> str:
+        return as_what(1, captioner, parent=first, metrics=metrics, corrections=corrections, decision="a test").name
+
+    keep(registry.refuse, ["20/caption"])
+    keep(registry.publish, ["20/caption"], known_until="2025-01-31T12:19:59.000000+00:00")
+    learned = keep(registry.publish, ["20/caption"], known_until="2025-01-31T12:25:00.000000+00:00")
+    admin.inbox.store(make_correction(annotation_id=25, caption="a puppy", updated_at="2045-01-31T12:00:00Z"))
+
+    rows = admin.get("/admin/api/projects/1/corrections").get_json()["corrections"]
+    named = {row["name"]: row["trained_in"] for row in rows}
+
+    assert (named["20/caption"], named["25/caption"], named["1/caption"]) == (learned, None, None)
+
+
+def test_words_gained_are_those_that_the_serving_version_knows(admin: BackendClient) -> None:
+    registry, captioner = admin.parts.captioners.registry, admin.parts.captioners.bundle().captioner()
+
+    def keep(as_what: Callable[..., ModelVersion], parent: str, *words: str) -> str:
+        metrics = {"new_words": words}
+        return as_what(1, captioner, parent=parent, metrics=metrics, corrections=[], decision="a test").name
+
+    first = registry.serving(1)
+    keep(registry.refuse, first, "gnu")
+    serving = keep(registry.publish, first, "puppy", "kitten")
+    keep(registry.publish, serving, "zebra")
+    registry.rollback(1, by="a test")
+
+    page = admin.get("/admin/projects/1/").text
+
+    assert "<h3>Words gained: 2</h3><p>puppy, kitten</p>" in page
 
 
 def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -> None:
