@@ -19,6 +19,7 @@ from werkzeug.exceptions import NotFound
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_weights
 from backend.admin.overview import look_around, look_at_project
+from backend.admin.pages import redis_answers
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
 from backend.image_features import find_image_ref
@@ -38,7 +39,7 @@ THUMBNAIL = (480, 360)
 
 @api.get("/overview")
 def overview() -> Response:
-    seen = look_around(parts(), admin_parts().label_studio)
+    seen = look_around(parts(), admin_parts().label_studio, redis_answers=redis_answers())
     return jsonify(asdict(seen) | {"verdict": seen.verdict})
 
 

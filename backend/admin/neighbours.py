@@ -23,9 +23,11 @@ class Health:
     words: str
 
 
-def look_at_neighbours(parts: CaptioningParts, label_studio: LabelStudioHealth) -> tuple[Health, ...]:
-    """Return how all of them are."""
-    return (_redis(parts), _store(parts), *_disk(parts), _label_studio(parts, label_studio))
+def look_at_neighbours(
+    parts: CaptioningParts, label_studio: LabelStudioHealth, *, redis_answers: bool
+) -> tuple[Health, ...]:
+    """Return how all of them are; a Redis that does not answer is not asked."""
+    return (_redis(parts, redis_answers), _store(parts), *_disk(parts), _label_studio(parts, label_studio))
 
 
 def _label_studio(parts: CaptioningParts, found: LabelStudioHealth) -> Health:
@@ -36,11 +38,13 @@ def _label_studio(parts: CaptioningParts, found: LabelStudioHealth) -> Health:
     return Health(name="Label Studio", is_well=False, words=f"does not answer at {parts.settings.label_studio_url}")
 
 
-def _redis(parts: CaptioningParts) -> Health:
+def _redis(parts: CaptioningParts, answers: bool) -> Health:
     try:
-        found = parts.redis.info()
+        found = parts.redis.info() if answers else None
     except RedisError as problem:
         logging.getLogger(__name__).warning("redis not asked problem=%s", problem)
+        found = None
+    if found is None:
         return Health(name="Redis", is_well=False, words="cannot be reached: nothing can be changed until it answers")
     used = f"{found['used_memory'] / 1e6:.0f} MB used"
     if not found.get("aof_enabled"):

@@ -22,6 +22,8 @@ from worker.queues import QUEUES, queue
 
 logger = logging.getLogger(__name__)
 
+REDIS_AWAY = "Redis cannot be reached: corrections, queues and jobs are not shown"
+
 Facts = TypeVar("Facts")
 
 
@@ -87,20 +89,30 @@ class Overview:
         return "all is well" if self.projects else "ready; no annotator has submitted a caption yet"
 
 
-def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth) -> Overview:
-    """Gather the facts; what is away becomes a problem, never an error."""
-    problems: list[str] = []
+def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
+    """Gather the facts; what is away becomes a problem, never an error.
+
+    Args:
+        parts: of the process.
+        label_studio: how Label Studio was lately.
+        redis_answers: False where it was asked just now; then it is not waited for once more.
+    """
+    problems = [] if redis_answers else [REDIS_AWAY]
     redis = parts.redis
-    workers = ask(lambda: tuple(worker_facts(redis)), problems)
+
+    def ask_redis(question: Callable[[], tuple[Facts, ...]]) -> tuple[Facts, ...]:
+        return ask(question, problems) if redis_answers else ()
+
+    workers = ask_redis(lambda: tuple(worker_facts(redis)))
     alive = {worker.name: worker.is_alive for worker in workers}
     return Overview(
         base_version=parts.captioners.registry.base_version,
         bundle_loaded=parts.captioners.is_loaded,
-        health=look_at_neighbours(parts, label_studio),
-        projects=ask(lambda: project_facts(parts, alive, parts.inbox.projects()), problems),
-        queues=ask(lambda: tuple(queue_facts(redis)), problems),
+        health=look_at_neighbours(parts, label_studio, redis_answers=redis_answers),
+        projects=ask_redis(lambda: project_facts(parts, alive, parts.inbox.projects())),
+        queues=ask_redis(lambda: tuple(queue_facts(redis))),
         workers=workers,
-        jobs=ask(lambda: recent_jobs(redis), problems),
+        jobs=ask_redis(lambda: recent_jobs(redis)),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -152,7 +164,7 @@ def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple
         return question()
     except RedisError as problem:
         logger.warning("overview incomplete problem=%s", problem)
-        problems.append("Redis cannot be reached: corrections, queues and jobs are not shown")
+        problems.append(REDIS_AWAY)
     except CaptionerError as problem:
         logger.warning("overview incomplete problem=%s", problem)
         problems.append(str(problem))

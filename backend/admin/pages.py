@@ -33,7 +33,8 @@ def say_that_redis_is_away() -> str | None:
 
 @admin.get("/")
 def overview() -> str:
-    return render_template("admin/overview.html", seen=look_around(parts(), admin_parts().label_studio))
+    seen = look_around(parts(), admin_parts().label_studio, redis_answers=redis_answers())
+    return render_template("admin/overview.html", seen=seen)
 
 
 @admin.get("/projects/<int:project_id>/")

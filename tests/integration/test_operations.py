@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,28 @@ def test_the_overview_opens_and_says_so_while_redis_is_down(
     assert all("Redis cannot be reached" in page.text for page in pages)
     for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
         assert emptiness not in pages[0].text, "nobody knows"
+
+
+def test_a_redis_that_is_silent_is_waited_for_once(make_backend: Callable[..., BackendClient]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=url)
+
+        def connections(path: str) -> int:
+            assert admin.get(path).status_code == 200
+            accepted = []
+            with suppress(BlockingIOError):
+                while True:
+                    accepted.append(silent.accept()[0])
+            for connection in accepted:
+                connection.close()
+            return len(accepted)
+
+        connections("/admin/jobs/")  # the first login waits for it as well
+
+        once = 2  # the client repeats what fails
+        assert connections("/admin/") == connections("/admin/api/overview") == once
 
 
 def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
