@@ -38,6 +38,11 @@ class Store:
         self._is_local = "file" in self._protocols()
         self._root = os.path.expanduser(root).rstrip("/")
 
+    @property
+    def folder(self) -> Path | None:
+        """The directory, be it there or not; None for a store elsewhere."""
+        return Path(self._root) if self._is_local else None
+
     def read(self, path: str) -> bytes | None:
         """Return the file's bytes, or None when there is no such file."""
         with self._reported("read", path):

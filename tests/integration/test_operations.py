@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 from tests.backend_client import BackendClient, basic_auth, failed_job
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
+from worker.counts import JobCounts
 from worker.queues import LABEL_STUDIO_QUEUE, queue
 
 ADMIN = ("admin", "right")
@@ -123,6 +124,36 @@ def test_the_overview_opens_and_says_so_while_redis_is_down(
     assert all("Redis cannot be reached" in page.text for page in pages)
     for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
         assert emptiness not in pages[0].text, "nobody knows"
+
+
+def health(admin: BackendClient, name: str) -> tuple[bool, str]:
+    (found,) = [one for one in admin.get("/admin/api/overview").get_json()["health"] if one["name"] == name]
+    return found["is_well"], found["words"]
+
+
+def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: BackendClient, tmp_path: Path) -> None:
+    assert health(admin, "Model store") == (True, "nothing is kept yet")
+    admin.parts.store.write("projects/1/serving.json", b"{}")
+    JobCounts(admin.parts.redis).gate_decided(True, 1)
+    assert health(admin, "Model store") == (True, "answers")
+    assert health(admin, "Disk")[1].endswith("GB free")
+
+    (tmp_path / "store").rename(tmp_path / "not mounted")
+
+    assert health(admin, "Model store") == (False, f"{tmp_path / 'store'} is not there; is its disk mounted?")
+
+
+def test_a_redis_that_does_not_get_its_file_written_is_not_well(
+    admin: BackendClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = admin.parts.redis.info()
+    assert health(admin, "Redis")[1].endswith("everything written to disk")
+
+    monkeypatch.setattr(admin.parts.redis, "info", lambda: told | {"aof_last_write_status": "err"})  # its disk is full
+
+    is_well, words = health(admin, "Redis")
+    assert not is_well
+    assert "its last write to disk failed" in words
 
 
 def test_a_redis_that_is_silent_is_waited_for_once(make_backend: Callable[..., BackendClient]) -> None:
