@@ -3,6 +3,7 @@
 It takes every job for a pickle where it is not told otherwise; ours are JSON, and nothing from Redis is unpickled.
 """
 
+import secrets
 from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.admin.access import write_down
+from backend.admin.access import PAGE_POLICY, write_down
 from backend.admin.sessions import is_https
 from backend.auth import refuse
 
@@ -51,7 +52,7 @@ def mount_queue_pages(app: Flask, redis_url: str) -> None:
 
 
 def _finish(response: Response) -> Response:
-    """Give a page its token, and write down what was done."""
+    """Give a page its token and its policy, and write down what was done."""
     blueprint, _, view = (request.endpoint or "").rpartition(".")
     if blueprint != rq_dashboard.web.blueprint.name or response.status_code != HTTPStatus.OK:
         return response
@@ -59,9 +60,18 @@ def _finish(response: Response) -> Response:
         response.set_cookie(
             CSRF_COOKIE, generate_csrf(), path=QUEUES_PATH, secure=is_https(), httponly=False, samesite="Strict"
         )
+        _run_only_its_scripts(response)
     elif request.method == "POST" and response.get_json()["status"] == "OK":
         write_down(ACTIONS.get(view, view), **(request.view_args or {}))
     return response
+
+
+def _run_only_its_scripts(response: Response) -> None:
+    """Mark the scripts that stand in a page, so that the browser runs no others, however they get in there."""
+    mark = secrets.token_urlsafe(16)
+    response.set_data(response.get_data(as_text=True).replace("<script", f'<script nonce="{mark}"'))
+    # Its templates are compiled by eval.
+    response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; script-src 'nonce-{mark}' 'unsafe-eval'"
 
 
 def _cannot(_problem: InvalidJobOperation) -> Response:

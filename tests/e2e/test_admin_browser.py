@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
+from rq import SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.serving import make_server
@@ -275,6 +276,45 @@ def test_the_raw_queues_say_why_they_refuse(site: Site, open_page: Callable[...,
     assert "not in a state" in told.value.message
     told.value.accept()
     assert "409" in complaints.pop()
+
+
+def test_the_raw_queues_show_what_is_in_a_job_and_run_nothing_of_it(site: Site, open_page: Callable[..., Page]) -> None:
+    trap = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    redis = site.backend.parts.redis
+    jobs = queue(redis, RETRAIN_QUEUE)
+    job = jobs.enqueue_call("builtins.int", args=[trap], meta={"phase": trap}, description=trap)
+    worker = SimpleWorker([jobs], connection=redis, serializer=JSONSerializer)
+    worker.work(burst=True)  # fails: this is no number, says the exception
+    worker.register_birth()
+    worker.set_current_job_id(job.id)
+    page = open_page(f"{site.url}/admin/queues/0/view/job/{job.id}")
+
+    expect(page.locator(".description-scroll")).to_have_text(trap)
+    expect(page.locator(".exc_info")).to_contain_text(trap)
+    expect(page.get_by_text("phase")).to_contain_text(trap)
+    page.goto(f"{site.url}/admin/queues/0/view/jobs/{RETRAIN_QUEUE}/failed/8/asc/1")
+    expect(page.locator(".description")).to_have_text(trap)
+    expect(page.locator(".exc_info")).to_contain_text(trap)
+    page.goto(f"{site.url}/admin/queues/0/view/workers")
+    expect(page.get_by_role("link", name="builtins.int(")).to_contain_text(trap)
+
+
+def test_the_raw_queues_run_no_script_that_gets_into_them(
+    site: Site, open_page: Callable[..., Page], complaints: list[str]
+) -> None:
+    page = open_page(f"{site.url}/admin/queues/")
+
+    page.evaluate(
+        """() => {
+            window.refused = [];
+            document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
+            $("h1").append("<script>window.ran = true</script>", '<img src=x onerror="window.ran = true">');
+        }"""
+    )
+
+    page.wait_for_function("refused.includes('script-src-elem') && refused.includes('script-src-attr')")
+    assert page.evaluate("window.ran") is None
+    complaints.clear()
 
 
 def test_a_viewer_reads_and_cannot_act(site: Site, open_page: Callable[..., Page]) -> None:
