@@ -6,7 +6,7 @@ A form's action leads back to the page it was on, with the sentence it has to sa
 import io
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
@@ -26,7 +26,7 @@ from backend.image_features import find_image_ref
 from backend.ledger import csv_lines, ledger_json
 from backend.routes import parts
 from model.bundle import save_bundle
-from model.errors import CaptionerError, ImageError
+from model.errors import CaptionerError, ImageError, RequestError
 from model.vision.images import decode_image
 from worker.calibration import read_calibration
 from worker.job_log import job_log
@@ -35,6 +35,10 @@ from worker.ledger import read_ledger
 api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
 
 THUMBNAIL = (480, 360)
+FIELDS = ("version", "correction")
+"""What an action may be told beside its project."""
+MOST_CHARACTERS = 1000
+"""Of a field."""
 
 
 @api.get("/overview")
@@ -178,8 +182,15 @@ def _tree(project_id: int) -> tuple[VersionFacts, ...]:
 
 
 def _fields() -> dict[str, str]:
+    """Return what the action is told; what no action asks for is left out."""
     given = request.get_json() if request.is_json else request.form
-    return {str(name): str(value) for name, value in given.items() if name not in {"csrf_token", "back"}}
+    if not isinstance(given, Mapping):
+        raise RequestError("the body of an action must be a JSON object, such as {}")
+    fields = {name: str(given[name]) for name in FIELDS if name in given}
+    for name, value in fields.items():
+        if len(value) > MOST_CHARACTERS:
+            raise RequestError(f"{name} may have {MOST_CHARACTERS} characters, got {len(value)}")
+    return fields
 
 
 def _told(act: Callable[[], str]) -> ResponseReturnValue:

@@ -26,7 +26,8 @@ from model.registry import ModelVersion
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, write_bundle
 from tests.scrape import samples
-from worker.control import cancel_job
+from worker.audit import AuditLog
+from worker.control import RetrainingControl, cancel_job
 from worker.ledger_records import record_submission
 from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
 
@@ -446,6 +447,25 @@ def test_going_back_from_the_first_version_is_refused(admin: BackendClient) -> N
 
     assert response.status_code == 409
     assert "no earlier version" in response.get_json()["error"]
+
+
+@pytest.mark.parametrize("name", ["action", "project_id", "who", "self", "note"])
+def test_what_an_action_does_not_ask_for_is_neither_used_nor_written_down(admin: BackendClient, name: str) -> None:
+    response = admin.post("/admin/api/projects/1/exclude", {"correction": "25/caption", name: "x"})
+
+    assert response.status_code == 200, response.text
+    (entry,) = AuditLog(admin.parts.redis).read()
+    assert (entry.who, entry.action, entry.project_id) == ("admin", "correction excluded", 1)
+    assert entry.details == {"correction": "25/caption"}
+
+
+@pytest.mark.parametrize("body", [[], None, "25/caption", {"correction": "x" * 1001}])
+def test_an_action_that_is_told_nonsense_is_refused_and_not_done(admin: BackendClient, body: Any) -> None:
+    response = admin.send("/admin/api/projects/1/pause", json.dumps(body).encode())
+
+    assert response.status_code == 400
+    assert "may have 1000 characters" in response.text or "must be a JSON object" in response.text
+    assert RetrainingControl(admin.parts.redis, admin.settings).state(1) == "on"
 
 
 def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
