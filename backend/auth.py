@@ -100,6 +100,13 @@ def is_below(path: str, roots: tuple[str, ...]) -> bool:
     return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
+def our_page(address: str | None) -> str:
+    """Return the address below /admin that a browser wants to be led to; the overview for any other."""
+    # A line break or the like cannot stand in a header.
+    is_ours = address is not None and address.isprintable() and is_below(address.partition("?")[0], (ADMIN_PATH,))
+    return address if address is not None and is_ours else f"{ADMIN_PATH}/"
+
+
 def wants_page(asked: Request) -> bool:
     """Say whether a person reads the answer in a browser, and no script."""
     answers = ("application/json", "text/html")

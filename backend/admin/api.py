@@ -11,7 +11,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 
-from flask import Blueprint, Response, flash, jsonify, redirect, request, send_file, url_for
+from flask import Blueprint, Response, flash, jsonify, redirect, request, send_file
 from flask.typing import ResponseReturnValue
 from PIL import Image
 from werkzeug.exceptions import NotFound
@@ -22,6 +22,7 @@ from backend.admin.overview import look_around, look_at_project
 from backend.admin.pages import redis_answers
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
+from backend.auth import our_page
 from backend.image_features import find_image_ref
 from backend.ledger import csv_lines, ledger_json
 from backend.routes import parts
@@ -205,10 +206,4 @@ def _told(act: Callable[[], str]) -> ResponseReturnValue:
         if not is_form:
             return jsonify(outcome=said)
         flash(said, "done")
-    return redirect(_back(), HTTPStatus.SEE_OTHER)
-
-
-def _back() -> str:
-    """Return the page to go back to; only ever one of ours."""
-    back = request.form.get("back", "")
-    return back if back.startswith("/admin/") and "\\" not in back else url_for("admin.overview")
+    return redirect(our_page(request.form.get("back")), HTTPStatus.SEE_OTHER)

@@ -10,7 +10,7 @@ from flask_login import login_user
 
 from backend.admin.access import access, current_user, write_down
 from backend.admin.sessions import is_https
-from backend.auth import ADMIN_PATH, address, is_below
+from backend.auth import address, our_page
 
 sign_in = Blueprint("sign_in", __name__)
 
@@ -21,7 +21,7 @@ BROWSER_COOKIE_S = 90 * 24 * 3600
 
 @sign_in.route("/admin/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    wanted = _inside(request.args.get("next"))
+    wanted = our_page(request.args.get("next"))
     if request.method != "POST":
         return redirect(wanted) if current_user() else render_template("admin/login.html", wanted=wanted, problem=None)
     browser = request.cookies.get(BROWSER_COOKIE) or secrets.token_urlsafe(16)
@@ -53,9 +53,3 @@ def logout() -> ResponseReturnValue:
     write_down("signed out")
     session.clear()
     return redirect(url_for("sign_in.login"), HTTPStatus.SEE_OTHER)
-
-
-def _inside(wanted: str | None) -> str:
-    """Return the address that was asked for before signing in, if it is one of ours."""
-    is_ours = wanted is not None and is_below(wanted.partition("?")[0], (ADMIN_PATH,))
-    return wanted if wanted is not None and is_ours else f"{ADMIN_PATH}/"

@@ -15,6 +15,7 @@ from backend.admin import users
 from backend.admin.sessions import SESSION_S
 from backend.admin.users import remove_user, write_user
 from tests.backend_client import BROWSER_ACCEPTS, BackendClient, Browser, basic_auth, failed_job
+from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from worker.audit import AuditEntry, AuditLog
 from worker.queues import LABEL_STUDIO_QUEUE, queue
@@ -203,18 +204,19 @@ def test_rq_dashboard_s_own_scripts_find_the_token_that_they_send(house: Backend
     assert pressed.get_json() == {"status": "OK"}
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        "https://evil.example/admin/",
-        "//evil.example",
-        "/\\evil.example",
-        "/administrator",
-        "/predict",
-        "javascript:1",
-        "",
-    ],
+ELSEWHERE = (
+    "https://evil.example/admin/",
+    "//evil.example",
+    "/\\evil.example",
+    "/administrator",
+    "/predict",
+    "javascript:1",
+    "/admin/\r\nSet-Cookie: a=b",
+    "",
 )
+
+
+@pytest.mark.parametrize("wanted", ELSEWHERE)
 def test_after_signing_in_nobody_is_sent_elsewhere(house: BackendClient, wanted: str) -> None:
     browser = Browser(house)
     token = browser.token("/admin/login")
@@ -224,6 +226,18 @@ def test_after_signing_in_nobody_is_sent_elsewhere(house: BackendClient, wanted:
         query_string={"next": wanted},
         data={"name": ANNA[0], "password": ANNA[1], "csrf_token": token},
     )
+
+    assert (arrived.status_code, arrived.headers["Location"]) == (303, "/admin/")
+    again = browser.client.get("/admin/login", query_string={"next": wanted})
+    assert (again.status_code, again.headers["Location"]) == (302, "/admin/")
+
+
+@pytest.mark.parametrize("back", ELSEWHERE)
+def test_after_an_action_nobody_is_sent_elsewhere(house: BackendClient, back: str) -> None:
+    house.inbox.store(make_correction())
+    browser = signed_in(house)
+
+    arrived = browser.press("/admin/api/projects/1/pause", browser.token(), back=back)
 
     assert (arrived.status_code, arrived.headers["Location"]) == (303, "/admin/")
 
