@@ -107,11 +107,15 @@ def our_page(address: str | None) -> str:
     return address if address is not None and is_ours else f"{ADMIN_PATH}/"
 
 
-def wants_page(asked: Request) -> bool:
+def is_person(asked: Request) -> bool:
     """Say whether a person reads the answer in a browser, and no script."""
-    answers = ("application/json", "text/html")
-    is_page = is_admin(asked) and not is_below(asked.path, (f"{ADMIN_PATH}/api",))
-    return is_page and asked.accept_mimetypes.best_match(answers) == "text/html"
+    return asked.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html"
+
+
+def wants_page(asked: Request) -> bool:
+    """Say whether to answer by a page: to people, but for the facts that they want as JSON."""
+    is_fact = asked.method in READING and is_below(asked.path, (f"{ADMIN_PATH}/api",))
+    return is_admin(asked) and not is_fact and is_person(asked)
 
 
 def refuse(status: HTTPStatus, sentence: str) -> Response:
@@ -134,8 +138,8 @@ def ask_for_login() -> Response:
     response = refuse(
         HTTPStatus.UNAUTHORIZED, f"login needed: send BASIC_AUTH_USER and BASIC_AUTH_PASS as HTTP basic auth{others}"
     )
-    # A page's script must not make the browser ask for a password in a window of its own.
-    if request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate":
+    # A browser would ask for the password in a window of its own, and never forget it.
+    if "Sec-Fetch-Mode" not in request.headers and not is_person(request):
         response.headers["WWW-Authenticate"] = 'Basic realm="captioner", charset="UTF-8"'
     return response
 

@@ -22,10 +22,11 @@ from backend.auth import (
     address,
     ask_for_login,
     is_admin,
+    is_person,
     is_same_origin,
+    our_page,
     refuse,
     sent_name,
-    wants_page,
     write_refusal,
 )
 from backend.throttle import Throttle
@@ -140,9 +141,9 @@ def write_down(action: str, project_id: int | None = None, **details: Any) -> No
 def _ask_to_sign_in() -> ResponseReturnValue:
     if "held_back" in g:
         raise g.held_back
-    if not wants_page(request):
+    if not is_person(request):
         return ask_for_login()
-    wanted = request.full_path.rstrip("?") if request.method in READING else None
+    wanted = request.full_path.rstrip("?") if request.method in READING else our_page(request.form.get("back"))
     return redirect(url_for(SIGNING_IN, next=wanted))
 
 

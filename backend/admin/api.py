@@ -22,7 +22,7 @@ from backend.admin.overview import look_around, look_at_project
 from backend.admin.pages import redis_answers
 from backend.admin.parts import admin_parts
 from backend.admin.versions import VersionFacts, version_tree
-from backend.auth import our_page
+from backend.auth import our_page, wants_page
 from backend.image_features import find_image_ref
 from backend.ledger import csv_lines, ledger_json
 from backend.routes import parts
@@ -195,7 +195,7 @@ def _fields() -> dict[str, str]:
 
 
 def _told(act: Callable[[], str]) -> ResponseReturnValue:
-    is_form = not request.is_json and "text/html" in request.headers.get("Accept", "")
+    is_form = wants_page(request)
     try:
         said = act()
     except CaptionerError as problem:

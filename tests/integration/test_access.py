@@ -97,6 +97,43 @@ def test_a_script_is_asked_for_basic_auth_and_a_page_s_script_is_not(house: Back
     assert "/admin/login" in script.get_json()["error"]
 
 
+@pytest.mark.parametrize("path", ["/admin/", "/admin/api/overview", "/admin/queues/", "/health"])
+@pytest.mark.parametrize("login", [{}, basic_auth(*ANNA[:1], "guess")])
+def test_no_browser_opens_a_password_window_of_its_own(house: BackendClient, path: str, login: dict[str, str]) -> None:
+    answer = house.app.test_client().get(path, headers=BROWSER_ACCEPTS | login)
+
+    assert answer.status_code == (401 if path == "/health" else 302)
+    assert "WWW-Authenticate" not in answer.headers
+
+
+def test_a_form_whose_session_is_over_leads_to_the_login_page_and_back(house: BackendClient) -> None:
+    house.inbox.store(make_correction())
+    browser = signed_in(house)
+    token = browser.token()
+    change_password(house)
+
+    led = browser.press("/admin/api/projects/1/pause", token, back="/admin/projects/1/")
+    arrived = browser.sign_in(ANNA[0], "another password", path=led.headers["Location"])
+
+    assert (led.status_code, led.headers["Location"]) == (302, "/admin/login?next=/admin/projects/1/")
+    assert arrived.headers["Location"] == "/admin/projects/1/"
+    assert "learning paused" not in [entry.action for entry in audited(house)]
+
+
+def test_a_form_that_is_refused_gets_a_page_with_a_way_back(house: BackendClient) -> None:
+    house.inbox.store(make_correction())
+    browser, viewer = signed_in(house), signed_in(house, VERA)
+
+    stale = browser.press("/admin/api/projects/1/pause", "a token of another session")
+    gone = browser.press("/admin/api/jobs/nothing/stop", browser.token())
+    forbidden = viewer.press("/admin/api/projects/1/pause", viewer.token())
+
+    assert [answer.status_code for answer in (stale, gone, forbidden)] == [400, 404, 403]
+    for answer, expected in ((stale, "Open the page again"), (gone, "there is no job"), (forbidden, "is a viewer")):
+        assert expected in answer.text
+        assert '<a href="/admin/">Back to the overview</a>' in answer.text
+
+
 @pytest.mark.parametrize("user", [BOSS, ANNA, VERA])
 def test_everybody_reads_with_a_session_and_with_basic_auth(house: BackendClient, user: tuple[str, str]) -> None:
     browser = signed_in(house, user)
