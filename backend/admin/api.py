@@ -19,8 +19,7 @@ from werkzeug.exceptions import NotFound
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_weights
 from backend.admin.overview import look_around, look_at_project
-from backend.admin.pages import redis_answers
-from backend.admin.parts import admin_parts
+from backend.admin.parts import admin_parts, redis_answers
 from backend.admin.versions import VersionFacts, version_tree
 from backend.auth import our_page, wants_page
 from backend.image_features import find_image_ref

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import chartkick
-from flask import Blueprint, Response, g, render_template, request, send_from_directory
-from redis import RedisError
+from flask import Blueprint, Response, render_template, request, send_from_directory
 
 from backend.admin.jobs import STATES, recent_jobs
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.overview import look_around, look_at_project
-from backend.admin.parts import admin_parts
+from backend.admin.parts import admin_parts, redis_answers
 from backend.admin.versions import gained_words, newest_versions, version_tree
 from backend.routes import parts
 from worker.control import RetrainingControl
@@ -84,16 +83,6 @@ def job(job_id: str) -> str:
 def charts(name: str) -> Response:
     """Return the scripts that draw charts, from where they are installed."""
     return send_from_directory(_CHARTS, name, max_age=86_400)
-
-
-def redis_answers() -> bool:
-    """Return whether Redis answers; asked once for each request."""
-    if "redis_answers" not in g:
-        try:
-            g.redis_answers = bool(parts().redis.ping())
-        except RedisError:
-            g.redis_answers = False
-    return bool(g.redis_answers)
 
 
 @admin.app_template_filter("share")

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from flask import Flask, current_app
+from flask import Flask, current_app, g
+from redis import RedisError
 
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.health import LabelStudioHealth
+from backend.routes import parts
 from worker.settings import Settings
 
 EXTENSION = "captioner-admin"
@@ -32,3 +34,13 @@ def add_admin_parts(app: Flask, settings: Settings) -> AdminParts:
 def admin_parts() -> AdminParts:
     found: AdminParts = current_app.extensions[EXTENSION]
     return found
+
+
+def redis_answers() -> bool:
+    """Return whether Redis answers; asked once for each request."""
+    if "redis_answers" not in g:
+        try:
+            g.redis_answers = bool(parts().redis.ping())
+        except RedisError:
+            g.redis_answers = False
+    return bool(g.redis_answers)

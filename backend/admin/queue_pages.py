@@ -3,22 +3,28 @@
 It takes every job for a pickle where it is not told otherwise; ours are JSON, and nothing from Redis is unpickled.
 """
 
+import re
 import secrets
 from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import rq_dashboard.web
-from flask import Flask, Response, request
+from flask import Flask, Response, render_template, request
 from flask_wtf.csrf import generate_csrf
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Worker, requeue_job
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from werkzeug.exceptions import NotFound
 
 from backend.admin.access import PAGE_POLICY, write_down
+from backend.admin.parts import redis_answers
 from backend.admin.sessions import is_https
-from backend.auth import refuse
+from backend.auth import refuse, wants_page
+from backend.routes import parts
 
 QUEUES_PATH = "/admin/queues"
 CSRF_COOKIE = "_csrf_token"
@@ -31,6 +37,15 @@ ACTIONS = {
     "compact_queue": "queue compacted",
 }
 """The audit log's words for rq-dashboard's own."""
+ADDRESSES = {
+    "instance_number": "0",
+    "registry_name": "queued|scheduled|deferred|started|finished|failed|canceled",
+    "per_page": r"[1-9]\d{0,3}",
+    "page": r"[1-9]\d{0,8}",
+    "order": "asc|dsc",
+    "job_id": r"[A-Za-z0-9_-]+",
+}
+"""What may stand in an address; rq-dashboard fails on the rest."""
 
 
 def mount_queue_pages(app: Flask, redis_url: str) -> None:
@@ -41,14 +56,32 @@ def mount_queue_pages(app: Flask, redis_url: str) -> None:
     pages.Job = SimpleNamespace(fetch=partial(Job.fetch, serializer=JSONSerializer))
     pages.Worker = SimpleNamespace(all=partial(Worker.all, serializer=JSONSerializer))
     pages.requeue_job = partial(requeue_job, serializer=JSONSerializer)
-    app.config["RQ_DASHBOARD_REDIS_URL"] = redis_url
-    pages.setup_rq_connection(app)
+    # Of itself it connects anew for each request, and waits for Redis as long as it takes.
+    pages.from_url = lambda *_address, **_options: (None, parts().redis)
+    app.config["RQ_DASHBOARD_REDIS_URL"] = _without_login(redis_url)  # it shows this
+    with app.app_context():
+        pages.setup_rq_connection(app)
     app.register_error_handler(InvalidJobOperation, _cannot)
     app.register_error_handler(NoSuchJobError, _gone)
     app.register_blueprint(pages.blueprint, url_prefix=QUEUES_PATH)
     for rule in app.url_map.iter_rules(f"{pages.blueprint.name}.requeue_all"):
         rule.methods = {"POST"}  # it takes GET too, and a link must not act
+    app.before_request(_check)
     app.after_request(_finish)
+
+
+def _check() -> str | None:
+    """Answer in the place of a page that there is not, and of all while Redis is away."""
+    if request.blueprint != rq_dashboard.web.blueprint.name:
+        return None
+    asked = request.view_args or {}
+    if not all(re.fullmatch(ADDRESSES[name], str(asked[name])) for name in ADDRESSES.keys() & asked.keys()):
+        raise NotFound
+    if redis_answers():
+        return None
+    if not wants_page(request):
+        raise RedisConnectionError("no answer to a ping")
+    return render_template("admin/away.html")
 
 
 def _finish(response: Response) -> Response:
@@ -72,6 +105,12 @@ def _run_only_its_scripts(response: Response) -> None:
     response.set_data(response.get_data(as_text=True).replace("<script", f'<script nonce="{mark}"'))
     # Its templates are compiled by eval.
     response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; script-src 'nonce-{mark}' 'unsafe-eval'"
+
+
+def _without_login(redis_url: str) -> str:
+    """Return the address without user and password, which may stand before the host or in the query."""
+    found = urlsplit(redis_url)
+    return found._replace(netloc=found.netloc.rpartition("@")[2], query="").geturl()
 
 
 def _cannot(_problem: InvalidJobOperation) -> Response:

@@ -11,7 +11,7 @@ import pytest
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from tests.backend_client import BackendClient, basic_auth, failed_job
+from tests.backend_client import BROWSER_ACCEPTS, BackendClient, basic_auth, failed_job
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from worker.counts import JobCounts
@@ -112,15 +112,17 @@ def test_the_overview_shows_projects_queues_and_jobs_as_page_and_as_json(admin: 
     assert page.headers["X-Frame-Options"] == "DENY"
 
 
-def test_the_overview_opens_and_says_so_while_redis_is_down(
+def test_the_pages_open_and_say_so_while_redis_is_down(
     make_backend: Callable[..., BackendClient], own_redis: RedisServer
 ) -> None:
     admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=own_redis.url)
     own_redis.kill()
 
-    pages = [admin.get(path) for path in ("/admin/", "/admin/projects/1/", "/admin/jobs/", "/admin/audit/")]
+    paths = ("/admin/", "/admin/projects/1/", "/admin/jobs/", "/admin/audit/", "/admin/queues/")
+    pages = [admin.get(path, BROWSER_ACCEPTS) for path in paths]
+    facts = admin.get("/admin/queues/0/data/queues.json")
 
-    assert [page.status_code for page in pages] == [200] * 4
+    assert [page.status_code for page in pages] == [200] * 5
     assert all("Redis cannot be reached" in page.text for page in pages)
     for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
         assert emptiness not in pages[0].text, "nobody knows"
@@ -176,6 +178,54 @@ def test_a_redis_that_is_silent_is_waited_for_once(make_backend: Callable[..., B
 
         once = 2  # the client repeats what fails
         assert connections("/admin/") == connections("/admin/api/overview") == once
+    assert "Back to the overview" in pages[-1].text
+    assert (facts.status_code, list(facts.get_json())) == (503, ["error"])
+
+
+def test_the_queue_pages_do_not_wait_for_a_redis_that_is_silent(make_backend: Callable[..., BackendClient]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=url)
+
+        page = admin.get("/admin/queues/0/view/workers", BROWSER_ACCEPTS)
+
+    assert "Redis is away" in page.text
+
+
+def test_the_queue_pages_show_where_redis_is_and_not_its_password(
+    make_backend: Callable[..., BackendClient], own_redis: RedisServer
+) -> None:
+    with own_redis.client() as client:
+        client.config_set("requirepass", "s3cret/wor@d")
+    url = f"{own_redis.url}?password=s3cret/wor@d"
+    admin = make_backend(login=ADMIN, basic_auth_user="admin", basic_auth_pass="right", redis_url=url)
+
+    page = admin.get("/admin/queues/")
+
+    assert own_redis.url in page.text
+    assert "s3cret" not in page.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "7/view/queues",
+        "7/data/queues.json",
+        "0/view/jobs/retrain/lost/8/asc/1",
+        "0/view/jobs/retrain/queued/0/asc/1",
+        "0/data/jobs/retrain/lost/8/asc/1.json",
+        "0/data/jobs/retrain/queued/0/asc/1.json",
+        "0/data/jobs/retrain/queued/x/asc/1.json",
+        "0/data/jobs/retrain/failed/8/asc/-1.json",
+        "0/view/job/a%20b",
+        "0/data/job/a%20b.json",
+    ],
+)
+def test_an_odd_address_of_the_queue_pages_is_not_found(admin: BackendClient, path: str) -> None:
+    page = admin.get(f"/admin/queues/{path}", BROWSER_ACCEPTS)
+
+    assert page.status_code == 404
+    assert "Back to the overview" in page.text
 
 
 def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
