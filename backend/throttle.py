@@ -1,8 +1,8 @@
 """Holds back those who send wrong passwords: counted in Redis for all processes, in this one while Redis is away.
 
-Wrong passwords count against the name and against the address they come from. A stranger could so keep a person out
-who has the right one; therefore who has been in from a place (a browser that signed in, else an address) is counted
-for that place alone.
+Wrong passwords count against the name and against the address they come from, of IPv6 its first half: who has one
+address has all that share it. A stranger could so keep a person out who has the right one; therefore who has been in
+from a place (a browser that signed in, else an address) is counted for that place alone.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import cached_property
+from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
 from limits import RateLimitItem, RateLimitItemPerMinute
@@ -62,9 +63,10 @@ class Throttle:
         Raises:
             TooManyRequests: there were too many wrong ones; nothing is checked, a right one neither.
         """
-        here = _digest(name, place or address)
+        network = _network(address)
+        here = _digest(name, place or network)
         is_known = here in self._known or self._ask(_is_known, here)
-        anywhere = ((PER_NAME, _digest(name)), (PER_ADDRESS, _digest(address)))
+        anywhere = ((PER_NAME, _digest(name)), (PER_ADDRESS, _digest(network)))
         counted: Counted = ((PER_PLACE, here),) if is_known else anywhere
         wait_s = self._ask(_wait_s, counted)
         if wait_s:
@@ -121,6 +123,18 @@ def _wait_s(counts: FixedWindowRateLimiter, counted: Counted) -> int:
 def _count(counts: FixedWindowRateLimiter, counted: Counted) -> None:
     for one in counted:
         counts.hit(*one)
+
+
+def _network(address: str) -> str:
+    """Return the /64 of an IPv6 address; any other as it is."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address  # a socket
+    # What looks like ::ffff:192.0.2.1 is an IPv4 address on a port that takes both.
+    if not isinstance(found, IPv6Address) or found.ipv4_mapped:
+        return address
+    return found.packed[:8].hex()
 
 
 def _digest(*parts: str) -> str:

@@ -433,6 +433,16 @@ def test_an_address_that_tries_many_names_is_held_back_and_others_are_not(house:
     assert ask(house, "/admin/api/overview", ANNA).status_code == 200
 
 
+def test_the_addresses_of_one_ipv6_network_count_together_and_those_of_ipv4_do_not(house: BackendClient) -> None:
+    for number in range(20):
+        ask(house, "/admin/api/overview", (f"name {number}", "guess"), address=f"2001:db8:0:1::{number:x}")
+        ask(house, "/admin/api/overview", (f"name {number + 20}", "guess"), address=f"::ffff:198.51.100.{number}")
+
+    assert ask(house, "/admin/api/overview", ANNA, address="2001:db8:0:1:ffff::1").status_code == 429
+    assert ask(house, "/admin/api/overview", ANNA, address="2001:db8:0:2::1").status_code == 200
+    assert ask(house, "/admin/api/overview", ANNA, address="::ffff:198.51.100.99").status_code == 200
+
+
 def test_label_studio_s_side_is_no_way_around_and_unknown_paths_neither(house: BackendClient) -> None:
     paths = ["/health", "/nothing", "/static/nothing", "/predict", "/admin/api/nothing"]
     for path in paths:

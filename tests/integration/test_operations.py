@@ -126,6 +126,8 @@ def test_the_pages_open_and_say_so_while_redis_is_down(
     assert all("Redis cannot be reached" in page.text for page in pages)
     for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
         assert emptiness not in pages[0].text, "nobody knows"
+    assert "Back to the overview" in pages[-1].text
+    assert (facts.status_code, list(facts.get_json())) == (503, ["error"])
 
 
 def health(admin: BackendClient, name: str) -> tuple[bool, str]:
@@ -178,8 +180,6 @@ def test_a_redis_that_is_silent_is_waited_for_once(make_backend: Callable[..., B
 
         once = 2  # the client repeats what fails
         assert connections("/admin/") == connections("/admin/api/overview") == once
-    assert "Back to the overview" in pages[-1].text
-    assert (facts.status_code, list(facts.get_json())) == (503, ["error"])
 
 
 def test_the_queue_pages_do_not_wait_for_a_redis_that_is_silent(make_backend: Callable[..., BackendClient]) -> None:
