@@ -136,6 +136,7 @@ def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Wor
     workplace.inbox.store(make_correction(annotation_id=3))
     assert retrain_when_due(workplace.redis, settings, 1) is not None
 
+    remember_beginning(workplace.redis, 1)
     workplace.inbox.take(1)
     workplace.inbox.store(make_correction(annotation_id=4))
 
