@@ -1,6 +1,10 @@
 "use strict";
 // What is live is fetched again with its page and exchanged; who is in the middle of it is not disturbed.
 const EVERY_MS = 3000;
+const PATIENCE_MS = 15000;
+const charts = new WeakMap();
+let isAsking = false;
+let upToDateAt = new Date();
 
 function drawCharts(root) {
   for (const place of root.querySelectorAll("[data-chart]:not([data-drawn])")) {
@@ -12,17 +16,19 @@ function drawCharts(root) {
     Chart.defaults.borderColor = style.getPropertyValue("--line");
     const options = { colors: [style.getPropertyValue("--mark").trim()], points: true, empty: "Nothing to show yet" };
     if (place.dataset.refresh) options.refresh = Number(place.dataset.refresh);
-    new Chartkick[place.dataset.chart](place, place.dataset.source, options);
+    charts.set(place, new Chartkick[place.dataset.chart](place, place.dataset.source, options));
   }
 }
 
 async function refresh() {
-  if (document.hidden) return;
+  if (isAsking || document.hidden) return;
   const places = [...document.querySelectorAll("[data-live]")];
   if (!places.length || places.some((place) => place.contains(document.activeElement) && document.activeElement.matches("button, input, a, pre"))) return;
+  isAsking = true;
   try {
-    const response = await fetch(location.href, { headers: { "X-Live": "1" } });
-    if (!response.ok) return;
+    const headers = { "X-Live": "1", Accept: "text/html" };
+    const response = await fetch(location.href, { headers, signal: AbortSignal.timeout(PATIENCE_MS) });
+    if (!response.ok) throw new Error(response.statusText);
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const place of places) {
       const other = fresh.getElementById(place.id);
@@ -33,14 +39,30 @@ async function refresh() {
       place.replaceChildren(...other.childNodes);
       drawCharts(place);
     }
-  } catch { /* the next time may do */ }
+    upToDateAt = new Date();
+    sayWhetherStale(false);
+  } catch {
+    sayWhetherStale(true); // the next time may do
+  } finally {
+    isAsking = false;
+  }
 }
 
-// A chart that is drawn already loads its own news.
+// Told once, and not again with each failure: a screen reader reads aloud what changes.
+function sayWhetherStale(isStale) {
+  const notice = document.getElementById("stale");
+  if (notice.hidden !== isStale) return;
+  notice.hidden = !isStale;
+  const since = upToDateAt.toISOString().slice(11, 19);
+  notice.textContent = isStale ? `Not up to date since ${since} (UTC): the backend does not answer, or fails.` : "";
+}
+
+// A chart that is drawn already loads its own news, and must be told when nobody wants them any more.
 function keepCharts(before, after) {
   for (const place of before.querySelectorAll("[data-drawn]")) {
     const same = after.querySelector(`[data-source="${CSS.escape(place.dataset.source)}"]`);
-    if (same) same.replaceWith(place);
+    if (same && same.dataset.refresh === place.dataset.refresh) same.replaceWith(place);
+    else charts.get(place).destroy();
   }
 }
 

@@ -1,5 +1,6 @@
 """The admin's pages in a real browser: on a phone and on a desk, light and dark, by keyboard, live."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from redis import Redis
 from rq import SimpleWorker
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from werkzeug.serving import make_server
 
@@ -165,6 +166,60 @@ def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[.
 
     expect(page.get_by_text("26, the oldest for")).to_be_visible(timeout=30_000)
     assert page.evaluate("window.isStillHere")
+
+
+@pytest.mark.parametrize("fail", [lambda route: route.abort(), lambda route: route.fulfill(status=503)])
+def test_a_page_says_since_when_it_is_not_up_to_date(
+    site: Site, open_page: Callable[..., Page], complaints: list[str], fail: Callable[[Route], None]
+) -> None:
+    page = open_page(site.address("overview"))
+    notice = page.get_by_role("alert").filter(has_text=re.compile(r"Not up to date since \d\d:\d\d:\d\d"))
+
+    page.route(site.address("overview"), fail)
+    expect(notice).to_be_visible(timeout=30_000)
+    page.unroute(site.address("overview"))
+    expect(notice).to_be_hidden(timeout=30_000)
+    complaints.clear()
+
+
+def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_page: Callable[..., Page]) -> None:
+    page = open_page(site.address("overview"))
+    page.clock.install()
+    page.reload()
+    asked: list[Route] = []
+
+    page.route(site.address("overview"), lambda route: asked.append(route))
+    page.clock.run_for(12_000)
+    let_requests_arrive(page)
+
+    assert len(asked) == 1
+    asked[0].continue_()
+
+
+@pytest.mark.parametrize("changed", [{"status": "finished"}, {"meta": "{}"}])
+def test_a_chart_asks_for_no_news_once_its_training_is_over(
+    site: Site, open_page: Callable[..., Page], changed: dict[str, str]
+) -> None:
+    redis = site.backend.parts.redis
+    losses = {"losses": [[1, 3.0], [2, 2.5]]}
+    job = queue(redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", args=[1], meta=losses)
+    job.set_status(JobStatus.STARTED)
+    page = open_page(f"{site.url}/admin/jobs/{job.id}/")
+    page.clock.install()
+    page.reload()
+    with page.expect_request("**/losses*"):
+        page.clock.run_for(4000)
+
+    redis.hset(job.key, mapping=changed)
+    page.clock.run_for(4000)
+    expect(page.locator("[data-refresh]")).to_have_count(0, timeout=30_000)
+    let_requests_arrive(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(12_000)
+    let_requests_arrive(page)
+
+    assert [address for address in asked if "/losses" in address] == []
 
 
 def test_a_word_shows_where_the_network_looked(site: Site, open_page: Callable[..., Page]) -> None:
@@ -335,6 +390,11 @@ def press(page: Page, button: str, said: str | None = None) -> None:
     page.get_by_role("button", name=button, exact=True).click()
     if said is not None:
         expect(page.get_by_role("status")).to_contain_text(said)
+
+
+def let_requests_arrive(page: Page) -> None:
+    """Wait until every request that the page has sent is known here."""
+    page.evaluate("fetch('/admin/static/admin.js').then((answer) => answer.ok)")
 
 
 def deferred(redis: Redis) -> list[Job]:

@@ -120,6 +120,18 @@ def test_a_form_whose_session_is_over_leads_to_the_login_page_and_back(house: Ba
     assert "learning paused" not in [entry.action for entry in audited(house)]
 
 
+def test_what_an_action_has_to_say_is_kept_for_the_person_while_a_page_refreshes_itself(house: BackendClient) -> None:
+    house.inbox.store(make_correction())
+    browser = signed_in(house)
+    browser.press("/admin/api/projects/1/pause", browser.token(), back="/admin/projects/1/")
+
+    refreshed = browser.client.get("/admin/", headers=BROWSER_ACCEPTS | {"X-Live": "1"})
+    page = browser.open("/admin/projects/1/")
+
+    assert "project 1 is paused" not in refreshed.text
+    assert "project 1 is paused" in page.text
+
+
 def test_a_form_that_is_refused_gets_a_page_with_a_way_back(house: BackendClient) -> None:
     house.inbox.store(make_correction())
     browser, viewer = signed_in(house), signed_in(house, VERA)
