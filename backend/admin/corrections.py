@@ -128,7 +128,6 @@ def _piece(words: Sequence[str], change: str) -> Piece:
 def _trained_in(correction: Correction, versions: Sequence[ModelVersion]) -> str | None:
     for version in versions:
         # One that was changed since the training began was learned in its old words.
-        known_until = version.metrics.get("known_until") or version.created_at
-        if correction.name in version.corrections and correction.updated_at <= known_until:
+        if correction.name in version.corrections and correction.state in version.metrics.get("known_states", ()):
             return version.name
     return None

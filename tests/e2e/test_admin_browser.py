@@ -188,7 +188,7 @@ def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_pag
     page.reload()
     asked: list[Route] = []
 
-    page.route(site.address("overview"), lambda route: asked.append(route))
+    page.route(site.address("overview"), asked.append)
     page.clock.run_for(12_000)
     let_requests_arrive(page)
 

@@ -200,8 +200,11 @@ def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(a
         return as_what(1, captioner, parent=first, metrics=metrics, corrections=corrections, decision="a test").name
 
     keep(registry.refuse, ["20/caption"])
-    keep(registry.publish, ["20/caption"], known_until="2025-01-31T12:19:59.000000+00:00")
-    learned = keep(registry.publish, ["20/caption"], known_until="2025-01-31T12:25:00.000000+00:00")
+    corrected = admin.inbox.find(1, "20/caption")
+    assert corrected is not None
+    before = replace(corrected, updated_at="2025-01-01T12:00:00Z")
+    keep(registry.publish, ["20/caption"], known_states=[before.state])
+    learned = keep(registry.publish, ["20/caption"], known_states=[corrected.state])
     admin.inbox.store(make_correction(annotation_id=25, caption="a puppy", updated_at="2045-01-31T12:00:00Z"))
 
     rows = admin.get("/admin/api/projects/1/corrections").get_json()["corrections"]
