@@ -188,7 +188,10 @@ def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_pag
     page.reload()
     asked: list[Route] = []
 
-    page.route(site.address("overview"), asked.append)
+    def keep_waiting(route: Route) -> None:
+        asked.append(route)
+
+    page.route(site.address("overview"), keep_waiting)
     page.clock.run_for(12_000)
     let_requests_arrive(page)
 
@@ -196,9 +199,9 @@ def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_pag
     asked[0].continue_()
 
 
-@pytest.mark.parametrize("changed", [{"status": "finished"}, {"meta": "{}"}])
+@pytest.mark.parametrize("changed", [("status", "finished"), ("meta", "{}")])
 def test_a_chart_asks_for_no_news_once_its_training_is_over(
-    site: Site, open_page: Callable[..., Page], changed: dict[str, str]
+    site: Site, open_page: Callable[..., Page], changed: tuple[str, str]
 ) -> None:
     redis = site.backend.parts.redis
     losses = {"losses": [[1, 3.0], [2, 2.5]]}
@@ -210,7 +213,7 @@ def test_a_chart_asks_for_no_news_once_its_training_is_over(
     with page.expect_request("**/losses*"):
         page.clock.run_for(4000)
 
-    redis.hset(job.key, mapping=changed)
+    redis.hset(job.key, *changed)
     page.clock.run_for(4000)
     expect(page.locator("[data-refresh]")).to_have_count(0, timeout=30_000)
     let_requests_arrive(page)
