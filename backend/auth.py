@@ -100,11 +100,11 @@ def is_below(path: str, roots: tuple[str, ...]) -> bool:
     return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
-def our_page(address: str | None) -> str:
-    """Return the address below /admin that a browser wants to be led to; the overview for any other."""
+def our_page(wanted: str | None) -> str:
+    """Return the address that a browser wants to be led to if it is below /admin, else that of the overview."""
     # A line break or the like cannot stand in a header.
-    is_ours = address is not None and address.isprintable() and is_below(address.partition("?")[0], (ADMIN_PATH,))
-    return address if address is not None and is_ours else f"{ADMIN_PATH}/"
+    is_ours = wanted is not None and wanted.isprintable() and is_below(wanted.partition("?")[0], (ADMIN_PATH,))
+    return wanted if wanted is not None and is_ours else f"{ADMIN_PATH}/"
 
 
 def is_person(asked: Request) -> bool:
