@@ -235,7 +235,9 @@ def test_the_refresh_tells_the_admin_how_far_it_came(product: Product, retrained
     done = len(retrained.quick_view) + 1  # the skipped task too
     told = [{name: job.meta[name] for name in ("phase", "done", "total")} for job in jobs]
     assert told == [{"phase": "refreshing", "done": done, "total": done}]
-    assert [job.return_value() for job in jobs] == [{"refreshed": done, "current": 0, "failed": 0, "stopped": None}]
+    assert [job.return_value() for job in jobs] == [
+        {"refreshed": done, "current": 0, "failed": 0, "stopped": None, "rest_after": None}
+    ]
 
 
 def test_rollback_restores_the_old_suggestions(suggested: Shown, rolled_back: Shown) -> None:
