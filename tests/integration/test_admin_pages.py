@@ -52,11 +52,14 @@ def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
         correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
         backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
         backend.parts.ledger.store(record_submission(correction, []))
+    learned = backend.inbox.find(1, "25/caption")
+    assert learned is not None
     backend.parts.captioners.registry.publish(
         1,
         base.captioner(),
         parent=base.version,
         metrics={
+            "known_states": [learned.state],
             "new": {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97},
             "new_words": ["puppy"],
             "samples": [
@@ -194,10 +197,11 @@ def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None
 
 def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(admin: BackendClient) -> None:
     registry, captioner = admin.parts.captioners.registry, admin.parts.captioners.bundle().captioner()
-    first = registry.serving(1)
 
     def keep(as_what: Callable[..., ModelVersion], corrections: list[str], **metrics: Any) -> str:
-        return as_what(1, captioner, parent=first, metrics=metrics, corrections=corrections, decision="a test").name
+        return as_what(
+            1, captioner, parent=registry.serving(1), metrics=metrics, corrections=corrections, decision="a test"
+        ).name
 
     keep(registry.refuse, ["20/caption"])
     corrected = admin.inbox.find(1, "20/caption")
