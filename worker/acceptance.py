@@ -2,9 +2,10 @@
 
 import logging
 
-from redis import Redis
+from redis import Redis, RedisError
 
 from model.bundle import bundle_version
+from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import THE_WORKER, AuditLog
@@ -60,8 +61,8 @@ def calibrate(redis: Redis, store: Store, project_id: int) -> None:
     """
     try:
         _fit_and_write(redis, store, project_id)
-    except Exception:
-        logger.exception("scores not calibrated project=%s", project_id)
+    except (CaptionerError, RedisError, ValueError, TypeError) as problem:  # never the job's time limit
+        logger.warning("scores not calibrated project=%s problem=%s", project_id, problem)
 
 
 def _fit_and_write(redis: Redis, store: Store, project_id: int) -> None:

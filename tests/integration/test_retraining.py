@@ -208,7 +208,10 @@ def test_scores_that_cannot_be_calibrated_cost_no_version(
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_this_process.correct(range(1, 9))
-    monkeypatch.setattr("worker.acceptance.fit_calibration", lose_the_worker)
+    def find_the_disk_full(*_: Any, **__: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("worker.acceptance.fit_calibration", find_the_disk_full)
 
     outcome = jobs.retrain(1, "a test")
 
