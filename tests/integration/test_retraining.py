@@ -208,6 +208,7 @@ def test_scores_that_cannot_be_calibrated_cost_no_version(
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_this_process.correct(range(1, 9))
+
     def find_the_disk_full(*_: Any, **__: Any) -> None:
         raise StoreError("the disk is full")
 
