@@ -25,6 +25,7 @@ from model.vision.features import FeatureStore
 from model.vision.images import decode_image, image_key
 from worker.bisection import may_come_from_items
 from worker.corrections import Correction, CorrectionInbox
+from worker.selection import select_corrections
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ MENDED_BY_SETTINGS = ("absent", "refused")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureReport:
-    """How many images were found, made, and could not be had."""
+    """What became of the images that a training may use."""
 
     known: int
     made: int
@@ -60,33 +61,34 @@ def complete_features(
 ) -> FeatureReport:
     """Fetch and encode the images that have no features, newest first; one that cannot be had is logged and left out.
 
+    Seen to are those that a training uses (worker/selection.py) or that nobody has read yet: with a store far away a
+    look at each image of a large project would take longer than the training.
+
     One that the encoder fails on is set aside: it would be so each time. As images are seen to one by one, there is
     nothing to search for; only whether the encoder does its work otherwise is tried.
 
     Args:
         client: None when no API key is set; then only images outside Label Studio can be had.
-        on_progress: told how many of how many corrections are seen to.
+        on_progress: told how many of how many images are seen to.
 
     Raises:
         BundleError: the bundle cannot be loaded.
         StoreError: features cannot be read or written.
     """
     inbox = CorrectionInbox(redis)
-    corrections = inbox.corrections(project_id)
-    if not corrections:
-        return FeatureReport(known=0, made=0, failed=0, set_aside=0, left=0)
+    set_aside = inbox.set_aside_names(project_id)
+    selection = select_corrections(inbox.corrections(project_id), set_aside)
+    wanted = sorted((*selection.used, *selection.unread), key=lambda one: one.updated_at, reverse=True)
+    if not wanted:
+        return FeatureReport(known=0, made=0, failed=0, set_aside=len(set_aside), left=0)
     encoder = load_bundle(settings.caption_bundle).encoder
     features = FeatureStore(Store(settings.model_store), encoder.fingerprint)
     fetcher, failures = ImageFetcher.from_settings(settings), _Failures(redis, project_id)
     completion = _Completion(inbox, encoder, features, client, fetcher, failures)
-    deadline, outcomes = time.monotonic() + BUDGET_S, Counter[str]()
-    set_aside = inbox.set_aside_names(project_id)
-    for done, correction in enumerate(reversed(corrections), start=1):
-        if correction.name in set_aside:
-            outcomes["set_aside"] += 1
-        else:
-            outcomes["left" if time.monotonic() > deadline else completion.see_to(correction)] += 1
-        on_progress(done, len(corrections))
+    deadline, outcomes = time.monotonic() + BUDGET_S, Counter(set_aside=len(set_aside))
+    for done, correction in enumerate(wanted, start=1):
+        outcomes["left" if time.monotonic() > deadline else completion.see_to(correction)] += 1
+        on_progress(done, len(wanted))
     return FeatureReport(**{field.name: outcomes[field.name] for field in fields(FeatureReport)})
 
 

@@ -75,7 +75,7 @@ class Correction:
             )
         object.__setattr__(self, "updated_at", utc(self.annotation_id, self.updated_at))
         try:
-            self.to_json().encode()
+            "".join(value for value in vars(self).values() if isinstance(value, str)).encode()
         except UnicodeEncodeError as cause:
             raise CorrectionError(f"annotation {self.annotation_id}: half a character in it, {cause}") from cause
 

@@ -1,11 +1,10 @@
 """What one retraining learns from and is measured on: corrections of the project, beside captions of the bundle.
 
-    corrections -> those not set aside -> the newest of each image -> held out (worker/holdout.py), else trained on
+    corrections -> worker/selection.py -> held out (worker/holdout.py), else trained on
     replay      -> anchors by the features' content, measured on and never trained on, else trained on
     corrections beside the bundle's own captions -> systematic edits -> replay and anchors in the project's words
 
-A retraining costs the same however many corrections a project has ever had: beside the newest ones it takes a bounded
-draw of the older ones, by the hash of their image, so that the same ones stay in memory while they last.
+All of them are bounded, so a retraining costs the same however many corrections a project has ever had.
 """
 
 import hashlib
@@ -24,23 +23,17 @@ from worker.corrections import Correction
 from worker.edits import SystematicEdit, find_systematic_edits, restate
 from worker.holdout import Holdout
 from worker.policy import is_held_out
+from worker.selection import SET_ASIDE, select_corrections
 
-RECENT = 768
-"""The newest corrections that are used, trained on or measured on."""
-REMEMBERED = 512
-"""Of the older ones."""
 MAX_ANCHORS = 256
 REPLAYED = 256
 """Captions of the bundle in one training, or as many as there are new corrections."""
 REHEARSED = 128
 """Old corrections in one training."""
 MAX_REPEATS = 16
-MAX_CHARACTERS = 600
-"""Of a caption: what is longer is none, and a few of them would take all the time of a training."""
 MAX_COMPARED = 256
 """The newest corrections that are compared with the bundle's captions."""
 BATCH = 64
-SET_ASIDE = "set aside"
 
 NEW_SHARE = 0.6
 """How much new corrections count beside all else in the whole loss. At 3 a topic is learned no better and more of the
@@ -199,15 +192,9 @@ def find_usable(
     set_aside: Mapping[str, str],
 ) -> tuple[list[CorrectedImage], Counter[str]]:
     """Return what can be trained or measured on, oldest first, and how many corrections cannot, by reason."""
-    left_out = Counter(f"{SET_ASIDE}: {set_aside[one.name]}" for one in corrections if one.name in set_aside)
-    wanted = [correction for correction in corrections if correction.name not in set_aside]
-    seen = [correction for correction in wanted if correction.image_key is not None]
-    left_out["its image was never read"] = len(wanted) - len(seen)
-    newest = _newest_per_image(seen)
-    left_out["a newer caption of its image exists"] = len(seen) - len(newest)
-    short = [correction for correction in newest if len(correction.caption) <= MAX_CHARACTERS]
-    left_out[f"its caption has more than {MAX_CHARACTERS} characters"] = len(newest) - len(short)
-    return _with_features(_remembered(short), features, known_states, left_out), left_out
+    selection = select_corrections(corrections, set_aside)
+    left_out = selection.left_out.copy()
+    return _with_features(selection.used, features, known_states, left_out), left_out
 
 
 def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
@@ -266,23 +253,6 @@ def _words(caption: str) -> set[str]:
 
 def _same(caption: str, other: str) -> bool:
     return [*cut(caption)] == [*cut(other)]
-
-
-def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:
-    """Keep the newest caption of each image and control, in the order they were written."""
-    newest: dict[tuple[str | None, str], Correction] = {}
-    for correction in corrections:
-        newest.pop((correction.image_key, correction.control), None)
-        newest[correction.image_key, correction.control] = correction
-    return list(newest.values())
-
-
-def _remembered(newest: Sequence[Correction]) -> list[Correction]:
-    """Return the newest corrections and a lasting draw of the older ones, in the order they were written."""
-    older, recent = newest[:-RECENT], newest[-RECENT:]
-    # Its last digits, as the first ones hold images out.
-    kept = {id(one) for one in sorted(older, key=lambda one: str(one.image_key)[::-1])[:REMEMBERED]}
-    return [*(one for one in older if id(one) in kept), *recent]
 
 
 def _with_features(

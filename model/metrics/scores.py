@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rapidfuzz.distance import LCSseq, Levenshtein
+
 from model.metrics.cider import LONGEST, CiderD, grams
 from model.metrics.words import Words, metric_words
 
@@ -159,14 +161,7 @@ def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int
 
 def word_edits(left: Words, right: Words) -> int:
     """Return how many words must be inserted, deleted or replaced (Levenshtein distance)."""
-    row = list(range(len(right) + 1))
-    for at_left, word in enumerate(left, start=1):
-        before, row[0] = row[0], at_left
-        for at, other in enumerate(right, start=1):
-            replaced = before + (word != other)
-            before = row[at]
-            row[at] = min(replaced, row[at] + 1, row[at - 1] + 1)
-    return row[-1]
+    return Levenshtein.distance(left, right)
 
 
 def _words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[Words], list[list[Words]]]:
@@ -189,24 +184,12 @@ def _precision(candidates: Sequence[Words], references: Sequence[Sequence[Words]
 
 
 def _rouge_l(candidate: Words, references: Sequence[Words]) -> float:
-    common = [_common_subsequence(candidate, reference) for reference in references]
+    common = [LCSseq.similarity(candidate, reference) for reference in references]
     precision = max(common) / max(len(candidate), 1)
     recall = max(length / max(len(reference), 1) for length, reference in zip(common, references, strict=True))
     if precision == 0 or recall == 0:
         return 0.0
     return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
-
-
-def _common_subsequence(left: Words, right: Words) -> int:
-    """Return the length of the longest common subsequence."""
-    row = [0] * (len(right) + 1)
-    for word in left:
-        above_left = 0
-        for at, other in enumerate(right, start=1):
-            above = row[at]
-            row[at] = above_left + 1 if word == other else max(above, row[at - 1])
-            above_left = above
-    return row[-1]
 
 
 def _mean(values: Sequence[float]) -> float:

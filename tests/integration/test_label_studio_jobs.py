@@ -18,7 +18,7 @@ from requests_mock import Mocker
 from torch import Tensor
 
 from backend import jobs
-from backend.image_features import retry_delay_s
+from backend.image_features import complete_features, retry_delay_s
 from backend.labeling import compact_image_ref
 from backend.pictures import encode
 from model.errors import LabelStudioError
@@ -510,6 +510,20 @@ def test_an_image_that_label_studio_refuses_is_tried_each_time(
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
     assert (first["failed"], second["made"]) == (1, 1)
+
+
+def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, requests_mock: Mocker
+) -> None:
+    monkeypatch.setattr("worker.selection.RECENT", 3)
+    monkeypatch.setattr("worker.selection.REMEMBERED", 2)
+    requests_mock.get("http://images.test/1.png", content=png("green"))
+    workplace.correct(range(1, 9))
+    workplace.inbox.store(make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png"))
+
+    report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None)
+
+    assert (report.known, report.made) == (3 + 2, 1)
 
 
 @pytest.mark.usefixtures("configure")

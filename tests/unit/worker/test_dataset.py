@@ -14,6 +14,7 @@ from model.training.captions import CaptionedFeatures
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker import dataset as module
+from worker import selection
 from worker.corrections import Correction
 from worker.dataset import NEW_SHARE, Dataset
 from worker.edits import SystematicEdit, restate
@@ -235,8 +236,8 @@ def test_a_caption_that_is_a_book_is_left_out_and_counted(features: FeatureStore
 def test_the_cost_is_bounded_and_of_old_corrections_the_same_ones_stay_in_memory(
     features: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RECENT", 10)
-    monkeypatch.setattr(module, "REMEMBERED", 20)
+    monkeypatch.setattr(selection, "RECENT", 10)
+    monkeypatch.setattr(selection, "REMEMBERED", 20)
     corrections = make_dated(features, 80)
 
     first, second = (build_dataset(some, features, []) for some in (corrections[:60], corrections))
