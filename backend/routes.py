@@ -9,15 +9,16 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from backend.auth import WEBHOOK_HEADER, may_report_events, refuse
-from backend.captioning import EXTENSION, CaptionBackend, CaptioningParts
-from backend.errors import MAX_BODY_BYTES
-from backend.events import START_TRAINING
-from backend.fields import checked, need, need_objects, parse_project_id
-from backend.versions import promote_version
+from backend.access.login import WEBHOOK_HEADER, may_report_events, refuse
+from backend.captioning.backend import CaptionBackend
+from backend.captioning.promotion import promote_version
+from backend.captioning.services import EXTENSION, CaptioningParts
+from backend.error_answers import MAX_BODY_BYTES
+from backend.protocol.json_fields import checked, need, need_objects, parse_project_id
+from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
-from worker.job_cause import cause
+from worker.queue.failure_reason import cause
 
 routes = Blueprint("label_studio", __name__)
 

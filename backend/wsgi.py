@@ -14,11 +14,11 @@ from gunicorn.glogging import Logger
 from redis import RedisError
 
 from backend.app import create_app
-from backend.captioning import EXTENSION, CaptioningParts
+from backend.captioning.services import EXTENSION, CaptioningParts
 from model.captioner import prefer_fast_products
 from worker.logs import set_up_logging
-from worker.lost_jobs import watch_beside
-from worker.queues import schedule_pull
+from worker.queue.lost_jobs import watch_beside
+from worker.queue.periodic_pull import schedule_pull
 from worker.settings import Settings
 from worker.telemetry import start_telemetry
 

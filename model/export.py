@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import bundle_path, load_bundle, save_bundle
-from model.captions import CaptionedImage
+from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.metrics.evaluation import Evaluation, evaluate

@@ -12,10 +12,10 @@ from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
 from backend.app import create_app
-from backend.captioning import EXTENSION, CaptioningParts
+from backend.captioning.services import EXTENSION, CaptioningParts
 from tests.payloads import load_payload
-from worker.corrections import Correction, CorrectionInbox
-from worker.queues import LABEL_STUDIO_QUEUE, queue
+from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 from worker.settings import Settings
 
 LABEL_CONFIG = """<View><Image name="image" value="$captioning"/><Header value="Describe the image:"/>

@@ -16,8 +16,8 @@ from model.tokenizer import Tokenizer
 from model.training.captions import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
-from worker.corrections import Correction
-from worker.suggestions import Suggestion
+from worker.feedback.corrections import Correction
+from worker.feedback.suggestions import Suggestion
 
 TWELVE_WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "left", "right", "two", "the", "of")
 

@@ -21,7 +21,7 @@ from model.registry import ModelRegistry
 from model.store import Store
 from model.vision.features import FeatureStore
 from tests.factories import make_correction, make_image
-from worker.corrections import Correction, CorrectionInbox
+from worker.feedback.corrections import Correction, CorrectionInbox
 from worker.settings import Settings
 
 DEADLINE_S = 120

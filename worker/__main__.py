@@ -20,11 +20,12 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from model.errors import SettingsError
-from worker.liveness import beating
 from worker.logs import set_up_logging
-from worker.lost_jobs import watch_beside
-from worker.process import CaptionWorker
-from worker.queues import QUEUES, connect_patiently, queue
+from worker.queue.heartbeats import beating
+from worker.queue.job_state import QUEUES, queue
+from worker.queue.lost_jobs import watch_beside
+from worker.queue.rq_worker import CaptionWorker
+from worker.redis_client import connect_patiently
 from worker.settings import Settings, hide_password
 
 logger = logging.getLogger("worker")

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from redis import Redis, RedisError
 
-from worker.queues import connect
+from worker.redis_client import connect
 
 logger = logging.getLogger(__name__)
 

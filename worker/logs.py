@@ -27,7 +27,7 @@ def set_up_logging(log_format: str) -> None:
 
 
 class TextLine(logging.Formatter):
-    """For people: `2025-01-31T12:00:00+0000 INFO backend.captioning correction stored project=6 request=0a1b`."""
+    """For people: `2025-01-31T12:00:00+0000 INFO backend.routes correction stored project=6 request=0a1b`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")

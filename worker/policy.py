@@ -1,6 +1,6 @@
 """The small decisions of learning, as pure functions: when to retrain, what to hold out, what to withhold.
 
-The big one, whether to publish, is worker/gate.py.
+The big one, whether to publish, is worker/learning/gate.py.
 """
 
 import math

@@ -15,9 +15,7 @@ from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import TooManyRequests
 
-from backend.admin.sessions import SESSION_COOKIE, SESSION_S, keep_sessions
-from backend.admin.users import User, Users
-from backend.auth import (
+from backend.access.login import (
     READING,
     address,
     ask_for_login,
@@ -29,7 +27,9 @@ from backend.auth import (
     sent_name,
     write_refusal,
 )
-from backend.throttle import Throttle
+from backend.access.throttle import Throttle
+from backend.admin.sessions import SESSION_COOKIE, SESSION_S, keep_sessions
+from backend.admin.users import User, Users
 from worker.audit import AuditLog
 
 EXTENSION = "captioner-access"

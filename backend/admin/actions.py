@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from backend.admin.access import current_user, write_down
-from backend.admin.jobs import JobFacts
-from backend.captioning import CaptioningParts
-from backend.versions import promote_version, roll_back
+from backend.admin.job_records import JobFacts
+from backend.captioning.promotion import promote_version, roll_back
+from backend.captioning.services import CaptioningParts
 from model.errors import RequestError
-from worker.control import RetrainingControl, cancel_job, retry_job, stop_job
-from worker.queues import enqueue_retraining, retrain_when_due
+from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
+from worker.queue.retraining import enqueue_retraining
+from worker.queue.trigger import retrain_when_due
 
 Fields = Mapping[str, str]
 ProjectAction = Callable[[CaptioningParts, int, Fields], str]

@@ -16,21 +16,21 @@ from flask.typing import ResponseReturnValue
 from PIL import Image
 from werkzeug.exceptions import NotFound
 
+from backend.access.login import our_page, wants_page
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_weights
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts, redis_answers
-from backend.admin.versions import VersionFacts, version_tree
-from backend.auth import our_page, wants_page
-from backend.image_features import find_image_ref
-from backend.ledger import csv_lines, ledger_json
+from backend.admin.version_records import VersionFacts, version_tree
+from backend.commands.ledger_report import csv_lines, ledger_json
+from backend.images.backfill import find_image_ref
 from backend.routes import parts
 from model.bundle import save_bundle
 from model.errors import CaptionerError, ImageError, RequestError
 from model.vision.images import decode_image
-from worker.calibration import read_calibration
-from worker.job_log import job_log
-from worker.ledger import read_ledger
+from worker.feedback.score_calibration import read_calibration
+from worker.feedback.totals import read_ledger
+from worker.queue.job_log import job_log
 
 api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
 

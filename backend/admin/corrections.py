@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from backend.admin.versions import known_versions
+from backend.admin.version_records import known_versions
 from model.registry import ModelRegistry, ModelVersion
 from model.tokenizer import cut, joined
-from worker.corrections import Correction, CorrectionInbox
+from worker.feedback.corrections import Correction, CorrectionInbox
 
 PAGE = 50
 SEARCH_S = 1.0

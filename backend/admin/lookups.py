@@ -4,7 +4,7 @@ from flask import request
 from werkzeug.exceptions import NotFound
 
 from backend.admin.corrections import FoundPage, Search, search_corrections
-from backend.admin.jobs import STATES, JobFacts, find_job, recent_jobs
+from backend.admin.job_records import STATES, JobFacts, find_job, recent_jobs
 from backend.routes import parts
 from model.errors import RequestError
 from model.registry import ModelVersion

@@ -7,8 +7,8 @@ from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis import RedisError
 
+from backend.captioning.serving_versions import ServingCaptioners
 from backend.routes import parts
-from backend.serving import ServingCaptioners
 from model.errors import CaptionerError
 
 operations = Blueprint("operations", __name__)

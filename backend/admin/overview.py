@@ -11,14 +11,14 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.admin.jobs import JobFacts, recent_jobs, utc
-from backend.admin.neighbours import Health, look_at_neighbours
+from backend.admin.dependencies import Health, look_at_neighbours
+from backend.admin.job_records import JobFacts, recent_jobs, utc
 from backend.admin.projects import ProjectFacts, project_facts
-from backend.captioning import CaptioningParts
+from backend.captioning.services import CaptioningParts
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
-from worker.liveness import heartbeat_ages_s, is_alive
-from worker.queues import QUEUES, queue
+from worker.queue.heartbeats import heartbeat_ages_s, is_alive
+from worker.queue.job_state import QUEUES, queue
 
 logger = logging.getLogger(__name__)
 

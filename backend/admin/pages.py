@@ -7,16 +7,16 @@ from typing import Any, TypeGuard
 import chartkick
 from flask import Blueprint, Response, render_template, request, send_from_directory
 
-from backend.admin.jobs import STATES, recent_jobs
+from backend.admin.job_records import STATES, recent_jobs
 from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts, redis_answers
-from backend.admin.versions import gained_words, newest_versions, version_tree
+from backend.admin.version_records import gained_words, newest_versions, version_tree
 from backend.routes import parts
-from worker.control import RetrainingControl
-from worker.edit_kinds import EDIT_KINDS
-from worker.job_log import job_log
-from worker.ledger import read_ledger
+from worker.feedback.edit_kinds import EDIT_KINDS
+from worker.feedback.totals import read_ledger
+from worker.queue.control import RetrainingControl
+from worker.queue.job_log import job_log
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 

@@ -7,14 +7,15 @@ from typing import Literal
 from redis import Redis
 from rq.job import JobStatus
 
-from backend.admin.jobs import JobFacts, find_jobs
-from backend.captioning import CaptioningParts
+from backend.admin.job_records import JobFacts, find_jobs
+from backend.captioning.services import CaptioningParts
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
-from worker.control import RetrainingControl
-from worker.corrections import Waiting
-from worker.ledger import Acceptance, read_acceptances
-from worker.queues import RETRAIN_QUEUE, Retrainings, queue, retrainings_of
+from worker.feedback.corrections import Waiting
+from worker.feedback.totals import Acceptance, read_acceptances
+from worker.queue.control import RetrainingControl
+from worker.queue.job_state import RETRAIN_QUEUE, queue
+from worker.queue.retraining import Retrainings, retrainings_of
 
 Standing = Literal["learning", "waiting", "current", "paused", "failed", "stuck"]
 ENDED_LOOKED_AT = 50

@@ -20,10 +20,10 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import NotFound
 
+from backend.access.login import refuse, wants_page
 from backend.admin.access import PAGE_POLICY, write_down
 from backend.admin.parts import redis_answers
 from backend.admin.sessions import is_https
-from backend.auth import refuse, wants_page
 from backend.routes import parts
 
 QUEUES_PATH = "/admin/queues"

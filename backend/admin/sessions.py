@@ -5,8 +5,8 @@ from datetime import timedelta
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
+from backend.access.login import ADMIN_PATH, is_below
 from backend.admin.users import Users
-from backend.auth import ADMIN_PATH, is_below
 
 SESSION_S = 12 * 3600
 SESSION_COOKIE = "captioner_session"

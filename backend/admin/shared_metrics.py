@@ -1,7 +1,8 @@
 """What all processes share, as Prometheus reads it: asked of Redis, the store and Label Studio at each scrape.
 
 A scrape costs the same however many corrections, versions and jobs there are: totals are kept as they come
-(`worker/counts.py`, `worker/ledger_scripts.py`), and of a project only the version that serves is looked at.
+(`worker/queue/job_metrics.py`, `worker/feedback/ledger_scripts.py`), and of a project only the version that serves is
+looked at.
 """
 
 import logging
@@ -21,11 +22,11 @@ from prometheus_client.registry import Collector
 from redis import RedisError
 
 from backend.admin.overview import QueueFacts, queue_facts, worker_facts
-from backend.captioning import CaptioningParts
+from backend.captioning.services import CaptioningParts
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError, ModelVersionError
-from worker.counts import JOB_BUCKETS_S, Counts, JobCounts, JobTimes
-from worker.ledger import Acceptance, read_acceptance
+from worker.feedback.totals import Acceptance, read_acceptance
+from worker.queue.job_metrics import JOB_BUCKETS_S, Counts, JobCounts, JobTimes
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from flask import Blueprint, redirect, render_template, request, session, url_fo
 from flask.typing import ResponseReturnValue
 from flask_login import login_user
 
+from backend.access.login import address, our_page
 from backend.admin.access import access, current_user, write_down
 from backend.admin.sessions import is_https
-from backend.auth import address, our_page
 
 sign_in = Blueprint("sign_in", __name__)
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 
 import requests
 
+from backend.demo.child_processes import wait_until
 from backend.demo.product import DemoProduct, Narrator, demo_product
-from backend.demo.services import wait_until
+from backend.demo.scenes import sample_scene, write_captions, wrong_facts
+from backend.demo.scenes.scene import Scene
 from backend.demo.user import ShownSuggestion, ShownTask
 from model.errors import CaptionerError, ServiceError
-from model.scenes import sample_scene, write_captions, wrong_facts
-from model.scenes.scene import Scene
 
 HOUSE_WORDS = {"circle": "ball", "circles": "balls"}
 CORRECTIONS = 20

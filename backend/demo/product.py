@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from backend.demo.services import (
+from backend.demo.child_processes import (
     LOOPBACK,
     LabelStudioAccount,
     Service,
@@ -233,7 +233,7 @@ def draw_pictures(directory: Path) -> list[Path]:
 
     Two in three at least show a circle, so that a house style about circles is soon learned.
     """
-    from model.scenes import draw_scene, sample_scene
+    from backend.demo.scenes import draw_scene, sample_scene
 
     directory.mkdir(parents=True)
     paths: list[Path] = []

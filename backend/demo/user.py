@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from backend.demo.services import LabelStudioAccount
+from backend.demo.child_processes import LabelStudioAccount
 from model.errors import LabelStudioError
 
 LABEL_CONFIG = """<View>

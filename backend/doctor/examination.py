@@ -17,7 +17,7 @@ from model.bundle import load_bundle
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.store import Store
-from worker.queues import QUEUES, queue
+from worker.queue.job_state import QUEUES, queue
 from worker.settings import Settings, hide_password
 
 

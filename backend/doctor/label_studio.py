@@ -7,14 +7,15 @@ from http import HTTPStatus
 from redis import RedisError
 
 from backend.doctor.findings import Finding
-from backend.images import ImageFetcher
+from backend.images.fetcher import ImageFetcher
 from backend.label_studio.client import LabelStudioClient, Project
 from backend.label_studio.connection import Connection, find_connection
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
-from backend.labeling import CaptionControl, parse_caption_controls, read_image_ref
+from backend.protocol.label_config import CaptionControl, parse_caption_controls, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
 from model.vision.images import decode_image
-from worker.queues import connect, enqueue_backend_job
+from worker.queue.backend_jobs import enqueue_backend_job
+from worker.redis_client import connect
 from worker.settings import Settings
 
 GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backend.auth import WEBHOOK_HEADER
+from backend.access.login import WEBHOOK_HEADER
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Webhook
 from worker.settings import Settings
 

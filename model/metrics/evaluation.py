@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from model.caption_files.read import CaptionedImage, LeftOut
 from model.captioner import Caption, Captioner
-from model.captions import CaptionedImage, LeftOut
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError
 from model.metrics.java import JavaMetric, java_metrics

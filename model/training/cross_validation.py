@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from model.caption_files.read import CaptionSource, LeftOut
 from model.captioner import Captioner
-from model.captions import CaptionSource, LeftOut
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.metrics.scores import Metrics, measure

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.captions import LeftOut, read_names
+from model.caption_files.read import LeftOut, read_names
 from model.errors import ImageError, TrainingError
 from model.precision import stored
 from model.progress import OnProgress, Progress, ignore_progress

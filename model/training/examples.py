@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.captions import CaptionedImage, CaptionSource, LeftOut, read_captions
+from model.caption_files.read import CaptionedImage, CaptionSource, LeftOut, read_captions
 from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, ignore_progress
 from model.tokenizer import pieces

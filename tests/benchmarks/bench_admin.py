@@ -26,12 +26,12 @@ from model.registry import ModelRegistry
 from tests.backend_client import BackendClient, make_settings
 from tests.factories import make_correction, write_bundle
 from tests.redis_server import RedisServer
-from worker.corrections import Correction
-from worker.inbox_scripts import STORE, inbox_keys
-from worker.ledger_records import record_submission
-from worker.ledger_scripts import STORE as STORE_RECORD
-from worker.ledger_scripts import ledger_keys
-from worker.queues import RETRAIN_QUEUE, queue
+from worker.feedback.corrections import Correction
+from worker.feedback.inbox_scripts import STORE, inbox_keys
+from worker.feedback.ledger_records import record_submission
+from worker.feedback.ledger_scripts import STORE as STORE_RECORD
+from worker.feedback.ledger_scripts import ledger_keys
+from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 LOGIN = ("admin", "secret")
 TIMES = 20

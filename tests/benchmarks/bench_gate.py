@@ -27,25 +27,25 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from backend.demo.scenes.checking import wrong_facts
+from backend.demo.scenes.drawing import draw_scene
+from backend.demo.scenes.scene import Scene, sample_scene
+from backend.demo.scenes.wording import write_captions
 from model.captioner import Captioner, prefer_fast_products
 from model.decoders.search import DecodingOptions
 from model.progress import Progress, ProgressDisplay
-from model.scenes.checking import wrong_facts
-from model.scenes.drawing import draw_scene
-from model.scenes.evaluation import best_captions
-from model.scenes.scene import Scene, sample_scene
-from model.scenes.wording import write_captions
 from model.store import Store
 from model.vision.features import FeatureStore
+from recipes.scenes.scene_evaluation import best_captions
 from tests.benchmarks.bench_retrain import HABITS
 from tests.benchmarks.learning.worlds import SCENE_TOPICS, World, scene_topic, scenes_world
 from tests.factories import make_correction
-from worker.corrections import Correction
-from worker.dataset import build_dataset
-from worker.gate import Decision
-from worker.holdout import Holdout
-from worker.jobs import attempt
-from worker.progress import Progress as JobProgress
+from worker.feedback.corrections import Correction
+from worker.learning.candidate import attempt
+from worker.learning.dataset import build_dataset
+from worker.learning.gate import Decision
+from worker.learning.holdout import Holdout
+from worker.queue.job_progress import Progress as JobProgress
 from worker.settings import Settings
 
 KNOWN = "known"

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from model.caption_files.read import CaptionSource
 from model.captioner import Captioner, prefer_fast_products
-from model.captions import CaptionSource
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.progress import ProgressDisplay

@@ -25,8 +25,8 @@ from model.progress import Progress, ProgressDisplay
 from tests.benchmarks.learning.learners import Ours
 from tests.benchmarks.learning.worlds import Picture, World, scenes_world, write_captions_of
 from tests.factories import make_correction
-from worker.calibration import Calibration, fit_calibration
-from worker.ledger_records import LedgerRecord, record_submission
+from worker.feedback.ledger_records import LedgerRecord, record_submission
+from worker.feedback.score_calibration import Calibration, fit_calibration
 
 BATCH = 20
 RANDOM_ORDERS = 3

@@ -27,19 +27,19 @@ from PIL import Image
 from redis import Redis
 from rq.job import JobStatus
 
+from backend.demo.scenes.drawing import draw_scenes
 from model.bundle import load_bundle
+from model.caption_files.read import CaptionSource, read_captions
 from model.captioner import Captioner
-from model.captions import CaptionSource, read_captions
 from model.decoders.search import DecodingOptions
 from model.metrics.scores import measure as measure_captions
-from model.scenes.drawing import draw_scenes
-from model.scenes.evaluation import best_captions, report_facts
 from model.vision.images import decode_image
+from recipes.scenes.scene_evaluation import best_captions, report_facts
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace
-from worker.queues import retrain_when_due
+from worker.queue.trigger import retrain_when_due
 from worker.settings import Settings
 
 UNSEEN = 150

@@ -5,7 +5,7 @@ import time
 
 from model.bundle import load_bundle
 from model.decoders.search import DecodingOptions
-from model.scenes.evaluation import FactReport, caption_facts
+from recipes.scenes.scene_evaluation import FactReport, caption_facts
 
 SCENES = 1000
 BAR = 0.95

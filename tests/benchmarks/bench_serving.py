@@ -24,8 +24,8 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.demo.services import Service, Services, free_port, start_backend, start_redis, start_worker
-from model.scenes.drawing import draw_scenes
+from backend.demo.child_processes import Service, Services, free_port, start_backend, start_redis, start_worker
+from backend.demo.scenes.drawing import draw_scenes
 from tests.factories import make_task
 from tests.image_server import ImageServer
 from tests.payloads import load_payload

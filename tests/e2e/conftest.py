@@ -13,7 +13,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.demo.services import (
+from backend.demo.child_processes import (
     LOOPBACK,
     LabelStudioAccount,
     Service,
@@ -33,10 +33,10 @@ from model.bundle import bundle_version
 from model.errors import ServiceError
 from model.registry import ModelRegistry
 from model.store import Store
-from tests.e2e.pictures import draw_pictures
+from tests.e2e.drawn_pictures import draw_pictures
 from tests.missing import missing
-from worker.corrections import Correction, CorrectionInbox
-from worker.queues import queue
+from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.queue.job_state import queue
 
 FEW_S = 60
 """When a test gives up waiting for what takes a second or two; a busy machine gets its chance."""

@@ -23,9 +23,9 @@ from tests.image_server import ImageServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold
 from worker.audit import AuditLog
-from worker.control import RetrainingControl
-from worker.ledger_records import record_submission
-from worker.queues import RETRAIN_QUEUE, queue
+from worker.feedback.ledger_records import record_submission
+from worker.queue.control import RetrainingControl
+from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,7 @@ from playwright.sync_api import Page
 
 from tests.browser import launched_browser
 from tests.e2e.conftest import Connected, LabelStudio, Product
-from tests.e2e.pictures import seeds_with
+from tests.e2e.drawn_pictures import seeds_with
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from playwright.sync_api import Page
 
-from model.captions import CaptionedImage
+from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.metrics.evaluation import JudgedCaption, evaluate
 from model.metrics.gallery import write_gallery

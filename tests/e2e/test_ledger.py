@@ -7,10 +7,10 @@ import pytest
 from redis import Redis
 
 from backend.demo.user import LabelStudioUser, ShownTask
-from backend.reconciliation import reconcile
+from backend.sync.pull import reconcile
 from tests.e2e.conftest import Connected, Product
-from tests.e2e.pictures import seeds_with
-from worker.ledger_records import LedgerRecord, LedgerRecords
+from tests.e2e.drawn_pictures import seeds_with
+from worker.feedback.ledger_records import LedgerRecord, LedgerRecords
 
 PICTURES = 12
 

@@ -7,7 +7,7 @@ import pytest
 
 from backend.demo.user import LabelStudioUser, ShownTask
 from tests.e2e.conftest import Connected, Product
-from tests.e2e.pictures import seeds_with
+from tests.e2e.drawn_pictures import seeds_with
 
 PICTURES, EACH = 20, 5
 """So many annotators caption so many pictures: 100 submissions."""

@@ -8,7 +8,7 @@ import requests
 from backend.demo.user import LabelStudioUser
 from backend.label_studio.webhooks import credentials, webhook_url
 from tests.e2e.conftest import Connected, LabelStudio, Product
-from tests.e2e.pictures import seeds_with
+from tests.e2e.drawn_pictures import seeds_with
 from worker.settings import Settings
 
 LOGIN = {"BASIC_AUTH_USER": "captioner", "BASIC_AUTH_PASS": "pass: word"}

@@ -5,7 +5,8 @@ import socket
 
 from rq import get_current_job
 
-from worker.queues import connect_patiently, only_training
+from worker.queue.retraining import only_training
+from worker.redis_client import connect_patiently
 from worker.settings import Settings
 
 

@@ -18,7 +18,7 @@ from tests.backend_client import BROWSER_ACCEPTS, BackendClient, Browser, basic_
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
 from worker.audit import AuditEntry, AuditLog
-from worker.queues import LABEL_STUDIO_QUEUE, queue
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 
 BOSS = ("captioner", "from the settings")
 ANNA = ("anna", "anna's password")

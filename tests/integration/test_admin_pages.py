@@ -27,9 +27,10 @@ from tests.backend_client import BackendClient
 from tests.factories import make_correction, write_bundle
 from tests.scrape import samples
 from worker.audit import AuditLog
-from worker.control import RetrainingControl, cancel_job
-from worker.ledger_records import record_submission
-from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
+from worker.feedback.ledger_records import record_submission
+from worker.queue.control import RetrainingControl, cancel_job
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
+from worker.queue.retraining import enqueue_retraining
 
 ADMIN = ("admin", "right")
 LOGIN = {"basic_auth_user": ADMIN[0], "basic_auth_pass": ADMIN[1]}

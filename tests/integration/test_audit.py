@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from backend.captioning.promotion import open_registry
 from backend.cli import main
-from backend.versions import open_registry
 from tests.factories import make_bundle
 from tests.redis_server import RedisServer
 from worker.audit import AuditLog

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from backend.errors import MAX_BODY_BYTES
+from backend.error_answers import MAX_BODY_BYTES
 from tests.backend_client import LABEL_CONFIG, BackendClient
 from tests.factories import make_task
 from tests.image_server import ImageServer
@@ -160,7 +160,7 @@ def test_a_bug_is_a_500_without_its_traceback_and_the_log_has_it(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("the bug")
 
-    monkeypatch.setattr("backend.captioning.parse_webhook", fail)
+    monkeypatch.setattr("backend.captioning.backend.parse_webhook", fail)
 
     response = backend.replay("20_webhook_ANNOTATION_CREATED_accepted")
 

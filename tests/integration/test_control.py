@@ -14,18 +14,12 @@ from tests.backend_client import BackendClient
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker import jobs
-from worker.control import RetrainingControl, cancel_job, retry_job, stop_job
-from worker.idle import retrain_if_idle
-from worker.job_cause import cause
-from worker.job_log import job_log
-from worker.queues import (
-    LABEL_STUDIO_QUEUE,
-    RETRAIN_QUEUE,
-    enqueue_retraining,
-    is_pending,
-    queue,
-    retrain_when_due,
-)
+from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
+from worker.queue.failure_reason import cause
+from worker.queue.job_log import job_log
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
+from worker.queue.retraining import enqueue_retraining
+from worker.queue.trigger import retrain_if_idle, retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -82,7 +76,7 @@ def test_a_retraining_that_is_stopped_leaves_the_serving_version_and_is_not_repe
     assert workplace.registry.serving(1) == workplace.bundle.version
     assert workplace.inbox.waiting(1) == 8
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
-    monkeypatch.setattr("worker.idle.is_quiet", lambda *_: True)
+    monkeypatch.setattr("worker.queue.trigger.is_quiet", lambda *_: True)
     assert retrain_if_idle(1) is None
 
 
@@ -211,7 +205,7 @@ def test_a_paused_project_starts_no_retraining_and_loses_no_correction(
 ) -> None:
     for name, value in workplace.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("worker.idle.is_quiet", lambda *_: True)
+    monkeypatch.setattr("worker.queue.trigger.is_quiet", lambda *_: True)
     workplace.correct(range(1, 30))
     waiting = retrain_when_due(workplace.redis, workplace.settings, 1)
     assert waiting is not None
@@ -331,7 +325,7 @@ def test_the_log_of_a_job_is_kept_beside_it_and_expires_with_it(
     workplace.result(following)  # so the worker is done with the two before
 
     [line] = [line for line in job_log(workplace.redis, done) if "retraining done" in line]
-    assert "INFO worker.jobs retraining done project=1" in line
+    assert "INFO worker.learning.training_run retraining done project=1" in line
     assert "ValueError: math domain error" in job_log(workplace.redis, failed)
     for job_id in (done, failed):
         log_ttl_s = workplace.redis.ttl(f"captioner:job-log:{job_id}")

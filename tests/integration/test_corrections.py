@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
-from worker.corrections import CorrectionInbox
-from worker.queues import connect
+from worker.feedback.corrections import CorrectionInbox
+from worker.redis_client import connect
 
 
 @pytest.fixture

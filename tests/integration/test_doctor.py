@@ -9,7 +9,7 @@ from backend.doctor.examination import diagnose
 from backend.doctor.findings import Finding
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
-from worker.queues import RETRAIN_QUEUE, queue
+from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 
 @pytest.fixture

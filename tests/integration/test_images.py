@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from backend.images import FetchLimits, ImageFetcher
+from backend.images.fetcher import FetchLimits, ImageFetcher
 from model.errors import ImageError, LabelStudioError
 from tests.image_server import ImageServer, png, send
 

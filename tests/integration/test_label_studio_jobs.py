@@ -18,21 +18,21 @@ from requests_mock import Mocker
 from torch import Tensor
 
 from backend import jobs
-from backend.image_features import complete_features, retry_delay_s
-from backend.labeling import compact_image_ref
-from backend.pictures import encode
+from backend.images.backfill import complete_features, retry_delay_s
+from backend.images.task_images import encode
+from backend.protocol.label_config import compact_image_ref
 from model.errors import LabelStudioError
 from model.vision.encoder import Encoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion
 from tests.workplace import Workplace
-from worker.control import RetrainingControl
-from worker.ledger import read_ledger
-from worker.ledger_records import LedgerRecords
+from worker.feedback.ledger_records import LedgerRecords
+from worker.feedback.suggestions import Suggestion, SuggestionLog
+from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
-from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
-from worker.suggestions import Suggestion, SuggestionLog
+from worker.queue.control import RetrainingControl
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 
 LS = "http://label-studio.test"
 BACKEND = "http://backend.test:9090"
@@ -486,7 +486,7 @@ def test_an_image_that_failed_is_passed_over_until_it_is_due_again(
     label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch, is_due: bool
 ) -> None:
     if is_due:
-        monkeypatch.setattr("backend.image_features.FIRST_DELAY_S", 0)
+        monkeypatch.setattr("backend.images.backfill.FIRST_DELAY_S", 0)
     requests_mock.get("http://images.test/1.png", [{"exc": ConnectTimeout}, {"content": png("green")}])
     label_studio.tasks = [task(1, annotation(1, "a square"), image="http://images.test/1.png")]
 
@@ -515,8 +515,8 @@ def test_an_image_that_label_studio_refuses_is_tried_each_time(
 def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, requests_mock: Mocker
 ) -> None:
-    monkeypatch.setattr("worker.selection.RECENT", 3)
-    monkeypatch.setattr("worker.selection.REMEMBERED", 2)
+    monkeypatch.setattr("worker.feedback.selection.RECENT", 3)
+    monkeypatch.setattr("worker.feedback.selection.REMEMBERED", 2)
     requests_mock.get("http://images.test/1.png", content=png("green"))
     workplace.correct(range(1, 9))
     workplace.inbox.store(make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png"))
@@ -534,7 +534,7 @@ def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_mad
         requests_mock.get(f"{LS}/data/upload/1/0000000{number}-dog.jpg", content=png(color))
     label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
     overflowing = encode_overflowing_for("green")
-    monkeypatch.setattr("backend.image_features.encode", overflowing)
+    monkeypatch.setattr("backend.images.backfill.encode", overflowing)
 
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
@@ -550,7 +550,7 @@ def test_an_encoder_that_fails_on_every_image_sets_none_aside(
 ) -> None:
     requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
     label_studio.tasks = [task(1, annotation(1, "a square"))]
-    monkeypatch.setattr("backend.image_features.encode", encode_overflowing_for("red", "grey"))
+    monkeypatch.setattr("backend.images.backfill.encode", encode_overflowing_for("red", "grey"))
 
     with pytest.raises(ArithmeticError, match="half precision"):
         jobs.collect_corrections(1)
@@ -843,7 +843,7 @@ def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(
 def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.refreshing.PART_S", 0)
+    monkeypatch.setattr("backend.sync.refresh.PART_S", 0)
     label_studio.tasks = [task(number, image=data_url("red")) for number in range(1, 31)]
 
     first = refresh(workplace)

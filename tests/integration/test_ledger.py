@@ -16,10 +16,10 @@ from backend.cli import main
 from model.store import Store
 from tests.factories import make_correction, make_suggestion
 from tests.redis_server import RedisServer
-from worker.calibration import Calibration, write_calibration
-from worker.ledger import Acceptance, Ledger, Tally, read_acceptance, read_ledger
-from worker.ledger_records import LedgerRecord, LedgerRecords, Skip, record_skip, record_submission
-from worker.suggestions import Suggestion, SuggestionLog
+from worker.feedback.ledger_records import LedgerRecord, LedgerRecords, Skip, record_skip, record_submission
+from worker.feedback.score_calibration import Calibration, write_calibration
+from worker.feedback.suggestions import Suggestion, SuggestionLog
+from worker.feedback.totals import Acceptance, Ledger, Tally, read_acceptance, read_ledger
 
 VERSION = "scenes-1a2b3c4d"
 SHOWN = make_suggestion(caption="a dog runs")

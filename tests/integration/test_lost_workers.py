@@ -15,10 +15,11 @@ from tests.backend_client import BackendClient
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
-from worker.counts import JobCounts
-from worker.liveness import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
-from worker.lost_jobs import find_strays, put_back_stray_jobs, running, take_back, take_back_lost_jobs
-from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue
+from worker.queue.heartbeats import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
+from worker.queue.job_metrics import JobCounts
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
+from worker.queue.lost_jobs import find_strays, put_back_stray_jobs, running, take_back, take_back_lost_jobs
+from worker.queue.retraining import enqueue_retraining
 
 StartWorker = Callable[..., WorkerProcess]
 MakeWorkplace = Callable[[str], Workplace]

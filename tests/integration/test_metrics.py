@@ -10,7 +10,7 @@ import pytest
 import requests
 from redis import Redis
 
-from backend.demo.services import Services, free_port, our_environment, wait_until
+from backend.demo.child_processes import Services, free_port, our_environment, wait_until
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_suggestion, make_task
 from tests.image_server import ImageServer, send
@@ -18,8 +18,9 @@ from tests.redis_server import RedisServer
 from tests.scrape import samples
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Workplace
-from worker.ledger_records import record_submission
-from worker.queues import LABEL_STUDIO_QUEUE, enqueue_retraining, queue
+from worker.feedback.ledger_records import record_submission
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
+from worker.queue.retraining import enqueue_retraining
 
 ACCEPTED = "20_webhook_ANNOTATION_CREATED_accepted"
 

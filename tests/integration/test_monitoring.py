@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from backend.demo.services import Services, bare_environment, free_port, start_backend, wait_until
+from backend.demo.child_processes import Services, bare_environment, free_port, start_backend, wait_until
 from tests.backend_client import BackendClient
 from tests.missing import missing
 from tests.scrape import series_names

@@ -14,8 +14,8 @@ from rq.serializers import JSONSerializer
 from tests.backend_client import BROWSER_ACCEPTS, BackendClient, basic_auth, failed_job
 from tests.factories import make_correction
 from tests.redis_server import RedisServer
-from worker.counts import JobCounts
-from worker.queues import LABEL_STUDIO_QUEUE, queue
+from worker.queue.job_metrics import JobCounts
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 
 ADMIN = ("admin", "right")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli import main
-from model.scenes import Scene, draw_scenes
+from backend.demo.scenes import Scene, draw_scenes
 
 NUMBERS = ("one", "two", "three", "four")
 NOUNS = {"circle": ("ball", "balls"), "square": ("box", "boxes"), "cross": ("plus", "pluses")}

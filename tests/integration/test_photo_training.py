@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from model.bundle import load_bundle
-from model.captions import CaptionSource
+from model.caption_files.read import CaptionSource
 from model.decoders.search import DecodingOptions
-from model.training.bundle import train_bundle
+from model.training.bundle_training import train_bundle
 from model.training.captions import TrainingOptions
 from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions

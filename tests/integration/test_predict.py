@@ -20,10 +20,10 @@ from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
 from worker.audit import AuditLog
-from worker.calibration import Calibration, write_calibration
-from worker.ledger import read_ledger
+from worker.feedback.score_calibration import Calibration, write_calibration
+from worker.feedback.suggestions import Suggestion
+from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
-from worker.suggestions import Suggestion
 
 TWO_PAIRS = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/><Text name="t" value="$c"/>
 <TextArea name="left caption" toName="left"/><TextArea name="说明" toName="right"/>
@@ -43,7 +43,9 @@ def test_setup_names_the_serving_version(backend: BackendClient, name: str) -> N
 
 
 def test_setup_loads_no_weights(backend: BackendClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.serving.ServingCaptioners.bundle", lambda _: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        "backend.captioning.serving_versions.ServingCaptioners.bundle", lambda _: pytest.fail("weights were loaded")
+    )
 
     assert backend.replay("02_setup").status_code == 200
     assert backend.replay("01_health").status_code == 200
@@ -258,7 +260,7 @@ def test_the_encoder_looks_once_at_each_image_content(
     first = backend.predict(tasks)
     for _ in ("red", "blue"):
         assert kept.acquire(timeout=30)
-    monkeypatch.setattr("backend.pictures.encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("backend.images.task_images.encode", lambda *_: pytest.fail("encoded again"))
 
     again = backend.predict(tasks)
 
@@ -268,8 +270,8 @@ def test_the_encoder_looks_once_at_each_image_content(
 def test_a_batch_larger_than_the_encoders_and_decoders_is_answered_whole(
     backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.pictures.ENCODER_BATCH", 2)
-    monkeypatch.setattr("backend.captioning.DECODER_BATCH", 3)
+    monkeypatch.setattr("backend.images.task_images.ENCODER_BATCH", 2)
+    monkeypatch.setattr("backend.captioning.backend.DECODER_BATCH", 3)
     colors = ("red", "green", "blue", "yellow", "black", "white", "orange")
     tasks = [task(number, image_server.show(f"/{color}", color)) for number, color in enumerate(colors)]
 
@@ -324,7 +326,7 @@ def test_a_published_version_serves_without_a_restart_and_only_its_project(
     version = registry.publish(
         1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
     )
-    monkeypatch.setattr("backend.serving.POINTER_AGE_S", 0.0)
+    monkeypatch.setattr("backend.captioning.serving_versions.POINTER_AGE_S", 0.0)
 
     assert backend.predict([task(1, address)])[0]["model_version"] == version.name
     assert backend.replay("02_setup").get_json()["model_version"] == registry.base_version  # project 2

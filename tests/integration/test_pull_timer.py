@@ -12,8 +12,9 @@ from backend.wsgi import pull_missed
 from tests.backend_client import BackendClient
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace
-from worker.process import CaptionWorker
-from worker.queues import LABEL_STUDIO_QUEUE, NEXT_PULL_KEY, queue, schedule_pull
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
+from worker.queue.periodic_pull import NEXT_PULL_KEY, schedule_pull
+from worker.queue.rq_worker import CaptionWorker
 from worker.settings import Settings
 
 StartWorker = Callable[..., WorkerProcess]

@@ -13,19 +13,10 @@ from rq.job import JobStatus
 from tests.factories import make_correction
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
-from worker.idle import retrain_if_idle
-from worker.queues import (
-    LABEL_STUDIO_QUEUE,
-    RETRAIN_QUEUE,
-    enqueue_backend_job,
-    enqueue_retraining,
-    is_pending,
-    only_training,
-    queue,
-    remember_beginning,
-    retrain_when_due,
-    schedule_idle_check,
-)
+from worker.queue.backend_jobs import enqueue_backend_job
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
+from worker.queue.retraining import enqueue_retraining, only_training, remember_beginning
+from worker.queue.trigger import retrain_if_idle, retrain_when_due, schedule_idle_check
 
 StartWorker = Callable[..., WorkerProcess]
 

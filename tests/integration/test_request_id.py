@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from backend.demo.services import Services, free_port, start_backend
+from backend.demo.child_processes import Services, free_port, start_backend
 from tests.backend_client import BackendClient
 from tests.image_server import ImageServer
 from tests.payloads import load_payload

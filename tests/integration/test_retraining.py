@@ -15,13 +15,15 @@ from model.training.record import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
-from worker.acceptance import roll_back_if_accepted_less
 from worker.audit import AuditLog
-from worker.edits import SystematicEdit, find_systematic_edits
-from worker.fine_tuning import fine_tune
-from worker.ledger_records import LedgerRecords, record_submission
+from worker.feedback.ledger_records import LedgerRecords, record_submission
+from worker.learning.fine_tuning import fine_tune
+from worker.learning.rollback import roll_back_if_accepted_less
+from worker.learning.wording_rules import SystematicEdit, find_systematic_edits
 from worker.policy import is_held_out
-from worker.queues import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, enqueue_retraining, queue, retrain_when_due
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
+from worker.queue.retraining import enqueue_retraining
+from worker.queue.trigger import retrain_when_due
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -194,7 +196,7 @@ def test_a_worker_that_is_lost_once_its_corrections_count_as_trained_has_asked_f
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process.correct(range(1, 9))
-    monkeypatch.setattr("worker.jobs.AuditLog.write", lose_the_worker)
+    monkeypatch.setattr("worker.learning.training_run.AuditLog.write", lose_the_worker)
 
     with pytest.raises(ConnectionResetError):
         jobs.retrain(1, "a test")
@@ -212,7 +214,7 @@ def test_scores_that_cannot_be_calibrated_cost_no_version(
     def find_the_disk_full(*_: Any, **__: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("worker.acceptance.fit_calibration", find_the_disk_full)
+    monkeypatch.setattr("worker.learning.rollback.fit_calibration", find_the_disk_full)
 
     outcome = jobs.retrain(1, "a test")
 
@@ -252,7 +254,7 @@ def test_a_person_who_promotes_during_a_training_is_not_overruled(
         in_this_process.registry.rollback(1, by="admin")
         return fine_tune(*arguments)
 
-    monkeypatch.setattr("worker.jobs.fine_tune", fine_tune_while_somebody_rolls_back)
+    monkeypatch.setattr("worker.learning.training_run.fine_tune", fine_tune_while_somebody_rolls_back)
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
@@ -398,7 +400,7 @@ def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
             raise RecursionError("maximum recursion depth exceeded")
         return find_systematic_edits(known)
 
-    monkeypatch.setattr("worker.dataset.find_systematic_edits", break_for_one)
+    monkeypatch.setattr("worker.learning.dataset.find_systematic_edits", break_for_one)
 
     outcome = jobs.retrain(1, "a test")
 

@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 
 from tests.factories import make_suggestion
-from worker.ledger import read_ledger
-from worker.suggestions import KEPT_PER_TASK, KEPT_S, Suggestion, SuggestionLog
+from worker.feedback.suggestions import KEPT_PER_TASK, KEPT_S, Suggestion, SuggestionLog
+from worker.feedback.totals import read_ledger
 
 
 @pytest.fixture

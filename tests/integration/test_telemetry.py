@@ -19,7 +19,8 @@ from tests.span_collector import SpanCollector
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Workplace
 from worker import telemetry
-from worker.queues import LABEL_STUDIO_QUEUE, enqueue_retraining, queue
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
+from worker.queue.retraining import enqueue_retraining
 from worker.telemetry import carried_trace, span, start_telemetry
 
 

@@ -10,13 +10,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.auth import WEBHOOK_HEADER
+from backend.access.login import WEBHOOK_HEADER
 from tests.backend_client import BackendClient, basic_auth
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
-from worker.ledger import read_ledger
-from worker.queues import RETRAIN_QUEUE, queue
-from worker.suggestions import Suggestion
+from worker.feedback.suggestions import Suggestion
+from worker.feedback.totals import read_ledger
+from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 RECORDED_LOGIN = ("mluser", "DUMMY-PASSWORD")
 ACCEPTED = "20_webhook_ANNOTATION_CREATED_accepted"
@@ -355,7 +355,7 @@ def test_a_redis_that_goes_down_in_the_middle_is_not_acknowledged(
     def fail(*_: Any) -> None:
         raise RedisConnectionError
 
-    monkeypatch.setattr("worker.corrections.CorrectionInbox.store", fail)
+    monkeypatch.setattr("worker.feedback.corrections.CorrectionInbox.store", fail)
 
     assert backend.replay(ACCEPTED).status_code == 503
 
@@ -379,7 +379,7 @@ def test_a_trigger_that_fails_does_not_unstore_the_correction(
     def fail(*_: Any) -> None:
         raise RedisConnectionError
 
-    monkeypatch.setattr("backend.captioning.retrain_when_due", fail)
+    monkeypatch.setattr("backend.captioning.backend.retrain_when_due", fail)
 
     assert backend.replay(ACCEPTED).status_code == 201
     assert len(backend.corrections(6)) == 1

@@ -17,8 +17,9 @@ from rq.serializers import DefaultSerializer
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
-from worker.process import GRACE_S
-from worker.queues import RETRAIN_QUEUE, enqueue_retraining, queue
+from worker.queue.job_state import RETRAIN_QUEUE, queue
+from worker.queue.retraining import enqueue_retraining
+from worker.queue.rq_worker import GRACE_S
 
 StartWorker = Callable[..., WorkerProcess]
 MakeWorkplace = Callable[[str], Workplace]
@@ -33,7 +34,7 @@ def enqueue_held(workplace: Workplace, hold: Hold) -> str:
 
 def job_process(worker: WorkerProcess) -> psutil.Process:
     """Return the process of the running job."""
-    [process] = [process for process in worker.family() if "worker.horse" in process.cmdline()]
+    [process] = [process for process in worker.family() if "worker.queue.job_process" in process.cmdline()]
     return process
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from backend.cli import build_parser
+from backend.demo.child_processes import LabelStudioAccount, label_studio_variables
 from backend.demo.product import demo_settings
-from backend.demo.services import LabelStudioAccount, label_studio_variables
 from worker.settings import Settings, setting_rows
 
 COMPOSE_FILE = Path(__file__).parents[2] / "docker-compose.yml"

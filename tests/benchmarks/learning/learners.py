@@ -33,12 +33,12 @@ from model.training.course import Course, Plan, Step
 from model.vision.features import FeatureStore
 from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction
-from worker.corrections import Correction
-from worker.dataset import build_dataset
-from worker.fine_tuning import INNER_RATE, RATE, STEPS
-from worker.holdout import Holdout
-from worker.jobs import attempt
-from worker.progress import Progress
+from worker.feedback.corrections import Correction
+from worker.learning.candidate import attempt
+from worker.learning.dataset import build_dataset
+from worker.learning.fine_tuning import INNER_RATE, RATE, STEPS
+from worker.learning.holdout import Holdout
+from worker.queue.job_progress import Progress
 from worker.settings import Settings
 
 Corrections = Sequence[tuple[Picture, str]]

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from backend.demo.scenes.drawing import draw_scene
+from backend.demo.scenes.scene import Scene, sample_scene
+from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
+from model.caption_files.read import CaptionSource
 from model.captioner import Captioner
-from model.captions import CaptionSource
 from model.decoders import build_decoder
 from model.decoders.base import DecoderSizes
 from model.decoders.search import DecodingOptions
 from model.progress import OnProgress, Progress
-from model.scenes.drawing import draw_scene
-from model.scenes.scene import Scene, sample_scene
-from model.scenes.wording import write_captions
 from model.store import Store
 from model.tokenizer import Tokenizer
 from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder

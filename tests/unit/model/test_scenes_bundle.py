@@ -1,9 +1,9 @@
 import torch
 
+from backend.demo.scenes import draw_scenes
 from model.bundle import bundle_path, load_bundle
 from model.decoders.search import DecodingOptions, beam_search
-from model.scenes import draw_scenes
-from model.scenes.evaluation import caption_facts
+from recipes.scenes.scene_evaluation import caption_facts
 
 
 def test_the_scenes_bundle_states_no_wrong_fact_on_at_least_90_of_100_unseen_scenes() -> None:

@@ -18,14 +18,16 @@ def request_id() -> Iterator[str]:
 
 
 def record(message: Any, *values: Any, **more: Any) -> logging.LogRecord:
-    return logging.LogRecord("backend.captioning", logging.INFO, "file.py", 1, message, values, more.get("exc_info"))
+    return logging.LogRecord(
+        "backend.captioning.backend", logging.INFO, "file.py", 1, message, values, more.get("exc_info")
+    )
 
 
 def as_json(made: logging.LogRecord) -> dict[str, Any]:
     """Return what stands in the line, without what stands in all of them."""
     line: dict[str, Any] = json.loads(JsonLine().format(made))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.pop("time"))
-    assert (line.pop("level"), line.pop("logger")) == ("INFO", "backend.captioning")
+    assert (line.pop("level"), line.pop("logger")) == ("INFO", "backend.captioning.backend")
     return line
 
 
@@ -75,9 +77,7 @@ def test_every_line_of_a_request_carries_its_id(request_id: str) -> None:
     stored = record("correction stored project=%s", 6)
 
     assert as_json(stored) == {"event": "correction stored", "project": 6, "request": request_id}
-    assert (
-        TextLine().format(stored).endswith(f" INFO backend.captioning correction stored project=6 request={request_id}")
-    )
+    assert TextLine().format(stored).endswith(f" INFO backend.routes correction stored project=6 request={request_id}")
 
 
 def test_a_line_of_no_request_has_none() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from worker.origin import job_origin, kept_origin
+from worker.queue.job_origin import job_origin, kept_origin
 from worker.request_id import begin_request, current_request_id, end_request, request_of
 
 

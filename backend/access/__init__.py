@@ -1,0 +1,1 @@
+"""Logins and limits on wrong passwords."""

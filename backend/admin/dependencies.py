@@ -1,0 +1,84 @@
+"""What the backend stands on: Redis, the model store, Label Studio; and whether each is well, in words."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+
+from redis import RedisError
+
+from backend.captioning.services import CaptioningParts
+from backend.label_studio.health import LabelStudioHealth
+from model.errors import CaptionerError
+from worker.queue.job_metrics import JobCounts
+
+LITTLE_DISK_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """One neighbour."""
+
+    name: str
+    is_well: bool
+    words: str
+
+
+def look_at_neighbours(
+    parts: CaptioningParts, label_studio: LabelStudioHealth, *, redis_answers: bool
+) -> tuple[Health, ...]:
+    """Return how all of them are; a Redis that does not answer is not asked."""
+    return (
+        _redis(parts, redis_answers),
+        _store(parts, redis_answers),
+        *_disk(parts),
+        _label_studio(parts, label_studio),
+    )
+
+
+def _label_studio(parts: CaptioningParts, found: LabelStudioHealth) -> Health:
+    if parts.settings.label_studio_api_key is None:
+        return Health(name="Label Studio", is_well=False, words="LABEL_STUDIO_API_KEY is not set: nothing is pulled")
+    if found.is_up():
+        return Health(name="Label Studio", is_well=True, words="answers")
+    return Health(name="Label Studio", is_well=False, words=f"does not answer at {parts.settings.label_studio_url}")
+
+
+def _redis(parts: CaptioningParts, answers: bool) -> Health:
+    try:
+        found = parts.redis.info() if answers else None
+    except RedisError as problem:
+        logging.getLogger(__name__).warning("redis not asked problem=%s", problem)
+        found = None
+    if found is None:
+        return Health(name="Redis", is_well=False, words="cannot be reached: nothing can be changed until it answers")
+    used = f"{found['used_memory'] / 1e6:.0f} MB used"
+    if not found.get("aof_enabled"):
+        return Health(name="Redis", is_well=False, words=f"{used}; without `appendonly yes` a crash loses corrections")
+    if found.get("aof_last_write_status") != "ok":
+        words = f"{used}; its last write to disk failed, its log says why: a crash loses corrections"
+        return Health(name="Redis", is_well=False, words=words)
+    return Health(name="Redis", is_well=True, words=f"{used}, everything written to disk")
+
+
+def _store(parts: CaptioningParts, redis_answers: bool) -> Health:
+    folder = parts.store.folder
+    try:
+        parts.store.exists("ready")
+        if folder is None or folder.is_dir():
+            return Health(name="Model store", is_well=True, words="answers")
+        if redis_answers and not JobCounts(parts.redis).read().decisions:
+            return Health(name="Model store", is_well=True, words="nothing is kept yet")
+    except CaptionerError as problem:
+        return Health(name="Model store", is_well=False, words=str(problem))
+    except RedisError:
+        pass  # said of Redis itself
+    return Health(name="Model store", is_well=False, words=f"{folder} is not there; is its disk mounted?")
+
+
+def _disk(parts: CaptioningParts) -> tuple[Health, ...]:
+    """Return how full the store's disk is; nothing for a store elsewhere."""
+    folder = parts.store.folder
+    if folder is None or not folder.is_dir():
+        return ()
+    free = shutil.disk_usage(folder).free
+    return (Health(name="Disk", is_well=free > LITTLE_DISK_BYTES, words=f"{free / 1e9:.1f} GB free"),)

@@ -1,0 +1,1 @@
+"""Captions for tasks, by the version that serves a project."""

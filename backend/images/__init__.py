@@ -1,0 +1,1 @@
+"""Fetching the images of tasks and computing their features."""

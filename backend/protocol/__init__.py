@@ -1,0 +1,1 @@
+"""The JSON that Label Studio sends and expects."""

@@ -1,0 +1,1 @@
+"""Keeping Label Studio and this backend in agreement."""

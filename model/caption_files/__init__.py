@@ -1,0 +1,1 @@
+"""Files of captions: Flickr, COCO, CSV and JSON Lines."""

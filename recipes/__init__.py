@@ -1,0 +1,1 @@
+"""How the two built-in bundles were made; not part of the installed package."""

@@ -1,0 +1,1 @@
+"""How the `scenes` bundle was made."""

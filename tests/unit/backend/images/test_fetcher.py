@@ -1,0 +1,58 @@
+"""References to images, read without a network."""
+
+import base64
+
+import pytest
+
+from backend.images.fetcher import FetchLimits, ImageFetcher, shown
+from model.errors import ImageError
+
+FETCHER = ImageFetcher(
+    label_studio_url="http://127.0.0.1:9", authorization=dict, limits=FetchLimits(max_image_bytes=300)
+)
+
+
+@pytest.mark.parametrize(
+    ("image_ref", "content"),
+    [
+        ("data:image/png;base64," + base64.b64encode(b"\x89PNG").decode(), b"\x89PNG"),
+        ("data:image/png;base64,iVBORw%3D%3D", b"\x89PNG"),
+        ("data:image/svg+xml,%3Csvg/%3E", b"<svg/>"),
+        ("data:;base64,", b""),
+    ],
+)
+def test_an_image_inside_the_task_is_decoded(image_ref: str, content: bytes) -> None:
+    assert FETCHER.fetch(image_ref, 1) == content
+
+
+@pytest.mark.parametrize(
+    ("image_ref", "reason"),
+    [
+        ("data:image/png;base64", "has no comma"),
+        ("data:image/png;base64,A", "is not valid base64"),
+        ("data:image/png;base64," + "A" * 1000, "is larger than 300 bytes"),
+        ("data:,sha256=00", "only its hash is stored"),
+        ("file:///etc/passwd", "is no image address"),
+        ("../../etc/passwd", "is no image address"),
+        ("ftp://host/a.png", "is no image address"),
+        ("C:\\pictures\\a.png", "is no image address"),
+    ],
+)
+def test_what_is_no_image_address_is_refused(image_ref: str, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        FETCHER.fetch(image_ref, 1)
+
+
+@pytest.mark.parametrize(
+    ("image_ref", "as_shown"),
+    [
+        ("/data/local-files/?d=a.png", "/data/local-files/?d=a.png"),
+        ("s3://bucket/a.png", "s3://bucket/a.png"),
+        ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png"),
+        ("http://user:secret@host/a.png", "http://host/a.png"),
+        ("data:image/png;base64," + "A" * 1000, "data:image/png;base64,..."),
+        ("/" + "x" * 1000, "/" + "x" * 199 + "..."),
+    ],
+)
+def test_messages_show_neither_secrets_nor_whole_images(image_ref: str, as_shown: str) -> None:
+    assert shown(image_ref) == as_shown

@@ -1,0 +1,107 @@
+"""Which text areas hold captions of which images."""
+
+import pytest
+
+from backend.protocol.label_config import (
+    CaptionControl,
+    compact_image_ref,
+    parse_caption_controls,
+    read_image_ref,
+)
+from model.errors import LabelConfigError, TaskError
+
+PLAIN = """<View><Image name="image" value="$captioning"/><Header value="Describe the image:"/>
+<TextArea name="caption" toName="image" placeholder="Enter description here..." rows="5" maxSubmissions="1"/></View>"""
+
+
+def test_the_template_has_one_caption_control() -> None:
+    assert parse_caption_controls(PLAIN) == (
+        CaptionControl(from_name="caption", to_name="image", image_field="captioning"),
+    )
+
+
+def test_tags_may_be_named_anything_and_stand_beside_other_controls() -> None:
+    config = """<?xml version="1.0" encoding="UTF-8"?>
+    <View><Text name="story" value="$story"/><TextArea name="summary" toName="story"/>
+      <Image name="Bild links" value="$left"/><Image name="右" value="$pair.right"/>
+      <TextArea name="说明" toName="右"/><TextArea name="Beschreibung" toName="Bild links"/>
+      <RectangleLabels name="boxes" toName="右"><Label value="dog"/></RectangleLabels>
+      <TextArea name="part" toName="右" perRegion="true"/></View>"""
+
+    controls = parse_caption_controls(config)
+
+    assert [(c.from_name, c.to_name, c.image_field) for c in controls] == [
+        ("说明", "右", "pair.right"),
+        ("Beschreibung", "Bild links", "left"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (
+            '<View><Text name="t" value="$text"/><TextArea name="c" toName="t"/></View>',
+            'TextArea "c" -> "t"; Text "t" value="$text"',
+        ),
+        ('<View><Image name="i" value="$x"/></View>', 'Image "i" value="$x"'),
+        (
+            '<View><Image name="i" value="$x"/><TextArea name="c" toName="j"/></View>',
+            'TextArea "c" -> "j"; Image "i" value="$x"',
+        ),
+        ("<View/>", "no tag with a name"),
+    ],
+)
+def test_a_config_that_cannot_be_captioned_is_refused_with_what_was_found(config: str, found: str) -> None:
+    with pytest.raises(LabelConfigError) as caught:
+        parse_caption_controls(config)
+
+    assert str(caught.value).endswith(f"found {found}")
+
+
+@pytest.mark.parametrize("config", ["", "  ", "<View><Image", "no xml at all"])
+def test_a_config_that_is_no_xml_is_refused(config: str) -> None:
+    with pytest.raises(LabelConfigError):
+        parse_caption_controls(config)
+
+
+def test_an_entity_in_the_config_is_not_expanded_from_a_file() -> None:
+    config = """<!DOCTYPE v [<!ENTITY x SYSTEM "file:///etc/hostname">]>
+    <View><Image name="i" value="&x;"/><TextArea name="c" toName="i"/></View>"""
+
+    with pytest.raises(LabelConfigError):
+        parse_caption_controls(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "data"),
+    [
+        ("captioning", {"captioning": "/data/upload/1/a.png"}),
+        ("a.b", {"a.b": "/data/upload/1/a.png"}),
+        ("shop.photos[1].url", {"shop": {"photos": [{}, {"url": "/data/upload/1/a.png"}]}}),
+    ],
+)
+def test_the_image_reference_is_read_by_key_or_path(field: str, data: dict[str, object]) -> None:
+    control = CaptionControl(from_name="c", to_name="i", image_field=field)
+
+    assert read_image_ref(data, control) == "/data/upload/1/a.png"
+
+
+@pytest.mark.parametrize("data", [{}, {"image": 5}, {"image": None}, {"image": "  "}, {"image": ["a.png"]}])
+def test_a_task_without_an_image_reference_is_an_error_of_that_task(data: dict[str, object]) -> None:
+    control = CaptionControl(from_name="c", to_name="i", image_field="image")
+
+    with pytest.raises(TaskError, match="no image reference at 'image'"):
+        read_image_ref(data, control)
+
+
+def test_an_image_inside_the_task_is_stored_by_its_hash_only() -> None:
+    reference = "data:image/png;base64," + "A" * 100_000
+
+    compact = compact_image_ref(reference)
+
+    assert compact.startswith("data:,sha256=")
+    assert len(compact) < 100
+    assert compact == compact_image_ref(reference)
+    assert compact != compact_image_ref(reference + "A")
+    assert compact_image_ref(compact) == compact
+    assert compact_image_ref("/data/upload/1/a.png") == "/data/upload/1/a.png"

@@ -1,0 +1,70 @@
+"""Projects that connect get a job that gives their webhook our credentials; /setup waits for nobody."""
+
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from backend.sync.new_projects import AGAIN_AFTER_S, Newcomers
+from worker.settings import Settings
+
+KEY = "f" * 40
+REDIS = Redis(port=1)  # never connected to
+
+
+@pytest.fixture
+def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("backend.sync.new_projects.enqueue_backend_job", lambda _, *call: calls.append(call))
+    return calls
+
+
+def meet(newcomers: Newcomers, project_id: int) -> None:
+    thread = newcomers.meet(project_id)
+    if thread is not None:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("settings", "jobs"),
+    [
+        (Settings(), 0),
+        (Settings(label_studio_api_key=KEY), 0),
+        (Settings(webhook_secret="s"), 0),
+        (Settings(webhook_secret="s", label_studio_api_key=KEY), 1),
+        (Settings(basic_auth_user="u", basic_auth_pass="p", label_studio_api_key=KEY), 1),
+    ],
+    ids=["open", "key alone", "secret without key", "secret", "login"],
+)
+def test_a_webhook_is_looked_after_where_credentials_are_needed_and_can_be_given(
+    enqueued: list[tuple[Any, ...]], settings: Settings, jobs: int
+) -> None:
+    meet(Newcomers(settings, REDIS), 7)
+
+    assert enqueued == [("connect_project", 7)] * jobs
+
+
+def test_a_project_is_looked_after_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
+    moments = iter([0.0, 1.0, AGAIN_AFTER_S - 1, AGAIN_AFTER_S])
+    newcomers = Newcomers(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS, clock=lambda: next(moments))
+
+    for _ in range(4):
+        meet(newcomers, 7)
+
+    assert len(enqueued) == 2
+
+
+def test_while_redis_is_away_the_next_setup_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RedisConnectionError("away")
+
+    monkeypatch.setattr("backend.sync.new_projects.enqueue_backend_job", fail)
+    newcomers = Newcomers(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS)
+
+    meet(newcomers, 7)
+
+    assert "problem=away" in caplog.text
+    assert newcomers.meet(7) is not None

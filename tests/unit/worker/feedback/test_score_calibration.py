@@ -1,0 +1,90 @@
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model.store import Store
+from tests.factories import make_correction
+from worker.feedback.ledger_records import LedgerRecord, record_submission
+from worker.feedback.score_calibration import (
+    FEWEST,
+    Calibration,
+    expected_calibration_error,
+    fit_calibration,
+    read_calibration,
+    write_calibration,
+)
+
+LONG, SHORT = "a dog and a cat run over the wet grass", "a dog"
+
+
+def make_records(count: int, seed: int = 0) -> list[LedgerRecord]:
+    """A decoder that is far too sure: what it gives 0.9 is accepted in half of the cases, long captions seldom."""
+    draw = random.Random(seed)
+    records = []
+    for number in range(1, count + 1):
+        score, proposed = draw.uniform(0.5, 0.99), draw.choice([LONG, SHORT])
+        is_accepted = draw.random() < (score - 0.4) * (0.4 if proposed == LONG else 1.2)
+        correction = make_correction(
+            annotation_id=number, proposed=proposed, caption=proposed if is_accepted else f"{proposed} indeed"
+        )
+        records.append(replace(record_submission(correction, []), score=score))
+    return records
+
+
+def fit(records: list[LedgerRecord]) -> Calibration:
+    found = fit_calibration(records)
+    assert found is not None
+    return found
+
+
+def test_scores_become_probabilities_of_being_accepted() -> None:
+    calibration = fit(make_records(1000))
+
+    assert calibration.error_before > 0.3
+    assert calibration.error < 0.05
+    assert calibration.judged == 1000
+    assert calibration.score(0.9, SHORT) == pytest.approx(0.6, abs=0.08)
+    assert calibration.score(0.9, LONG) == pytest.approx(0.2, abs=0.08)
+    assert calibration.score(0.6, SHORT) < calibration.score(0.9, SHORT)
+    assert 0 < calibration.score(0.0, "") < calibration.score(1.0, SHORT) < 1
+
+
+def test_a_few_judgements_move_scores_a_little_and_fewer_move_nothing() -> None:
+    records = make_records(1000)
+
+    assert fit_calibration(records[: FEWEST - 1]) is None
+    few, many = fit(records[:FEWEST]), fit(records)
+
+    assert abs(few.per_length) < abs(many.per_length)
+
+
+def test_what_nobody_judged_counts_for_nothing() -> None:
+    records = make_records(FEWEST - 1)
+    one = records[0]
+    others = [replace(one, outcome="skipped"), replace(one, arm="withheld"), replace(one, score=None)]
+
+    assert fit_calibration([*records, *others * 10]) is None
+
+
+def test_annotators_who_accept_all_or_nothing_give_scores_near_one_or_zero() -> None:
+    records = make_records(200)
+
+    assert fit([replace(one, outcome="accepted") for one in records]).score(0.8, SHORT) > 0.95
+    assert fit([replace(one, outcome="edited") for one in records]).score(0.8, SHORT) < 0.05
+
+
+def test_the_calibration_error_is_the_distance_of_promise_and_outcome() -> None:
+    assert expected_calibration_error([0.7] * 10 + [0.2] * 10, [1] * 7 + [0] * 3 + [1] * 2 + [0] * 8) > 0.2
+    assert expected_calibration_error([0.0] * 50 + [1.0] * 50, [0] * 50 + [1] * 50) == 0
+    assert expected_calibration_error([1.0] * 50 + [0.0] * 50, [0] * 50 + [1] * 50) == 1
+
+
+def test_a_calibration_is_kept_by_project(tmp_path: Path) -> None:
+    store, calibration = Store(tmp_path), fit(make_records(100))
+
+    write_calibration(store, 1, calibration)
+
+    assert read_calibration(store, 1) == calibration
+    assert read_calibration(store, 2) is None

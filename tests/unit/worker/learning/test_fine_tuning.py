@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.captioner import Captioner
+from model.training.captions import CaptionedFeatures, word_losses
+from tests.factories import make_captioner, make_correction, make_image
+from worker.learning.dataset import CorrectedImage, Dataset
+from worker.learning.fine_tuning import STEPS, affordable_epochs, fine_tune
+from worker.queue.job_progress import Progress
+
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return make_captioner()
+
+
+def make_dataset(captioner: Captioner, caption: str = "two crimson circle", color: str = "red") -> Dataset:
+    features = captioner.encode([make_image(color)])[0].half()
+    example = CaptionedFeatures(features=features, caption=caption)
+    correction = make_correction(caption=caption)
+    corrected = CorrectedImage(correction=correction, example=example, is_new=True)
+    return Dataset(
+        learned=(corrected,) * 4,
+        held_out=(corrected,),
+        replay=(),
+        anchors=(),
+        left_out={},
+    )
+
+
+def held_out_loss(captioner: Captioner, dataset: Dataset) -> float:
+    [loss] = word_losses(captioner, [one.example for one in dataset.held_out])
+    return loss
+
+
+def test_fine_tuning_learns_the_corrections_with_new_words_and_leaves_the_serving_version_as_it_was(
+    captioner: Captioner,
+) -> None:
+    dataset = make_dataset(captioner)
+    before = {name: value.clone() for name, value in captioner.decoder.state_dict().items()}
+
+    candidate, record = fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))
+
+    assert "crimson" in candidate.tokenizer.words
+    assert "crimson" not in captioner.tokenizer.words
+    assert candidate.decoder.sizes.vocabulary == candidate.tokenizer.size
+    assert record.train_losses[-1] < record.train_losses[0]
+    assert all(torch.equal(before[name], value) for name, value in captioner.decoder.state_dict().items())
+    assert held_out_loss(candidate, dataset) < held_out_loss(captioner, dataset)
+
+
+def test_of_a_caption_that_is_known_in_other_words_only_the_others_are_learned(captioner: Captioner) -> None:
+    anew = make_dataset(captioner, "a red circle")
+    known = tuple(replace(one, example=replace(one.example, wordings=("a red circle",))) for one in anew.learned)
+
+    learned, kept = (
+        fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))[0]
+        for dataset in (anew, replace(anew, learned=known))
+    )
+
+    before = held_out_loss(captioner, anew)
+    assert held_out_loss(learned, anew) < 0.8 * before
+    assert held_out_loss(kept, anew) == pytest.approx(before, rel=0.05)
+
+
+def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> None:
+    dataset = make_dataset(captioner)
+
+    first, second = (fine_tune(captioner, dataset, 30, seed=7, progress=Progress(None, NOBODY))[0] for _ in range(2))
+
+    assert held_out_loss(first, dataset) == held_out_loss(second, dataset)
+
+
+def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: Captioner) -> None:
+    examples = [learned.example for learned in make_dataset(captioner).learned] * 50
+
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, STEPS, 1e6) == STEPS / 4
+    assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, STEPS, 0.0) == 1
+    assert all(value.grad is None for value in captioner.decoder.parameters())

@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import pytest
+
+from worker.learning.gate import Decision, Sample, Trial, decide
+from worker.learning.relevance import Relevance
+
+RELEVANT = Relevance(captions=16, won=0.94, chance=0.001)
+IRRELEVANT = Relevance(captions=16, won=0.51, chance=0.4)
+
+
+def make_sample(gain: float, count: int, spread: float = 0.1) -> Sample:
+    """`count` captions that the candidate expects better by `gain` nats per word on the mean."""
+    serving = [2.0 + 0.01 * number for number in range(count)]
+    centre = (count - 1) / 2
+    lost = [loss - gain + spread * (number - centre) for number, loss in enumerate(serving)]
+    return Sample(candidate=tuple(lost), serving=tuple(serving))
+
+
+def make_trial(new: float = 0.5, old: float = 0.0, anchors: float = 0.0, count: int = 4) -> Trial:
+    return Trial(
+        new=make_sample(new, count),
+        old=make_sample(old, 8),
+        anchors=make_sample(anchors, 20),
+        relevance=RELEVANT,
+        own=RELEVANT,
+    )
+
+
+def judge(trial: Trial, confidence: float = 0.8, tolerance: float = 0.3) -> Decision:
+    return decide(trial, confidence=confidence, tolerance=tolerance)
+
+
+def test_a_candidate_that_is_better_on_new_and_not_worse_on_old_is_published() -> None:
+    decision = judge(make_trial(new=0.5, old=-0.1, anchors=-0.1))
+
+    assert decision.publish
+    assert decision.reason == (
+        "better in 100% of draws; new corrections 1.515 against 2.015 nats per word on 4, "
+        "old ones 2.135 against 2.035 nats per word on 8, anchors 2.195 against 2.095 nats per word on 20"
+    )
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.5])
+def test_a_candidate_that_is_not_better_on_new_is_refused(gain: float) -> None:
+    decision = judge(make_trial(new=gain))
+
+    assert not decision.publish
+    assert decision.reason.startswith("not better: only in ")
+
+
+@pytest.mark.parametrize(
+    ("captions", "is_another", "is_published"),
+    [(16, True, True), (8, True, False), (16, False, False)],
+    ids=["another language", "too few show it", "the same language"],
+)
+def test_who_turns_to_another_language_gives_up_the_one_before(
+    captions: int, is_another: bool, is_published: bool
+) -> None:
+    shown = replace(RELEVANT, captions=captions)
+    trial = replace(make_trial(old=-5.0, anchors=-5.0), learned=shown, is_another_language=is_another)
+
+    assert judge(trial).publish == is_published
+
+
+def test_what_four_captions_cannot_show_forty_can() -> None:
+    few, many = make_sample(0.05, 4, spread=0.2), make_sample(0.05, 40, spread=0.002)
+
+    assert not judge(replace(make_trial(), new=few)).publish
+    assert judge(replace(make_trial(), new=many)).publish
+
+
+def test_certainty_is_a_threshold() -> None:
+    trial = replace(make_trial(), new=make_sample(0.05, 4, spread=0.1))
+    share = trial.new.share_of_draws(0.0)
+
+    assert 0.5 < share < 1
+    assert judge(trial, confidence=share - 0.01).publish
+    assert not judge(trial, confidence=share + 0.01).publish
+
+
+@pytest.mark.parametrize(("old", "anchors", "who"), [(-0.5, 0.0, "old corrections"), (0.0, -0.5, "anchors")])
+def test_a_candidate_that_forgets_is_refused_however_good_on_new(old: float, anchors: float, who: str) -> None:
+    trial = make_trial(new=2.0, old=old, anchors=anchors)
+
+    assert judge(trial).reason.startswith(f"it forgets: {who} lose more than 0.30 nats per word")
+    assert not judge(trial).publish
+    assert judge(trial, tolerance=0.6).publish
+
+
+def test_captions_that_suit_other_images_as_well_are_refused_however_well_they_were_learned() -> None:
+    decision = judge(replace(make_trial(new=3.0), relevance=IRRELEVANT))
+
+    assert not decision.publish
+    assert decision.reason.startswith("the new captions suit other images as well: of comparisons they win 51% (16 ")
+
+
+def test_what_the_serving_version_cannot_read_may_be_shown_by_the_candidate() -> None:
+    unread = replace(make_trial(), relevance=IRRELEVANT)
+
+    assert judge(replace(unread, learned=RELEVANT)).publish
+    assert not judge(replace(unread, learned=replace(RELEVANT, captions=9))).publish
+
+
+def test_a_version_that_cannot_tell_the_images_apart_judges_no_caption_of_them() -> None:
+    assert judge(replace(make_trial(), relevance=IRRELEVANT, own=IRRELEVANT)).publish
+
+
+def test_without_a_new_held_out_caption_nothing_old_may_become_worse() -> None:
+    nothing = Sample(candidate=(), serving=())
+
+    assert judge(replace(make_trial(), new=nothing)).publish
+    assert not judge(replace(make_trial(anchors=-0.5), new=nothing)).publish
+    assert judge(Trial(new=nothing, old=nothing, anchors=nothing)).reason.endswith("; nothing is held out")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["new", "old", "anchors"])
+def test_a_loss_that_is_no_number_is_never_published(broken: float, where: str) -> None:
+    sample = Sample(candidate=(1.0, broken), serving=(2.0, 2.0))
+
+    trials = {
+        "new": replace(make_trial(), new=sample),
+        "old": replace(make_trial(), old=sample),
+        "anchors": replace(make_trial(), anchors=sample),
+    }
+
+    assert not judge(trials[where]).publish
+
+
+def test_what_is_kept_of_a_sample_says_how_large_it_was() -> None:
+    assert Sample(candidate=(), serving=()).summary() == {"captions": 0}
+    assert Sample(candidate=(1.0, 2.0), serving=(2.0, 4.0)).summary() == {
+        "captions": 2,
+        "candidate": 1.5,
+        "serving": 3.0,
+        "better_in": 1.0,
+    }

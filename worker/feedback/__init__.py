@@ -1,0 +1,1 @@
+"""What annotators made of our captions."""

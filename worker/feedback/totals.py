@@ -1,0 +1,271 @@
+"""The ledger: what became of our suggestions, by model version and annotator, read from its totals.
+
+Annotators who were shown a suggestion write shorter captions, nearer to it (Arnold, Chauncey and Gajos 2020,
+https://doi.org/10.1145/3377325.3377523). So HIDE_SUGGESTIONS_SHARE withholds some, and the two arms are told apart:
+versions and annotators count only captions that were not withheld.
+"""
+
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import comb
+from typing import NamedTuple, TypeVar, cast
+
+from redis import Redis
+
+from worker.feedback.edit_kinds import EDIT_KINDS, EditKind
+from worker.feedback.ledger_records import LEAD_TIME_STEP, SHORTEST_LEAD_TIME_S, TOOK, Arm, Outcome
+from worker.feedback.ledger_scripts import ledger_key, total_field
+
+Key = TypeVar("Key")
+
+JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
+"""What can become of a suggestion that becomes a caption."""
+ACCEPTANCE = (*JUDGED, "word_edits", "compared")
+"""Counters of which an Acceptance is made."""
+VOCABULARY_SAMPLE = 100
+"""Captions of which distinct words are told, or fewer where an arm has fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What became of some suggestions. Rates are 0 to 1; they and the means are None while nothing is known."""
+
+    tasks: int = 0
+    """For which a suggestion was shown (or withheld), each control once for each version."""
+    accepted: int = 0
+    alternative: int = 0
+    """Another suggestion of the same version was taken."""
+    edited: int = 0
+    rewritten: int = 0
+    written: int = 0
+    """Nobody was shown a suggestion."""
+    skipped: int = 0
+    words: int = 0
+    compared: int = 0
+    """Captions beside which we had one."""
+    word_edits: int = 0
+    unchanged: int = 0
+    """Captions that are ours, word for word."""
+    timed: int = 0
+    """Captions whose lead time is known."""
+    lead_time_ms: int = 0
+    lead_times: Mapping[int, int]
+    """How many took about SHORTEST_LEAD_TIME_S times this power of LEAD_TIME_STEP."""
+    kinds: Mapping[EditKind, int]
+    """Of edited captions; one edit may be of several."""
+
+    @property
+    def judged(self) -> int:
+        return self.accepted + self.alternative + self.edited + self.rewritten
+
+    @property
+    def captions(self) -> int:
+        return self.judged + self.written
+
+    @property
+    def accepted_rate(self) -> float | None:
+        return _share(self.accepted, self.judged)
+
+    @property
+    def alternative_rate(self) -> float | None:
+        return _share(self.alternative, self.judged)
+
+    @property
+    def edited_rate(self) -> float | None:
+        return _share(self.edited, self.judged)
+
+    @property
+    def rewritten_rate(self) -> float | None:
+        return _share(self.rewritten, self.judged)
+
+    @property
+    def skipped_rate(self) -> float | None:
+        return _share(self.skipped, self.captions + self.skipped)
+
+    def kind_rate(self, kind: EditKind) -> float | None:
+        return _share(self.kinds[kind], self.edited)
+
+    @property
+    def changed_rate(self) -> float | None:
+        """Share of the captions that differ from ours in any word, shown or withheld."""
+        return _share(self.compared - self.unchanged, self.compared)
+
+    @property
+    def mean_word_edits(self) -> float | None:
+        return _share(self.word_edits, self.compared)
+
+    @property
+    def mean_words(self) -> float | None:
+        return _share(self.words, self.captions)
+
+    @property
+    def mean_lead_time_s(self) -> float | None:
+        return _share(self.lead_time_ms / 1000, self.timed)
+
+    @property
+    def median_lead_time_s(self) -> float | None:
+        """To 5 %; one long break does not move it as it moves the mean."""
+        seen = 0
+        for power, captions in sorted(self.lead_times.items()):
+            seen += captions
+            if 2 * seen >= self.timed:
+                return SHORTEST_LEAD_TIME_S * LEAD_TIME_STEP**power
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmTally:
+    """What captions are like that were written with a suggestion, or without one that was withheld."""
+
+    tally: Tally
+    spectrum: Mapping[int, int]
+    """How many words stand in so many captions."""
+
+    def distinct_words(self, sample: int) -> float:
+        """Return how many words so many captions, drawn at random from the arm's, have on average.
+
+        Unlike a count of all words it compares arms of different sizes (rarefaction, Hurlbert 1971,
+        https://doi.org/10.2307/1934145).
+        """
+        captions = self.tally.captions
+        draws = comb(captions, sample)
+        return sum(words * (1 - comb(captions - held, sample) / draws) for held, words in self.spectrum.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What became of the suggestions of one project."""
+
+    versions: Mapping[str | None, Tally]
+    """By model version, in the order of their numbers; None where nothing was suggested or nobody remembers what."""
+    annotators: Mapping[int, Tally]
+    """By Label Studio's user id, all versions together; `tasks` is 0, for nobody knows who will open a task."""
+    cells: Mapping[tuple[int, str | None], Tally]
+    """By annotator and version."""
+    shown: ArmTally
+    withheld: ArmTally
+
+    @property
+    def has_both_arms(self) -> bool:
+        return self.vocabulary_sample > 0
+
+    @property
+    def vocabulary_sample(self) -> int:
+        """How many captions to draw from each arm, to compare their words."""
+        return min(VOCABULARY_SAMPLE, self.shown.tally.captions, self.withheld.tally.captions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """How many suggestions of one version were accepted as they were, of those that became a caption."""
+
+    accepted: int
+    judged: int
+    word_edits: int
+    compared: int
+    """Captions whose word edits are counted."""
+
+
+def read_ledger(redis: Redis, project_id: int) -> Ledger:
+    """Return a project's totals; costs the same however many annotations they count."""
+    with redis.pipeline(transaction=True) as pipeline:
+        pipeline.hgetall(ledger_key("ledger-totals", project_id))
+        pipeline.hgetall(ledger_key("ledger-spectrum", project_id))
+        totals, spectrum = pipeline.execute()
+    cells = _cells(totals)
+    everybody = {cell: counts for cell, counts in cells.items() if cell.annotator is None and cell.arm != "withheld"}
+    named = {cell: counts for cell, counts in cells.items() if cell.annotator is not None and cell.arm != "withheld"}
+    versions = _sums((cell.model_version, counts) for cell, counts in everybody.items())
+    annotators = _sums((int(cell.annotator or 0), counts) for cell, counts in named.items())
+    arms = _sums((cell.arm, counts) for cell, counts in cells.items() if cell.annotator is None)
+    return Ledger(
+        versions=dict(sorted(versions.items(), key=lambda row: _version_order(row[0]))),
+        annotators=dict(sorted(annotators.items())),
+        cells=_sums(((int(cell.annotator or 0), cell.model_version), counts) for cell, counts in named.items()),
+        shown=ArmTally(tally=arms.get("shown", _tally({})), spectrum=_spectrum(spectrum, "shown")),
+        withheld=ArmTally(tally=arms.get("withheld", _tally({})), spectrum=_spectrum(spectrum, "withheld")),
+    )
+
+
+def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> dict[str, Acceptance]:
+    """Return how many suggestions of each version were accepted, of how many that were judged; one small question."""
+    return read_acceptances(redis, {project_id: versions})[project_id]
+
+
+def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Acceptance]]:
+    """Return the same of versions of several projects; one small question of each, all at once."""
+    asked = {project_id: names for project_id, names in versions.items() if names}
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id, names in asked.items():
+            fields = [total_field(counter, "shown", None, name) for name in names for counter in ACCEPTANCE]
+            pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
+        answers = dict(zip(asked, pipeline.execute(), strict=True))
+    return {project_id: _acceptances(names, answers.get(project_id, ())) for project_id, names in versions.items()}
+
+
+def _acceptances(names: Sequence[str], found: Iterable[bytes | str | None]) -> dict[str, Acceptance]:
+    counts = iter([int(number or 0) for number in found])
+    acceptances = {}
+    for name in names:
+        *judged, word_edits, compared = [next(counts) for _ in ACCEPTANCE]
+        acceptances[name] = Acceptance(accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared)
+    return acceptances
+
+
+class _Cell(NamedTuple):
+    """Where a number of the totals belongs."""
+
+    arm: Arm
+    annotator: int | None
+    """None: everybody."""
+    model_version: str | None
+
+
+def _cells(totals: Mapping[bytes | str, bytes | str]) -> dict[_Cell, Counter[str]]:
+    cells: defaultdict[_Cell, Counter[str]] = defaultdict(Counter)
+    for field, number in totals.items():
+        counter, arm, annotator, version = _text(field).split(":", 3)
+        place = _Cell(cast(Arm, arm), int(annotator) if annotator else None, version or None)
+        cells[place][counter] = int(number)
+    return cells
+
+
+def _sums(cells: Iterable[tuple[Key, Counter[str]]]) -> dict[Key, Tally]:
+    sums: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+    for key, counts in cells:
+        sums[key].update(counts)
+    return {key: _tally(counts) for key, counts in sums.items()}
+
+
+def _tally(counts: Mapping[str, int]) -> Tally:
+    plain = {declared.name for declared in fields(Tally)} & set(counts)
+    took = {name.removeprefix(TOOK): number for name, number in counts.items() if name.startswith(TOOK)}
+    return Tally(
+        kinds={kind: counts.get(kind, 0) for kind in EDIT_KINDS},
+        lead_times={int(power): number for power, number in took.items()},
+        **{name: counts[name] for name in plain},
+    )
+
+
+def _spectrum(spectrum: Mapping[bytes | str, bytes | str], arm: Arm) -> dict[int, int]:
+    parted = [(_text(field).split(":"), int(words)) for field, words in spectrum.items()]
+    return {int(captions): words for (found, captions), words in parted if found == arm}
+
+
+def _version_order(name: str | None) -> tuple[int, str]:
+    """Sort v2 before v10, after the bundle's version and before none."""
+    if name is None:
+        return sys.maxsize, ""
+    number = re.match(r"v(\d+)-", name)
+    return (int(number[1]) if number else 0), name
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

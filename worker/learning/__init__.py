@@ -1,0 +1,1 @@
+"""One retraining: data, training, decision and publication."""

@@ -1,0 +1,107 @@
+"""How the serving decoder learns a project's corrections, within the seconds it is given."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from model.captioner import Captioner
+from model.decoders.base import CaptionDecoder
+from model.new_words import with_new_words
+from model.tokenizer import Tokenizer
+from model.training.captions import (
+    CaptionedFeatures,
+    TrainingOptions,
+    caption_loss,
+    caption_tokens,
+    fit_decoder,
+    padded,
+)
+from model.training.descent import reduced_precision
+from model.training.keeping import expected_words
+from model.training.record import TrainingRecord
+from worker.learning.dataset import Dataset
+from worker.queue.job_progress import Progress
+
+BATCH = 64
+HIDDEN = 256
+"""State size of the decoder that the next three are for: one twice as wide learns as much by half as many steps at
+half the rates, and forgets less than by more."""
+STEPS = 64
+"""Of one retraining, if the budget allows."""
+RATE = 2e-3
+INNER_RATE = 5e-4
+"""Of attention and LSTM: at one rate for all, more unseen suggestions lose a right fact."""
+
+
+def fine_tune(
+    serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
+) -> tuple[Captioner, TrainingRecord]:
+    """Return the serving version as it is after training on the dataset, new words included.
+
+    A short and gentle course: the decoder can caption already and replay is little, so more of either would teach
+    it the replay by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
+    """
+    # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
+    tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
+    examples = dataset.training_examples(seed)
+    decoder = with_new_words(serving.decoder, tokenizer, examples)
+    narrowness = min(1.0, HIDDEN / decoder.sizes.hidden)
+    options = TrainingOptions(
+        epochs=affordable_epochs(decoder, tokenizer, examples, math.ceil(STEPS * narrowness), budget_s),
+        batch_size=BATCH,
+        learning_rate=RATE * narrowness,
+        inner_learning_rate=INNER_RATE * narrowness,
+        warmup_steps=20,
+        label_smoothing=0.0,
+        dropout=0.0,
+        reduced_precision=True,
+        budget_s=budget_s,
+        seed=seed,
+    )
+    expected = expected_words(serving, tokenizer, examples)
+    record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step, expected=expected)
+    return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+
+
+def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:
+    """Tell whether one forward and backward pass over everything to train on gives numbers only."""
+    examples = [*(learned.example for learned in dataset.learned), *dataset.replay]
+    tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
+    decoder = with_new_words(serving.decoder, tokenizer, examples)
+    expected_words(serving, tokenizer, examples)
+    loss = 0.0
+    for start in range(0, len(examples), BATCH):
+        loss += _backward(decoder, tokenizer, examples[start : start + BATCH])
+    gradients = [value.grad for value in decoder.parameters() if value.grad is not None]
+    return math.isfinite(loss) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def affordable_epochs(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], steps: int, budget_s: float
+) -> int:
+    """Return how many epochs make so many steps, or fewer if the budget allows no more by the time a batch takes now.
+
+    The learning rate falls over the planned steps; a plan that the budget cuts short would stop while it is high.
+    """
+    batch = examples[:: max(1, len(examples) // BATCH)][:BATCH]
+    took_s = 0.0
+    for _ in range(2):  # the first time also pays for memory and threads
+        started = time.perf_counter()
+        _backward(decoder, tokenizer, batch)
+        took_s = time.perf_counter() - started
+    decoder.zero_grad(set_to_none=True)
+    wanted = math.ceil(steps / math.ceil(len(examples) / BATCH))
+    return max(1, min(wanted, int(budget_s / (took_s * len(examples) / len(batch)))))
+
+
+def _backward(decoder: CaptionDecoder, tokenizer: Tokenizer, batch: Sequence[CaptionedFeatures]) -> float:
+    """Add the gradients of a batch to those of the decoder, and return its loss."""
+    tokens = padded([caption_tokens(tokenizer, example.caption) for example in batch])
+    features = torch.stack([example.features for example in batch]).float()
+    with reduced_precision(device=decoder.device):
+        logits = decoder(features, tokens)
+    loss = caption_loss(logits.float(), tokens, torch.ones(len(batch)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()

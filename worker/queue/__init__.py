@@ -1,0 +1,1 @@
+"""Jobs, the queues they wait in, and the workers that run them."""

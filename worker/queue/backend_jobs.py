@@ -1,0 +1,44 @@
+"""Jobs that talk to Label Studio: functions of `backend.jobs`, enqueued by name."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis import Redis
+from rq import Retry
+from rq.job import JobStatus
+
+from worker.queue.job_origin import job_origin
+from worker.queue.job_state import (
+    FAILURE_KEPT_S,
+    LABEL_STUDIO_QUEUE,
+    RESULT_KEPT_S,
+    new_job_id,
+    queue,
+)
+
+BACKEND_JOB_LIMIT_S = 1800
+LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
+
+
+def enqueue_backend_job(redis: Redis, name: str, *args: Any, delay_s: int = 0) -> str:
+    """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue, at once or in so many seconds.
+
+    The args must be JSON. Returns the job id.
+    """
+    label_studio = queue(redis, LABEL_STUDIO_QUEUE)
+    job = label_studio.create_job(
+        f"backend.jobs.{name}",
+        args=args,
+        job_id=new_job_id(name.replace("_", "-"), *args[:1]),
+        timeout=BACKEND_JOB_LIMIT_S,
+        result_ttl=RESULT_KEPT_S,
+        failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
+        retry=LABEL_STUDIO_RETRIES,
+        status=JobStatus.SCHEDULED if delay_s else JobStatus.QUEUED,
+    )
+    if delay_s:
+        label_studio.schedule_job(job, datetime.now(UTC) + timedelta(seconds=delay_s))
+    else:
+        label_studio.enqueue_job(job)
+    return str(job.id)

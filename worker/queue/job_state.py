@@ -1,0 +1,74 @@
+"""The two queues, and whether a job waits or runs."""
+
+import secrets
+import time
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+LABEL_STUDIO_QUEUE = "label-studio"
+RETRAIN_QUEUE = "retrain"
+QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
+"""In the order a worker serves them: short jobs first."""
+MOVING_PAUSES_S = (0.0, 0.05, 0.15)
+"""A job whose dependency has just ended, or that was just taken, is on no list for some milliseconds."""
+
+
+def queue(redis: Redis, name: str) -> Queue:
+    """Return one of our queues; everything in it is JSON."""
+    return Queue(name, connection=redis, serializer=JSONSerializer)
+
+
+def is_pending(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job waits or runs.
+
+    False too when Redis lost it, or when a worker died between taking and starting it.
+    """
+    try:
+        job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    except NoSuchJobError:
+        return False
+    home = queue(redis, job.origin)
+    match job.get_status(refresh=False):
+        case JobStatus.DEFERRED:
+            return any(is_pending(redis, dependency) for dependency in job.dependency_ids)
+        case JobStatus.SCHEDULED:
+            return job_id in home.scheduled_job_registry
+        case JobStatus.QUEUED:
+            # A job that is taken stays "queued" until its process has started.
+            return home.get_job_position(job_id) is not None or job_id in home.started_job_registry
+        case JobStatus.STARTED:
+            return job_id in home.started_job_registry
+    return False
+
+
+def is_surely_pending(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
+    for pause_s in MOVING_PAUSES_S:
+        time.sleep(pause_s)
+        if is_pending(redis, job_id):
+            return True
+    return False
+
+
+def has_not_started(redis: Redis, job_id: str) -> bool:
+    """Tell whether a job is still to come."""
+    if not is_surely_pending(redis, job_id):
+        return False
+    job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
+    return job.get_status(refresh=False) in {JobStatus.SCHEDULED, JobStatus.QUEUED}
+
+
+def text_or_none(value: bytes | str | None) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def new_job_id(*parts: object) -> str:
+    return "-".join([*map(str, parts), secrets.token_hex(4)])
+
+
+RESULT_KEPT_S = 24 * 3600
+FAILURE_KEPT_S = 30 * 24 * 3600

@@ -1,0 +1,181 @@
+"""Jobs whose worker is lost: each is done once more, and is failed when its next worker is lost too.
+
+One that was lost in the moment between taking a job and saying so leaves a stray job behind, which is on no list; those
+that our own keys name (worker/queue/retraining.py) are put back into their queue, as if nobody had taken them.
+
+Every worker and every backend looks every second, so it is noticed who has gone as long as one of them is left; the
+backend is there when the only worker has gone. Who sees it first acts, and nobody else:
+
+    captioner:taken-back:<execution>   text   `begun` by who acts, then `done`; an execution is RQ's one run of a job
+    captioner:put-back:<job>           text   there for a while after a stray job was put back
+
+`worker/queue/heartbeats.py` says how it is told that a worker is lost. Should one come back after all, because its
+machine was asleep, it finds its execution `done` and ends that run without a word (worker/queue/rq_worker.py).
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution, ExecutionRegistry
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text, now
+
+from worker.feedback.corrections import CorrectionInbox
+from worker.queue.failure_reason import LOST_TWICE
+from worker.queue.heartbeats import Watch, heartbeats
+from worker.queue.job_metrics import JobCounts, kind_of
+from worker.queue.job_state import QUEUES, is_pending, queue
+from worker.queue.retraining import retrainings_of
+from worker.redis_client import connect
+
+logger = logging.getLogger(__name__)
+
+LOSSES = "lost_workers"
+"""Field of RQ's hash of a job: how many of its workers were lost."""
+ACTING_S = 60
+"""If who acts is lost itself, another one does after this."""
+DONE_KEPT_S = 24 * 3600
+
+
+def watch_beside(redis_url: str) -> None:
+    """Take back the jobs of lost workers for as long as this process lives, in a thread of its own."""
+    threading.Thread(target=_watch_on, args=(redis_url,), name="lost-jobs", daemon=True).start()
+
+
+def _watch_on(redis_url: str) -> None:
+    redis, workers, strays, pause = connect(redis_url), Watch(), Watch(), threading.Event()
+    while True:
+        try:
+            take_back_lost_jobs(redis, workers)
+            put_back_stray_jobs(redis, strays)
+        except RedisError:
+            workers.forget()
+            strays.forget()
+        except Exception:
+            logger.exception("lost jobs not looked for")  # one odd job must not end the watch
+        pause.wait(Watch.LOOK_EVERY_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of one job, by the worker that took it."""
+
+    queue_name: str
+    job_id: str
+    execution_id: str
+    worker: str
+
+
+def take_back_lost_jobs(redis: Redis, watch: Watch) -> None:
+    """Look once, and take back the jobs of every worker that the watch holds for lost."""
+    runs = running(redis)
+    lost = watch.look(heartbeats(redis), {run.worker for run in runs})
+    for run in runs:
+        if run.worker in lost and redis.set(_taken_key(run.execution_id), "begun", nx=True, ex=ACTING_S):
+            take_back(redis, run)
+
+
+def running(redis: Redis) -> list[Run]:
+    """Return what runs, or did when its worker was last heard of."""
+    found = []
+    for name in QUEUES:
+        for job_id, execution_id in queue(redis, name).started_job_registry.get_job_and_execution_ids(cleanup=False):
+            execution = Execution(execution_id, job_id, redis)
+            worker = as_text(redis.hget(execution.key, "worker_name") or "")
+            found.append(Run(queue_name=name, job_id=job_id, execution_id=execution_id, worker=worker))
+    return found
+
+
+def take_back(redis: Redis, run: Run) -> None:
+    """Put a job that lost its worker at the front of its queue, or fail it if that has happened before."""
+    home = queue(redis, run.queue_name)
+    try:
+        job = Job.fetch(run.job_id, connection=redis, serializer=JSONSerializer)
+        is_open = job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
+        losses, began = int(redis.hget(job.key, LOSSES) or 0) + 1, job.started_at
+    except NoSuchJobError:
+        is_open = False
+    with redis.pipeline() as pipeline:
+        execution = Execution(run.execution_id, run.job_id, redis)
+        pipeline.delete(execution.key)
+        home.started_job_registry.remove_execution(execution, pipeline=pipeline)
+        ExecutionRegistry(run.job_id, redis).remove(execution, pipeline)
+        pipeline.set(_taken_key(run.execution_id), "done", ex=DONE_KEPT_S)
+        if is_open:
+            pipeline.hset(job.key, LOSSES, losses)
+            _repeat(home, job, pipeline) if losses == 1 else _fail(job, run.worker, pipeline)
+        pipeline.execute()
+    if not is_open:
+        return
+    if losses > 1:
+        home.enqueue_dependents(job)
+    outcome = "queued again" if losses == 1 else "failed"
+    seconds = (now() - began).total_seconds() if began else 0.0
+    JobCounts(redis).job_ended(kind_of(job), "lost" if losses == 1 else "failed", seconds)
+    logger.warning("worker lost name=%s queue=%s job=%s outcome=%r", run.worker, home.name, job.id, outcome)
+
+
+def put_back_stray_jobs(redis: Redis, watch: Watch) -> None:
+    """Look once, and put back every job that has been a stray for as long as a lost worker is silent.
+
+    Each job is one for some milliseconds. Should its worker come back after all, it is done twice.
+    """
+    strays = find_strays(redis)
+    for job_id in watch.look({}, strays):
+        if redis.set(f"captioner:put-back:{job_id}", "", nx=True, ex=ACTING_S):
+            home = strays[job_id]
+            with redis.pipeline() as pipeline:
+                pipeline.lrem(home.intermediate_queue_key, 0, job_id)
+                home.push_job_id(job_id, pipeline=pipeline, at_front=True)
+                pipeline.execute()
+            logger.warning("job put back queue=%s job=%s reason='it was on no list'", home.name, job_id)
+
+
+def find_strays(redis: Redis) -> dict[str, Queue]:
+    """Return the queue of each job that a project's retraining is or waits for, is to come, and is on no list."""
+    places = retrainings_of(redis, CorrectionInbox(redis).projects()).values()
+    named = _fetch(redis, {job_id for place in places for job_id in (place.waiting, place.running) if job_id})
+    awaited = _fetch(redis, {dependency for job in named for dependency in job.dependency_ids})
+    return {
+        job.id: queue(redis, job.origin)
+        for job in (*named, *awaited)
+        if job.get_status(refresh=False) == JobStatus.QUEUED and not is_pending(redis, job.id)
+    }
+
+
+def _fetch(redis: Redis, job_ids: set[str]) -> list[Job]:
+    """Return the jobs that Redis knows."""
+    found = Job.fetch_many(sorted(job_ids), connection=redis, serializer=JSONSerializer)
+    return [job for job in found if job is not None]
+
+
+def is_taken_back(redis: Redis, execution_id: str) -> bool:
+    """Tell whether a run was given up for lost, and its job with it."""
+    return bool(redis.get(_taken_key(execution_id)) == b"done")
+
+
+def forget_losses(redis: Redis, job: Job) -> None:
+    """Let a job that a person wants done again have its repetition again."""
+    redis.hdel(job.key, LOSSES)
+
+
+def _repeat(home: Queue, job: Job, pipeline: Pipeline) -> None:
+    job.started_at = job.ended_at = None
+    home._enqueue_job(job, pipeline=pipeline, at_front=True)
+
+
+def _fail(job: Job, worker: str, pipeline: Pipeline) -> None:
+    job.ended_at = now()
+    job.set_status(JobStatus.FAILED, pipeline=pipeline)
+    job._handle_failure(f"{LOST_TWICE}: {worker}", pipeline, worker_name=worker)
+
+
+def _taken_key(execution_id: str) -> str:
+    return f"captioner:taken-back:{execution_id}"

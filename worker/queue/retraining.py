@@ -1,0 +1,197 @@
+"""The two RQ queues, and every way a job gets into them.
+
+`label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`), `retrain` holds retrainings and the
+checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
+
+    captioner:retraining:<project>   hash   waiting and running: job ids, at most one of each; last: there while
+                                            retraining is paused, the id of the one job that may still train, or "";
+                                            began: when the last one did, Unix time in microseconds
+    captioner:idle-check:<project>   text   there while a check for quiet is scheduled
+    captioner:next-pull              text   id of the scheduled or queued job that will pull every project
+
+A job id in these keys proves nothing: Redis may have lost the job, or a worker may have died with it. So each is
+looked up before it is believed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import WatchError
+from rq import Retry
+from rq.job import Dependency, Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from model.errors import JobError
+from worker.feedback.corrections import CorrectionInbox
+from worker.queue.job_origin import job_origin
+from worker.queue.job_state import (
+    FAILURE_KEPT_S,
+    LABEL_STUDIO_QUEUE,
+    RESULT_KEPT_S,
+    RETRAIN_QUEUE,
+    is_pending,
+    is_surely_pending,
+    new_job_id,
+    queue,
+    text_or_none,
+)
+from worker.settings import Settings
+
+RETRAIN_MARGIN_S = 180
+"""What a retraining may take beside its budget, and that once more if it fails for certain corrections: loading,
+reading features, evaluation, publishing."""
+COLLECT_LIMIT_S = 600
+
+RETRAIN_RETRIES = Retry(max=2, interval=[10, 60])
+
+
+def remember_beginning(redis: Redis, project_id: int) -> None:
+    """Say that a retraining of the project begins now."""
+    redis.hset(retraining_key(project_id), "began", redis_now(redis))
+
+
+def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason: str) -> str:
+    """See to it that a retraining of the project starts after this moment; returns its job id.
+
+    At most one runs and one waits per project: a trigger joins the one that waits. The one that waits starts when
+    the one that runs has ended, and after the annotations that Label Studio has and we do not were pulled
+    (`backend.jobs.collect_corrections`; if that fails, it trains on what is there).
+
+    Raises:
+        JobError: retraining of the project is paused, and none waits.
+    """
+    while True:
+        with redis.pipeline() as pipeline:
+            pipeline.watch(retraining_key(project_id))
+            waiting, last = map(text_or_none, pipeline.hmget(retraining_key(project_id), "waiting", "last"))
+            if waiting is not None and is_surely_pending(redis, waiting):
+                return waiting
+            if last is not None:
+                raise JobError(f"retraining of project {project_id} is paused; resume it first")
+            try:
+                return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
+            except WatchError:
+                continue  # another process triggered in this moment: join its retraining
+
+
+def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, project_id: int, reason: str) -> str:
+    """Enqueue the pull and the retraining, and name the latter as the one that waits: all of it or nothing."""
+    label_studio, retrain = queue(redis, LABEL_STUDIO_QUEUE), queue(redis, RETRAIN_QUEUE)
+    pull = label_studio.create_job(
+        "backend.jobs.collect_corrections",
+        args=[project_id],
+        job_id=new_job_id("collect", project_id),
+        timeout=COLLECT_LIMIT_S,
+        result_ttl=RESULT_KEPT_S,
+        failure_ttl=FAILURE_KEPT_S,
+        meta=job_origin(),
+        status=JobStatus.QUEUED,
+    )
+    pull.save()  # a dependency must exist before it can be depended on
+    try:
+        retraining = retrain.enqueue_call(
+            "worker.jobs.retrain",
+            args=[project_id, reason],
+            # RQ keeps a job's id for as long as its result or failure, so an id of the project alone
+            # would lock the project out; the watermark and a random end make it new each time.
+            job_id=new_job_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
+            timeout=2 * settings.retrain_budget_s + RETRAIN_MARGIN_S,
+            result_ttl=RESULT_KEPT_S,
+            failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
+            retry=RETRAIN_RETRIES,
+            depends_on=Dependency([pull, *_running_job(redis, project_id)], allow_failure=True),
+            pipeline=pipeline,
+        )
+        label_studio.enqueue_job(pull, pipeline=pipeline)
+        pipeline.hset(retraining_key(project_id), "waiting", retraining.id)
+        pipeline.execute()
+    except WatchError:
+        pull.delete()
+        raise
+    return retraining.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrainings:
+    """The retrainings of one project by job id; Redis may have lost a job that is named here."""
+
+    waiting: str | None
+    running: str | None
+
+
+def retrainings_of(redis: Redis, project_ids: Sequence[int]) -> dict[int, Retrainings]:
+    """Return the retrainings of each of these projects; one question."""
+    with redis.pipeline(transaction=False) as pipeline:
+        for project_id in project_ids:
+            pipeline.hmget(retraining_key(project_id), "waiting", "running")
+        found = pipeline.execute()
+    return {
+        project_id: Retrainings(waiting=text_or_none(waiting), running=text_or_none(running))
+        for project_id, (waiting, running) in zip(project_ids, found, strict=True)
+    }
+
+
+def last_before_pause(redis: Redis, project_id: int) -> str | None:
+    """Return None unless retraining of the project is paused, else the one job that may still train, or ""."""
+    return text_or_none(redis.hget(retraining_key(project_id), "last"))
+
+
+@contextmanager
+def only_training(redis: Redis, project_id: int, job_id: str) -> Iterator[bool]:
+    """Hold the project's place of the one that trains; yields False when another job lives that holds it.
+
+    From here on a trigger makes a new retraining wait: whatever changes now may be too late for this one.
+    """
+    is_ours = _take_place(redis, project_id, job_id)
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            _leave_place(redis, project_id, job_id)
+
+
+def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
+    key = retraining_key(project_id)
+    while True:
+        with redis.pipeline() as pipeline:
+            pipeline.watch(key)
+            waiting, running = map(text_or_none, pipeline.hmget(key, "waiting", "running"))
+            if running not in {None, job_id} and is_pending(redis, str(running)):
+                return False
+            pipeline.multi()
+            pipeline.hset(key, "running", job_id)
+            if waiting == job_id:
+                pipeline.hdel(key, "waiting")
+            try:
+                pipeline.execute()
+            except WatchError:
+                continue
+            return True
+
+
+def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
+    """Only if it is still ours: a job that was given up for dead may come to its end after all."""
+    leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
+    redis.register_script(leave)(keys=[retraining_key(project_id)], args=[job_id])
+
+
+def _running_job(redis: Redis, project_id: int) -> list[Job]:
+    """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
+    running = text_or_none(redis.hget(retraining_key(project_id), "running"))
+    if running is None or not is_pending(redis, running):
+        return []
+    return [Job.fetch(running, connection=redis, serializer=JSONSerializer)]
+
+
+def redis_now(redis: Redis) -> int:
+    """Return Redis' clock as change numbers are made of it: Unix time in microseconds."""
+    seconds, microseconds = redis.time()
+    return int(seconds * 1_000_000 + microseconds)
+
+
+def retraining_key(project_id: int) -> str:
+    return f"captioner:retraining:{project_id}"
