@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_house [FOLDER ...]
 
-Without folders it counts the whole product: backend, worker, model and recipes. Nothing is timed.
+Without folders it counts the product (backend, worker, model, recipes) and its tests. Lines, the longest functions and
+repeated file names are those of the product; docstrings and vague names are counted in the tests too. Nothing is timed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 WHEEL = ("backend", "worker", "model")
 PRODUCT = (*WHEEL, "recipes")
+HOUSE = (*PRODUCT, "tests")
 SUFFIXES = {".py", ".lua", ".html", ".css", ".js"}
 VAGUE_NAMES = {"one", "found", "known", "seen", "told", "asked", "kept"}
 VAGUE_OPENINGS = ("What ", "Who ", "Whether ", "How ")
@@ -47,7 +49,7 @@ class House:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_house", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("folders", nargs="*", default=PRODUCT, help="count only these")
+    parser.add_argument("folders", nargs="*", default=HOUSE, help="count only these")
     parser.add_argument("--list", action="store_true", help="list each vague docstring and name too")
     arguments = parser.parse_args(argv)
     house = read_house(arguments.folders)
@@ -84,7 +86,8 @@ def read_house(folders: Sequence[str]) -> House:
     listed = subprocess.run(["git", "ls-files", *folders], capture_output=True, text=True, check=True).stdout
     files = [path for path in map(Path, listed.split()) if path.suffix in SUFFIXES and path.exists()]
     lines = {path: len(path.read_text().splitlines()) for path in files}
-    names = Counter(path.name for path in files if path.suffix == ".py" and path.name not in DOORS)
+    product = [path for path in files if path.suffix == ".py" and path.parts[0] in PRODUCT]
+    names = Counter(path.name for path in product if path.name not in DOORS)
     functions: list[tuple[int, str]] = []
     vague_docstrings: list[str] = []
     vague_names: Counter[str] = Counter()
@@ -94,7 +97,7 @@ def read_house(folders: Sequence[str]) -> House:
             continue
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, Function):
+            if isinstance(node, Function) and path in product:
                 functions.append((int(node.end_lineno or node.lineno) - node.lineno + 1, node.name))
             if isinstance(node, Documented) and (text := ast.get_docstring(node)):
                 docstrings += 1
