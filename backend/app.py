@@ -1,9 +1,7 @@
-"""The Flask application: parts that live as long as the process, routes, protection and error answers."""
+"""The Flask application: services that live as long as the process, routes, protection and error answers."""
 
 import json
 import logging
-import os
-import threading
 import time
 from http import HTTPStatus
 from typing import Any
@@ -23,25 +21,17 @@ from backend.admin.queue_pages import mount_queue_pages
 from backend.admin.shared_metrics import SharedMetrics
 from backend.admin.sign_in import sign_in
 from backend.admin.users import Users
-from backend.captioning.services import EXTENSION, CaptioningParts
-from backend.captioning.serving_versions import ServingCaptioners
+from backend.captioning.services import EXTENSION, make_services
 from backend.error_answers import answer_errors
-from backend.images.fetcher import ImageFetcher
-from backend.images.task_images import PictureReader
 from backend.metrics import Metrics
+from backend.protocol.headers import REQUEST_ID_HEADER
 from backend.routes import routes
-from backend.sync.new_projects import Newcomers
-from model.bundle import bundle_version
-from model.registry import ModelRegistry
-from model.store import Store
 from worker.audit import AuditLog
-from worker.redis_client import connect
 from worker.request_id import begin_request, end_request
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-REQUEST_HEADER = "X-Request-ID"
 PROBES = ("/", "/health", "/ready", "/metrics")
 
 
@@ -65,11 +55,11 @@ def create_app(settings: Settings) -> Flask:
     """
     app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
     app.json = FiniteJSON(app)
-    parts = make_parts(settings)
-    app.extensions[EXTENSION] = parts
+    services = make_services(settings)
+    app.extensions[EXTENSION] = services
     answer_errors(app)
-    _watch_requests(app, parts.metrics)
-    throttle, audit = Throttle(settings.redis_url), AuditLog(parts.redis)
+    _watch_requests(app, services.metrics)
+    throttle, audit = Throttle(settings.redis_url), AuditLog(services.redis)
     protect(app, settings, throttle, audit)
     Access(Users(settings), throttle, audit).guard(app)
     app.register_blueprint(routes)
@@ -80,27 +70,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(sign_in)
     app.register_blueprint(audit_pages)
     mount_queue_pages(app, settings.redis_url)
-    parts.metrics.registry.register(SharedMetrics(parts, admin_parts.label_studio))
+    services.metrics.registry.register(SharedMetrics(services, admin_parts.label_studio))
     return app
-
-
-def make_parts(settings: Settings) -> CaptioningParts:
-    """Return everything a captioning process shares among its requests; nothing is connected or loaded yet."""
-    metrics = Metrics()
-    store = Store(settings.model_store)
-    seats = threading.BoundedSemaphore(os.cpu_count() or 1)
-    redis = connect(settings.redis_url)
-    registry = ModelRegistry(store, bundle_version(settings.caption_bundle))
-    return CaptioningParts(
-        settings=settings,
-        redis=redis,
-        store=store,
-        captioners=ServingCaptioners(settings.caption_bundle, registry),
-        pictures=PictureReader(ImageFetcher.from_settings(settings), metrics, seats),
-        newcomers=Newcomers(settings, redis),
-        metrics=metrics,
-        seats=seats,
-    )
 
 
 def _watch_requests(app: Flask, metrics: Metrics) -> None:
@@ -108,7 +79,7 @@ def _watch_requests(app: Flask, metrics: Metrics) -> None:
 
     @app.before_request
     def remember_arrival() -> None:
-        g.request_id = begin_request(request.headers.get(REQUEST_HEADER))
+        g.request_id = begin_request(request.headers.get(REQUEST_ID_HEADER))
         g.arrived_at = time.perf_counter()
 
     @app.after_request
@@ -120,7 +91,7 @@ def _watch_requests(app: Flask, metrics: Metrics) -> None:
         level = logging.DEBUG if route in PROBES and response.status_code == HTTPStatus.OK else logging.INFO
         answer = (request.method, route, response.status_code, round(seconds, 4))
         logger.log(level, "request done method=%s route=%s status=%s seconds=%s", *answer)
-        response.headers[REQUEST_HEADER] = g.request_id
+        response.headers[REQUEST_ID_HEADER] = g.request_id
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")

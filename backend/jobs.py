@@ -103,16 +103,16 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
         logger.info("predictions not refreshed project=%s version=%s reason=%s", project_id, version, reason)
         return {"refreshed": 0, "stopped": reason}
 
-    from backend.app import make_parts
+    from backend.captioning.services import make_services
     from backend.sync.refresh import refresh
     from model.captioner import prefer_fast_products
 
     prefer_fast_products()
-    parts = make_parts(settings)
-    report = refresh(client, parts, project_id, version, after_id, _progress("refreshing"))
+    services = make_services(settings)
+    report = refresh(client, services, project_id, version, after_id, _progress("refreshing"))
     if report.rest_after is not None:
         rest = (project_id, version, report.rest_after)
-        enqueue_backend_job(parts.redis, "refresh_predictions", *rest, delay_s=REST_IN_S)
+        enqueue_backend_job(services.redis, "refresh_predictions", *rest, delay_s=REST_IN_S)
     logger.info(
         "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s",
         project_id,

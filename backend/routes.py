@@ -4,16 +4,17 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from backend.access.login import WEBHOOK_HEADER, may_report_events, refuse
+from backend.access.login import may_report_events, refuse
 from backend.captioning.backend import CaptionBackend
 from backend.captioning.promotion import promote_version
-from backend.captioning.services import EXTENSION, CaptioningParts
+from backend.captioning.services import current_services
 from backend.error_answers import MAX_BODY_BYTES
+from backend.protocol.headers import WEBHOOK_HEADER
 from backend.protocol.json_fields import checked, need, need_objects, parse_project_id
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
@@ -34,8 +35,8 @@ def setup() -> Response:
     """Answer the serving version. Label Studio asks at every page it shows, so nothing is loaded here."""
     body = read_body()
     backend = CaptionBackend(_project_id(body), need(body, "schema", str))
-    parts().newcomers.meet(backend.project_id)
-    return jsonify(model_version=parts().captioners.version_of(backend.project_id))
+    backend.services.new_projects.meet(backend.project_id)
+    return jsonify(model_version=backend.services.captioners.version_of(backend.project_id))
 
 
 @routes.post("/predict")
@@ -55,7 +56,7 @@ def webhook() -> tuple[Response, int] | Response:
     body = read_body()
     action = need(body, "action", str)
     # Start Training cannot carry the webhook's headers, and tells us nothing that would have to be believed.
-    if action != START_TRAINING and not may_report_events(request, parts().settings):
+    if action != START_TRAINING and not may_report_events(request, current_services().settings):
         return refuse(HTTPStatus.UNAUTHORIZED, f"send {WEBHOOK_HEADER} with WEBHOOK_SECRET")
     reply = CaptionBackend().fit(action, body)
     has_effect = "job" in reply or reply["changed"] > 0
@@ -72,18 +73,19 @@ def train() -> tuple[Response, int]:
 def versions() -> Response:
     """List a project's versions, oldest first; without a project, the bundle's version, which all projects have."""
     project = request.args.get("project") if request.method == "GET" else need(read_body(), "project", object)
-    base_version = parts().captioners.registry.base_version
+    captioners = current_services().captioners
+    base_version = captioners.registry.base_version
     if project is None:
         return jsonify(versions=[base_version])
     project_id = parse_project_id(project)
-    published = [v.name for v in parts().captioners.registry.versions(project_id) if v.published]
-    return jsonify(versions=[base_version, *published], model_version=parts().captioners.version_of(project_id))
+    published = [version.name for version in captioners.registry.versions(project_id) if version.published]
+    return jsonify(versions=[base_version, *published], model_version=captioners.version_of(project_id))
 
 
 @routes.post("/job_status")
 def job_status() -> Response:
     job_id = need(read_body(), "job", str)
-    job = Job.fetch(job_id, connection=parts().redis, serializer=JSONSerializer)
+    job = Job.fetch(job_id, connection=current_services().redis, serializer=JSONSerializer)
     times = {name: getattr(job, name) for name in ("created_at", "enqueued_at", "started_at", "ended_at")}
     return jsonify(
         job_status=job.get_status(),
@@ -104,8 +106,9 @@ def validate() -> Response:
 def delete() -> Response:
     """Let a project start over: the bundle serves it again. Its versions stay, `captioner promote` brings them back."""
     project_id = _project_id(read_body())
-    base_version = parts().captioners.registry.base_version
-    outcome = promote_version(parts().settings, project_id, base_version, by="POST /delete")
+    services = current_services()
+    base_version = services.captioners.registry.base_version
+    outcome = promote_version(services.settings, project_id, base_version, by="POST /delete")
     return jsonify(model_version=base_version, outcome=outcome)
 
 
@@ -115,7 +118,7 @@ def duplicate_model() -> Response:
     body = read_body()
     source = parse_project_id(need(body, "project_src", object))
     target = parse_project_id(need(body, "project_dst", object))
-    captioners = parts().captioners
+    captioners = current_services().captioners
     captioner = captioners.captioner_for(source)
     if captioner.version == captioners.registry.base_version:
         return jsonify(model_version=captioners.version_of(target))
@@ -127,15 +130,9 @@ def duplicate_model() -> Response:
         corrections=(),
         decision=f"copied from version {captioner.version} of project {source}",
     )
-    audit = AuditLog(parts().redis)
+    audit = AuditLog(current_services().redis)
     audit.write("POST /duplicate_model", "version copied", target, version=copy.name, source=source)
     return jsonify(model_version=copy.name)
-
-
-def parts() -> CaptioningParts:
-    """Return what lives as long as the process."""
-    found: CaptioningParts = current_app.extensions[EXTENSION]
-    return found
 
 
 def read_body() -> dict[str, Any]:

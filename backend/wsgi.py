@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger
 from redis import RedisError
 
 from backend.app import create_app
-from backend.captioning.services import EXTENSION, CaptioningParts
+from backend.captioning.services import EXTENSION, CaptioningServices
 from model.captioner import prefer_fast_products
 from worker.logs import set_up_logging
 from worker.queue.lost_jobs import watch_beside
@@ -76,22 +76,22 @@ def make_app(settings: Settings) -> Flask:
     return create_app(settings)
 
 
-def begin_beside_requests(parts: CaptioningParts) -> None:
+def begin_beside_requests(services: CaptioningServices) -> None:
     """Beside the requests: load the weights, ask for what was annotated while no backend listened, and take back the
     jobs of workers that are lost, be it the only one."""
     start_telemetry("captioner-backend")  # its thread, too, lives only after the fork
-    parts.captioners.start_loading()
-    watch_beside(parts.settings.redis_url)
-    threading.Thread(target=pull_missed, args=(parts,), name="pull-missed", daemon=True).start()
+    services.captioners.start_loading()
+    watch_beside(services.settings.redis_url)
+    threading.Thread(target=pull_missed, args=(services,), name="pull-missed", daemon=True).start()
 
 
-def pull_missed(parts: CaptioningParts) -> None:
+def pull_missed(services: CaptioningServices) -> None:
     """Have a worker pull every project at once; without Redis the pull that a worker schedules must do."""
-    if parts.settings.label_studio_api_key is None:
+    if services.settings.label_studio_api_key is None:
         logger.info("missed annotations are never pulled reason=LABEL_STUDIO_API_KEY is not set")
         return
     try:
-        schedule_pull(parts.redis, parts.settings, delay_s=0)
+        schedule_pull(services.redis, services.settings, delay_s=0)
     except RedisError as problem:
         logger.warning("pull not scheduled problem=%s", problem)
 

@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
 from backend.app import create_app
-from backend.captioning.services import EXTENSION, CaptioningParts
+from backend.captioning.services import EXTENSION, CaptioningServices
 from tests.payloads import load_payload
 from worker.feedback.corrections import Correction, CorrectionInbox
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -34,13 +34,13 @@ class BackendClient:
         self.headers = basic_auth(*login) if login else {}
 
     @property
-    def parts(self) -> CaptioningParts:
-        parts: CaptioningParts = self.app.extensions[EXTENSION]
-        return parts
+    def services(self) -> CaptioningServices:
+        services: CaptioningServices = self.app.extensions[EXTENSION]
+        return services
 
     @property
     def inbox(self) -> CorrectionInbox:
-        return self.parts.inbox
+        return self.services.inbox
 
     def corrections(self, project_id: int) -> list[Correction]:
         return self.inbox.corrections(project_id)
@@ -118,7 +118,7 @@ def make_settings(folder: Path, **changes: Any) -> Settings:
 
 def failed_job(backend: BackendClient) -> str:
     """Let a worker run a job that fails; returns its id."""
-    jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
+    jobs = queue(backend.services.redis, LABEL_STUDIO_QUEUE)
     job = jobs.enqueue_call("math.sqrt", args=[-1], meta={"phase": "training"})
-    SimpleWorker([jobs], connection=backend.parts.redis, serializer=JSONSerializer).work(burst=True)
+    SimpleWorker([jobs], connection=backend.services.redis, serializer=JSONSerializer).work(burst=True)
     return str(job.id)

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from flask import Flask, Request, Response, jsonify, make_response, render_template, request
 
 from backend.access.throttle import Throttle
+from backend.protocol.headers import WEBHOOK_HEADER
 from worker.audit import AuditLog
 from worker.settings import Settings
 
-WEBHOOK_HEADER = "X-Webhook-Secret"
 OPEN_PATHS = ("/ready", "/metrics")
 ADMIN_PATH = "/admin"
 

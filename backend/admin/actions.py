@@ -5,66 +5,66 @@ from collections.abc import Callable, Mapping
 from backend.admin.access import current_user, write_down
 from backend.admin.job_records import JobFacts
 from backend.captioning.promotion import promote_version, roll_back
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from model.errors import RequestError
 from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.trigger import retrain_when_due
 
 Fields = Mapping[str, str]
-ProjectAction = Callable[[CaptioningParts, int, Fields], str]
-JobAction = Callable[[CaptioningParts, str], str]
+ProjectAction = Callable[[CaptioningServices, int, Fields], str]
+JobAction = Callable[[CaptioningServices, str], str]
 
 
-def promote(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+def promote(services: CaptioningServices, project_id: int, fields: Fields) -> str:
     """Let another version serve."""
-    return promote_version(parts.settings, project_id, _field(fields, "version"), by=who())
+    return promote_version(services.settings, project_id, _field(fields, "version"), by=who())
 
 
-def rollback(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+def rollback(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Let the version serve that served before."""
-    return roll_back(parts.settings, project_id, by=who())
+    return roll_back(services.settings, project_id, by=who())
 
 
-def train(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+def train(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Start a retraining now, however few corrections wait."""
-    job_id = enqueue_retraining(parts.redis, parts.settings, project_id, f"{who()} asked for it")
+    job_id = enqueue_retraining(services.redis, services.settings, project_id, f"{who()} asked for it")
     return f"training is asked for: job {job_id}"
 
 
-def pause(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+def pause(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Start no retraining any more."""
-    RetrainingControl(parts.redis, parts.settings).pause(project_id)
+    RetrainingControl(services.redis, services.settings).pause(project_id)
     return f"project {project_id} is paused: corrections are kept, no training starts"
 
 
-def drain(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+def drain(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Train what waits, then pause."""
-    RetrainingControl(parts.redis, parts.settings).drain(project_id)
+    RetrainingControl(services.redis, services.settings).drain(project_id)
     return f"project {project_id} is draining: what waits is trained once more, then it pauses"
 
 
-def resume(parts: CaptioningParts, project_id: int, _fields: Fields) -> str:
+def resume(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Undo pause and drain."""
-    RetrainingControl(parts.redis, parts.settings).resume(project_id)
+    RetrainingControl(services.redis, services.settings).resume(project_id)
     return f"project {project_id} learns again"
 
 
-def exclude(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+def exclude(services: CaptioningServices, project_id: int, fields: Fields) -> str:
     """Keep a correction out of training."""
     name = _field(fields, "correction")
-    if not parts.inbox.set_aside(project_id, name, f"{who()} excluded it"):
+    if not services.inbox.set_aside(project_id, name, f"{who()} excluded it"):
         raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
-    retrain_when_due(parts.redis, parts.settings, project_id)
+    retrain_when_due(services.redis, services.settings, project_id)
     return f"correction {name} is not trained on any more; the next training learns without it"
 
 
-def include(parts: CaptioningParts, project_id: int, fields: Fields) -> str:
+def include(services: CaptioningServices, project_id: int, fields: Fields) -> str:
     """Train on a correction again."""
     name = _field(fields, "correction")
-    if not parts.inbox.use_again(project_id, name):
+    if not services.inbox.use_again(project_id, name):
         raise RequestError(f"correction {name} of project {project_id} is not excluded")
-    retrain_when_due(parts.redis, parts.settings, project_id)
+    retrain_when_due(services.redis, services.settings, project_id)
     return f"correction {name} is trained on again"
 
 
@@ -73,21 +73,21 @@ PROJECT_ACTIONS: dict[str, ProjectAction] = {
 }
 
 
-def stop(parts: CaptioningParts, job_id: str) -> str:
+def stop(services: CaptioningServices, job_id: str) -> str:
     """Stop a running job."""
-    stop_job(parts.redis, job_id)
+    stop_job(services.redis, job_id)
     return f"job {job_id} is being stopped; the serving version stays"
 
 
-def cancel(parts: CaptioningParts, job_id: str) -> str:
+def cancel(services: CaptioningServices, job_id: str) -> str:
     """Cancel a job that waits."""
-    cancel_job(parts.redis, job_id)
+    cancel_job(services.redis, job_id)
     return f"job {job_id} is cancelled"
 
 
-def retry(parts: CaptioningParts, job_id: str) -> str:
+def retry(services: CaptioningServices, job_id: str) -> str:
     """Run a failed job again."""
-    retry_job(parts.redis, job_id)
+    retry_job(services.redis, job_id)
     return f"job {job_id} waits to run again"
 
 
@@ -108,17 +108,17 @@ DONE = {
 """As the audit log has it; that another version serves is written down where it is done."""
 
 
-def act_on_project(parts: CaptioningParts, project_id: int, action: str, fields: Fields) -> str:
+def act_on_project(services: CaptioningServices, project_id: int, action: str, fields: Fields) -> str:
     """Do it, write down who did, and return what to tell the person."""
-    said = PROJECT_ACTIONS[action](parts, project_id, fields)
+    said = PROJECT_ACTIONS[action](services, project_id, fields)
     if action in DONE:
         write_down(DONE[action], project_id, **fields)
     return said
 
 
-def act_on_job(parts: CaptioningParts, job: JobFacts, action: str) -> str:
+def act_on_job(services: CaptioningServices, job: JobFacts, action: str) -> str:
     """Do it, write down who did, and return what to tell the person."""
-    said = JOB_ACTIONS[action](parts, job.job_id)
+    said = JOB_ACTIONS[action](services, job.job_id)
     write_down(DONE[action], job.project_id, job=job.job_id)
     return said
 

@@ -22,9 +22,9 @@ from backend.admin.lookups import find_corrections, find_jobs, find_version, nee
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts, redis_answers
 from backend.admin.version_records import VersionFacts, version_tree
+from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
-from backend.routes import parts
 from model.bundle import save_bundle
 from model.errors import CaptionerError, ImageError, RequestError
 from model.vision.images import decode_image
@@ -43,16 +43,17 @@ MOST_CHARACTERS = 1000
 
 @api.get("/overview")
 def overview() -> Response:
-    seen = look_around(parts(), admin_parts().label_studio, redis_answers=redis_answers())
+    seen = look_around(current_services(), admin_parts().label_studio, redis_answers=redis_answers())
     return jsonify(asdict(seen) | {"verdict": seen.verdict})
 
 
 @api.get("/projects/<int:project_id>")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    versions = version_tree(parts(), project_id)
+    services = current_services()
+    versions = version_tree(services, project_id)
     return jsonify(
-        project=asdict(look_at_project(parts(), project_id)), versions=[asdict(version) for version in versions]
+        project=asdict(look_at_project(services, project_id)), versions=[asdict(version) for version in versions]
     )
 
 
@@ -66,8 +67,8 @@ def version(project_id: int, name: str) -> Response:
 def bundle(project_id: int, name: str) -> Response:
     """Return a version as a bundle that CAPTION_BUNDLE or `captioner train --from` can name."""
     need_weights(project_id, name)
-    known = parts().captioners.bundle()
-    captioner = parts().captioners.registry.load(project_id, name, known)
+    known = current_services().captioners.bundle()
+    captioner = current_services().captioners.registry.load(project_id, name, known)
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         path = Path(folder)
@@ -90,14 +91,14 @@ def bundle(project_id: int, name: str) -> Response:
 @api.get("/projects/<int:project_id>/ledger")
 def ledger(project_id: int) -> Response:
     need_project(project_id)
-    calibration = read_calibration(parts().store, project_id)
-    return jsonify(ledger_json(read_ledger(parts().redis, project_id), calibration))
+    calibration = read_calibration(current_services().store, project_id)
+    return jsonify(ledger_json(read_ledger(current_services().redis, project_id), calibration))
 
 
 @api.get("/projects/<int:project_id>/ledger.csv")
 def ledger_csv(project_id: int) -> Response:
     need_project(project_id)
-    lines = csv_lines(parts().ledger.records(project_id))
+    lines = csv_lines(current_services().ledger.records(project_id))
     name = f"attachment; filename=project-{project_id}-ledger.csv"
     return Response(lines, mimetype="text/csv", headers={"Content-Disposition": name})
 
@@ -114,7 +115,7 @@ def learning(project_id: int) -> Response:
 def edits(project_id: int) -> Response:
     """Return how many edits changed what, as a chart's data."""
     need_project(project_id)
-    tallies = read_ledger(parts().redis, project_id).versions.values()
+    tallies = read_ledger(current_services().redis, project_id).versions.values()
     kinds = {kind for tally in tallies for kind in tally.kinds}
     return jsonify([[kind, sum(tally.kinds.get(kind, 0) for tally in tallies)] for kind in sorted(kinds)])
 
@@ -129,12 +130,12 @@ def corrections(project_id: int) -> Response:
 @api.get("/projects/<int:project_id>/corrections/<path:name>/image")
 def image(project_id: int, name: str) -> Response:
     """Return the image of a correction, made small."""
-    correction = parts().inbox.find(project_id, name)
+    correction = current_services().inbox.find(project_id, name)
     if correction is None:
         raise NotFound(f"project {project_id} has no correction {name}")
     client = admin_parts().client
     try:
-        content = parts().pictures.fetcher.fetch(find_image_ref(client, correction), correction.task_id)
+        content = current_services().task_images.fetcher.fetch(find_image_ref(client, correction), correction.task_id)
         picture = decode_image(content).convert("RGB")
     except (ImageError, CaptionerError) as problem:
         raise NotFound(str(problem)) from problem
@@ -151,7 +152,7 @@ def jobs() -> Response:
 
 @api.get("/jobs/<job_id>")
 def job(job_id: str) -> Response:
-    return jsonify(asdict(need_job(job_id)) | {"log": job_log(parts().redis, job_id)})
+    return jsonify(asdict(need_job(job_id)) | {"log": job_log(current_services().redis, job_id)})
 
 
 @api.get("/jobs/<job_id>/losses")
@@ -165,7 +166,7 @@ def project_action(project_id: int, action: str) -> ResponseReturnValue:
     if action not in PROJECT_ACTIONS:
         raise NotFound(f"there is no action {action!r}; there are {', '.join(PROJECT_ACTIONS)}")
     need_project(project_id)
-    return _told(lambda: act_on_project(parts(), project_id, action, _fields()))
+    return _told(lambda: act_on_project(current_services(), project_id, action, _fields()))
 
 
 @api.post("/jobs/<job_id>/<action>")
@@ -173,12 +174,12 @@ def job_action(job_id: str, action: str) -> ResponseReturnValue:
     if action not in JOB_ACTIONS:
         raise NotFound(f"there is no action {action!r}; there are {', '.join(JOB_ACTIONS)}")
     found = need_job(job_id)
-    return _told(lambda: act_on_job(parts(), found, action))
+    return _told(lambda: act_on_job(current_services(), found, action))
 
 
 def _tree(project_id: int) -> tuple[VersionFacts, ...]:
     need_project(project_id)
-    return version_tree(parts(), project_id)
+    return version_tree(current_services(), project_id)
 
 
 def _fields() -> dict[str, str]:

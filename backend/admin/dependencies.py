@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
 from worker.queue.job_metrics import JobCounts
@@ -24,28 +24,28 @@ class Health:
 
 
 def look_at_neighbours(
-    parts: CaptioningParts, label_studio: LabelStudioHealth, *, redis_answers: bool
+    services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool
 ) -> tuple[Health, ...]:
     """Return how all of them are; a Redis that does not answer is not asked."""
     return (
-        _redis(parts, redis_answers),
-        _store(parts, redis_answers),
-        *_disk(parts),
-        _label_studio(parts, label_studio),
+        _redis(services, redis_answers),
+        _store(services, redis_answers),
+        *_disk(services),
+        _label_studio(services, label_studio),
     )
 
 
-def _label_studio(parts: CaptioningParts, found: LabelStudioHealth) -> Health:
-    if parts.settings.label_studio_api_key is None:
+def _label_studio(services: CaptioningServices, found: LabelStudioHealth) -> Health:
+    if services.settings.label_studio_api_key is None:
         return Health(name="Label Studio", is_well=False, words="LABEL_STUDIO_API_KEY is not set: nothing is pulled")
     if found.is_up():
         return Health(name="Label Studio", is_well=True, words="answers")
-    return Health(name="Label Studio", is_well=False, words=f"does not answer at {parts.settings.label_studio_url}")
+    return Health(name="Label Studio", is_well=False, words=f"does not answer at {services.settings.label_studio_url}")
 
 
-def _redis(parts: CaptioningParts, answers: bool) -> Health:
+def _redis(services: CaptioningServices, answers: bool) -> Health:
     try:
-        found = parts.redis.info() if answers else None
+        found = services.redis.info() if answers else None
     except RedisError as problem:
         logging.getLogger(__name__).warning("redis not asked problem=%s", problem)
         found = None
@@ -60,13 +60,13 @@ def _redis(parts: CaptioningParts, answers: bool) -> Health:
     return Health(name="Redis", is_well=True, words=f"{used}, everything written to disk")
 
 
-def _store(parts: CaptioningParts, redis_answers: bool) -> Health:
-    folder = parts.store.folder
+def _store(services: CaptioningServices, redis_answers: bool) -> Health:
+    folder = services.store.folder
     try:
-        parts.store.exists("ready")
+        services.store.exists("ready")
         if folder is None or folder.is_dir():
             return Health(name="Model store", is_well=True, words="answers")
-        if redis_answers and not JobCounts(parts.redis).read().decisions:
+        if redis_answers and not JobCounts(services.redis).read().decisions:
             return Health(name="Model store", is_well=True, words="nothing is kept yet")
     except CaptionerError as problem:
         return Health(name="Model store", is_well=False, words=str(problem))
@@ -75,9 +75,9 @@ def _store(parts: CaptioningParts, redis_answers: bool) -> Health:
     return Health(name="Model store", is_well=False, words=f"{folder} is not there; is its disk mounted?")
 
 
-def _disk(parts: CaptioningParts) -> tuple[Health, ...]:
+def _disk(services: CaptioningServices) -> tuple[Health, ...]:
     """Return how full the store's disk is; nothing for a store elsewhere."""
-    folder = parts.store.folder
+    folder = services.store.folder
     if folder is None or not folder.is_dir():
         return ()
     free = shutil.disk_usage(folder).free

@@ -5,7 +5,7 @@ from werkzeug.exceptions import NotFound
 
 from backend.admin.corrections import FoundPage, Search, search_corrections
 from backend.admin.job_records import STATES, JobFacts, find_job, recent_jobs
-from backend.routes import parts
+from backend.captioning.services import current_services
 from model.errors import RequestError
 from model.registry import ModelVersion
 
@@ -15,19 +15,20 @@ FARTHEST = 2**53
 
 def need_project(project_id: int) -> None:
     """Raise NotFound for a project that never had a correction nor a version."""
-    if project_id not in parts().inbox.projects() and parts().captioners.registry.newest(project_id) is None:
+    services = current_services()
+    if project_id not in services.inbox.projects() and services.captioners.registry.newest(project_id) is None:
         raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
 
 
 def need_weights(project_id: int, name: str) -> None:
     """Raise NotFound unless the weights of this version are kept; the bundle is one of every project's."""
-    if name != parts().captioners.registry.base_version and not find_version(project_id, name).published:
+    if name != current_services().captioners.registry.base_version and not find_version(project_id, name).published:
         raise NotFound(f"version {name} of project {project_id} was refused, so its weights were not kept")
 
 
 def find_version(project_id: int, name: str) -> ModelVersion:
     """Return a version; raise NotFound for one that the project does not have."""
-    found = parts().captioners.registry.find(project_id, name)
+    found = current_services().captioners.registry.find(project_id, name)
     if found is None:
         raise NotFound(f"project {project_id} has no version {name}")
     return found
@@ -35,7 +36,7 @@ def find_version(project_id: int, name: str) -> ModelVersion:
 
 def need_job(job_id: str) -> JobFacts:
     """Return a job; raise NotFound for one that Redis does not know (any more)."""
-    found = find_job(parts().redis, job_id)
+    found = find_job(current_services().redis, job_id)
     if found is None:
         raise NotFound(f"there is no job {job_id}, or its result is no longer kept")
     return found
@@ -46,7 +47,7 @@ def find_jobs() -> tuple[JobFacts, ...]:
     state = request.args.get("state")
     if state and state not in STATES:
         raise NotFound(f"no job is ever {state!r}; they are {', '.join(STATES)}")
-    return recent_jobs(parts().redis, state or None, count=100)
+    return recent_jobs(current_services().redis, state or None, count=100)
 
 
 def find_corrections(project_id: int) -> FoundPage:
@@ -60,7 +61,8 @@ def find_corrections(project_id: int) -> FoundPage:
         edited_only=asked.get("edited") == "1",
     )
     start = min(max(0, _number("start") or 0), FARTHEST)
-    return search_corrections(parts().inbox, parts().captioners.registry, project_id, search, start)
+    services = current_services()
+    return search_corrections(services.inbox, services.captioners.registry, project_id, search, start)
 
 
 def _number(name: str) -> int | None:

@@ -7,8 +7,8 @@ from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis import RedisError
 
+from backend.captioning.services import current_services
 from backend.captioning.serving_versions import ServingCaptioners
-from backend.routes import parts
 from model.errors import CaptionerError
 
 operations = Blueprint("operations", __name__)
@@ -17,7 +17,7 @@ operations = Blueprint("operations", __name__)
 @operations.get("/ready")
 def ready() -> tuple[Response, int]:
     """Answer 200 once Redis, the store and the model answer, 503 before; each with its reason."""
-    found = parts()
+    found = current_services()
     checks = {
         "redis": _reason(found.redis.ping),
         "store": _reason(lambda: found.store.exists("ready")),
@@ -30,7 +30,7 @@ def ready() -> tuple[Response, int]:
 
 @operations.get("/metrics")
 def metrics() -> Response:
-    return Response(generate_latest(parts().metrics.registry), content_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(current_services().metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
 
 def _model_reason(captioners: ServingCaptioners) -> str:

@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 from backend.admin.dependencies import Health, look_at_neighbours
 from backend.admin.job_records import JobFacts, recent_jobs, utc
 from backend.admin.projects import ProjectFacts, project_facts
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
 from worker.queue.heartbeats import heartbeat_ages_s, is_alive
@@ -89,16 +89,16 @@ class Overview:
         return "all is well" if self.projects else "ready; no annotator has submitted a caption yet"
 
 
-def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
+def look_around(services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
     """Gather the facts; what is away becomes a problem, never an error.
 
     Args:
-        parts: of the process.
+        services: of the process.
         label_studio: how Label Studio was lately.
         redis_answers: False where it was asked just now; then it is not waited for once more.
     """
     problems = [] if redis_answers else [REDIS_AWAY]
-    redis = parts.redis
+    redis = services.redis
 
     def ask_redis(question: Callable[[], tuple[Facts, ...]]) -> tuple[Facts, ...]:
         return ask(question, problems) if redis_answers else ()
@@ -106,10 +106,10 @@ def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth, *, redi
     workers = ask_redis(lambda: tuple(worker_facts(redis)))
     alive = {worker.name: worker.is_alive for worker in workers}
     return Overview(
-        base_version=parts.captioners.registry.base_version,
-        bundle_loaded=parts.captioners.is_loaded,
-        health=look_at_neighbours(parts, label_studio, redis_answers=redis_answers),
-        projects=ask_redis(lambda: project_facts(parts, alive, parts.inbox.projects())),
+        base_version=services.captioners.registry.base_version,
+        bundle_loaded=services.captioners.is_loaded,
+        health=look_at_neighbours(services, label_studio, redis_answers=redis_answers),
+        projects=ask_redis(lambda: project_facts(services, alive, services.inbox.projects())),
         queues=ask_redis(lambda: tuple(queue_facts(redis))),
         workers=workers,
         jobs=ask_redis(lambda: recent_jobs(redis)),
@@ -117,10 +117,10 @@ def look_around(parts: CaptioningParts, label_studio: LabelStudioHealth, *, redi
     )
 
 
-def look_at_project(parts: CaptioningParts, project_id: int) -> ProjectFacts:
+def look_at_project(services: CaptioningServices, project_id: int) -> ProjectFacts:
     """Gather the facts of one project."""
-    alive = {worker.name: worker.is_alive for worker in worker_facts(parts.redis)}
-    (found,) = project_facts(parts, alive, [project_id])
+    alive = {worker.name: worker.is_alive for worker in worker_facts(services.redis)}
+    (found,) = project_facts(services, alive, [project_id])
     return found
 
 

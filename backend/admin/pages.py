@@ -12,7 +12,7 @@ from backend.admin.lookups import find_corrections, find_jobs, find_version, nee
 from backend.admin.overview import look_around, look_at_project
 from backend.admin.parts import admin_parts, redis_answers
 from backend.admin.version_records import gained_words, newest_versions, version_tree
-from backend.routes import parts
+from backend.captioning.services import current_services
 from worker.feedback.edit_kinds import EDIT_KINDS
 from worker.feedback.totals import read_ledger
 from worker.queue.control import RetrainingControl
@@ -32,25 +32,25 @@ def say_that_redis_is_away() -> str | None:
 
 @admin.get("/")
 def overview() -> str:
-    seen = look_around(parts(), admin_parts().label_studio, redis_answers=redis_answers())
+    seen = look_around(current_services(), admin_parts().label_studio, redis_answers=redis_answers())
     return render_template("admin/overview.html", seen=seen)
 
 
 @admin.get("/projects/<int:project_id>/")
 def project(project_id: int) -> str:
     need_project(project_id)
-    tree = version_tree(parts(), project_id)
+    tree = version_tree(current_services(), project_id)
     return render_template(
         "admin/project.html",
         project_id=project_id,
-        project=look_at_project(parts(), project_id),
+        project=look_at_project(current_services(), project_id),
         tree=tree,
         shown=newest_versions(tree),
         words=gained_words(tree),
-        ledger=read_ledger(parts().redis, project_id),
+        ledger=read_ledger(current_services().redis, project_id),
         kinds=EDIT_KINDS,
-        jobs=recent_jobs(parts().redis, project_id=project_id),
-        state=RetrainingControl(parts().redis, parts().settings).state(project_id),
+        jobs=recent_jobs(current_services().redis, project_id=project_id),
+        state=RetrainingControl(current_services().redis, current_services().settings).state(project_id),
     )
 
 
@@ -58,7 +58,7 @@ def project(project_id: int) -> str:
 def version(project_id: int, name: str) -> str:
     need_project(project_id)
     found = find_version(project_id, name)
-    facts = next(one for one in version_tree(parts(), project_id) if one.name == name)
+    facts = next(one for one in version_tree(current_services(), project_id) if one.name == name)
     return render_template("admin/version.html", project_id=project_id, version=found, facts=facts)
 
 
@@ -76,7 +76,7 @@ def jobs() -> str:
 
 @admin.get("/jobs/<job_id>/")
 def job(job_id: str) -> str:
-    return render_template("admin/job.html", job=need_job(job_id), log=job_log(parts().redis, job_id))
+    return render_template("admin/job.html", job=need_job(job_id), log=job_log(current_services().redis, job_id))
 
 
 @admin.get("/charts/<path:name>")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from flask import Flask, current_app, g
 from redis import RedisError
 
+from backend.captioning.services import current_services
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.health import LabelStudioHealth
-from backend.routes import parts
 from worker.settings import Settings
 
 EXTENSION = "captioner-admin"
@@ -40,7 +40,7 @@ def redis_answers() -> bool:
     """Return whether Redis answers; asked once for each request."""
     if "redis_answers" not in g:
         try:
-            g.redis_answers = bool(parts().redis.ping())
+            g.redis_answers = bool(current_services().redis.ping())
         except RedisError:
             g.redis_answers = False
     return bool(g.redis_answers)

@@ -8,7 +8,7 @@ from redis import Redis
 from rq.job import JobStatus
 
 from backend.admin.job_records import JobFacts, find_jobs
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
 from worker.feedback.corrections import Waiting
@@ -54,25 +54,25 @@ class ProjectFacts:
 
 
 def project_facts(
-    parts: CaptioningParts, workers: Mapping[str, bool], project_ids: Sequence[int]
+    services: CaptioningServices, workers: Mapping[str, bool], project_ids: Sequence[int]
 ) -> tuple[ProjectFacts, ...]:
     """Describe these projects.
 
     Args:
         workers: by name, whether each worker is alive.
     """
-    registry, redis = parts.captioners.registry, parts.redis
+    registry, redis = services.captioners.registry, services.redis
     kept = {project_id: _look_up(registry, project_id) for project_id in project_ids}
     compared = {project_id: found.compared for project_id, found in kept.items()}
     acceptances = read_acceptances(redis, compared)
-    waiting = parts.inbox.waiting_of(project_ids)
+    waiting = services.inbox.waiting_of(project_ids)
     retrainings = retrainings_of(redis, project_ids)
     jobs = find_jobs(redis, [name for found in retrainings.values() for name in (found.running, found.waiting) if name])
     ended = _last_ended(redis)
-    control = RetrainingControl(redis, parts.settings)
+    control = RetrainingControl(redis, services.settings)
     return tuple(
         _facts(
-            parts,
+            services,
             project_id,
             kept[project_id],
             list(acceptances[project_id].values()),
@@ -87,7 +87,7 @@ def project_facts(
 
 
 def _facts(
-    parts: CaptioningParts,
+    services: CaptioningServices,
     project_id: int,
     kept: "_Kept",
     acceptances: Sequence[Acceptance],
@@ -107,7 +107,7 @@ def _facts(
         _damaged(kept)
         or _blocked(running, queued, workers)
         or _at_work(running, queued, state)
-        or _idle(waiting, failed, parts.settings.retrain_after)
+        or _idle(waiting, failed, services.settings.retrain_after)
     )
     return ProjectFacts(
         project_id=project_id,

@@ -24,7 +24,7 @@ from backend.access.login import refuse, wants_page
 from backend.admin.access import PAGE_POLICY, write_down
 from backend.admin.parts import redis_answers
 from backend.admin.sessions import is_https
-from backend.routes import parts
+from backend.captioning.services import current_services
 
 QUEUES_PATH = "/admin/queues"
 CSRF_COOKIE = "_csrf_token"
@@ -57,7 +57,7 @@ def mount_queue_pages(app: Flask, redis_url: str) -> None:
     pages.Worker = SimpleNamespace(all=partial(Worker.all, serializer=JSONSerializer))
     pages.requeue_job = partial(requeue_job, serializer=JSONSerializer)
     # Of itself it connects anew for each request, and waits for Redis as long as it takes.
-    pages.from_url = lambda *_address, **_options: (None, parts().redis)
+    pages.from_url = lambda *_address, **_options: (None, current_services().redis)
     app.config["RQ_DASHBOARD_REDIS_URL"] = _without_login(redis_url)  # it shows this
     with app.app_context():
         pages.setup_rq_connection(app)

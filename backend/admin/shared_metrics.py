@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from redis import RedisError
 
 from backend.admin.overview import QueueFacts, queue_facts, worker_facts
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError, ModelVersionError
 from worker.feedback.totals import Acceptance, read_acceptance
@@ -58,12 +58,12 @@ class _Shared:
 class SharedMetrics(Collector):
     """Collects them when somebody scrapes."""
 
-    def __init__(self, parts: CaptioningParts, label_studio: LabelStudioHealth) -> None:
-        self._parts = parts
+    def __init__(self, services: CaptioningServices, label_studio: LabelStudioHealth) -> None:
+        self._services = services
         self._label_studio = label_studio
         self._about = {
             "version": version("label-studio-captioner"),
-            "bundle": parts.captioners.registry.base_version,
+            "bundle": services.captioners.registry.base_version,
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -72,7 +72,7 @@ class SharedMetrics(Collector):
         yield from _count_metrics(found.counts)
         yield from _project_metrics(found)
         yield _gauge("neighbour_up", "1 while it answers.", ["neighbour"], found.up.items())
-        loaded = self._parts.captioners.is_loaded
+        loaded = self._services.captioners.is_loaded
         yield GaugeMetricFamily("captioner_bundle_loaded", "1 once predictions need not wait.", value=loaded)
         yield InfoMetricFamily("captioner", "Program and bundle that every project starts with.", value=self._about)
 
@@ -86,7 +86,7 @@ class SharedMetrics(Collector):
         return found
 
     def _ask_redis(self, found: _Shared) -> None:
-        redis, inbox = self._parts.redis, self._parts.inbox
+        redis, inbox = self._services.redis, self._services.inbox
         found.queues = tuple(queue_facts(redis))
         found.workers_alive = sum(worker.is_alive for worker in worker_facts(redis))
         found.counts = JobCounts(redis).read()
@@ -96,16 +96,16 @@ class SharedMetrics(Collector):
         }
 
     def _ask_store(self, found: _Shared) -> None:
-        self._parts.store.exists("ready")  # a process without projects wants to know as well
+        self._services.store.exists("ready")  # a process without projects wants to know as well
         for project_id in found.inboxes:
             try:
-                found.serving[project_id] = self._parts.captioners.version_of(project_id)
+                found.serving[project_id] = self._services.captioners.version_of(project_id)
             except ModelVersionError as problem:  # its own pointer is damaged; the store answers
                 logger.warning("metrics incomplete project=%s problem=%s", project_id, problem)
 
     def _ask_ledger(self, found: _Shared) -> None:
         found.acceptance = {
-            project_id: read_acceptance(self._parts.redis, project_id, [serving])[serving]
+            project_id: read_acceptance(self._services.redis, project_id, [serving])[serving]
             for project_id, serving in found.serving.items()
         }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
 from worker.feedback.totals import Acceptance, read_acceptance
@@ -51,11 +51,11 @@ class VersionFacts:
         return self.published and self.fits and not self.serves
 
 
-def version_tree(parts: CaptioningParts, project_id: int) -> tuple[VersionFacts, ...]:
+def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionFacts, ...]:
     """Return the bundle and all versions, each below its parent, the older child first."""
-    registry, fits = parts.captioners.registry, parts.captioners.fits
+    registry, fits = services.captioners.registry, services.captioners.fits
     serving, versions = _serving(registry, project_id), known_versions(registry, project_id)
-    acceptances = read_acceptance(parts.redis, project_id, [registry.base_version, *(one.name for one in versions)])
+    acceptances = read_acceptance(services.redis, project_id, [registry.base_version, *(one.name for one in versions)])
     root = _facts(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
     below = (
         _facts(version, version.name, serving, depth, acceptances[version.name], fits=fits(version))

@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from flask import current_app
 from label_studio_ml.model import LabelStudioMLBase
 from redis import RedisError
 
-from backend.captioning.services import EXTENSION, CaptioningParts
-from backend.images.task_images import Picture
+from backend.captioning.services import CaptioningServices, current_services
+from backend.images.task_images import TaskImage
 from backend.protocol.annotations import Submission, with_proposal
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
@@ -44,7 +43,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         project_id: int | str | None = None,
         label_config: str | None = None,
         *,
-        parts: CaptioningParts | None = None,
+        services: CaptioningServices | None = None,
     ) -> None:
         """Bind to a project.
 
@@ -54,7 +53,7 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         super().__init__()
         self.controls = parse_caption_controls(label_config) if label_config is not None else ()
         self.project_id = parse_project_id(project_id) if project_id else 0
-        self.parts = parts or current_app.extensions[EXTENSION]
+        self.services = services or current_services()
 
     @span("predict")
     def predict(
@@ -71,15 +70,13 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         """
         if context:
             return [{"result": []} for _ in tasks]
-        captioner = self.parts.captioners.captioner_for(self.project_id)
-        features = FeatureStore(self.parts.store, captioner.encoder.fingerprint)
-        pictures = self.parts.pictures.read(tasks, self.controls, captioner.encoder, features)
-        captions = self._caption(captioner, pictures)
-        self._remember(tasks, pictures, captions, captioner.version)
+        captioner = self.services.captioners.captioner_for(self.project_id)
+        features = FeatureStore(self.services.store, captioner.encoder.fingerprint)
+        images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features)
+        captions = self._caption(captioner, images)
+        self._remember(tasks, images, captions, captioner.version)
         captions = self._calibrated(captions)
-        return [
-            self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, pictures, strict=True)
-        ]
+        return [self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, images, strict=True)]
 
     @span("webhook")
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -103,27 +100,27 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
 
     def start_training(self, project_id: int) -> str:
         """Return the id of the job that will train on everything annotated so far."""
-        job_id = enqueue_retraining(self.parts.redis, self.parts.settings, project_id, "Start Training")
+        job_id = enqueue_retraining(self.services.redis, self.services.settings, project_id, "Start Training")
         logger.info("training requested project=%s job=%s", project_id, job_id)
         return job_id
 
-    def _caption(self, captioner: Captioner, pictures: Sequence[list[Picture] | TaskError]) -> dict[str, list[Caption]]:
+    def _caption(self, captioner: Captioner, images: Sequence[list[TaskImage] | TaskError]) -> dict[str, list[Caption]]:
         """Caption all images of all tasks together; returns the captions by image key, best first."""
-        features = {picture.image_key: picture.features for seen in pictures for picture in _readable(seen)}
-        settings = self.parts.settings
+        features = {image.image_key: image.features for seen in images for image in _readable(seen)}
+        settings = self.services.settings
         options = DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
         captions: list[list[Caption]] = []
-        with self.parts.metrics.timed_stage("decode"):
+        with self.services.metrics.timed_stage("decode"):
             for start in range(0, len(features), DECODER_BATCH):
                 batch = list(features.values())[start : start + DECODER_BATCH]
-                with self.parts.seats:
+                with self.services.compute_slots:
                     captions += captioner.caption(torch.stack(batch), options)
         return dict(zip(features, captions, strict=True))
 
     def _calibrated(self, captions: dict[str, list[Caption]]) -> dict[str, list[Caption]]:
         """Return the captions with the probability of being accepted as their score, once that can be told."""
         try:
-            calibration = read_calibration(self.parts.store, self.project_id)
+            calibration = read_calibration(self.services.store, self.project_id)
         except StoreError as problem:
             logger.warning("scores not calibrated project=%s problem=%s", self.project_id, problem)
             return captions
@@ -137,25 +134,25 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
     def _entry(
         self,
         task: Mapping[str, Any],
-        seen: list[Picture] | TaskError,
+        seen: list[TaskImage] | TaskError,
         captions: Mapping[str, list[Caption]],
         model_version: str,
     ) -> Any:
         if isinstance(seen, TaskError):
-            self.parts.metrics.predictions.labels("failed").inc()
-            self.parts.metrics.image_failures.labels(seen.reason).inc()
+            self.services.metrics.predictions.labels("failed").inc()
+            self.services.metrics.image_failures.labels(seen.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
             return {"error": str(seen)}
-        alternatives = self.parts.settings.alternatives
-        found = {picture.control: captions[picture.image_key] for picture in seen if not self._is_withheld(picture)}
-        self.parts.metrics.predictions.labels("captioned" if found else "withheld").inc()
+        alternatives = self.services.settings.alternatives
+        found = {image.control: captions[image.image_key] for image in seen if not self._is_withheld(image)}
+        self.services.metrics.predictions.labels("captioned" if found else "withheld").inc()
         predictions = make_predictions(found, model_version, alternatives)
         return predictions if alternatives > 1 else predictions[0]
 
     def _remember(
         self,
         tasks: Sequence[Mapping[str, Any]],
-        pictures: Sequence[list[Picture] | TaskError],
+        images: Sequence[list[TaskImage] | TaskError],
         captions: Mapping[str, list[Caption]],
         model_version: str,
     ) -> None:
@@ -164,51 +161,51 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
             Suggestion(
                 project_id=self.project_id,
                 task_id=task["id"],
-                control=picture.control.from_name,
-                image_ref=picture.image_ref,
-                image_key=picture.image_key,
+                control=image.control.from_name,
+                image_ref=image.image_ref,
+                image_key=image.image_key,
                 caption=caption.text,
                 model_version=model_version,
                 score=caption.score,
-                withheld=self._is_withheld(picture),
+                withheld=self._is_withheld(image),
             )
-            for task, seen in zip(tasks, pictures, strict=True)
-            for picture in _readable(seen)
-            for caption in reversed(captions[picture.image_key])
+            for task, seen in zip(tasks, images, strict=True)
+            for image in _readable(seen)
+            for caption in reversed(captions[image.image_key])
         ]
         try:
-            self.parts.suggestions.remember(suggestions)
+            self.services.suggestions.remember(suggestions)
         except RedisError as problem:  # a suggestion unremembered is better than none
             logger.warning("suggestions not remembered project=%s problem=%s", self.project_id, problem)
 
-    def _is_withheld(self, picture: Picture) -> bool:
-        return is_withheld(picture.image_key, self.parts.settings.hide_suggestions_share)
+    def _is_withheld(self, image: TaskImage) -> bool:
+        return is_withheld(image.image_key, self.services.settings.hide_suggestions_share)
 
     def _forget(self, news: WebhookEvent) -> int:
         """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""
-        parts, project_id = self.parts, news.project_id
-        parts.suggestions.forget_tasks(project_id, news.deleted_tasks)
-        forgotten = parts.inbox.forget_tasks(project_id, news.deleted_tasks)
+        services, project_id = self.services, news.project_id
+        services.suggestions.forget_tasks(project_id, news.deleted_tasks)
+        forgotten = services.inbox.forget_tasks(project_id, news.deleted_tasks)
         skipped = {skip.annotation_id for skip in news.skips}
         for skip in news.skips:  # may come late, after the annotation was taken up again
-            forgotten += parts.inbox.remove(project_id, [skip.annotation_id], skip.updated_at)
-        forgotten += parts.inbox.remove(project_id, set(news.removed_annotations) - skipped)
+            forgotten += services.inbox.remove(project_id, [skip.annotation_id], skip.updated_at)
+        forgotten += services.inbox.remove(project_id, set(news.removed_annotations) - skipped)
         for annotation_id, control in news.emptied_controls:
-            forgotten += parts.inbox.remove_control(project_id, annotation_id, control)
-        parts.ledger.forget_tasks(project_id, news.deleted_tasks)
-        parts.ledger.remove(project_id, set(news.removed_annotations) - skipped)
-        parts.ledger.remove_controls(project_id, news.emptied_controls)
+            forgotten += services.inbox.remove_control(project_id, annotation_id, control)
+        services.ledger.forget_tasks(project_id, news.deleted_tasks)
+        services.ledger.remove(project_id, set(news.removed_annotations) - skipped)
+        services.ledger.remove_controls(project_id, news.emptied_controls)
         return forgotten
 
     def _store(self, submission: Submission) -> bool:
         submitted = submission.correction
-        suggestions = self.parts.suggestions.find(
+        suggestions = self.services.suggestions.find(
             submitted.project_id, submitted.task_id, submitted.control, submitted.image_ref
         )
         correction = replace(with_proposal(submission, suggestions), request_id=current_request_id())
-        is_news = self.parts.inbox.store(correction)
+        is_news = self.services.inbox.store(correction)
         record = record_submission(correction, suggestions)
-        self.parts.ledger.store(record)
+        self.services.ledger.store(record)
         logger.info(
             "correction %s project=%s task=%s annotation=%s outcome=%s version=%s",
             "stored" if is_news else "known",
@@ -221,16 +218,16 @@ class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package ha
         return is_news
 
     def _record_skip(self, skip: Skip) -> None:
-        suggestions = self.parts.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
-        self.parts.ledger.store(record_skip(skip, suggestions))
+        suggestions = self.services.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
+        self.services.ledger.store(record_skip(skip, suggestions))
 
     def _retrain_when_due(self, project_id: int) -> str | None:
         try:
-            return retrain_when_due(self.parts.redis, self.parts.settings, project_id)
+            return retrain_when_due(self.services.redis, self.services.settings, project_id)
         except RedisError as problem:  # the corrections are safe, and the next one triggers again
             logger.warning("trigger lost project=%s problem=%s", project_id, problem)
             return None
 
 
-def _readable(seen: list[Picture] | TaskError) -> list[Picture]:
+def _readable(seen: list[TaskImage] | TaskError) -> list[TaskImage]:
     return [] if isinstance(seen, TaskError) else seen

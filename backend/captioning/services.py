@@ -1,36 +1,45 @@
-"""What lives as long as the process and is shared by its requests."""
+"""Services that live as long as the process and are shared by its requests.
 
+Label Studio's protocol makes a backend object for each request, so these are kept in `app.extensions`.
+"""
+
+import os
 import threading
 from dataclasses import dataclass
 
+from flask import current_app
 from redis import Redis
 
 from backend.captioning.serving_versions import ServingCaptioners
-from backend.images.task_images import PictureReader
+from backend.images.fetcher import ImageFetcher
+from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
-from backend.sync.new_projects import Newcomers
+from backend.sync.new_projects import NewProjects
+from model.bundle import bundle_version
+from model.registry import ModelRegistry
 from model.store import Store
 from worker.feedback.corrections import CorrectionInbox
 from worker.feedback.ledger_records import LedgerRecords
 from worker.feedback.suggestions import SuggestionLog
+from worker.redis_client import connect
 from worker.settings import Settings
 
 EXTENSION = "captioner"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptioningParts:
-    """What lives as long as the process; kept in `app.extensions`, because Label Studio's objects live one request."""
+class CaptioningServices:
+    """What the requests of one process share; safe to use from every thread."""
 
     settings: Settings
     redis: Redis
     store: Store
     captioners: ServingCaptioners
-    pictures: PictureReader
-    newcomers: Newcomers
+    task_images: TaskImageReader
+    new_projects: NewProjects
     metrics: Metrics
-    seats: threading.Semaphore
-    """One for each thread that may compute at the same time."""
+    compute_slots: threading.Semaphore
+    """One slot for each thread that may compute at the same time."""
 
     @property
     def inbox(self) -> CorrectionInbox:
@@ -43,3 +52,33 @@ class CaptioningParts:
     @property
     def ledger(self) -> LedgerRecords:
         return LedgerRecords(self.redis)
+
+
+def make_services(settings: Settings) -> CaptioningServices:
+    """Return the services of this process; nothing is connected or loaded yet.
+
+    Raises:
+        BundleError: CAPTION_BUNDLE names no bundle.
+        StoreError: MODEL_STORE is no place where files can be kept.
+    """
+    metrics = Metrics()
+    store = Store(settings.model_store)
+    compute_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
+    redis = connect(settings.redis_url)
+    registry = ModelRegistry(store, bundle_version(settings.caption_bundle))
+    return CaptioningServices(
+        settings=settings,
+        redis=redis,
+        store=store,
+        captioners=ServingCaptioners(settings.caption_bundle, registry),
+        task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, compute_slots),
+        new_projects=NewProjects(settings, redis),
+        metrics=metrics,
+        compute_slots=compute_slots,
+    )
+
+
+def current_services() -> CaptioningServices:
+    """Return the services of the application that answers this request."""
+    shared: CaptioningServices = current_app.extensions[EXTENSION]
+    return shared

@@ -31,7 +31,7 @@ ENCODER_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class TaskImage:
     """The image that one control of one task asks a caption for."""
 
     control: CaptionControl
@@ -51,18 +51,18 @@ class _Fetched:
     pixels: Tensor | None
 
 
-class PictureReader:
-    """Reads the pictures of many tasks at once; safe to share between threads."""
+class TaskImageReader:
+    """Reads the images of many tasks at once; safe to share between threads."""
 
-    def __init__(self, fetcher: ImageFetcher, metrics: Metrics, seats: threading.Semaphore) -> None:
+    def __init__(self, fetcher: ImageFetcher, metrics: Metrics, compute_slots: threading.Semaphore) -> None:
         """Name what is shared.
 
         Args:
-            seats: one for each thread that may compute at the same time.
+            compute_slots: one for each thread that may compute at the same time.
         """
         self.fetcher = fetcher
         self._metrics = metrics
-        self._seats = seats
+        self._compute_slots = compute_slots
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
 
     def read(
@@ -71,15 +71,15 @@ class PictureReader:
         controls: Sequence[CaptionControl],
         encoder: Encoder,
         features: FeatureStore,
-    ) -> list[list[Picture] | TaskError]:
-        """Return for each task its pictures, one per control whose field it has; at least one, or the reason."""
+    ) -> list[list[TaskImage] | TaskError]:
+        """Return for each task its images, one per control whose field it has; at least one, or the reason."""
         located = [_locate(task, controls) for task in tasks]
         wanted = {ref: task["id"] for task, refs in zip(tasks, located, strict=True) for ref in _found(refs).values()}
         with self._metrics.timed_stage("fetch"):
             fetched = self._fetch_all(wanted, encoder, features)
         with self._metrics.timed_stage("encode"):
             seen = self._encode_missing(fetched.values(), encoder, features)
-        return [_pictures(refs, fetched, seen) for refs in located]
+        return [_task_images(refs, fetched, seen) for refs in located]
 
     def _fetch_all(
         self, wanted: Mapping[str, int], encoder: Encoder, features: FeatureStore
@@ -99,8 +99,8 @@ class PictureReader:
         self._metrics.features.labels("missed" if known is None else "found").inc()
         if known is not None:
             return _Fetched(image_key=key, features=known, pixels=None)
-        # A picture of 50 million pixels takes 200 MB while it is decoded, so only few are at a time.
-        with self._seats:
+        # An image of 50 million pixels takes 200 MB while it is decoded, so only few are at a time.
+        with self._compute_slots:
             return _Fetched(image_key=key, features=None, pixels=encoder.spec.preprocessing(decode_image(content)))
 
     def _encode_missing(
@@ -113,7 +113,7 @@ class PictureReader:
         keys = list(missing)
         for start in range(0, len(keys), ENCODER_BATCH):
             batch = keys[start : start + ENCODER_BATCH]
-            with self._seats:
+            with self._compute_slots:
                 computed = encode(encoder, [missing[key] for key in batch])
             seen |= dict(zip(batch, computed, strict=True))
         for key in keys:
@@ -145,21 +145,21 @@ def _found(refs: dict[CaptionControl, str] | TaskError) -> dict[CaptionControl, 
     return {} if isinstance(refs, TaskError) else refs
 
 
-def _pictures(
+def _task_images(
     refs: dict[CaptionControl, str] | TaskError,
     fetched: Mapping[str, _Fetched | ImageError],
     seen: Mapping[str, Tensor],
-) -> list[Picture] | TaskError:
+) -> list[TaskImage] | TaskError:
     if isinstance(refs, TaskError):
         return refs
-    pictures = []
+    images = []
     for control, ref in refs.items():
         image = fetched[ref]
         if isinstance(image, ImageError):
             return image
         key = image.image_key
-        pictures.append(Picture(control=control, image_ref=compact_image_ref(ref), image_key=key, features=seen[key]))
-    return pictures
+        images.append(TaskImage(control=control, image_ref=compact_image_ref(ref), image_key=key, features=seen[key]))
+    return images
 
 
 def _outcome(future: "Future[_Fetched]") -> _Fetched | ImageError:

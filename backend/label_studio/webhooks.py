@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backend.access.login import WEBHOOK_HEADER
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Webhook
+from backend.protocol.headers import WEBHOOK_HEADER
 from worker.settings import Settings
 
 NEEDED_ACTIONS = frozenset(

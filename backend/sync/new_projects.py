@@ -17,7 +17,7 @@ AGAIN_AFTER_S = 3600.0
 """A project may be connected anew; the job changes nothing where all is well."""
 
 
-class Newcomers:
+class NewProjects:
     """Remembers which projects asked for `/setup` lately; safe to share between threads."""
 
     def __init__(self, settings: Settings, redis: Redis, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,7 @@ class Newcomers:
             return None
         self._met[project_id] = now
         run_here = copy_context().run  # the job goes back to this request
-        thread = threading.Thread(target=run_here, args=(self._enqueue, project_id), name="newcomer", daemon=True)
+        thread = threading.Thread(target=run_here, args=(self._enqueue, project_id), name="new-project", daemon=True)
         thread.start()
         return thread
 

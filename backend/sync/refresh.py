@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.captioning.backend import CaptionBackend
-from backend.captioning.services import CaptioningParts
+from backend.captioning.services import CaptioningServices
 from backend.label_studio.client import LabelStudioClient, Task
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RefreshReport:
 
 def refresh(
     client: LabelStudioClient,
-    parts: CaptioningParts,
+    services: CaptioningServices,
     project_id: int,
     version: str,
     after_id: int,
@@ -54,7 +54,7 @@ def refresh(
         LabelStudioError: tasks cannot be read or predictions not written; what was written stays.
         LabelConfigError: the project's labeling config has no caption.
     """
-    backend = CaptionBackend(project_id, client.project(project_id).label_config, parts=parts)
+    backend = CaptionBackend(project_id, client.project(project_id).label_config, services=services)
     total = client.count_unannotated_tasks(project_id, after_id)
     refreshed = current = failed = 0
     last_id, until = after_id, time.monotonic() + PART_S
@@ -64,7 +64,7 @@ def refresh(
             return RefreshReport(
                 refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=last_id
             )
-        if parts.captioners.version_of(project_id) != version:
+        if services.captioners.version_of(project_id) != version:
             stopped = f"{version} no longer serves"
             return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped)
         stale = [task for task in tasks if _shown_version(task) != version]

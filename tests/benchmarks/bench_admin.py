@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             settings = make_settings(folder, redis_url=server.url, basic_auth_user=LOGIN[0], basic_auth_pass=LOGIN[1])
             backend = BackendClient(settings, login=LOGIN)
-            backend.parts.captioners.bundle()
+            backend.services.captioners.bundle()
             with ProgressDisplay() as show:
                 for progress in fill(backend, arguments.projects, arguments.corrections, arguments.jobs):
                     show(progress)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def pages(backend: BackendClient) -> list[str]:
-    version = backend.parts.captioners.registry.versions(1)[-1].name
+    version = backend.services.captioners.registry.versions(1)[-1].name
     search = "/admin/projects/1/corrections/"
     return [
         "/admin/",
@@ -98,7 +98,7 @@ def times_ms(backend: BackendClient, path: str) -> list[float]:
 
 def fill(backend: BackendClient, projects: int, corrections: int, jobs: int) -> Iterator[Progress]:
     """Make projects with their corrections, ledger and versions, and jobs that ended."""
-    registry = backend.parts.captioners.registry
+    registry = backend.services.captioners.registry
     redis = Redis.from_url(backend.settings.redis_url, socket_timeout=60)
     redis.config_set("appendfsync", "no")
     for project_id in range(1, projects + 1):
@@ -140,7 +140,7 @@ def make(project_id: int, number: int, version: str, draw: random.Random) -> Cor
 
 
 def make_versions(registry: ModelRegistry, backend: BackendClient, project_id: int) -> None:
-    captioner = backend.parts.captioners.bundle().captioner()
+    captioner = backend.services.captioners.bundle().captioner()
     parent = registry.base_version
     for number in range(VERSIONS):
         keep = registry.publish if number % 2 else registry.refuse

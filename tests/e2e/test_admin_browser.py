@@ -80,10 +80,10 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
             caption=caption,
             annotator=number % 3,
             image_ref=address,
-            model_version=backend.parts.captioners.registry.base_version,
+            model_version=backend.services.captioners.registry.base_version,
         )
         backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
-        backend.parts.ledger.store(record_submission(correction, []))
+        backend.services.ledger.store(record_submission(correction, []))
     versions = [publish(backend, parent) for parent in ("bundle", "first")]
     server = make_server("127.0.0.1", 0, backend.app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -92,7 +92,7 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
 
 
 def publish(backend: BackendClient, decision: str) -> str:
-    registry = backend.parts.captioners.registry
+    registry = backend.services.captioners.registry
     told = [["a", "00ff00ff"], ["black", "ff000000"], ["dog", "ff00ff00"]]
     sample = {
         "correction": "25/caption",
@@ -103,7 +103,7 @@ def publish(backend: BackendClient, decision: str) -> str:
     measured = {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97}
     return registry.publish(
         1,
-        backend.parts.captioners.bundle().captioner(),
+        backend.services.captioners.bundle().captioner(),
         parent=registry.serving(1),
         metrics={"new": measured, "new_words": ["puppy"], "samples": [sample]},
         corrections=["25/caption"],
@@ -203,7 +203,7 @@ def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_pag
 def test_a_chart_asks_for_no_news_once_its_training_is_over(
     site: Site, open_page: Callable[..., Page], changed: tuple[str, str]
 ) -> None:
-    redis = site.backend.parts.redis
+    redis = site.backend.services.redis
     losses = {"losses": [[1, 3.0], [2, 2.5]]}
     job = queue(redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", args=[1], meta=losses)
     job.set_status(JobStatus.STARTED)
@@ -243,8 +243,8 @@ def test_charts_are_drawn_from_what_is_installed(site: Site, open_page: Callable
 
 
 def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., Page]) -> None:
-    registry, parts = site.backend.parts.captioners.registry, site.backend.parts
-    control = RetrainingControl(parts.redis, parts.settings)
+    registry, services = site.backend.services.captioners.registry, site.backend.services
+    control = RetrainingControl(services.redis, services.settings)
     page = open_page(site.address("project"))
     page.on("dialog", lambda dialog: dialog.accept())
 
@@ -257,13 +257,13 @@ def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., 
     assert control.state(1) == "draining"
     press(page, "Resume", "learns again")
     press(page, "Train now", "training is asked for")
-    assert any(job.id.startswith("retrain-1-") for job in deferred(parts.redis))
+    assert any(job.id.startswith("retrain-1-") for job in deferred(services.redis))
     press(page, "Roll back", "serves project 1 again")
     assert registry.serving(1) == site.versions[0]
     page.get_by_role("row", name=site.versions[1]).get_by_role("button", name="Promote").click()
     expect(page.get_by_role("status")).to_contain_text(f"{site.versions[1]} serves project 1")
     assert registry.serving(1) == site.versions[1]
-    done = [entry.action for entry in AuditLog(parts.redis).read()]
+    done = [entry.action for entry in AuditLog(services.redis).read()]
     assert {"learning paused", "version rolled back", "version promoted", "training asked for"} <= set(done)
 
 
@@ -281,7 +281,7 @@ def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable
 def test_jobs_are_stopped_done_again_and_cancelled(
     site: Site, open_page: Callable[..., Page], start_worker: Callable[..., WorkerProcess], hold: Hold
 ) -> None:
-    redis, settings = site.backend.parts.redis, site.backend.settings
+    redis, settings = site.backend.services.redis, site.backend.settings
     environment = {name.upper(): str(value) for name, value in vars(settings).items() if value is not None}
     start_worker(environment)
     job = queue(redis, RETRAIN_QUEUE).enqueue_call(
@@ -303,7 +303,7 @@ def test_jobs_are_stopped_done_again_and_cancelled(
 
 
 def test_the_raw_queues_are_acted_on_and_lead_back(site: Site, open_page: Callable[..., Page]) -> None:
-    jobs = queue(site.backend.parts.redis, RETRAIN_QUEUE)
+    jobs = queue(site.backend.services.redis, RETRAIN_QUEUE)
     for name in ("kept", "deleted"):
         jobs.enqueue_call("tests.integration.held_jobs.held", args=[1], job_id=name)
     page = open_page(f"{site.url}/admin/queues/0/view/jobs/{RETRAIN_QUEUE}/queued/8/asc/1")
@@ -319,12 +319,12 @@ def test_the_raw_queues_are_acted_on_and_lead_back(site: Site, open_page: Callab
     assert jobs.job_ids == []
     page.get_by_role("link", name="Back to the captioner's jobs").click()
     page.wait_for_url(f"{site.url}/admin/jobs/")
-    done = [entry.action for entry in AuditLog(site.backend.parts.redis).read()]
+    done = [entry.action for entry in AuditLog(site.backend.services.redis).read()]
     assert {"job deleted", "queue emptied"} <= set(done)
 
 
 def test_the_raw_queues_say_why_they_refuse(site: Site, open_page: Callable[..., Page], complaints: list[str]) -> None:
-    queue(site.backend.parts.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", job_id="waits")
+    queue(site.backend.services.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", job_id="waits")
     page = open_page(f"{site.url}/admin/queues/0/view/job/waits")
     page.evaluate("document.getElementById('requeue-job-btn').style.display = 'inline'")
 
@@ -338,7 +338,7 @@ def test_the_raw_queues_say_why_they_refuse(site: Site, open_page: Callable[...,
 
 def test_the_raw_queues_show_what_is_in_a_job_and_run_nothing_of_it(site: Site, open_page: Callable[..., Page]) -> None:
     trap = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-    redis = site.backend.parts.redis
+    redis = site.backend.services.redis
     jobs = queue(redis, RETRAIN_QUEUE)
     job = jobs.enqueue_call("builtins.int", args=[trap], meta={"phase": trap}, description=trap)
     worker = SimpleWorker([jobs], connection=redis, serializer=JSONSerializer)

@@ -60,7 +60,7 @@ def ask(house: BackendClient, path: str, user: tuple[str, str], address: str = "
 
 
 def audited(house: BackendClient) -> list[AuditEntry]:
-    return AuditLog(house.parts.redis).read()
+    return AuditLog(house.services.redis).read()
 
 
 def admin_addresses(app: Flask) -> Iterator[tuple[str, set[str]]]:
@@ -179,7 +179,7 @@ def test_viewers_act_nowhere(house: BackendClient) -> None:
     assert len(tried) > 5
     assert "vera is a viewer" in refused.text
     assert "Back to the overview" in refused.text
-    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+    assert queue(house.services.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
 
 
 def test_operators_act_with_the_page_s_token_in_the_form_or_in_the_header(house: BackendClient) -> None:
@@ -191,7 +191,7 @@ def test_operators_act_with_the_page_s_token_in_the_form_or_in_the_header(house:
     by_header = browser.client.post(DELETE.format(second), headers={"X-CSRFToken": token})
 
     assert by_form.get_json() == by_header.get_json() == {"status": "OK"}
-    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
+    assert queue(house.services.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
 
 
 def test_a_browser_s_action_without_its_session_s_token_is_refused(house: BackendClient) -> None:
@@ -206,7 +206,7 @@ def test_a_browser_s_action_without_its_session_s_token_is_refused(house: Backen
     bare = browser.client.post(DELETE.format(job_id))  # a cookie, and no header that a browser sends
 
     assert bare.status_code == 400
-    assert queue(house.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+    assert queue(house.services.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
 
 
 @pytest.mark.parametrize(
@@ -563,7 +563,7 @@ def test_what_people_do_in_the_raw_queues_is_written_down_once_it_is_done(house:
 
 
 def test_the_audit_log_is_a_page_and_json_page_by_page(house: BackendClient) -> None:
-    log = AuditLog(house.parts.redis)
+    log = AuditLog(house.services.redis)
     for number in range(51):
         log.write("anna", f"action {number} <script>", 7, why="because")
     browser = signed_in(house, VERA)

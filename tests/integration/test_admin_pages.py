@@ -48,14 +48,14 @@ PAGES = (
 def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
     """A protected backend whose project 1 has 25 corrections and one version, and a caller who is logged in."""
     backend = make_backend(ADMIN, **LOGIN)
-    base = backend.parts.captioners.bundle()
+    base = backend.services.captioners.bundle()
     for number in range(1, 26):
         correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
         backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
-        backend.parts.ledger.store(record_submission(correction, []))
+        backend.services.ledger.store(record_submission(correction, []))
     learned = backend.inbox.find(1, "25/caption")
     assert learned is not None
-    backend.parts.captioners.registry.publish(
+    backend.services.captioners.registry.publish(
         1,
         base.captioner(),
         parent=base.version,
@@ -99,7 +99,7 @@ def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -
 
 def end_job(admin: BackendClient, minute: int, status: JobStatus = JobStatus.FAILED, name: str = RETRAIN_QUEUE) -> None:
     """Leave a job of project 1 behind that ended so many minutes after the newest version."""
-    jobs = queue(admin.parts.redis, name)
+    jobs = queue(admin.services.redis, name)
     job = jobs.create_job("worker.jobs.retrain", args=[1, "a test"], job_id=f"{name}-1-{minute}", status=status)
     job.ended_at = datetime.now(UTC) + timedelta(minutes=minute)
     job.save()
@@ -138,7 +138,7 @@ def test_a_training_that_failed_is_over_when_nothing_waits(admin: BackendClient)
 
 
 def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
-    redis = admin.parts.redis
+    redis = admin.services.redis
     admin.inbox.store(make_correction(project_id=2))
     retraining = enqueue_retraining(redis, admin.settings, 2, "a test")
     (pull,) = queue(redis, LABEL_STUDIO_QUEUE).job_ids
@@ -153,7 +153,7 @@ def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
 @pytest.mark.parametrize("content", [b"half", b"[]", b"{}", b'{"metrics": null, "corrections": null}'])
 def test_a_damaged_record_is_named_and_hides_nothing_else(admin: BackendClient, record: str, content: bytes) -> None:
     admin.inbox.store(make_correction(project_id=2))
-    path = f"projects/1/{record.format(version=admin.parts.captioners.registry.versions(1)[0].name)}"
+    path = f"projects/1/{record.format(version=admin.services.captioners.registry.versions(1)[0].name)}"
     (Path(admin.settings.model_store) / path).write_bytes(content)
 
     seen = admin.get("/admin/api/overview").get_json()
@@ -172,7 +172,7 @@ def test_a_damaged_record_is_named_and_hides_nothing_else(admin: BackendClient, 
 
 
 def test_a_job_that_is_none_of_ours_is_shown_as_unreadable(admin: BackendClient) -> None:
-    redis = admin.parts.redis
+    redis = admin.services.redis
     Queue(RETRAIN_QUEUE, connection=redis, serializer=DefaultSerializer).enqueue_call("math.sqrt", args=[4])
 
     for path in ("/admin/", "/admin/jobs/", f"/admin/jobs/{queue(redis, RETRAIN_QUEUE).job_ids[0]}/"):
@@ -197,7 +197,7 @@ def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None
 
 
 def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(admin: BackendClient) -> None:
-    registry, captioner = admin.parts.captioners.registry, admin.parts.captioners.bundle().captioner()
+    registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
 
     def keep(as_what: Callable[..., ModelVersion], corrections: list[str], **metrics: Any) -> str:
         return as_what(
@@ -219,7 +219,7 @@ def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(a
 
 
 def test_words_gained_are_those_that_the_serving_version_knows(admin: BackendClient) -> None:
-    registry, captioner = admin.parts.captioners.registry, admin.parts.captioners.bundle().captioner()
+    registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
 
     def keep(as_what: Callable[..., ModelVersion], parent: str, *words: str) -> str:
         metrics = {"new_words": words}
@@ -237,7 +237,7 @@ def test_words_gained_are_those_that_the_serving_version_knows(admin: BackendCli
 
 
 def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -> None:
-    name = admin.parts.captioners.registry.versions(1)[0].name
+    name = admin.services.captioners.registry.versions(1)[0].name
 
     page = admin.get(f"/admin/projects/1/versions/{name}/").text
 
@@ -246,7 +246,7 @@ def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -
 
 
 def test_a_project_of_very_many_versions_opens_with_the_newest_of_them(admin: BackendClient) -> None:
-    registry = admin.parts.captioners.registry
+    registry = admin.services.captioners.registry
     (first,) = registry.versions(1)
     parent, folder = first.name, Path(admin.settings.model_store) / "projects" / "1" / "versions"
     for number in range(2, 1101):
@@ -264,7 +264,7 @@ def test_a_project_of_very_many_versions_opens_with_the_newest_of_them(admin: Ba
 
 
 def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> None:
-    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
     (first,) = registry.versions(1)
 
     def add(parent: str) -> str:
@@ -318,12 +318,12 @@ def description() -> dict[str, Any]:
 
 
 def test_what_was_never_measured_is_a_dash_on_the_pages_and_null_in_json(admin: BackendClient) -> None:
-    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
     half: dict[str, Any] = {"candidate": 1.25, "captions": 4}
     diverged = {"candidate": math.nan, "serving": 2.5, "captions": 3, "better_in": None}
     metrics = {"new": half, "old": None, "anchors": diverged, "new_words": None, "samples": None}
     made = registry.publish(1, base.captioner(), parent=base.version, metrics=metrics, corrections=[], decision="old")
-    job = queue(admin.parts.redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
+    job = queue(admin.services.redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
     job.meta = {"loss": math.nan, "losses": [[1, 2.0], [2, math.inf]]}
     job.save_meta()
 
@@ -375,8 +375,8 @@ def test_the_description_names_every_action(description: dict[str, Any]) -> None
 
 
 def test_answers_are_as_described(admin: BackendClient, description: dict[str, Any]) -> None:
-    job_id = enqueue_retraining(admin.parts.redis, admin.settings, 1, "a test")
-    version = admin.parts.captioners.registry.versions(1)[0].name
+    job_id = enqueue_retraining(admin.services.redis, admin.settings, 1, "a test")
+    version = admin.services.captioners.registry.versions(1)[0].name
     asked = {
         "/overview": "/overview",
         "/projects/{project_id}": "/projects/1",
@@ -401,37 +401,37 @@ def test_answers_are_as_described(admin: BackendClient, description: dict[str, A
 
 
 def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
-    version = admin.parts.captioners.registry.versions(1)[0].name
+    version = admin.services.captioners.registry.versions(1)[0].name
 
     response = admin.post("/admin/api/projects/1/rollback", {})
 
     assert response.status_code == 200, response.text
     assert "serves project 1 again" in response.get_json()["outcome"]
     assert admin.post("/admin/api/projects/1/promote", {"version": version}).status_code == 200
-    assert admin.parts.captioners.registry.serving(1) == version
+    assert admin.services.captioners.registry.serving(1) == version
 
 
 def test_a_version_of_another_encoder_cannot_serve_and_no_button_offers_it(
     admin: BackendClient, make_backend: Callable[..., BackendClient], tmp_path: Path
 ) -> None:
-    name = admin.parts.captioners.registry.versions(1)[0].name
+    name = admin.services.captioners.registry.versions(1)[0].name
     assert admin.post("/admin/api/projects/1/rollback", {}).status_code == 200
     write_bundle(tmp_path / "other", seed=9)
     other = make_backend(ADMIN, caption_bundle=str(tmp_path / "other"), **LOGIN)
-    base = other.parts.captioners.bundle().version
+    base = other.services.captioners.bundle().version
 
     response = other.post("/admin/api/projects/1/promote", {"version": name})
 
     assert response.status_code == 409
     assert "was trained on bundle tiny-" in response.get_json()["error"]
-    assert other.parts.captioners.registry.serving(1) == base
+    assert other.services.captioners.registry.serving(1) == base
     for path in ("/admin/projects/1/", f"/admin/projects/1/versions/{name}/"):
         assert 'action="/admin/api/projects/1/promote"' in admin.get(path).text
         assert 'action="/admin/api/projects/1/promote"' not in other.get(path).text
 
 
 def test_a_version_that_was_refused_or_never_was_is_neither_promoted_nor_downloaded(admin: BackendClient) -> None:
-    registry, base = admin.parts.captioners.registry, admin.parts.captioners.bundle()
+    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
     serving = registry.serving(1)
     made = registry.refuse(1, base.captioner(), parent=serving, metrics={}, corrections=[], decision="worse")
     refused = made.name
@@ -462,7 +462,7 @@ def test_what_an_action_does_not_ask_for_is_neither_used_nor_written_down(admin:
     response = admin.post("/admin/api/projects/1/exclude", {"correction": "25/caption", name: "x"})
 
     assert response.status_code == 200, response.text
-    (entry,) = AuditLog(admin.parts.redis).read()
+    (entry,) = AuditLog(admin.services.redis).read()
     assert (entry.who, entry.action, entry.project_id) == ("admin", "correction excluded", 1)
     assert entry.details == {"correction": "25/caption"}
 
@@ -473,11 +473,11 @@ def test_an_action_that_is_told_nonsense_is_refused_and_not_done(admin: BackendC
 
     assert response.status_code == 400
     assert "may have 1000 characters" in response.text or "must be a JSON object" in response.text
-    assert RetrainingControl(admin.parts.redis, admin.settings).state(1) == "on"
+    assert RetrainingControl(admin.services.redis, admin.settings).state(1) == "on"
 
 
 def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
-    version = admin.parts.captioners.registry.versions(1)[0].name
+    version = admin.services.captioners.registry.versions(1)[0].name
 
     response = admin.get(f"/admin/api/projects/1/versions/{version}/bundle")
 

@@ -304,7 +304,7 @@ def test_drain_of_nothing_is_a_pause(workplace: Workplace, control: RetrainingCo
 
 
 def test_start_training_of_a_paused_project_is_refused_with_the_reason(backend: BackendClient) -> None:
-    RetrainingControl(backend.parts.redis, backend.settings).pause(14)
+    RetrainingControl(backend.services.redis, backend.settings).pause(14)
 
     response = backend.post("/webhook", {"action": "START_TRAINING", "project": {"id": 14}})
 

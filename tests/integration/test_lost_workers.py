@@ -69,7 +69,7 @@ def test_when_the_only_worker_is_gone_the_backend_notices_within_15_s(
     worker = start_worker(workplace.environment())
     job_id = enqueue_held(workplace, hold)
     hold.wait_until_running()
-    begin_beside_requests(make_backend(redis_url=own_redis.url).parts)
+    begin_beside_requests(make_backend(redis_url=own_redis.url).services)
 
     worker.kill()
 

@@ -47,7 +47,7 @@ def test_metrics_count_what_happened(backend: BackendClient, image_server: Image
     assert found["captioner_webhook_seconds_count"] == 2
     assert found['captioner_corrections_waiting{project="6"}'] == 1
     assert 0 <= found['captioner_corrections_oldest_seconds{project="6"}'] < DEADLINE_S
-    base_version = backend.parts.captioners.registry.base_version
+    base_version = backend.services.captioners.registry.base_version
     assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
     assert found[f'captioner_info{{bundle="{base_version}",version="{version("label-studio-captioner")}"}}'] == 1
     assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
@@ -68,15 +68,15 @@ def test_metrics_tell_why_images_could_not_be_had(backend: BackendClient, image_
 
 
 def test_metrics_tell_what_annotators_made_of_the_serving_version(backend: BackendClient) -> None:
-    serving = backend.parts.captioners.version_of(1)
+    serving = backend.services.captioners.version_of(1)
     shown = [make_suggestion(caption="a dog", model_version=serving)]
     for number, caption in enumerate(("a dog", "a dog", "a black cat", "a dog on grass"), start=1):
         correction = make_correction(
             annotation_id=number, proposed="a dog", caption=caption, model_version=serving, task_id=number
         )
         backend.inbox.store(correction)
-        backend.parts.ledger.store(record_submission(correction, shown))
-    backend.parts.ledger.remove(1, [4])
+        backend.services.ledger.store(record_submission(correction, shown))
+    backend.services.ledger.remove(1, [4])
 
     found = scrape(backend)
 
@@ -92,10 +92,10 @@ def test_metrics_tell_what_annotators_made_of_the_serving_version(backend: Backe
 
 
 def test_metrics_tell_how_long_the_next_job_waits(backend: BackendClient) -> None:
-    jobs = queue(backend.parts.redis, LABEL_STUDIO_QUEUE)
+    jobs = queue(backend.services.redis, LABEL_STUDIO_QUEUE)
     first = jobs.enqueue_call("math.sqrt", args=[4])
     jobs.enqueue_call("math.sqrt", args=[9])
-    backend.parts.redis.hset(first.key, "enqueued_at", "2025-01-31T12:00:00.000000Z")
+    backend.services.redis.hset(first.key, "enqueued_at", "2025-01-31T12:00:00.000000Z")
 
     found = scrape(backend)
 
@@ -144,7 +144,7 @@ def test_a_scrape_asks_the_same_of_redis_however_much_was_corrected(backend: Bac
         for number in numbers:
             correction = make_correction(annotation_id=number, annotator=number, model_version=f"v{number}-0a1b2c3d")
             backend.inbox.store(correction)
-            backend.parts.ledger.store(record_submission(correction, []))
+            backend.services.ledger.store(record_submission(correction, []))
 
     def cost() -> tuple[int, int]:
         """In commands, and in kB that Redis sends."""

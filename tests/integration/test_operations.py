@@ -27,7 +27,7 @@ def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
 
 
 def test_ready_says_so_once_redis_store_and_model_answer(backend: BackendClient) -> None:
-    backend.parts.captioners.bundle()
+    backend.services.captioners.bundle()
 
     response = backend.get("/ready")
 
@@ -39,7 +39,7 @@ def test_not_ready_names_what_is_missing(
     make_backend: Callable[..., BackendClient], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     backend = make_backend(redis_url=own_redis.url)
-    backend.parts.captioners.bundle()
+    backend.services.captioners.bundle()
     own_redis.kill()
     (tmp_path / "store").write_text("a file where the folder should be")
 
@@ -99,7 +99,7 @@ def test_the_overview_shows_projects_queues_and_jobs_as_page_and_as_json(admin: 
     facts = admin.get("/admin/api/overview").get_json()
     page = admin.get("/admin/")
 
-    base_version = admin.parts.captioners.registry.base_version
+    base_version = admin.services.captioners.registry.base_version
     (project,) = facts["projects"]
     assert (project["project_id"], project["serving"], project["waiting"]) == (6, base_version, 1)
     assert {found["name"]: found["waiting"] for found in facts["queues"]} == {"label-studio": 1, "retrain": 0}
@@ -137,8 +137,8 @@ def health(admin: BackendClient, name: str) -> tuple[bool, str]:
 
 def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: BackendClient, tmp_path: Path) -> None:
     assert health(admin, "Model store") == (True, "nothing is kept yet")
-    admin.parts.store.write("projects/1/serving.json", b"{}")
-    JobCounts(admin.parts.redis).gate_decided(True, 1)
+    admin.services.store.write("projects/1/serving.json", b"{}")
+    JobCounts(admin.services.redis).gate_decided(True, 1)
     assert health(admin, "Model store") == (True, "answers")
     assert health(admin, "Disk")[1].endswith("GB free")
 
@@ -150,10 +150,12 @@ def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: 
 def test_a_redis_that_does_not_get_its_file_written_is_not_well(
     admin: BackendClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = admin.parts.redis.info()
+    told = admin.services.redis.info()
     assert health(admin, "Redis")[1].endswith("everything written to disk")
 
-    monkeypatch.setattr(admin.parts.redis, "info", lambda: told | {"aof_last_write_status": "err"})  # its disk is full
+    monkeypatch.setattr(
+        admin.services.redis, "info", lambda: told | {"aof_last_write_status": "err"}
+    )  # its disk is full
 
     is_well, words = health(admin, "Redis")
     assert not is_well
@@ -264,7 +266,7 @@ class Trap:
 def test_nothing_from_redis_is_unpickled_by_the_pages(admin: BackendClient, tmp_path: Path) -> None:
     job_id = failed_job(admin)
     trap = pickle.dumps(Trap(tmp_path / "unpickled"))
-    admin.parts.redis.hset(f"rq:job:{job_id}", mapping={"meta": trap, "data": trap})
+    admin.services.redis.hset(f"rq:job:{job_id}", mapping={"meta": trap, "data": trap})
 
     for path in (f"view/job/{job_id}", f"data/job/{job_id}.json", "data/workers.json"):
         admin.get(f"/admin/queues/0/{path}")
@@ -281,8 +283,8 @@ def test_a_failed_job_can_be_retried_from_the_queue_pages(admin: BackendClient) 
     response = admin.post(f"/admin/queues/job/{job_id}/requeue", None)
 
     assert response.get_json() == {"status": "OK"}
-    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
-    job = Job.fetch(job_id, connection=admin.parts.redis, serializer=JSONSerializer)
+    assert queue(admin.services.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
+    job = Job.fetch(job_id, connection=admin.services.redis, serializer=JSONSerializer)
     assert (job.args, job.meta) == ([-1], {"phase": "training"})
     again = admin.post(f"/admin/queues/job/{job_id}/requeue", None)
     assert (again.status_code, list(again.get_json())) == (409, ["error"])
@@ -313,7 +315,7 @@ def test_actions_that_other_sites_make_a_browser_send_are_refused(
     ]
 
     assert [answer.status_code for answer in answers] == [403, 403, 405]
-    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
+    assert queue(admin.services.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == [job_id]
 
 
 def test_failed_jobs_are_not_retried_by_following_a_link(admin: BackendClient) -> None:
@@ -324,4 +326,4 @@ def test_failed_jobs_are_not_retried_by_following_a_link(admin: BackendClient) -
 
     assert (followed.status_code, followed.headers["Allow"]) == (405, "POST")
     assert sent.get_json() == {"status": "OK", "count": 1}
-    assert queue(admin.parts.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]
+    assert queue(admin.services.redis, LABEL_STUDIO_QUEUE).get_job_ids() == [job_id]

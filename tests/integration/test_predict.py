@@ -39,7 +39,7 @@ def test_setup_names_the_serving_version(backend: BackendClient, name: str) -> N
     response = backend.replay(name)
 
     assert response.status_code == 200
-    assert response.get_json() == {"model_version": backend.parts.captioners.registry.base_version}
+    assert response.get_json() == {"model_version": backend.services.captioners.registry.base_version}
 
 
 def test_setup_loads_no_weights(backend: BackendClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_alternatives_are_distinct_and_the_best_comes_last(
 
     texts = [prediction["result"][0]["value"]["text"][0] for prediction in entry]
     assert len(set(texts)) == len(texts) == 3
-    assert {prediction["model_version"] for prediction in entry} == {backend.parts.captioners.version_of(1)}
+    assert {prediction["model_version"] for prediction in entry} == {backend.services.captioners.version_of(1)}
     (best,) = make_backend(beam_size=5, label_studio_url=image_server.url).predict([asked])
     assert best["result"][0]["value"]["text"][0] == texts[-1]
 
@@ -220,15 +220,15 @@ def test_hidden_images_get_an_empty_prediction_of_the_version_and_are_remembered
     results = backend.predict(tasks)
     again = backend.predict(tasks)
 
-    version = backend.parts.captioners.version_of(1)
+    version = backend.services.captioners.version_of(1)
     hidden = {asked["id"] for asked, entry in zip(tasks, results, strict=True) if not entry["result"]}
     assert 4 <= len(hidden) <= 16
     assert all(entry == {"result": [], "model_version": version} for entry in results if not entry["result"])
     assert again == results
     for asked in tasks:
-        (known,) = backend.parts.suggestions.find(1, asked["id"], "caption", asked["data"]["captioning"])
+        (known,) = backend.services.suggestions.find(1, asked["id"], "caption", asked["data"]["captioning"])
         assert (known.withheld, known.model_version) == (asked["id"] in hidden, version)
-    ledger = read_ledger(backend.parts.redis, 1)
+    ledger = read_ledger(backend.services.redis, 1)
     assert (ledger.withheld.tally.tasks, ledger.shown.tally.tasks) == (len(hidden), 20 - len(hidden))
     assert all(entry["result"] for entry in make_backend(label_studio_url=image_server.url).predict(tasks))
 
@@ -291,7 +291,7 @@ def test_what_was_suggested_is_remembered_for_the_correction(
 
     (entry,) = backend.predict([task(7, address)])
 
-    remembered = backend.parts.suggestions.find(1, 7, "caption", address)
+    remembered = backend.services.suggestions.find(1, 7, "caption", address)
     assert [found.caption for found in remembered] == [
         prediction["result"][0]["value"]["text"][0] for prediction in reversed(entry)
     ]
@@ -317,8 +317,8 @@ def test_with_redis_down_annotators_still_get_suggestions(
 def test_a_published_version_serves_without_a_restart_and_only_its_project(
     backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = backend.parts.captioners.registry
-    candidate = backend.parts.captioners.bundle().captioner()
+    registry = backend.services.captioners.registry
+    candidate = backend.services.captioners.bundle().captioner()
     torch.nn.init.zeros_(next(candidate.decoder.parameters()))
     address = image_server.show("/a.png")
     backend.predict([task(1, address)])
@@ -337,7 +337,7 @@ def test_a_published_version_serves_without_a_restart_and_only_its_project(
 
 
 def test_versions_without_a_project_name_the_bundle(backend: BackendClient) -> None:
-    base_version = backend.parts.captioners.registry.base_version
+    base_version = backend.services.captioners.registry.base_version
 
     assert backend.replay("05_versions").get_json() == {"versions": [base_version]}
     assert backend.get("/versions?project=3").get_json() == {
@@ -356,8 +356,8 @@ def test_a_labeling_config_can_be_validated(backend: BackendClient) -> None:
 
 
 def test_a_project_can_start_where_another_one_is_and_start_over(backend: BackendClient) -> None:
-    registry = backend.parts.captioners.registry
-    candidate = backend.parts.captioners.bundle().captioner()
+    registry = backend.services.captioners.registry
+    candidate = backend.services.captioners.bundle().captioner()
     version = registry.publish(
         1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
     )
@@ -370,7 +370,7 @@ def test_a_project_can_start_where_another_one_is_and_start_over(backend: Backen
     assert registry.serving(1) == registry.base_version
     assert registry.serving(2) == copied["model_version"]
     assert [found.name for found in registry.versions(1)] == [version.name]
-    deleted, duplicated = AuditLog(backend.parts.redis).read()
+    deleted, duplicated = AuditLog(backend.services.redis).read()
     assert (duplicated.who, duplicated.action) == ("POST /duplicate_model", "version copied")
     assert (duplicated.project_id, duplicated.details["source"]) == (2, 1)
     assert (deleted.who, deleted.action, deleted.project_id) == ("POST /delete", "version promoted", 1)

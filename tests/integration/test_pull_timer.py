@@ -56,7 +56,7 @@ def test_a_backend_that_starts_brings_the_next_pull_forward_and_a_worker_never_p
     backend = make_backend(label_studio_api_key=KEY)
     schedule_pull(redis, settings)
 
-    pull_missed(backend.parts)
+    pull_missed(backend.services)
     schedule_pull(redis, settings)
 
     assert due_in_s(redis) <= 0
@@ -69,7 +69,7 @@ def test_a_backend_that_starts_asks_for_a_pull_even_where_the_timer_is_off(
 
     schedule_pull(redis, backend.settings)
     assert scheduled(redis) == []
-    pull_missed(backend.parts)
+    pull_missed(backend.services)
 
     assert len(scheduled(redis)) == 1
 
@@ -79,7 +79,7 @@ def test_a_backend_without_an_api_key_says_that_nothing_is_pulled(
 ) -> None:
     caplog.set_level("INFO")
 
-    pull_missed(make_backend().parts)
+    pull_missed(make_backend().services)
 
     assert "LABEL_STUDIO_API_KEY is not set" in caplog.text
     assert scheduled(redis) == []
@@ -88,7 +88,7 @@ def test_a_backend_without_an_api_key_says_that_nothing_is_pulled(
 def test_a_backend_starts_without_redis(
     make_backend: Callable[..., BackendClient], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pull_missed(make_backend(label_studio_api_key=KEY, redis_url="redis://127.0.0.1:1/0").parts)
+    pull_missed(make_backend(label_studio_api_key=KEY, redis_url="redis://127.0.0.1:1/0").services)
 
     assert "pull not scheduled" in caplog.text
 

@@ -59,7 +59,7 @@ def test_the_job_of_a_webhook_carries_its_trace_and_its_span_names_the_request(
     job_id = backend.post("/webhook", body, {"X-Request-ID": "find-me"}).get_json()["job"]
 
     [webhook] = exported.get_finished_spans()
-    carried = Job.fetch(job_id, connection=backend.parts.redis, serializer=JSONSerializer).meta["trace"]
+    carried = Job.fetch(job_id, connection=backend.services.redis, serializer=JSONSerializer).meta["trace"]
     assert (webhook.name, (webhook.attributes or {})["request_id"]) == ("webhook", "find-me")
     assert carried["traceparent"].split("-")[1] == f"{trace_of(webhook):032x}"
 
@@ -106,7 +106,7 @@ def test_without_its_packages_nothing_is_told_and_everything_works(
     job_id = backend.post("/webhook", {"action": "START_TRAINING", "project": {"id": 6}}).get_json()["job"]
 
     assert "no spans are exported although OTEL_EXPORTER_OTLP_ENDPOINT is set" in caplog.text
-    meta = Job.fetch(job_id, connection=backend.parts.redis, serializer=JSONSerializer).meta
+    meta = Job.fetch(job_id, connection=backend.services.redis, serializer=JSONSerializer).meta
     assert list(meta) == ["request_id"]
 
 

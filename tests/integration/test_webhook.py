@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.access.login import WEBHOOK_HEADER
+from backend.protocol.headers import WEBHOOK_HEADER
 from tests.backend_client import BackendClient, basic_auth
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
@@ -35,7 +35,7 @@ def remember_suggestion(backend: BackendClient, name: str, caption: str, version
         model_version=version,
         score=0.5,
     )
-    backend.parts.suggestions.remember([suggestion])
+    backend.services.suggestions.remember([suggestion])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_ledger_tells_what_became_of_each_suggestion(backend: BackendClient)
 
     for name, outcome in names.items():
         body = load_payload(name)["body"]
-        found = {record.annotation_id: record for record in backend.parts.ledger.records(body["project"]["id"])}
+        found = {record.annotation_id: record for record in backend.services.ledger.records(body["project"]["id"])}
         record = found[body["annotation"]["id"]]
         assert (record.outcome, record.model_version, record.suggestion) == (outcome, "v1-0a1b2c3d", suggestion)
         assert (record.annotator, record.lead_time_s) == (1, body["annotation"]["lead_time"])
@@ -157,12 +157,12 @@ def test_a_skip_is_no_correction_and_the_ledger_knows_it_until_it_is_cancelled(b
     assert backend.replay(name).get_json() == {"changed": 1}
     assert backend.replay(name).get_json() == {"changed": 0}
 
-    tally = read_ledger(backend.parts.redis, 7).versions["v1-0a1b2c3d"]
+    tally = read_ledger(backend.services.redis, 7).versions["v1-0a1b2c3d"]
     assert (tally.judged, tally.skipped, tally.tasks) == (0, 1, 1)
 
     backend.post("/webhook", body | {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 8}]})
 
-    assert list(backend.parts.ledger.records(7)) == []
+    assert list(backend.services.ledger.records(7)) == []
 
 
 def test_an_emptied_or_deleted_caption_leaves_the_ledger(backend: BackendClient) -> None:
@@ -171,13 +171,13 @@ def test_an_emptied_or_deleted_caption_leaves_the_ledger(backend: BackendClient)
         backend.replay(name)
     backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk")
     backend.replay("35_webhook_ANNOTATIONS_DELETED_bulk")
-    assert [record.annotation_id for record in backend.parts.ledger.records(12)] == [20, 21]
+    assert [record.annotation_id for record in backend.services.ledger.records(12)] == [20, 21]
 
     body = load_payload("45_webhook_TASKS_DELETED_all")["body"]
     tasks = load_payload("36_webhook_ANNOTATIONS_CREATED_bulk")["body"]["task"]
     backend.post("/webhook", body | {"tasks": [{"id": task["id"]} for task in tasks]})
 
-    assert list(backend.parts.ledger.records(12)) == []
+    assert list(backend.services.ledger.records(12)) == []
 
 
 def test_a_webhook_asks_redis_once_more_for_the_ledger(backend: BackendClient) -> None:
@@ -185,9 +185,9 @@ def test_a_webhook_asks_redis_once_more_for_the_ledger(backend: BackendClient) -
     remember_suggestion(backend, ACCEPTED, "a dog")
     backend.replay("26_webhook_ANNOTATION_CREATED_manual")  # loads the scripts
 
-    with backend.parts.redis.monitor() as watched:
+    with backend.services.redis.monitor() as watched:
         backend.replay(ACCEPTED)
-        backend.parts.redis.echo("done")
+        backend.services.redis.echo("done")
         commands = iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO")
         asked = Counter(command for command in commands if command in {"EVALSHA", "LRANGE"})
 
@@ -228,7 +228,7 @@ def test_deleted_tasks_take_their_corrections_and_suggestions_along(backend: Bac
     assert backend.replay("45_webhook_TASKS_DELETED_all").get_json() == {"changed": 1}
 
     assert backend.corrections(12) == []
-    assert backend.parts.suggestions.find(12, 36, "caption", image_ref) == []
+    assert backend.services.suggestions.find(12, 36, "caption", image_ref) == []
     assert backend.replay("44_webhook_TASKS_DELETED").status_code == 200
 
 
@@ -258,7 +258,7 @@ def test_start_training_enqueues_one_retraining_and_answers_its_id(backend: Back
 
     assert response.status_code == 201
     job_id = response.get_json()["job"]
-    job = Job.fetch(job_id, connection=backend.parts.redis, serializer=JSONSerializer)
+    job = Job.fetch(job_id, connection=backend.services.redis, serializer=JSONSerializer)
     assert (job.func_name, job.args[0]) == ("worker.jobs.retrain", project_id)
     assert backend.replay(name).get_json() == {"job": job_id}
     assert backend.post("/train", {"project": f"{project_id}.1795230827"}).get_json() == {"job": job_id}
@@ -270,7 +270,7 @@ def test_enough_corrections_start_a_retraining(make_backend: Callable[..., Backe
 
     backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk")
 
-    (job_id,) = queue(backend.parts.redis, RETRAIN_QUEUE).deferred_job_registry.get_job_ids()
+    (job_id,) = queue(backend.services.redis, RETRAIN_QUEUE).deferred_job_registry.get_job_ids()
     assert job_id.startswith("retrain-12-")
 
 
@@ -279,7 +279,7 @@ def test_fewer_corrections_wait_for_quiet(make_backend: Callable[..., BackendCli
 
     backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk")
 
-    retrain = queue(backend.parts.redis, RETRAIN_QUEUE)
+    retrain = queue(backend.services.redis, RETRAIN_QUEUE)
     assert retrain.deferred_job_registry.get_job_ids() == []
     assert len(retrain.scheduled_job_registry.get_job_ids()) == 1
 

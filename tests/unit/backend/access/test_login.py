@@ -3,7 +3,8 @@
 import pytest
 from flask import Flask, request
 
-from backend.access.login import WEBHOOK_HEADER, has_login, is_same_origin, may_report_events
+from backend.access.login import has_login, is_same_origin, may_report_events
+from backend.protocol.headers import WEBHOOK_HEADER
 from tests.backend_client import basic_auth
 from worker.settings import Settings
 

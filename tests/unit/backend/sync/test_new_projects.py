@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from backend.sync.new_projects import AGAIN_AFTER_S, Newcomers
+from backend.sync.new_projects import AGAIN_AFTER_S, NewProjects
 from worker.settings import Settings
 
 KEY = "f" * 40
@@ -20,8 +20,8 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def meet(newcomers: Newcomers, project_id: int) -> None:
-    thread = newcomers.meet(project_id)
+def meet(new_projects: NewProjects, project_id: int) -> None:
+    thread = new_projects.meet(project_id)
     if thread is not None:
         thread.join()
 
@@ -40,17 +40,19 @@ def meet(newcomers: Newcomers, project_id: int) -> None:
 def test_a_webhook_is_looked_after_where_credentials_are_needed_and_can_be_given(
     enqueued: list[tuple[Any, ...]], settings: Settings, jobs: int
 ) -> None:
-    meet(Newcomers(settings, REDIS), 7)
+    meet(NewProjects(settings, REDIS), 7)
 
     assert enqueued == [("connect_project", 7)] * jobs
 
 
 def test_a_project_is_looked_after_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
     moments = iter([0.0, 1.0, AGAIN_AFTER_S - 1, AGAIN_AFTER_S])
-    newcomers = Newcomers(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS, clock=lambda: next(moments))
+    new_projects = NewProjects(
+        Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS, clock=lambda: next(moments)
+    )
 
     for _ in range(4):
-        meet(newcomers, 7)
+        meet(new_projects, 7)
 
     assert len(enqueued) == 2
 
@@ -62,9 +64,9 @@ def test_while_redis_is_away_the_next_setup_tries_again(
         raise RedisConnectionError("away")
 
     monkeypatch.setattr("backend.sync.new_projects.enqueue_backend_job", fail)
-    newcomers = Newcomers(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS)
+    new_projects = NewProjects(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS)
 
-    meet(newcomers, 7)
+    meet(new_projects, 7)
 
     assert "problem=away" in caplog.text
-    assert newcomers.meet(7) is not None
+    assert new_projects.meet(7) is not None
