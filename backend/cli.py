@@ -314,7 +314,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def _stages(text: str) -> int:
-    from model.vision.tail import ALL
+    from model.vision.trainable_stages import ALL
 
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a number or all, got {text!r}")

@@ -26,7 +26,7 @@ from model.errors import BundleError
 from model.precision import restored, stored
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.vision.images import Preprocessing
 

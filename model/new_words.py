@@ -14,7 +14,7 @@ import torch
 
 from model.decoders.base import CaptionDecoder, predicted
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures, caption_tokens, padded
+from model.training.teacher_forcing import CaptionedFeatures, caption_tokens, padded
 
 BATCH = 64
 

@@ -13,7 +13,7 @@ from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
 from worker.feedback.corrections import Correction

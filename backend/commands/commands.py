@@ -17,7 +17,7 @@ from worker.settings import Settings, hide_password
 if TYPE_CHECKING:
     from model.caption_files.read import CaptionSource
     from model.captioner import Captioner
-    from model.training.recipe import BundleOptions
+    from model.training.bundle_options import BundleOptions
 
 DECIDED_BY_THE_BASE = (
     "--encoder",
@@ -114,9 +114,9 @@ def train(arguments: argparse.Namespace) -> int:
     from model.caption_files.read import CaptionSource
     from model.progress import ProgressDisplay, ignore_progress
     from model.store import Store
+    from model.training.bundle_options import fine_tuning_options, imagenet_encoder
     from model.training.bundle_training import train_bundle
     from model.training.processes import join_processes
-    from model.training.recipe import fine_tuning_options, imagenet_encoder
 
     base, recipe = None, None
     if arguments.base is not None:
@@ -154,10 +154,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 def distil(arguments: argparse.Namespace) -> int:
     from model.progress import ProgressDisplay, ignore_progress
+    from model.training.bundle_options import imagenet_encoder
     from model.training.distillation import DistillationOptions
     from model.training.distillation import distil as distil_weights
     from model.training.processes import join_processes
-    from model.training.recipe import imagenet_encoder
 
     with join_processes(arguments.device) as processes, ProgressDisplay() as show:
         distilled = distil_weights(
@@ -340,8 +340,8 @@ def _cross_validate(settings: Settings, arguments: argparse.Namespace) -> int:
     from model.decoders.search import DecodingOptions
     from model.progress import ProgressDisplay
     from model.store import Store
+    from model.training.bundle_options import imagenet_encoder
     from model.training.cross_validation import cross_validate
-    from model.training.recipe import imagenet_encoder
 
     for option in ("bundle", "project", "gallery"):
         if getattr(arguments, option) is not None:
@@ -387,7 +387,7 @@ def _bundle_options(
     arguments: argparse.Namespace, *, name: str, recipe: "BundleOptions | None" = None
 ) -> "BundleOptions":
     """Return what the options of training say, with defaults of a recipe, if there is one, in place of their own."""
-    from model.training.recipe import BundleOptions
+    from model.training.bundle_options import BundleOptions
     from model.vision.augmentation import Augmentation
 
     if recipe is None:

@@ -23,17 +23,17 @@ from model.errors import TrainingError
 from model.metrics.evaluation import Evaluation, evaluate
 from model.progress import OnProgress, ignore_progress
 from model.store import Store
-from model.training.captions import CaptionedFeatures
+from model.training.bundle_options import BundleOptions
 from model.training.checkpoint import remove_checkpoint
 from model.training.comparison import Comparison
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.training.model_card import model_card
 from model.training.processes import ALONE, Processes
-from model.training.recipe import BundleOptions
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, as_stored, build_encoder
 from model.vision.features import FeatureStore
-from model.vision.tail import EncoderTail, join, part
+from model.vision.trainable_stages import EncoderTail, join, part
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from model.errors import TrainingError
 from model.metrics.scores import Metrics, measure
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
+from model.training.bundle_options import BundleOptions
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
-from model.training.recipe import BundleOptions
 from model.vision.encoder import Encoder, EncoderSpec, as_stored, build_encoder
 from model.vision.features import FeatureStore
 from model.vision.files import BATCH, in_batches
-from model.vision.tail import EncoderTail, part
+from model.vision.trainable_stages import EncoderTail, part
 
 logger = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from model.precision import stored
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import replaced_file
 from model.training.checkpoint import Checkpoint, remove_checkpoint
-from model.training.course import Course, Plan, Step
-from model.training.descent import reduced_precision
 from model.training.examples import is_held_out
-from model.training.log import write_training_log
+from model.training.optimization import reduced_precision
 from model.training.processes import ALONE, Processes
-from model.training.record import TrainingProgress
+from model.training.trainer import Course, Plan, Step
+from model.training.training_log import write_training_log
+from model.training.training_record import TrainingProgress
 from model.vision.augmentation import Augmentation
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.vision.files import encode_files

@@ -15,8 +15,8 @@ from model.caption_files.read import CaptionedImage, CaptionSource, LeftOut, rea
 from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, ignore_progress
 from model.tokenizer import pieces
-from model.training.captions import CaptionedFeatures
 from model.training.processes import ALONE, Processes
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.augmentation import AS_IT_IS, Augmentation, View, is_mirrored
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore

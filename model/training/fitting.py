@@ -17,17 +17,17 @@ from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.new_words import with_new_words
 from model.progress import OnProgress, Progress, ignore_progress
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures, fit_decoder, token_loss
+from model.training.bundle_options import BundleOptions
 from model.training.checkpoint import Checkpoint
-from model.training.course import Course
 from model.training.examples import CaptionedExample
-from model.training.log import write_training_log
 from model.training.processes import ALONE, Processes
-from model.training.recipe import BundleOptions
-from model.training.record import TrainingProgress
 from model.training.rewards import reward_captions
+from model.training.teacher_forcing import CaptionedFeatures, fit_decoder, token_loss
+from model.training.trainer import Course
+from model.training.training_log import write_training_log
+from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
-from model.vision.tail import EncoderTail, join
+from model.vision.trainable_stages import EncoderTail, join
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from model.metrics.cider import CiderD
 from model.metrics.scores import SmoothedBleu
 from model.metrics.words import Words, metric_words
 from model.tokenizer import PAD, Tokenizer
-from model.training.captions import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
-from model.training.course import Course, Plan, Step
-from model.training.descent import reduced_precision
+from model.training.optimization import reduced_precision
 from model.training.processes import ALONE, Processes
-from model.training.record import TrainingProgress, TrainingRecord
+from model.training.teacher_forcing import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
+from model.training.trainer import Course, Plan, Step
+from model.training.training_record import TrainingProgress, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from model.caption_files.read import CaptionSource, read_captions
 from model.decoders.search import DecodingOptions
 from model.metrics.evaluation import Evaluation, evaluate
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
+from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
-from model.training.captions import CaptionedFeatures
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
-from model.training.recipe import BundleOptions, imagenet_encoder
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import EncoderSpec
 from model.vision.files import caption_files
 from recipes.photos.photos_card import draw_gallery, model_card

@@ -25,8 +25,8 @@ from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import DecoderSizes
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures, caption_loss, caption_tokens, padded
-from model.training.descent import reduced_precision, update, warmup_then_cosine
+from model.training.optimization import reduced_precision, update, warmup_then_cosine
+from model.training.teacher_forcing import CaptionedFeatures, caption_loss, caption_tokens, padded
 from model.vision.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
 from model.vision.images import Preprocessing
 from recipes.scenes.auxiliary_loss import Scaffold

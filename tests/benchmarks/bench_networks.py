@@ -25,14 +25,14 @@ from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.progress import ProgressDisplay
 from model.store import Store
+from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.cross_validation import measure_examples
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
-from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder import Encoder, as_stored, build_encoder
 from model.vision.features import FeatureStore
-from model.vision.tail import part
+from model.vision.trainable_stages import part
 
 COLUMNS = "decoder                             parameters  best epoch  dev CIDEr-D  BLEU-1  BLEU-4  CIDEr-D  minutes"
 

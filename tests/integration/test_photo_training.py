@@ -7,10 +7,10 @@ import pytest
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource
 from model.decoders.search import DecodingOptions
+from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
-from model.training.captions import TrainingOptions
-from model.training.recipe import BundleOptions, imagenet_encoder
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from model.vision.files import caption_files
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

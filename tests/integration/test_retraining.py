@@ -11,7 +11,7 @@ from rq import Retry
 
 from model.errors import StoreError, TrainingError
 from model.store import Store
-from model.training.record import TrainingRecord
+from model.training.training_record import TrainingRecord
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs

@@ -8,7 +8,7 @@ a training does with corrections before.
 from collections.abc import Sequence
 
 from model.captioner import Captioner
-from model.training.captions import CaptionedFeatures
+from model.training.teacher_forcing import CaptionedFeatures
 from worker.learning.dataset import CorrectedImage, Dataset, find_wording
 from worker.learning.fine_tuning import gradients_are_finite
 from worker.learning.holdout import signatures

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.captioner import Captioner
-from model.training.captions import word_losses
-from model.training.record import TrainingRecord
+from model.training.teacher_forcing import word_losses
+from model.training.training_record import TrainingRecord
 from worker.learning.dataset import Dataset, find_served_wording, find_wording
 from worker.learning.fine_tuning import fine_tune
 from worker.learning.gate import Decision, Sample, Trial, decide

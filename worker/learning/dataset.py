@@ -17,7 +17,7 @@ import torch
 
 from model.captioner import Captioner
 from model.tokenizer import cut
-from model.training.captions import MOST_PROBABLE, CaptionedFeatures
+from model.training.teacher_forcing import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.feedback.corrections import Correction
 from worker.feedback.selection import SET_ASIDE, select_corrections

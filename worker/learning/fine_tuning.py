@@ -10,7 +10,9 @@ from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder
 from model.new_words import with_new_words
 from model.tokenizer import Tokenizer
-from model.training.captions import (
+from model.training.optimization import reduced_precision
+from model.training.self_distillation import expected_words
+from model.training.teacher_forcing import (
     CaptionedFeatures,
     TrainingOptions,
     caption_loss,
@@ -18,9 +20,7 @@ from model.training.captions import (
     fit_decoder,
     padded,
 )
-from model.training.descent import reduced_precision
-from model.training.keeping import expected_words
-from model.training.record import TrainingRecord
+from model.training.training_record import TrainingRecord
 from worker.learning.dataset import Dataset
 from worker.queue.job_progress import Progress
 

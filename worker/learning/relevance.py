@@ -12,7 +12,7 @@ import torch
 
 from model.captioner import Captioner
 from model.tokenizer import FIRST_WORD, GLUE, Tokenizer
-from model.training.captions import MOST_PROBABLE, CaptionedFeatures, caption_losses
+from model.training.teacher_forcing import MOST_PROBABLE, CaptionedFeatures, caption_losses
 
 LOOKED_AT = 24
 """Captions, the newest: each is tried on the images of all others."""

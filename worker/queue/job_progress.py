@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model.training.record import TrainingProgress
+from model.training.training_record import TrainingProgress
 from worker.queue.job_origin import kept_origin
 from worker.redis_client import connect
 

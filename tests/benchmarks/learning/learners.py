@@ -20,7 +20,7 @@ from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder, predicted
 from model.new_words import with_new_words
 from model.store import Store
-from model.training.captions import (
+from model.training.teacher_forcing import (
     OPTIMIZERS,
     Batches,
     CaptionedFeatures,
@@ -29,7 +29,7 @@ from model.training.captions import (
     caption_loss,
     parameter_groups,
 )
-from model.training.course import Course, Plan, Step
+from model.training.trainer import Course, Plan, Step
 from model.vision.features import FeatureStore
 from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction

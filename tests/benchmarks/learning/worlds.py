@@ -24,9 +24,9 @@ from model.decoders.search import DecodingOptions
 from model.progress import OnProgress, Progress
 from model.store import Store
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder
 from model.training.examples import CaptionedExample, ExampleReader
-from model.training.record import TrainingProgress
+from model.training.teacher_forcing import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
 

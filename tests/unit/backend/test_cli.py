@@ -8,7 +8,7 @@ import pytest
 from matplotlib.cbook import get_sample_data
 
 from backend.cli import build_parser, main
-from model.training.recipe import fine_tuning_options
+from model.training.bundle_options import fine_tuning_options
 from tests.factories import make_image, write_bundle
 
 COMMANDS = [

@@ -4,7 +4,7 @@ import pytest
 
 from model.captioner import Captioner, gist
 from model.decoders.search import DecodingOptions
-from model.training.captions import TrainingOptions, fit_decoder
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_decoder, make_encoder, make_image, make_replay, make_tokenizer
 
 

@@ -4,7 +4,7 @@ import torch
 from model.captioner import Captioner
 from model.new_words import with_new_words
 from model.tokenizer import END, START
-from model.training.captions import CaptionedFeatures, caption_tokens
+from model.training.teacher_forcing import CaptionedFeatures, caption_tokens
 from tests.factories import make_captioner, make_image
 
 

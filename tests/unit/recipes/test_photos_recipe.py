@@ -5,10 +5,10 @@ import torch
 
 from model.bundle import load_bundle
 from model.metrics.evaluation import Evaluation
-from model.training.captions import TrainingOptions
+from model.training.bundle_options import BundleOptions
 from model.training.distillation import DistillationOptions
-from model.training.recipe import BundleOptions
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from recipes.photos.train_photos import DECODING, PhotosRecipe, make_photos
 from tests.factories import make_encoder, make_image
 

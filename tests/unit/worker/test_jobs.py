@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training.captions import CaptionedFeatures, word_losses
+from model.training.teacher_forcing import CaptionedFeatures, word_losses
 from tests.factories import make_captioner, make_image
 
 

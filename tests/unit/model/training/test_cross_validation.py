@@ -18,12 +18,12 @@ from model.metrics.scores import measure
 from model.progress import Progress
 from model.store import Store
 from model.training import cross_validation
-from model.training.captions import TrainingOptions
+from model.training.bundle_options import BundleOptions
 from model.training.cross_validation import CrossValidation, Fold, cross_validate, fold_of
 from model.training.examples import CaptionedExample, is_held_out
 from model.training.fitting import fit_captions
-from model.training.recipe import BundleOptions
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from tests.factories import make_encoder
 
 OPTIONS = BundleOptions(

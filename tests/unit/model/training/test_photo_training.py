@@ -17,16 +17,16 @@ from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
 from model.training import bundle_training
+from model.training.bundle_options import BundleOptions
 from model.training.bundle_training import TrainedBundle, train_bundle
-from model.training.captions import TrainingOptions
 from model.training.checkpoint import FILE as CHECKPOINT
 from model.training.examples import is_held_out
-from model.training.recipe import BundleOptions
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from model.vision.augmentation import Augmentation
 from model.vision.files import encode_images
 from model.vision.images import decode_image
-from model.vision.tail import ALL
+from model.vision.trainable_stages import ALL
 from tests.factories import make_bundle, make_encoder
 
 OPTIONS = BundleOptions(

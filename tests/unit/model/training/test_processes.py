@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.errors import TrainingError
-from model.training.captions import Batches, CaptionedFeatures, TrainingOptions, caption_loss, token_weights
 from model.training.processes import ALONE, Processes, choose_device, join_processes
+from model.training.teacher_forcing import Batches, CaptionedFeatures, TrainingOptions, caption_loss, token_weights
 from tests.factories import make_captioner, make_replay, make_tokenizer
 
 BOTH = [Processes(rank=rank, count=2) for rank in (0, 1)]

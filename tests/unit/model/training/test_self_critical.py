@@ -8,8 +8,8 @@ from model.decoders.search import DecodingOptions, sample_captions
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
 from model.tokenizer import END, START
-from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder
 from model.training.rewards import Critic, SelfCriticalOptions, reward_captions
+from model.training.teacher_forcing import CaptionedFeatures, TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image
 
 OPTIONS = SelfCriticalOptions(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from model.training.log import write_training_log
-from model.training.record import EpochRecord
+from model.training.training_log import write_training_log
+from model.training.training_record import EpochRecord
 
 
 def make_epoch(phase: str, epoch: int, *, train_loss: float | None = None, reward: float | None = None) -> EpochRecord:

@@ -10,7 +10,7 @@ import torch
 from model.captioner import Caption, Captioner
 from model.decoders.search import DecodingOptions
 from model.store import Store
-from model.training.captions import CaptionedFeatures
+from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker.feedback import selection

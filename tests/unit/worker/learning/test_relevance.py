@@ -7,7 +7,7 @@ from backend.demo.scenes.drawing import draw_scenes
 from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
 from model.captioner import Captioner
-from model.training.captions import CaptionedFeatures
+from model.training.teacher_forcing import CaptionedFeatures
 from worker.learning.relevance import Relevance, measure_relevance, written_by
 
 

@@ -5,7 +5,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from model.training.record import TrainingProgress
+from model.training.training_record import TrainingProgress
 from worker.queue.job_progress import MAX_POINTS, LossCurve, Progress
 
 NOBODY = "redis://127.0.0.1:1/0"

@@ -22,10 +22,10 @@ from model.metrics.cider import CiderD
 from model.metrics.scores import bleu
 from model.metrics.words import Words, metric_words
 from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer, cut
-from model.training.course import Course, Plan, Step
-from model.training.descent import AFTER, reduced_precision
+from model.training.optimization import AFTER, reduced_precision
 from model.training.processes import ALONE, Processes
-from model.training.record import HeldOutMetrics, TrainingProgress, TrainingRecord
+from model.training.trainer import Course, Plan, Step
+from model.training.training_record import HeldOutMetrics, TrainingProgress, TrainingRecord
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -56,7 +56,7 @@ class CaptionedFeatures:
     views: tuple[Tensor, ...] = ()
     """Features of other views of the image, of which the caption is as true, [P, D] each."""
     wordings: tuple[str, ...] = ()
-    """The same in words that a decoder may know already; what it expects there can be kept (keeping.py)."""
+    """The same in words that a decoder may know already; what it expects there can be kept (self_distillation.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.training.captions import CaptionedFeatures, TrainingOptions, fit_decoder
 from model.training.checkpoint import Checkpoint
-from model.training.course import Course
-from model.training.record import EpochRecord
 from model.training.rewards import SelfCriticalOptions, reward_captions
+from model.training.teacher_forcing import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.trainer import Course
+from model.training.training_record import EpochRecord
 from tests.factories import make_captioner, make_replay
 
 TAUGHT = TrainingOptions(epochs=3, batch_size=4, dropout=0.4, averaging=0.9, learning_rate=1e-2)

@@ -1,6 +1,6 @@
 """The course of a training: epochs of steps, with the running average, the best epoch, and what is told and kept.
 
-Its phases are teacher forcing (model/training/captions.py) and reward (model/training/rewards.py).
+Its phases are teacher forcing (model/training/teacher_forcing.py) and reward (model/training/rewards.py).
 """
 
 import copy
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from model.errors import TrainingError
 from model.training.checkpoint import Checkpoint
-from model.training.descent import AFTER, Network, RunningAverage, delayed, update, warmup_then_cosine
+from model.training.optimization import AFTER, Network, RunningAverage, delayed, update, warmup_then_cosine
 from model.training.processes import ALONE, Processes
-from model.training.record import EpochRecord, HeldOutMetrics, TrainingProgress, TrainingRecord
+from model.training.training_record import EpochRecord, HeldOutMetrics, TrainingProgress, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 
 from model.captioner import Captioner
 from model.tokenizer import Tokenizer
-from model.training.captions import CaptionedFeatures, ExpectedWords, caption_tokens, padded, word_losses
+from model.training.teacher_forcing import CaptionedFeatures, ExpectedWords, caption_tokens, padded, word_losses
 
 BATCH = 64
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.training.captions import TrainingOptions
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from model.vision.augmentation import Augmentation
 from model.vision.encoder import EncoderSpec
 from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

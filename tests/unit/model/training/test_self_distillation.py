@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.captioner import Captioner
-from model.training.captions import (
+from model.training.self_distillation import expected_words
+from model.training.teacher_forcing import (
     CaptionedFeatures,
     TrainingOptions,
     caption_loss,
@@ -12,7 +13,6 @@ from model.training.captions import (
     fit_decoder,
     padded,
 )
-from model.training.keeping import expected_words
 from tests.factories import make_captioner, make_image
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from model.errors import TrainingError
-from model.training.recipe import imagenet_encoder
+from model.training.bundle_options import imagenet_encoder
 from model.vision.encoder import build_encoder
-from model.vision.tail import ALL, part
-from model.vision.tail import join as join_parts
+from model.vision.trainable_stages import ALL, part
+from model.vision.trainable_stages import join as join_parts
 from tests.factories import make_encoder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.store import replaced_file
-from model.training.record import EpochRecord
+from model.training.training_record import EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,8 @@ import torch
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.tokenizer import END, SPELL, START
-from model.training.captions import (
+from model.training.optimization import warmup_then_cosine
+from model.training.teacher_forcing import (
     OPTIMIZERS,
     Batches,
     CaptionedFeatures,
@@ -17,8 +18,7 @@ from model.training.captions import (
     padded,
     token_loss,
 )
-from model.training.descent import warmup_then_cosine
-from model.training.record import TrainingProgress
+from model.training.training_record import TrainingProgress
 from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
 
 FAST = TrainingOptions(epochs=80, batch_size=4, learning_rate=1e-2, dropout=0.0, label_smoothing=0.0, warmup_steps=5)
