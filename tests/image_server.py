@@ -22,7 +22,9 @@ class Asked:
     """The caller's port: the same for requests on one kept connection."""
 
 
-class _QuietServer(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """A server that does not print the errors of broken connections."""
+
     def handle_error(self, *_: object) -> None:
         """Say nothing: our callers hang up on purpose."""
 
@@ -34,7 +36,7 @@ class ImageServer:
         self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
         self.asked: list[Asked] = []
         self.stopping = threading.Event()
-        self._server = _QuietServer((host, 0), self._make_handler())
+        self._server = QuietServer((host, 0), self._make_handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)

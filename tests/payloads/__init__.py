@@ -1,4 +1,4 @@
-"""Requests that Label Studio 1.23.2 really sent; tokens and passwords are dummies."""
+"""Requests that Label Studio 1.23.2 sent, and replies of its API (`7*`, `8*`); tokens and passwords are dummies."""
 
 import json
 from pathlib import Path
