@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from label_studio_ml.model import LabelStudioMLBase
 from redis import RedisError
 
+from backend.captioning.backend_base import BackendBase
 from backend.captioning.services import CaptioningServices, current_services
 from backend.images.task_images import TaskImage
 from backend.protocol.annotations import Submission, with_proposal
@@ -35,7 +35,7 @@ DECODER_BATCH = 64
 """Images decoded together; a call with more takes turns with others."""
 
 
-class CaptionBackend(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
+class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has no types
     """Image captions for one project and its labeling config; built for each request."""
 
     def __init__(
