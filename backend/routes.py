@@ -1,10 +1,11 @@
-"""Label Studio's side of HTTP (CONTRACT.md section 4): bodies are read here, what they mean is done elsewhere."""
+"""The HTTP routes that Label Studio calls: bodies are checked here, and other modules act (docs/label-studio.md)."""
 
 import json
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from flask import Blueprint, Response, jsonify, request
+from pydantic import BeforeValidator, Field
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -15,13 +16,61 @@ from backend.captioning.promotion import promote_version
 from backend.captioning.services import current_services
 from backend.error_answers import MAX_BODY_BYTES
 from backend.protocol.headers import WEBHOOK_HEADER
-from backend.protocol.json_fields import checked, need, need_objects, parse_project_id
+from backend.protocol.json_fields import JsonObject, ProjectId, Text, WholeNumber, parse_json
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
 from worker.queue.failure_reason import cause
 
 routes = Blueprint("label_studio", __name__)
+
+Body = TypeVar("Body")
+
+
+class OfProject(JsonObject):
+    project: ProjectId
+
+
+class SetupBody(OfProject):
+    label_config: Text = Field(validation_alias="schema")
+
+
+class TaskToCaption(JsonObject):
+    id: WholeNumber
+    data: dict[str, Any]
+
+
+class PredictParams(JsonObject):
+    context: dict[str, Any] | None = None
+    """What the annotator typed so far; None outside interactive calls."""
+
+
+class PredictBody(JsonObject):
+    tasks: list[TaskToCaption]
+    project: ProjectId
+    label_config: Text
+    params: Annotated[PredictParams | None, BeforeValidator(lambda params: params or None)] = None
+
+
+class WebhookBody(JsonObject):
+    action: Text
+
+
+class VersionsBody(JsonObject):
+    project: ProjectId | None
+
+
+class JobStatusBody(JsonObject):
+    job: Text
+
+
+class ValidateBody(JsonObject):
+    config: Text
+
+
+class DuplicateModelBody(JsonObject):
+    project_src: ProjectId
+    project_dst: ProjectId
 
 
 @routes.get("/")
@@ -33,28 +82,26 @@ def health() -> Response:
 @routes.post("/setup")
 def setup() -> Response:
     """Answer the serving version. Label Studio asks at every page it shows, so nothing is loaded here."""
-    body = read_body()
-    backend = CaptionBackend(_project_id(body), need(body, "schema", str))
+    body = read_body(SetupBody)
+    backend = CaptionBackend(body.project, body.label_config)
     backend.services.new_projects.meet(backend.project_id)
     return jsonify(model_version=backend.services.captioners.version_of(backend.project_id))
 
 
 @routes.post("/predict")
 def predict() -> Response:
-    body = read_body()
-    tasks = need_objects(body, "tasks")
-    for index, task in enumerate(tasks):
-        need(task, "id", int, f"tasks[{index}].")
-        need(task, "data", dict, f"tasks[{index}].")
-    backend = CaptionBackend(_project_id(body), need(body, "label_config", str))
-    return jsonify(results=backend.predict(tasks, context=_context(body)))
+    body = read_body(PredictBody)
+    backend = CaptionBackend(body.project, body.label_config)
+    typed = body.params.context if body.params else None
+    context = None if typed is None else typed or {"result": []}
+    return jsonify(results=backend.predict([vars(task) for task in body.tasks], context=context))
 
 
 @routes.post("/webhook")
 def webhook() -> tuple[Response, int] | Response:
     """Store what an annotator did, then answer: Label Studio gives one second and never asks again."""
-    body = read_body()
-    action = need(body, "action", str)
+    body = read_body(dict[str, Any])
+    action = parse_json(WebhookBody, body).action
     # Start Training cannot carry the webhook's headers, and tells us nothing that would have to be believed.
     if action != START_TRAINING and not may_report_events(request, current_services().settings):
         return refuse(HTTPStatus.UNAUTHORIZED, f"send {WEBHOOK_HEADER} with WEBHOOK_SECRET")
@@ -66,25 +113,27 @@ def webhook() -> tuple[Response, int] | Response:
 @routes.post("/train")
 def train() -> tuple[Response, int]:
     """Do what Start Training does; Label Studio before 1.4.1 asked here."""
-    return jsonify(job=CaptionBackend().start_training(_project_id(read_body()))), HTTPStatus.CREATED
+    return jsonify(job=CaptionBackend().start_training(read_body(OfProject).project)), HTTPStatus.CREATED
 
 
 @routes.route("/versions", methods=["GET", "POST"])
 def versions() -> Response:
     """List a project's versions, oldest first; without a project, the bundle's version, which all projects have."""
-    project = request.args.get("project") if request.method == "GET" else need(read_body(), "project", object)
+    if request.method == "GET":
+        project_id = parse_json(VersionsBody, {"project": request.args.get("project")}).project
+    else:
+        project_id = read_body(VersionsBody).project
     captioners = current_services().captioners
     base_version = captioners.registry.base_version
-    if project is None:
+    if project_id is None:
         return jsonify(versions=[base_version])
-    project_id = parse_project_id(project)
     published = [version.name for version in captioners.registry.versions(project_id) if version.published]
     return jsonify(versions=[base_version, *published], model_version=captioners.version_of(project_id))
 
 
 @routes.post("/job_status")
 def job_status() -> Response:
-    job_id = need(read_body(), "job", str)
+    job_id = read_body(JobStatusBody).job
     job = Job.fetch(job_id, connection=current_services().redis, serializer=JSONSerializer)
     times = {name: getattr(job, name) for name in ("created_at", "enqueued_at", "started_at", "ended_at")}
     return jsonify(
@@ -98,14 +147,14 @@ def job_status() -> Response:
 @routes.post("/validate")
 def validate() -> Response:
     """Say which text areas of a labeling config would get captions."""
-    backend = CaptionBackend(label_config=need(read_body(), "config", str))
+    backend = CaptionBackend(label_config=read_body(ValidateBody).config)
     return jsonify(valid=True, controls=[vars(control) for control in backend.controls])
 
 
 @routes.post("/delete")
 def delete() -> Response:
     """Let a project start over: the bundle serves it again. Its versions stay, `captioner promote` brings them back."""
-    project_id = _project_id(read_body())
+    project_id = read_body(OfProject).project
     services = current_services()
     base_version = services.captioners.registry.base_version
     outcome = promote_version(services.settings, project_id, base_version, by="POST /delete")
@@ -115,9 +164,8 @@ def delete() -> Response:
 @routes.post("/duplicate_model")
 def duplicate_model() -> Response:
     """Let a project start where another one is: copy the version that serves there."""
-    body = read_body()
-    source = parse_project_id(need(body, "project_src", object))
-    target = parse_project_id(need(body, "project_dst", object))
+    body = read_body(DuplicateModelBody)
+    source, target = body.project_src, body.project_dst
     captioners = current_services().captioners
     captioner = captioners.captioner_for(source)
     if captioner.version == captioners.registry.base_version:
@@ -135,11 +183,11 @@ def duplicate_model() -> Response:
     return jsonify(model_version=copy.name)
 
 
-def read_body() -> dict[str, Any]:
-    """Return the request's JSON object.
+def read_body(kind: type[Body]) -> Body:
+    """Return the request's JSON as this type.
 
     Raises:
-        RequestError: it is no JSON, or no object.
+        RequestError: it is no JSON, lacks a key or holds a wrong type.
         HTTPException: it is not declared as JSON (415), or too large (413).
     """
     if not request.is_json:
@@ -155,15 +203,4 @@ def read_body() -> dict[str, Any]:
             body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError) as cause:
         raise RequestError(f"the body is not valid JSON: {cause}") from cause
-    return checked(body, dict, "the body")
-
-
-def _project_id(body: dict[str, Any]) -> int:
-    return parse_project_id(need(body, "project", object))
-
-
-def _context(body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the annotator typed so far, None outside interactive calls."""
-    params = body.get("params") or {}
-    context = checked(params, dict, "params").get("context")
-    return None if context is None else checked(context, dict, "params.context") or {"result": []}
+    return parse_json(kind, body)

@@ -1,7 +1,19 @@
-"""Fields of foreign JSON, checked where they are read."""
+"""Foreign JSON, checked once: a subclass of `JsonObject` names the keys that we read, `parse_json` checks and converts.
 
+    class Task(JsonObject):
+        id: WholeNumber
+        data: dict[str, Any]
+
+Types are exact: "1", 1.0 and true are no whole numbers. Keys without a field are passed over. A field without a default
+must be there. Lists stay lists: a strict tuple would refuse them. Avoid unions other than with None, because pydantic
+names each alternative in the path of an error.
+"""
+
+import functools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from model.errors import RequestError
 
@@ -10,53 +22,47 @@ T = TypeVar("T")
 LARGEST_NUMBER = 2**53
 """Beyond it Redis' scripts, and JavaScript, no longer tell one id from the next."""
 
-_WORDS = {
-    object: "a value",
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    int: "a whole number",
-    bool: "true or false",
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_type": "a string",
 }
+"""What to write for the kinds of pydantic's errors; strict mode knows no others for the types of JSON."""
 
 
-def need(body: Mapping[str, Any], key: str, kind: type[T], path: str = "") -> T:
-    """Return body[key] when it is of this JSON type.
+def replace_half_surrogates(text: Any) -> Any:
+    """Return text that UTF-8 can hold: JSON may spell half of a surrogate pair, no file and no Redis can keep it."""
+    return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
+
+
+WholeNumber = Annotated[int, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+Text = Annotated[str, BeforeValidator(replace_half_surrogates)]
+
+
+class JsonObject(BaseModel):
+    """Base of the types that one JSON object is read into."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+def parse_json(kind: type[T], value: Any, path: str = "") -> T:
+    """Return the value as this type: a `JsonObject`, or any type that pydantic knows.
 
     Args:
-        path: where `body` stands in the request, such as `project.`, for the message.
+        path: where the value stands in the request, such as `tasks[0]`, for the message.
 
     Raises:
-        RequestError: the key is missing or its value is of another type.
+        RequestError: a key is missing or a value is of another type; with the path of the first such place.
     """
-    if key not in body:
-        raise RequestError(f"{path}{key} is missing, {_WORDS[kind]} is expected")
-    return checked(body[key], kind, f"{path}{key}")
-
-
-def checked(value: Any, kind: type[T], name: str) -> T:
-    """Return a value that has this JSON type.
-
-    Raises:
-        RequestError: it is of another type; true and false are no numbers.
-    """
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise RequestError(f"{name} must be at most {LARGEST_NUMBER}, got a number of {len(str(value))} digits")
-        return value
-    raise RequestError(f"{name} must be {_WORDS[kind]}, got {_shown(value)}")
-
-
-def need_objects(body: Mapping[str, Any], key: str, path: str = "") -> list[dict[str, Any]]:
-    """Return body[key] when it is a list of objects."""
-    items = need(body, key, list, path)
-    return [checked(item, dict, f"{path}{key}[{index}]") for index, item in enumerate(items)]
-
-
-def need_ids(body: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Return the ids of body[key], a list of objects that have one."""
-    objects = need_objects(body, key)
-    return tuple(need(item, "id", int, f"{key}[{index}].") for index, item in enumerate(objects))
+    try:
+        parsed: T = _checker(cast("Any", kind)).validate_python(value, strict=True)
+    except ValidationError as problem:
+        raise RequestError(_in_words(problem, path)) from None
+    return parsed
 
 
 def parse_project_id(value: Any) -> int:
@@ -66,13 +72,60 @@ def parse_project_id(value: Any) -> int:
         RequestError: it is none of these.
     """
     if isinstance(value, Mapping):
-        return need(value, "id", int, "project.")
+        return parse_json(_Identified, value, "project").id
     number = value.partition(".")[0] if isinstance(value, str) else value
     if isinstance(number, str) and number.isascii() and number.isdecimal() and len(number) < 20:
         number = int(number)
     if isinstance(number, int) and not isinstance(number, bool):
-        return checked(number, int, "project")
+        return parse_json(WholeNumber, number, "project")
     raise RequestError(f'project must be a project id such as "6.1795230827", got {_shown(value)}')
+
+
+ProjectId = Annotated[int, BeforeValidator(parse_project_id)]
+
+
+class _Identified(JsonObject):
+    id: WholeNumber
+
+
+def need(body: Mapping[str, Any], key: str, kind: type[T], path: str = "") -> T:
+    """Return body[key] when it is of this JSON type; `parse_json` with a `JsonObject` does more."""
+    if key not in body:
+        raise RequestError(f"{path}{key} is missing")
+    return checked(body[key], kind, f"{path}{key}")
+
+
+def checked(value: Any, kind: type[T], name: str) -> T:
+    """Return a value that has this JSON type; `parse_json` with a `JsonObject` does more."""
+    exact: Any = {int: WholeNumber, dict: dict[str, Any], list: list[Any], object: Any}.get(kind, kind)
+    return parse_json(exact, value, name)  # type: ignore[no-any-return]
+
+
+def need_objects(body: Mapping[str, Any], key: str, path: str = "") -> list[dict[str, Any]]:
+    """Return body[key] when it is a list of objects."""
+    return parse_json(list[dict[str, Any]], need(body, key, list, path), f"{path}{key}")
+
+
+def need_ids(body: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Return the ids of body[key], a list of objects that have one."""
+    return tuple(item.id for item in parse_json(list[_Identified], need(body, key, list), key))
+
+
+@functools.cache
+def _checker(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _in_words(problem: ValidationError, path: str) -> str:
+    error = problem.errors(include_url=False)[0]
+    for step in error["loc"]:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    name = path or "the body"
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    if error["type"] in {"less_than_equal", "greater_than_equal"}:
+        return f"{name} must be at most {LARGEST_NUMBER}, got a number of {len(str(error['input']))} digits"
+    return f"{name} must be {_EXPECTED[error['type']]}, got {_shown(error['input'])}"
 
 
 def _shown(value: Any) -> str:
