@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from pydantic import SecretStr
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioner import Captioner
@@ -18,6 +19,7 @@ from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
 from worker.feedback.corrections import Correction
 from worker.feedback.suggestions import Suggestion
+from worker.settings import Settings
 
 TWELVE_WORDS = ("a", "red", "green", "blue", "circle", "square", "on", "left", "right", "two", "the", "of")
 
@@ -142,3 +144,15 @@ def make_suggestion(**changes: Any) -> Suggestion:
         "score": 0.5,
     }
     return Suggestion(**values | changes)
+
+
+def changed_settings(settings: Settings, **changes: Any) -> Settings:
+    return Settings(**{**dict(settings), **changes})
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return the environment variables with which another process reads the same settings."""
+    values = {name.upper(): value for name, value in settings if value is not None}
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value) for name, value in values.items()
+    }

@@ -20,7 +20,7 @@ from model.bundle import Bundle
 from model.registry import ModelRegistry
 from model.store import Store
 from model.vision.features import FeatureStore
-from tests.factories import make_correction, make_image
+from tests.factories import environment_of, make_correction, make_image
 from worker.feedback.corrections import Correction, CorrectionInbox
 from worker.settings import Settings
 
@@ -51,9 +51,8 @@ class Workplace:
         return FeatureStore(Store(self.settings.model_store), self.bundle.encoder.fingerprint)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """The settings as a worker process gets them."""
-        rows = {name.upper(): value for name, value in vars(self.settings).items() if value is not None}
-        return {name: str(value) for name, value in rows.items()} | changes
+        """Return the settings as a worker process gets them."""
+        return environment_of(self.settings) | changes
 
     def correct(self, numbers: range, project_id: int = 1, **changes: Any) -> list[Correction]:
         """Store corrections of so many pictures, each with its features, as webhook and pull would."""

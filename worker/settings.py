@@ -1,56 +1,44 @@
 """Settings: environment variables, read once per process and checked before anything starts.
 
-Each setting is declared once, with its type, default and meaning; `setting_rows` hands the same facts to the
-README's table, the compose file's check and the admin. Secrets are in no message and no repr.
+Each setting is declared once, with its type, default and meaning. The table in the documentation, the check of
+docker-compose.yml and the demo read the same declarations. Secrets appear in no message, log line or repr.
 """
 
-import dataclasses
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.errors import SettingsError
 
-TRUE_WORDS = ("true", "1", "yes", "on")
-FALSE_WORDS = ("false", "0", "no", "off")
+
+def _form(expected: str, fits: Callable[[str], bool]) -> AfterValidator:
+    """Check the form of a text; `expected` completes the sentence "NAME must be ..."."""
+
+    def check(value: Any) -> Any:
+        if not fits(value.get_secret_value() if isinstance(value, SecretStr) else value):
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(check)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettingRow:
-    """One setting as a person reads it: the environment variable, its default and what it means."""
-
-    name: str
-    default: str
-    """As it would be written in the environment; empty when there is none."""
-    meaning: str
-    is_secret: bool
+def _check_digits(value: Any) -> Any:
+    """Refuse "1_000" and "1.0", which pydantic takes: a port or a count is written in plain digits."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value) is None:
+        raise ValueError("a whole number")
+    return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Check:
-    """What a value must be, in words and as a test."""
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def _setting(default: Any, meaning: str, check: _Check, *, secret: bool = False) -> Any:
-    return field(default=default, metadata={"meaning": meaning, "check": check, "secret": secret})
-
-
-def _whole(low: int, high: int | None = None) -> _Check:
-    if high is None:
-        return _Check(expected=f"{low} or more", holds=lambda value: value >= low)
-    return _Check(expected=f"between {low} and {high}", holds=lambda value: low <= value <= high)
-
-
-def _is_address(value: str | None, schemes: tuple[str, ...]) -> bool:
-    if value is None:
-        return True
+def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
     try:
         parts = urlsplit(value)
         _ = parts.port  # raises when it is not a number
@@ -68,167 +56,225 @@ def _is_host(value: str) -> bool:
     return True
 
 
-def _is_header_safe(value: str | None) -> bool:
-    return value is None or (value.isascii() and value.isprintable() and value == value.strip())
+def _is_header_safe(value: str) -> bool:
+    return value.isascii() and value.isprintable() and value == value.strip()
 
 
-_HOST = _Check(expected="an IP address or a host name", holds=_is_host)
-_REDIS_URL = _Check(
-    expected="an address like redis://host:6379/0, rediss://... or unix:///path",
-    holds=lambda value: _is_address(value, ("redis", "rediss", "unix")),
-)
-_HTTP_URL = _Check(
-    expected="an address like http://host:8080 or https://...",
-    holds=lambda value: _is_address(value, ("http", "https")),
-)
-_TEXT = _Check(expected="a text that is not empty", holds=bool)
-_PATH = _Check(expected="the path of a file", holds=lambda value: value is None or bool(value))
-_USER = _Check(
-    expected="printable ASCII without a colon (HTTP basic auth separates user and password by it)",
-    holds=lambda value: value is None or (_is_header_safe(value) and ":" not in value),
-)
-_SECRET = _Check(
-    expected="printable ASCII without spaces around it (it travels in an HTTP header)", holds=_is_header_safe
-)
-_LOG_FORMAT = _Check(expected="text or json", holds=lambda value: value in {"text", "json"})
-_SWITCH = _Check(expected="true or false", holds=lambda value: isinstance(value, bool))
+Number = Annotated[int, BeforeValidator(_check_digits)]
+Text = Annotated[str, _form("a text that is not empty", bool)]
+File = Annotated[str, _form("the path of a file", bool)]
+Host = Annotated[str, _form("an IP address or a host name", _is_host)]
+RedisUrl = Annotated[
+    str,
+    _form(
+        "an address like redis://host:6379/0, rediss://... or unix:///path",
+        lambda value: _is_address(value, ("redis", "rediss", "unix")),
+    ),
+]
+HttpUrl = Annotated[
+    str,
+    _form("an address like http://host:8080 or https://...", lambda value: _is_address(value, ("http", "https"))),
+]
+User = Annotated[
+    str,
+    _form(
+        "printable ASCII without a colon (HTTP basic auth separates user and password by it)",
+        lambda value: _is_header_safe(value) and ":" not in value,
+    ),
+]
+Secret = Annotated[
+    SecretStr, _form("printable ASCII without spaces around it (it travels in an HTTP header)", _is_header_safe)
+]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class Settings(BaseSettings):
     """Every setting of the product; the environment variable is the field's name in capitals.
 
-    Raises SettingsError when a value cannot work, whether it came from the environment or from code.
+    `Settings(...)` takes the given values and the defaults. `from_env` reads the environment.
+
+    Raises:
+        SettingsError: a value cannot work, whether it came from the environment or from code.
     """
 
-    host: str = _setting("0.0.0.0", "Address the backend listens on.", _HOST)  # noqa: S104 - a container serves others
-    port: int = _setting(9090, "Port the backend listens on.", _whole(1, 65535))
-    redis_url: str = _setting(
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True)
+
+    host: Host = Field("0.0.0.0", description="Address the backend listens on.")  # noqa: S104 - a container serves others
+    port: Number = Field(9090, ge=1, le=65535, description="Port the backend listens on.")
+    redis_url: RedisUrl = Field(
         "redis://redis:6379/0",
-        "Redis that holds the inbox of corrections and the job queues; it must run with an append-only file.",
-        _REDIS_URL,
+        description="Redis that holds corrections and job queues. It must run with an append-only file.",
     )
-    model_store: str = _setting(
-        "/data/store", "Directory or URL (any fsspec address) that holds model versions and features.", _TEXT
+    model_store: Text = Field(
+        "/data/store", description="Directory or URL (any fsspec address) that holds model versions and features."
     )
-    label_studio_url: str = _setting("http://label-studio:8080", "Where this backend reaches Label Studio.", _HTTP_URL)
-    label_studio_api_key: str | None = _setting(
-        None, "Legacy token or personal access token of a Label Studio user.", _SECRET, secret=True
+    label_studio_url: HttpUrl = Field(
+        "http://label-studio:8080", description="Address at which this backend reaches Label Studio."
     )
-    basic_auth_user: str | None = _setting(
-        None, "User that Label Studio and admins log in with; without it nothing is protected.", _USER
+    label_studio_api_key: Secret | None = Field(
+        None, description="Legacy token or personal access token of a Label Studio user."
     )
-    basic_auth_pass: str | None = _setting(None, "Password that belongs to BASIC_AUTH_USER.", _SECRET, secret=True)
-    webhook_secret: str | None = _setting(
-        None, "Shared secret that Label Studio's webhook sends as X-Webhook-Secret.", _SECRET, secret=True
+    basic_auth_user: User | None = Field(
+        None, description="User that Label Studio and admins log in with. Without it nothing is protected."
     )
-    admin_users_file: str | None = _setting(
-        None, "File of further people who may sign in to the admin pages; `captioner user` writes it.", _PATH
+    basic_auth_pass: Secret | None = Field(None, description="Password that belongs to BASIC_AUTH_USER.")
+    webhook_secret: Secret | None = Field(
+        None, description="Shared secret that Label Studio's webhook sends as X-Webhook-Secret."
     )
-    caption_bundle: str = _setting(
-        "photos", "Bundle to start captioning with: photos, scenes, or a path to your own.", _TEXT
+    admin_users_file: File | None = Field(
+        None, description="File of further people who may sign in to the admin pages. `captioner user` writes it."
     )
-    beam_size: int = _setting(3, "Hypotheses beam search keeps for each image.", _whole(1, 50))
-    alternatives: int = _setting(
-        1, "Captions suggested for each image, best one last; at most BEAM_SIZE.", _whole(1, 50)
+    caption_bundle: Text = Field(
+        "photos", description="Bundle that a project starts with: photos, scenes, or the path of your own."
     )
-    retrain_after: int = _setting(20, "New corrections that start a retraining.", _whole(1))
-    retrain_idle_s: int = _setting(
-        300, "Seconds without a new correction after which fewer start one too; 0 switches this off.", _whole(0)
+    beam_size: Number = Field(
+        3, ge=1, le=50, description="Candidate captions that beam search compares for each image."
     )
-    retrain_budget_s: int = _setting(
-        45, "Seconds of fitting that one retraining may take; loading and evaluation come on top.", _whole(1, 86400)
+    alternatives: Number = Field(
+        1, ge=1, le=50, description="Captions suggested for each image, the best one last; at most BEAM_SIZE."
     )
-    gate_confidence: int = _setting(
-        80, "Per cent of certainty that a new version is better on new corrections, or it is refused.", _whole(50, 100)
+    retrain_after: Number = Field(20, ge=1, description="New corrections that start a retraining.")
+    retrain_idle_s: Number = Field(
+        300, ge=0, description="Seconds without a new correction after which fewer corrections are enough. 0: never."
     )
-    gate_tolerance: int = _setting(
-        35, "Per cent by which what was learned before may become less probable per word, or it is refused.", _whole(0)
+    retrain_budget_s: Number = Field(
+        45, ge=1, le=86400, description="Seconds that one retraining may fit. Loading and evaluation come on top."
     )
-    rollback_margin: int = _setting(
+    gate_confidence: Number = Field(
+        80,
+        ge=50,
+        le=100,
+        description="Per cent of certainty needed that a new version is better on new corrections. Else it is refused.",
+    )
+    gate_tolerance: Number = Field(
+        35,
+        ge=0,
+        description="Per cent by which words of older captions may become less probable. Else the version is refused.",
+    )
+    rollback_margin: Number = Field(
         10,
-        "Percentage points by which suggestions may be accepted less than the version before, or it serves again.",
-        _whole(0, 100),
+        ge=0,
+        le=100,
+        description="Percentage points by which acceptance may fall. Else the earlier version is served again.",
     )
-    reconcile_every_s: int = _setting(
-        300, "Seconds between two pulls of what webhooks missed from Label Studio; 0 switches this off.", _whole(0)
+    reconcile_every_s: Number = Field(
+        300,
+        ge=0,
+        description="Seconds between two pulls from Label Studio of events that webhooks missed. 0: no pulls.",
     )
-    refresh_predictions: bool = _setting(
-        True, "Write a new version's suggestions into Label Studio for tasks nobody has annotated.", _SWITCH
+    refresh_predictions: bool = Field(
+        True, description="Write a new version's suggestions into Label Studio for tasks nobody has annotated."
     )
-    hide_suggestions_share: int = _setting(
-        0, "Per cent of images that get no suggestion, to see what suggestions do to captions.", _whole(0, 50)
+    hide_suggestions_share: Number = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Per cent of images without a suggestion, to measure how suggestions change captions.",
     )
-    log_format: str = _setting("text", "How log lines are written: text, or json with a field per key.", _LOG_FORMAT)
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Form of the log lines: text, or json with a field for each key."
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as refusal:
+            raise SettingsError("; ".join(map(_sentence, refusal.errors()))) from None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the settings; a variable that is absent or empty leaves its default.
+        """Read the settings; a variable that is absent or blank leaves its default.
 
         Raises:
-            SettingsError: the variable, its value and what would do.
+            SettingsError: each wrong variable, its value and what would do.
         """
-        environ = os.environ if environ is None else environ
-        values = {}
-        for declared in dataclasses.fields(cls):
-            written = environ.get(declared.name.upper(), "").strip()
-            if written:
-                values[declared.name] = _parse(declared, written)
-        return cls(**values)
+        source = EnvSettingsSource(cls)
+        written = {name: value.strip() for name, value in (os.environ if environ is None else environ).items()}
+        source.env_vars = {name.lower(): value for name, value in written.items() if name.isupper() and value}
+        return cls(**source())
 
-    def __post_init__(self) -> None:
-        for declared in dataclasses.fields(self):
-            check: _Check = declared.metadata["check"]
-            if not check.holds(getattr(self, declared.name)):
-                raise _refusal(declared, check.expected, getattr(self, declared.name))
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read neither the environment nor an .env file in `Settings(...)`."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
-            given, missing = ("USER", "PASS") if self.basic_auth_pass is None else ("PASS", "USER")
-            raise SettingsError(f"BASIC_AUTH_{missing} must be set beside BASIC_AUTH_{given}; set both or neither")
+            present, missing = ("USER", "PASS") if self.basic_auth_pass is None else ("PASS", "USER")
+            raise SettingsError(f"BASIC_AUTH_{missing} must be set beside BASIC_AUTH_{present}; set both or neither")
         if self.alternatives > self.beam_size:
             raise SettingsError(
                 f"ALTERNATIVES must be BEAM_SIZE ({self.beam_size}) or less, got {self.alternatives}; "
                 f"raise BEAM_SIZE to have more captions to choose from"
             )
+        return self
 
     def shown(self) -> dict[str, str]:
         """Return every setting as a person may see it: secrets and passwords inside addresses are starred."""
-        return {
-            declared.name.upper(): _shown(declared, getattr(self, declared.name))
-            for declared in dataclasses.fields(self)
-        }
+        return {name.upper(): _shown(value) for name, value in self}
 
-    def __repr__(self) -> str:
-        return f"Settings({', '.join(f'{name}={value}' for name, value in self.shown().items())})"
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        yield from self.shown().items()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingRow:
+    """One setting as a person reads it: the environment variable, its default and what it means."""
+
+    name: str
+    default: str
+    """As it would be written in the environment; empty when there is none."""
+    meaning: str
+    is_secret: bool
 
 
 def setting_rows() -> tuple[SettingRow, ...]:
-    """Return every setting in the order of the README's table."""
+    """Return every setting in the order of the documentation's table."""
     return tuple(
         SettingRow(
-            name=declared.name.upper(),
-            default=_written(declared.default),
-            meaning=declared.metadata["meaning"],
-            is_secret=declared.metadata["secret"],
+            name=name.upper(),
+            default=_written(field.default),
+            meaning=field.description or "",
+            is_secret=_is_secret(field),
         )
-        for declared in dataclasses.fields(Settings)
+        for name, field in Settings.model_fields.items()
     )
 
 
-def _parse(declared: "dataclasses.Field[Any]", written: str) -> Any:
-    if declared.type is int:
-        # int() also takes "1_000" and Arabic digits; a port or a count is written plainly.
-        if re.fullmatch(r"[+-]?[0-9]+", written) is None:
-            raise _refusal(declared, f"a whole number, {declared.metadata['check'].expected}", written)
-        return int(written)
-    if declared.type is bool:
-        if written.lower() not in TRUE_WORDS + FALSE_WORDS:
-            raise _refusal(declared, "true or false", written)
-        return written.lower() in TRUE_WORDS
-    return written
+def _sentence(error: ErrorDetails) -> str:
+    """Say in our words what pydantic found wrong with one setting."""
+    name = str(error["loc"][0])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"{name.upper()} is no setting"
+    value = "***" if _is_secret(field) else _shown(error["input"])
+    return f"{name.upper()} must be {_expected(error, field)}, got {value}"
 
 
-def _refusal(declared: "dataclasses.Field[Any]", expected: str, value: Any) -> SettingsError:
-    return SettingsError(f"{declared.name.upper()} must be {expected}, got {_shown(declared, value)}")
+def _expected(error: ErrorDetails, field: FieldInfo) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error" and field.annotation is not int:
+        return str(context["error"])
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is not int:
+        return "a text"
+    limits = {limit: getattr(rule, limit) for rule in field.metadata for limit in ("ge", "le") if hasattr(rule, limit)}
+    allowed = f"between {limits['ge']} and {limits['le']}" if "le" in limits else f"{limits['ge']} or more"
+    return allowed if kind in {"greater_than_equal", "less_than_equal"} else f"a whole number, {allowed}"
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return bool(field.annotation == Secret | None)
 
 
 def _written(value: Any) -> str:
@@ -237,10 +283,8 @@ def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _shown(declared: "dataclasses.Field[Any]", value: Any) -> str:
-    if declared.metadata["secret"] and value is not None:
-        return "***"
-    return hide_password(_written(value))
+def _shown(value: Any) -> str:
+    return "***" if isinstance(value, SecretStr) else hide_password(_written(value))
 
 
 def hide_password(address: str) -> str:

@@ -64,14 +64,15 @@ def has_login(asked: Request, settings: Settings) -> bool:
         return False
     # Both are compared, and in constant time, so that the answer's time tells nothing.
     right_user = _equal(login.username, settings.basic_auth_user)
-    right_pass = _equal(login.password, settings.basic_auth_pass)
+    right_pass = _equal(login.password, settings.basic_auth_pass.get_secret_value())
     return right_user and right_pass
 
 
 def has_secret(asked: Request, settings: Settings) -> bool:
     """Say whether the request carries WEBHOOK_SECRET; False when none is configured."""
     given = asked.headers.get(WEBHOOK_HEADER)
-    return settings.webhook_secret is not None and given is not None and _equal(given, settings.webhook_secret)
+    secret = settings.webhook_secret
+    return secret is not None and given is not None and _equal(given, secret.get_secret_value())
 
 
 def may_report_events(asked: Request, settings: Settings) -> bool:

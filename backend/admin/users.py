@@ -81,7 +81,7 @@ class Users:
         A wrong answer takes as long whether or not there is a user of that name: a password is hashed in any case.
         """
         user, secret = self._settings.basic_auth_user, self._settings.basic_auth_pass
-        if user is not None and secret is not None and _equal(name, user) & _equal(password, secret):
+        if user is not None and secret is not None and _equal(name, user) & _equal(password, secret.get_secret_value()):
             return User(name=name, role="operator")
         accounts = self._accounts()
         account = accounts.get(name)
@@ -99,8 +99,9 @@ class Users:
         accounts = self._accounts()
         if self._secret[0] is not accounts:
             known = self._settings
-            secrets = (known.basic_auth_user, known.basic_auth_pass, known.webhook_secret, known.label_studio_api_key)
-            material = json.dumps([*secrets, *map(astuple, accounts.values())]).encode()
+            secrets = (known.basic_auth_pass, known.webhook_secret, known.label_studio_api_key)
+            values = [secret and secret.get_secret_value() for secret in secrets]
+            material = json.dumps([known.basic_auth_user, *values, *map(astuple, accounts.values())]).encode()
             self._secret = accounts, hashlib.scrypt(material, salt=b"captioner session", n=2**14, r=8, p=1, dklen=32)
         return self._secret[1]
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,7 @@ import requests
 from backend.demo.watchdog import Watchdog, stop_trees
 from model.errors import ServiceError
 from worker.queue.heartbeats import living_workers
-from worker.settings import Settings
+from worker.settings import setting_rows
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
@@ -251,7 +251,7 @@ def captioner_command(subcommand: str) -> list[str]:
 
 def our_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with exactly these settings of ours in it."""
-    ours = {field.name.upper() for field in fields(Settings)}
+    ours = {row.name for row in setting_rows()}
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     return inherited | {"PYTHONUNBUFFERED": "1"} | dict(settings)
 

@@ -95,10 +95,10 @@ class LabelStudioClient:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        """Return the client, or None when the address or the API key of Label Studio is not set."""
-        if not settings.label_studio_url or not settings.label_studio_api_key:
+        """Return the client, or None when the API key of Label Studio is not set."""
+        if not settings.label_studio_api_key:
             return None
-        return cls(settings.label_studio_url, settings.label_studio_api_key)
+        return cls(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
 
     def authorization(self) -> dict[str, str]:
         """Return the header that authenticates us: for downloads from Label Studio's own host, nowhere else."""

@@ -78,10 +78,9 @@ def webhook_url(backend_url: str) -> str:
 def credentials(settings: Settings) -> dict[str, str]:
     """Return the headers with which our backend takes a webhook: the secret where there is one, else the login."""
     if settings.webhook_secret is not None:
-        return {WEBHOOK_HEADER: settings.webhook_secret}
-    if settings.basic_auth_user is not None:
-        return {"Authorization": _basic(settings.basic_auth_user, settings.basic_auth_pass or "")}
-    return {}
+        return {WEBHOOK_HEADER: settings.webhook_secret.get_secret_value()}
+    login = _our_login(settings)
+    return {} if login is None else {"Authorization": login}
 
 
 def _missing(webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], url: str) -> WebhookFault:
@@ -94,13 +93,18 @@ def _missing(webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], 
 
 
 def _carries_credentials(webhook: Webhook, settings: Settings) -> bool:
-    sent = {name.lower(): value for name, value in webhook.headers.items()}
-    if settings.webhook_secret is not None and sent.get(WEBHOOK_HEADER.lower()) == settings.webhook_secret:
+    sent, secret = {name.lower(): value for name, value in webhook.headers.items()}, settings.webhook_secret
+    if secret is not None and sent.get(WEBHOOK_HEADER.lower()) == secret.get_secret_value():
         return True
-    if settings.basic_auth_user is None:
-        return settings.webhook_secret is None
-    login = _basic(settings.basic_auth_user, settings.basic_auth_pass or "")
+    login = _our_login(settings)
+    if login is None:
+        return secret is None
     return login in {sent.get("authorization"), _login_in(webhook.url)}
+
+
+def _our_login(settings: Settings) -> str | None:
+    user, password = settings.basic_auth_user, settings.basic_auth_pass
+    return None if user is None or password is None else _basic(user, password.get_secret_value())
 
 
 def _login_in(url: str) -> str | None:

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 from backend.admin.users import write_user
 from tests.backend_client import BackendClient, make_settings
 from tests.browser import launched_browser
-from tests.factories import make_correction, write_bundle
+from tests.factories import environment_of, make_correction, write_bundle
 from tests.image_server import ImageServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold
@@ -282,8 +282,7 @@ def test_jobs_are_stopped_done_again_and_cancelled(
     site: Site, open_page: Callable[..., Page], start_worker: Callable[..., WorkerProcess], hold: Hold
 ) -> None:
     redis, settings = site.backend.services.redis, site.backend.settings
-    environment = {name.upper(): str(value) for name, value in vars(settings).items() if value is not None}
-    start_worker(environment)
+    start_worker(environment_of(settings))
     job = queue(redis, RETRAIN_QUEUE).enqueue_call(
         "tests.integration.held_jobs.held", args=[hold.port], timeout=DEADLINE_S, failure_ttl=DEADLINE_S
     )

@@ -9,7 +9,7 @@ from redis import Redis
 
 from backend.captioning.promotion import open_registry
 from backend.cli import main
-from tests.factories import make_bundle
+from tests.factories import environment_of, make_bundle
 from tests.redis_server import RedisServer
 from worker.audit import AuditLog
 from worker.settings import Settings
@@ -69,8 +69,8 @@ def test_the_command_line_says_that_it_moved_a_version(
     version = registry.publish(
         3, candidate, parent=registry.base_version, metrics={}, corrections=[], decision="better"
     )
-    for name, value in vars(settings).items():
-        monkeypatch.setenv(name.upper(), "" if value is None else str(value))
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
 
     assert main(["rollback", "3"]) == 0
     assert main(["promote", "3", version.name]) == 0

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from redis import Redis
 
 from backend.wsgi import pull_missed
 from tests.backend_client import BackendClient
+from tests.factories import changed_settings
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -23,7 +23,7 @@ KEY = "0" * 40
 
 @pytest.fixture
 def settings(workplace: Workplace) -> Settings:
-    return replace(workplace.settings, label_studio_api_key=KEY)
+    return changed_settings(workplace.settings, label_studio_api_key=KEY)
 
 
 def scheduled(redis: Redis) -> list[str]:

@@ -4,13 +4,12 @@ import json
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from redis import Redis
 from rq.job import JobStatus
 
-from tests.factories import make_correction
+from tests.factories import changed_settings, make_correction
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
 from worker.queue.backend_jobs import enqueue_backend_job
@@ -120,7 +119,7 @@ def test_triggers_during_a_training_make_exactly_one_more_that_follows_it(
 
 
 def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Workplace) -> None:
-    settings = replace(workplace.settings, retrain_after=3)
+    settings = changed_settings(workplace.settings, retrain_after=3)
     for number in (1, 2):
         workplace.inbox.store(make_correction(annotation_id=number))
         assert retrain_when_due(workplace.redis, settings, 1) is None
@@ -193,7 +192,7 @@ def test_one_check_for_quiet_is_scheduled_however_many_corrections_come(workplac
 
 
 def test_an_idle_time_of_0_schedules_nothing(workplace: Workplace) -> None:
-    schedule_idle_check(workplace.redis, replace(workplace.settings, retrain_idle_s=0), 1)
+    schedule_idle_check(workplace.redis, changed_settings(workplace.settings, retrain_idle_s=0), 1)
 
     assert idle_checks(workplace.redis) == []
 
@@ -222,7 +221,7 @@ def test_the_check_finds_nothing_to_do_when_all_is_trained(
 
 
 def test_after_a_quiet_time_few_corrections_are_enough(workplace: Workplace, start_worker: StartWorker) -> None:
-    settings = replace(workplace.settings, retrain_idle_s=1)
+    settings = changed_settings(workplace.settings, retrain_idle_s=1)
     start_worker(workplace.environment(RETRAIN_IDLE_S="1"))
     workplace.correct(range(1, 4))
 

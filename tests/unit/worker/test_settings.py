@@ -1,9 +1,55 @@
-import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from model.errors import SettingsError
 from worker.settings import Settings, hide_password, setting_rows
+
+BAD_VALUES = [
+    ("HOST", "no host", "HOST must be an IP address or a host name, got no host"),
+    ("HOST", "http://0.0.0.0", "HOST must be an IP address or a host name, got http://0.0.0.0"),
+    ("PORT", "0", "PORT must be between 1 and 65535, got 0"),
+    ("PORT", "65536", "PORT must be between 1 and 65535, got 65536"),
+    ("PORT", "http", "PORT must be a whole number, between 1 and 65535, got http"),
+    ("REDIS_URL", "localhost:6379", "REDIS_URL must be an address like redis://host:6379/0, rediss://... or unix:"),
+    ("REDIS_URL", "redis://", "REDIS_URL must be an address like redis://host:6379/0"),
+    ("REDIS_URL", "redis://:secret@/0", "REDIS_URL must be an address like redis://host:6379/0"),
+    (
+        "LABEL_STUDIO_URL",
+        "ftp://h",
+        "LABEL_STUDIO_URL must be an address like http://host:8080 or https://..., got ftp",
+    ),
+    ("LABEL_STUDIO_URL", "http://h:port", "LABEL_STUDIO_URL must be an address like http://host:8080"),
+    ("LABEL_STUDIO_URL", "http://[h", "LABEL_STUDIO_URL must be an address like http://host:8080"),
+    ("LABEL_STUDIO_API_KEY", "tök", "LABEL_STUDIO_API_KEY must be printable ASCII without spaces around it"),
+    ("BASIC_AUTH_USER", "a:b", "BASIC_AUTH_USER must be printable ASCII without a colon"),
+    ("BASIC_AUTH_USER", "ä", "BASIC_AUTH_USER must be printable ASCII without a colon"),
+    ("BASIC_AUTH_PASS", "a\tb", "BASIC_AUTH_PASS must be printable ASCII without spaces around it"),
+    ("WEBHOOK_SECRET", "a\nb", "WEBHOOK_SECRET must be printable ASCII without spaces around it"),
+    ("BEAM_SIZE", "0", "BEAM_SIZE must be between 1 and 50, got 0"),
+    ("BEAM_SIZE", "three", "BEAM_SIZE must be a whole number, between 1 and 50, got three"),
+    ("ALTERNATIVES", "51", "ALTERNATIVES must be between 1 and 50, got 51"),
+    ("RETRAIN_AFTER", "0", "RETRAIN_AFTER must be 1 or more, got 0"),
+    ("RETRAIN_AFTER", "many", "RETRAIN_AFTER must be a whole number, 1 or more, got many"),
+    ("RETRAIN_AFTER", "1_000", "RETRAIN_AFTER must be a whole number, 1 or more, got 1_000"),
+    ("RETRAIN_AFTER", "9" * 20, "RETRAIN_AFTER must be a whole number, 1 or more, got 999"),
+    ("RETRAIN_AFTER", "٣", "RETRAIN_AFTER must be a whole number, 1 or more, got ٣"),
+    ("RETRAIN_IDLE_S", "-1", "RETRAIN_IDLE_S must be 0 or more, got -1"),
+    ("RETRAIN_BUDGET_S", "1.0", "RETRAIN_BUDGET_S must be a whole number, between 1 and 86400, got 1.0"),
+    ("GATE_CONFIDENCE", "49", "GATE_CONFIDENCE must be between 50 and 100, got 49"),
+    ("GATE_TOLERANCE", "-5", "GATE_TOLERANCE must be 0 or more, got -5"),
+    ("ROLLBACK_MARGIN", "10%", "ROLLBACK_MARGIN must be a whole number, between 0 and 100, got 10%"),
+    ("RECONCILE_EVERY_S", "5m", "RECONCILE_EVERY_S must be a whole number, 0 or more, got 5m"),
+    ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
+    ("REFRESH_PREDICTIONS", "2", "REFRESH_PREDICTIONS must be true or false, got 2"),
+    ("HIDE_SUGGESTIONS_SHARE", "51", "HIDE_SUGGESTIONS_SHARE must be between 0 and 50, got 51"),
+    ("HIDE_SUGGESTIONS_SHARE", "0.1", "HIDE_SUGGESTIONS_SHARE must be a whole number, between 0 and 50, got 0.1"),
+    ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, got xml"),
+]
+CHECKED_WHERE_THEY_ARE_OPENED = {"MODEL_STORE", "CAPTION_BUNDLE", "ADMIN_USERS_FILE"}
+"""Any text that is not empty may be a path."""
 
 
 def test_an_empty_environment_gives_what_docker_compose_needs() -> None:
@@ -17,7 +63,7 @@ def test_an_empty_environment_gives_what_docker_compose_needs() -> None:
     assert settings.label_studio_api_key is None
 
 
-def test_values_are_read_by_their_type_and_blank_ones_leave_the_default() -> None:
+def test_values_are_read_by_their_type_and_blank_values_leave_the_default() -> None:
     settings = Settings.from_env(
         {"PORT": " 9191 ", "REFRESH_PREDICTIONS": "Off", "RETRAIN_AFTER": "", "WEBHOOK_SECRET": "   ", "OTHER": "x"}
     )
@@ -26,33 +72,62 @@ def test_values_are_read_by_their_type_and_blank_ones_leave_the_default() -> Non
     assert settings.webhook_secret is None
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("RETRAIN_AFTER", "0", "RETRAIN_AFTER must be 1 or more, got 0"),
-        ("RETRAIN_AFTER", "many", "RETRAIN_AFTER must be a whole number, 1 or more, got many"),
-        ("RETRAIN_AFTER", "1_000", "RETRAIN_AFTER must be a whole number, 1 or more, got 1_000"),
-        ("RETRAIN_IDLE_S", "-1", "RETRAIN_IDLE_S must be 0 or more, got -1"),
-        ("RETRAIN_BUDGET_S", "1.5", "RETRAIN_BUDGET_S must be a whole number, between 1 and 86400, got 1.5"),
-        ("HIDE_SUGGESTIONS_SHARE", "51", "HIDE_SUGGESTIONS_SHARE must be between 0 and 50, got 51"),
-        ("HIDE_SUGGESTIONS_SHARE", "0.1", "HIDE_SUGGESTIONS_SHARE must be a whole number, between 0 and 50, got 0.1"),
-        ("PORT", "65536", "PORT must be between 1 and 65535, got 65536"),
-        ("HOST", "no host", "HOST must be an IP address or a host name, got no host"),
-        ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
-        ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, got xml"),
-        ("BEAM_SIZE", "0", "BEAM_SIZE must be between 1 and 50, got 0"),
-        ("REDIS_URL", "localhost:6379", "REDIS_URL must be an address like redis://host:6379/0"),
-        ("REDIS_URL", "redis://", "REDIS_URL must be an address like redis://host:6379/0"),
-        ("LABEL_STUDIO_URL", "ftp://h", "LABEL_STUDIO_URL must be an address like http://host:8080"),
-        ("LABEL_STUDIO_URL", "http://h:port", "LABEL_STUDIO_URL must be an address like http://host:8080"),
-        ("BASIC_AUTH_USER", "a:b", "BASIC_AUTH_USER must be printable ASCII without a colon"),
-    ],
-)
+def test_only_names_in_capitals_are_settings() -> None:
+    assert Settings.from_env({"port": "9191", "Host": "::1"}) == Settings()
+
+
+def test_from_env_reads_the_environment_and_a_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "9191")
+
+    assert (Settings.from_env().port, Settings().port) == (9191, 9090)
+
+
+def test_no_dot_env_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=9191\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert (Settings.from_env({}).port, Settings().port) == (9090, 9090)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_VALUES)
 def test_a_bad_value_names_itself_and_what_would_do(name: str, value: str, message: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         Settings.from_env({name: value})
 
     assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_setting_that_can_be_wrong_has_a_bad_value_above() -> None:
+    names = {name for name, _, _ in BAD_VALUES}
+
+    assert names | CHECKED_WHERE_THEY_ARE_OPENED == {row.name for row in setting_rows()}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"retrain_after": 0}, "RETRAIN_AFTER must be 1 or more, got 0"),
+        ({"retrain_after": 1.5}, "RETRAIN_AFTER must be a whole number, 1 or more, got 1.5"),
+        ({"model_store": ""}, "MODEL_STORE must be a text that is not empty, got "),
+        ({"model_store": None}, "MODEL_STORE must be a text, got "),
+        ({"caption_bundle": ""}, "CAPTION_BUNDLE must be a text that is not empty, got "),
+        ({"admin_users_file": ""}, "ADMIN_USERS_FILE must be the path of a file, got "),
+        ({"retrain_aftr": 5}, "RETRAIN_AFTR is no setting"),
+    ],
+)
+def test_values_given_in_code_are_checked_too(value: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings(**value)
+
+    assert str(refusal.value) == message
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_env({"PORT": "0", "LOG_FORMAT": "xml"})
+
+    assert str(refusal.value) == ("PORT must be between 1 and 65535, got 0; LOG_FORMAT must be text or json, got xml")
 
 
 @pytest.mark.parametrize(
@@ -68,13 +143,27 @@ def test_settings_that_do_not_go_together_are_refused(environ: dict[str, str], m
         Settings.from_env(environ)
 
 
-@pytest.mark.parametrize("name", ["LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"])
-def test_a_bad_secret_is_refused_without_showing_it(name: str) -> None:
-    with pytest.raises(SettingsError) as refusal:
-        Settings.from_env({name: "pass\x07word"})
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 9191
 
-    assert name in str(refusal.value)
-    assert "word" not in str(refusal.value)
+
+@pytest.mark.parametrize("name", ["LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"])
+@pytest.mark.parametrize("value", ["pass\x07word", 15_007, ["password"]])
+def test_a_bad_secret_is_refused_without_showing_it(name: str, value: Any) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings(**{name.lower(): value})
+
+    assert f"{name} must be " in str(refusal.value)
+    assert str(refusal.value).endswith("got ***")
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "LABEL_STUDIO_URL"])
+def test_a_password_in_a_bad_address_is_not_shown(name: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_env({name: "ftp://user:hidden@host"})
+
+    assert "hidden" not in str(refusal.value)
 
 
 def test_no_secret_is_in_the_repr() -> None:
@@ -88,9 +177,11 @@ def test_no_secret_is_in_the_repr() -> None:
         }
     )
 
-    assert "hidden" not in repr(settings)
-    assert "hidden" not in str(settings.shown())
+    for text in (repr(settings), str(settings), str(settings.shown())):
+        assert "hidden" not in text
+    assert "pass-hidden" not in str(vars(settings))
     assert settings.shown()["REDIS_URL"] == "rediss://***@host:6379/0"
+    assert settings.basic_auth_pass == SecretStr("pass-hidden")
 
 
 @pytest.mark.parametrize(
@@ -106,15 +197,10 @@ def test_a_password_inside_an_address_is_hidden(address: str, shown: str) -> Non
     assert hide_password(address) == shown
 
 
-def test_values_given_in_code_are_checked_too() -> None:
-    with pytest.raises(SettingsError, match="RETRAIN_AFTER must be 1 or more, got 0"):
-        Settings(retrain_after=0)
-
-
 def test_the_rows_name_every_setting_with_the_default_that_the_environment_would_have() -> None:
     rows = setting_rows()
 
-    assert [row.name for row in rows] == [declared.name.upper() for declared in dataclasses.fields(Settings)]
+    assert [row.name for row in rows] == [name.upper() for name in Settings.model_fields]
     assert all(row.meaning for row in rows)
     assert {row.name for row in rows if row.is_secret} == {"LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"}
     assert Settings.from_env({row.name: row.default for row in rows}) == Settings()

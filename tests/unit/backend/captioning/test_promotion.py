@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,7 @@ import pytest
 from backend.captioning.promotion import open_registry, promote_version, roll_back, version_lines
 from model.errors import VersionChoiceError
 from model.registry import ModelVersion
-from tests.factories import make_bundle
+from tests.factories import changed_settings, make_bundle
 from worker.settings import Settings
 
 PROJECT = 3
@@ -60,7 +59,7 @@ def test_an_unknown_version_is_refused_with_those_there_are(settings: Settings, 
 
 
 def test_another_version_serves_even_while_redis_is_away(settings: Settings, version: ModelVersion) -> None:
-    told = roll_back(replace(settings, refresh_predictions=True), PROJECT, by="test")
+    told = roll_back(changed_settings(settings, refresh_predictions=True), PROJECT, by="test")
 
     assert open_registry(settings).serving(PROJECT) == version.parent
     assert "not refreshed, because Redis does not answer" in told
