@@ -12,11 +12,11 @@ from flask.json.provider import DefaultJSONProvider
 from backend.access.login import ADMIN_PATH, protect
 from backend.access.throttle import Throttle
 from backend.admin.access import Access
+from backend.admin.admin_services import add_admin_services
 from backend.admin.api import api
 from backend.admin.audit_pages import audit_pages
 from backend.admin.operations import operations
 from backend.admin.pages import admin
-from backend.admin.parts import add_admin_parts
 from backend.admin.queue_pages import mount_queue_pages
 from backend.admin.shared_metrics import SharedMetrics
 from backend.admin.sign_in import sign_in
@@ -64,13 +64,13 @@ def create_app(settings: Settings) -> Flask:
     Access(Users(settings), throttle, audit).guard(app)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
-    admin_parts = add_admin_parts(app, settings)
+    admin_services = add_admin_services(app, settings)
     app.register_blueprint(admin)
     app.register_blueprint(api)
     app.register_blueprint(sign_in)
     app.register_blueprint(audit_pages)
     mount_queue_pages(app, settings.redis_url)
-    services.metrics.registry.register(SharedMetrics(services, admin_parts.label_studio))
+    services.metrics.registry.register(SharedMetrics(services, admin_services.label_studio))
     return app
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from backend.admin.access import current_user, write_down
-from backend.admin.job_records import JobFacts
+from backend.admin.job_records import JobRecord
 from backend.captioning.promotion import promote_version, roll_back
 from backend.captioning.services import CaptioningServices
 from model.errors import RequestError
@@ -116,7 +116,7 @@ def act_on_project(services: CaptioningServices, project_id: int, action: str, f
     return said
 
 
-def act_on_job(services: CaptioningServices, job: JobFacts, action: str) -> str:
+def act_on_job(services: CaptioningServices, job: JobRecord, action: str) -> str:
     """Do it, write down who did, and return what to tell the person."""
     said = JOB_ACTIONS[action](services, job.job_id)
     write_down(DONE[action], job.project_id, job=job.job_id)

@@ -18,10 +18,17 @@ from werkzeug.exceptions import NotFound
 
 from backend.access.login import our_page, wants_page
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
-from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project, need_weights
-from backend.admin.overview import look_around, look_at_project
-from backend.admin.parts import admin_parts, redis_answers
-from backend.admin.version_records import VersionFacts, version_tree
+from backend.admin.admin_services import admin_services, redis_answers
+from backend.admin.overview import read_overview, read_project
+from backend.admin.route_arguments import (
+    find_corrections,
+    find_jobs,
+    find_version,
+    need_job,
+    need_project,
+    need_weights,
+)
+from backend.admin.version_records import VersionRecord, version_tree
 from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
@@ -43,7 +50,7 @@ MOST_CHARACTERS = 1000
 
 @api.get("/overview")
 def overview() -> Response:
-    seen = look_around(current_services(), admin_parts().label_studio, redis_answers=redis_answers())
+    seen = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
     return jsonify(asdict(seen) | {"verdict": seen.verdict})
 
 
@@ -53,7 +60,7 @@ def project(project_id: int) -> Response:
     services = current_services()
     versions = version_tree(services, project_id)
     return jsonify(
-        project=asdict(look_at_project(services, project_id)), versions=[asdict(version) for version in versions]
+        project=asdict(read_project(services, project_id)), versions=[asdict(version) for version in versions]
     )
 
 
@@ -133,7 +140,7 @@ def image(project_id: int, name: str) -> Response:
     correction = current_services().inbox.find(project_id, name)
     if correction is None:
         raise NotFound(f"project {project_id} has no correction {name}")
-    client = admin_parts().client
+    client = admin_services().client
     try:
         content = current_services().task_images.fetcher.fetch(find_image_ref(client, correction), correction.task_id)
         picture = decode_image(content).convert("RGB")
@@ -177,7 +184,7 @@ def job_action(job_id: str, action: str) -> ResponseReturnValue:
     return _told(lambda: act_on_job(current_services(), found, action))
 
 
-def _tree(project_id: int) -> tuple[VersionFacts, ...]:
+def _tree(project_id: int) -> tuple[VersionRecord, ...]:
     need_project(project_id)
     return version_tree(current_services(), project_id)
 

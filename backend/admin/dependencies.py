@@ -23,7 +23,7 @@ class Health:
     words: str
 
 
-def look_at_neighbours(
+def check_dependencies(
     services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool
 ) -> tuple[Health, ...]:
     """Return how all of them are; a Redis that does not answer is not asked."""

@@ -31,7 +31,7 @@ STATES = ("running", "waiting", "failed", "finished")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobFacts:
+class JobRecord:
     """One job."""
 
     job_id: str
@@ -68,23 +68,23 @@ class JobFacts:
         return self.status == JobStatus.FAILED
 
 
-def find_job(redis: Redis, job_id: str) -> JobFacts | None:
+def find_job(redis: Redis, job_id: str) -> JobRecord | None:
     """Return one job, or None when Redis does not know it (any more)."""
     try:
-        return job_facts(Job.fetch(job_id, connection=redis, serializer=JSONSerializer))
+        return job_record(Job.fetch(job_id, connection=redis, serializer=JSONSerializer))
     except (NoSuchJobError, ValueError):  # of more than letters, digits, "_" and "-" RQ makes no id
         return None
 
 
-def find_jobs(redis: Redis, job_ids: Sequence[str]) -> dict[str, JobFacts]:
+def find_jobs(redis: Redis, job_ids: Sequence[str]) -> dict[str, JobRecord]:
     """Return those of these jobs that Redis knows."""
     found = Job.fetch_many(list(job_ids), connection=redis, serializer=JSONSerializer) if job_ids else []
-    return {job.id: job_facts(job) for job in found if job is not None}
+    return {job.id: job_record(job) for job in found if job is not None}
 
 
 def recent_jobs(
     redis: Redis, state: str | None = None, count: int = JOBS_SHOWN, project_id: int | None = None
-) -> tuple[JobFacts, ...]:
+) -> tuple[JobRecord, ...]:
     """Return the latest jobs of both queues, the newest first.
 
     Args:
@@ -98,13 +98,13 @@ def recent_jobs(
     return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:count])
 
 
-def job_facts(job: Job) -> JobFacts:
+def job_record(job: Job) -> JobRecord:
     """Describe a job; asks Redis for its result only if it failed."""
     status = job.get_status(refresh=False)
     moment = job.ended_at or job.started_at or job.enqueued_at
     meta = job.meta or {}
     name, project_id = _call(job)
-    return JobFacts(
+    return JobRecord(
         job_id=job.id,
         queue=job.origin,
         work=WORK.get(name, name),

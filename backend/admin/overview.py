@@ -11,9 +11,9 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.admin.dependencies import Health, look_at_neighbours
-from backend.admin.job_records import JobFacts, recent_jobs, utc
-from backend.admin.projects import ProjectFacts, project_facts
+from backend.admin.dependencies import Health, check_dependencies
+from backend.admin.job_records import JobRecord, recent_jobs, utc
+from backend.admin.project_status import ProjectStatus, project_statuses
 from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError
@@ -28,7 +28,7 @@ Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueueFacts:
+class QueueStatus:
     """One queue, in jobs."""
 
     name: str
@@ -44,7 +44,7 @@ class QueueFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerFacts:
+class WorkerStatus:
     """One RQ worker."""
 
     name: str
@@ -67,10 +67,10 @@ class Overview:
     problems: tuple[str, ...]
     """What could not be asked, in words."""
     health: tuple[Health, ...]
-    projects: tuple[ProjectFacts, ...]
-    queues: tuple[QueueFacts, ...]
-    workers: tuple[WorkerFacts, ...]
-    jobs: tuple[JobFacts, ...]
+    projects: tuple[ProjectStatus, ...]
+    queues: tuple[QueueStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+    jobs: tuple[JobRecord, ...]
 
     @property
     def verdict(self) -> str:
@@ -89,7 +89,7 @@ class Overview:
         return "all is well" if self.projects else "ready; no annotator has submitted a caption yet"
 
 
-def look_around(services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
+def read_overview(services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
     """Gather the facts; what is away becomes a problem, never an error.
 
     Args:
@@ -103,32 +103,32 @@ def look_around(services: CaptioningServices, label_studio: LabelStudioHealth, *
     def ask_redis(question: Callable[[], tuple[Facts, ...]]) -> tuple[Facts, ...]:
         return ask(question, problems) if redis_answers else ()
 
-    workers = ask_redis(lambda: tuple(worker_facts(redis)))
+    workers = ask_redis(lambda: tuple(worker_statuses(redis)))
     alive = {worker.name: worker.is_alive for worker in workers}
     return Overview(
         base_version=services.captioners.registry.base_version,
         bundle_loaded=services.captioners.is_loaded,
-        health=look_at_neighbours(services, label_studio, redis_answers=redis_answers),
-        projects=ask_redis(lambda: project_facts(services, alive, services.inbox.projects())),
-        queues=ask_redis(lambda: tuple(queue_facts(redis))),
+        health=check_dependencies(services, label_studio, redis_answers=redis_answers),
+        projects=ask_redis(lambda: project_statuses(services, alive, services.inbox.projects())),
+        queues=ask_redis(lambda: tuple(queue_statuses(redis))),
         workers=workers,
         jobs=ask_redis(lambda: recent_jobs(redis)),
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
-def look_at_project(services: CaptioningServices, project_id: int) -> ProjectFacts:
+def read_project(services: CaptioningServices, project_id: int) -> ProjectStatus:
     """Gather the facts of one project."""
-    alive = {worker.name: worker.is_alive for worker in worker_facts(services.redis)}
-    (found,) = project_facts(services, alive, [project_id])
+    alive = {worker.name: worker.is_alive for worker in worker_statuses(services.redis)}
+    (found,) = project_statuses(services, alive, [project_id])
     return found
 
 
-def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
+def queue_statuses(redis: Redis) -> Iterable[QueueStatus]:
     """Describe both queues."""
     for name in QUEUES:
         jobs = queue(redis, name)
-        yield QueueFacts(
+        yield QueueStatus(
             name=name,
             waiting=jobs.count,
             oldest_waiting_s=_oldest_waiting_s(jobs),
@@ -139,11 +139,11 @@ def queue_facts(redis: Redis) -> Iterable[QueueFacts]:
         )
 
 
-def worker_facts(redis: Redis) -> Iterable[WorkerFacts]:
+def worker_statuses(redis: Redis) -> Iterable[WorkerStatus]:
     """Describe every worker that Redis knows, lost ones too."""
     ages_s = heartbeat_ages_s(redis)
     for worker in Worker.all(connection=redis, serializer=JSONSerializer):
-        yield WorkerFacts(
+        yield WorkerStatus(
             name=worker.name,
             state=str(worker.get_state()),
             queues=tuple(worker.queue_names()),

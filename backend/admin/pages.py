@@ -7,10 +7,10 @@ from typing import Any, TypeGuard
 import chartkick
 from flask import Blueprint, Response, render_template, request, send_from_directory
 
+from backend.admin.admin_services import admin_services, redis_answers
 from backend.admin.job_records import STATES, recent_jobs
-from backend.admin.lookups import find_corrections, find_jobs, find_version, need_job, need_project
-from backend.admin.overview import look_around, look_at_project
-from backend.admin.parts import admin_parts, redis_answers
+from backend.admin.overview import read_overview, read_project
+from backend.admin.route_arguments import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.version_records import gained_words, newest_versions, version_tree
 from backend.captioning.services import current_services
 from worker.feedback.edit_kinds import EDIT_KINDS
@@ -32,7 +32,7 @@ def say_that_redis_is_away() -> str | None:
 
 @admin.get("/")
 def overview() -> str:
-    seen = look_around(current_services(), admin_parts().label_studio, redis_answers=redis_answers())
+    seen = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
     return render_template("admin/overview.html", seen=seen)
 
 
@@ -43,7 +43,7 @@ def project(project_id: int) -> str:
     return render_template(
         "admin/project.html",
         project_id=project_id,
-        project=look_at_project(current_services(), project_id),
+        project=read_project(current_services(), project_id),
         tree=tree,
         shown=newest_versions(tree),
         words=gained_words(tree),

@@ -22,7 +22,7 @@ from werkzeug.exceptions import NotFound
 
 from backend.access.login import refuse, wants_page
 from backend.admin.access import PAGE_POLICY, write_down
-from backend.admin.parts import redis_answers
+from backend.admin.admin_services import redis_answers
 from backend.admin.sessions import is_https
 from backend.captioning.services import current_services
 

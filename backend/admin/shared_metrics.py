@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from redis import RedisError
 
-from backend.admin.overview import QueueFacts, queue_facts, worker_facts
+from backend.admin.overview import QueueStatus, queue_statuses, worker_statuses
 from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError, ModelVersionError
@@ -45,7 +45,7 @@ class _Inbox:
 class _Shared:
     """What was found; what could not be asked stays empty."""
 
-    queues: tuple[QueueFacts, ...] = ()
+    queues: tuple[QueueStatus, ...] = ()
     workers_alive: int | None = None
     counts: Counts = field(default_factory=Counts)
     inboxes: Mapping[int, _Inbox] = field(default_factory=dict)
@@ -87,8 +87,8 @@ class SharedMetrics(Collector):
 
     def _ask_redis(self, found: _Shared) -> None:
         redis, inbox = self._services.redis, self._services.inbox
-        found.queues = tuple(queue_facts(redis))
-        found.workers_alive = sum(worker.is_alive for worker in worker_facts(redis))
+        found.queues = tuple(queue_statuses(redis))
+        found.workers_alive = sum(worker.is_alive for worker in worker_statuses(redis))
         found.counts = JobCounts(redis).read()
         found.inboxes = {
             project_id: _Inbox(waiting=inbox.waiting(project_id), oldest_s=inbox.oldest_waiting_s(project_id))

@@ -13,7 +13,7 @@ VERSIONS_SHOWN = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class VersionFacts:
+class VersionRecord:
     """One version."""
 
     name: str
@@ -51,7 +51,7 @@ class VersionFacts:
         return self.published and self.fits and not self.serves
 
 
-def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionFacts, ...]:
+def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionRecord, ...]:
     """Return the bundle and all versions, each below its parent, the older child first."""
     registry, fits = services.captioners.registry, services.captioners.fits
     serving, versions = _serving(registry, project_id), known_versions(registry, project_id)
@@ -70,14 +70,14 @@ def known_versions(registry: ModelRegistry, project_id: int) -> list[ModelVersio
     return sorted((one for one in found if one is not None), key=lambda version: (version.created_at, version.name))
 
 
-def newest_versions(tree: Sequence[VersionFacts]) -> tuple[VersionFacts, ...]:
+def newest_versions(tree: Sequence[VersionRecord]) -> tuple[VersionRecord, ...]:
     """Return of a tree the newest VERSIONS_SHOWN, and always the bundle and the version that serves."""
     by_age = sorted(tree, key=lambda version: version.created_at or "")
     newest = {version.name for version in by_age[-VERSIONS_SHOWN:]}
     return tuple(one for one in tree if one.name in newest or one.serves or one.parent is None)
 
 
-def gained_words(tree: Sequence[VersionFacts]) -> tuple[str, ...]:
+def gained_words(tree: Sequence[VersionRecord]) -> tuple[str, ...]:
     """Return the words that the version that serves knows beside the bundle's, in the order they were learned."""
     versions = {version.name: version for version in tree}
     one = next((version for version in tree if version.serves), None)
@@ -133,9 +133,9 @@ def _last_first(siblings: Sequence[ModelVersion], depth: int) -> list[tuple[Mode
 
 def _facts(
     version: ModelVersion | None, name: str, serving: str | None, depth: int, acceptance: Acceptance, *, fits: bool
-) -> VersionFacts:
+) -> VersionRecord:
     metrics: Mapping[str, Any] = version.metrics if version else {}
-    return VersionFacts(
+    return VersionRecord(
         name=name,
         parent=version.parent if version else None,
         depth=depth,

@@ -7,7 +7,7 @@ from typing import Literal
 from redis import Redis
 from rq.job import JobStatus
 
-from backend.admin.job_records import JobFacts, find_jobs
+from backend.admin.job_records import JobRecord, find_jobs
 from backend.captioning.services import CaptioningServices
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
@@ -30,7 +30,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectFacts:
+class ProjectStatus:
     """One project's model and inbox."""
 
     project_id: int
@@ -48,14 +48,14 @@ class ProjectFacts:
     judged: int
     accepted_rate_before: float | None
     """Of the version it was trained from."""
-    training: JobFacts | None
+    training: JobRecord | None
     """The retraining that runs."""
     verdict: Verdict
 
 
-def project_facts(
+def project_statuses(
     services: CaptioningServices, workers: Mapping[str, bool], project_ids: Sequence[int]
-) -> tuple[ProjectFacts, ...]:
+) -> tuple[ProjectStatus, ...]:
     """Describe these projects.
 
     Args:
@@ -92,11 +92,11 @@ def _facts(
     kept: "_Kept",
     acceptances: Sequence[Acceptance],
     waiting: Waiting,
-    jobs: tuple[JobFacts | None, JobFacts | None],
-    ended: JobFacts | None,
+    jobs: tuple[JobRecord | None, JobRecord | None],
+    ended: JobRecord | None,
     state: str,
     workers: Mapping[str, bool],
-) -> ProjectFacts:
+) -> ProjectStatus:
     running, queued = jobs
     newest = kept.newest
     now, before, *_ = (*acceptances, None, None)
@@ -109,7 +109,7 @@ def _facts(
         or _at_work(running, queued, state)
         or _idle(waiting, failed, services.settings.retrain_after)
     )
-    return ProjectFacts(
+    return ProjectStatus(
         project_id=project_id,
         serving=kept.serving,
         waiting=waiting.count,
@@ -161,7 +161,7 @@ def _damaged(kept: _Kept) -> Verdict | None:
     return None if kept.damage is None else Verdict(standing="stuck", words=f"stuck: {kept.damage}")
 
 
-def _blocked(running: JobFacts | None, queued: JobFacts | None, workers: Mapping[str, bool]) -> Verdict | None:
+def _blocked(running: JobRecord | None, queued: JobRecord | None, workers: Mapping[str, bool]) -> Verdict | None:
     if running is not None and running.worker is not None and not workers.get(running.worker):
         return Verdict(standing="stuck", words=f"stuck: worker {running.worker} was lost; its job is taken up again")
     if queued is not None and not any(workers.values()):
@@ -169,7 +169,7 @@ def _blocked(running: JobFacts | None, queued: JobFacts | None, workers: Mapping
     return None
 
 
-def _at_work(running: JobFacts | None, queued: JobFacts | None, state: str) -> Verdict | None:
+def _at_work(running: JobRecord | None, queued: JobRecord | None, state: str) -> Verdict | None:
     if running is not None:
         left = "" if running.eta_s is None else f", about {running.eta_s:.0f} s left"
         return Verdict(standing="learning", words=f"learning: {running.phase or 'starting'}{left}")
@@ -181,7 +181,7 @@ def _at_work(running: JobFacts | None, queued: JobFacts | None, state: str) -> V
     return None
 
 
-def _idle(waiting: Waiting, failed: JobFacts | None, retrain_after: int) -> Verdict:
+def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:
     if failed is not None and waiting.count:  # else what it was to learn was learned since
         return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
     missing = retrain_after - waiting.untaken
@@ -192,7 +192,7 @@ def _idle(waiting: Waiting, failed: JobFacts | None, retrain_after: int) -> Verd
     return Verdict(standing="current", words="up to date: every correction is learned")
 
 
-def _present(named: Retrainings, jobs: Mapping[str, JobFacts]) -> tuple[JobFacts | None, JobFacts | None]:
+def _present(named: Retrainings, jobs: Mapping[str, JobRecord]) -> tuple[JobRecord | None, JobRecord | None]:
     """Return the running and the waiting job, if Redis has not lost them."""
     running = jobs.get(named.running or "")
     if running is not None and not running.can_stop:
@@ -200,7 +200,7 @@ def _present(named: Retrainings, jobs: Mapping[str, JobFacts]) -> tuple[JobFacts
     return running, jobs.get(named.waiting or "")
 
 
-def _last_ended(redis: Redis) -> dict[int | None, JobFacts]:
+def _last_ended(redis: Redis) -> dict[int | None, JobRecord]:
     """Return the retraining of each project that ended last, be it well, among the ENDED_LOOKED_AT newest of both."""
     jobs = queue(redis, RETRAIN_QUEUE)
     job_ids = [

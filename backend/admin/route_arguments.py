@@ -3,8 +3,8 @@
 from flask import request
 from werkzeug.exceptions import NotFound
 
-from backend.admin.corrections import FoundPage, Search, search_corrections
-from backend.admin.job_records import STATES, JobFacts, find_job, recent_jobs
+from backend.admin.correction_search import CorrectionPage, Search, search_corrections
+from backend.admin.job_records import STATES, JobRecord, find_job, recent_jobs
 from backend.captioning.services import current_services
 from model.errors import RequestError
 from model.registry import ModelVersion
@@ -34,7 +34,7 @@ def find_version(project_id: int, name: str) -> ModelVersion:
     return found
 
 
-def need_job(job_id: str) -> JobFacts:
+def need_job(job_id: str) -> JobRecord:
     """Return a job; raise NotFound for one that Redis does not know (any more)."""
     found = find_job(current_services().redis, job_id)
     if found is None:
@@ -42,7 +42,7 @@ def need_job(job_id: str) -> JobFacts:
     return found
 
 
-def find_jobs() -> tuple[JobFacts, ...]:
+def find_jobs() -> tuple[JobRecord, ...]:
     """Return the jobs that the request's `state` asks for."""
     state = request.args.get("state")
     if state and state not in STATES:
@@ -50,7 +50,7 @@ def find_jobs() -> tuple[JobFacts, ...]:
     return recent_jobs(current_services().redis, state or None, count=100)
 
 
-def find_corrections(project_id: int) -> FoundPage:
+def find_corrections(project_id: int) -> CorrectionPage:
     """Return the corrections that the request's arguments ask for."""
     need_project(project_id)
     asked = request.args

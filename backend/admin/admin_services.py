@@ -14,7 +14,7 @@ EXTENSION = "captioner-admin"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdminParts:
+class AdminServices:
     """Label Studio as the pages see it."""
 
     client: LabelStudioClient | None
@@ -22,17 +22,17 @@ class AdminParts:
     label_studio: LabelStudioHealth
 
 
-def add_admin_parts(app: Flask, settings: Settings) -> AdminParts:
+def add_admin_services(app: Flask, settings: Settings) -> AdminServices:
     """Make them, and keep them with the application."""
     client = LabelStudioClient.from_settings(settings)
-    made = app.extensions[EXTENSION] = AdminParts(
+    made = app.extensions[EXTENSION] = AdminServices(
         client=client, label_studio=LabelStudioHealth(settings.label_studio_url)
     )
     return made
 
 
-def admin_parts() -> AdminParts:
-    found: AdminParts = current_app.extensions[EXTENSION]
+def admin_services() -> AdminServices:
+    found: AdminServices = current_app.extensions[EXTENSION]
     return found
 
 

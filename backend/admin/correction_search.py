@@ -47,7 +47,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundCorrection:
+class CorrectionRecord:
     """One correction, and what became of it."""
 
     correction: Correction
@@ -60,10 +60,10 @@ class FoundCorrection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundPage:
+class CorrectionPage:
     """Some of what a search finds."""
 
-    found: tuple[FoundCorrection, ...]
+    found: tuple[CorrectionRecord, ...]
     looked_at: int
     next: int | None
     """Where to go on; None at the end."""
@@ -76,7 +76,7 @@ def search_corrections(
     search: Search,
     start: int = 0,
     clock: Callable[[], float] = time.monotonic,
-) -> FoundPage:
+) -> CorrectionPage:
     """Return a page of corrections, the newest first.
 
     Args:
@@ -93,9 +93,9 @@ def search_corrections(
             found.append(correction)
     versions = [one for one in known_versions(registry, project_id) if one.published] if found else []
     aside = inbox.set_aside_names(project_id)
-    return FoundPage(
+    return CorrectionPage(
         found=tuple(
-            FoundCorrection(
+            CorrectionRecord(
                 correction=one,
                 name=one.name,
                 pieces=compare(one.proposed or "", one.caption),
