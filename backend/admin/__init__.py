@@ -1,1 +1,1 @@
-"""What operations and admins see: readiness, counters, projects, queues."""
+"""The admin side: readiness, metrics, pages about projects and jobs, and the same as JSON."""

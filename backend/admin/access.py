@@ -1,7 +1,7 @@
-"""Who may see and act below /admin: people who sign in, and scripts that send HTTP basic auth.
+"""Access to everything below /admin, for people who sign in and for scripts that send HTTP basic auth.
 
-Viewers read, operators act. A browser adds cookie and login also to requests that foreign pages make it send, so what
-acts must come from our own pages and carry their token, which no other site knows. Scripts need no token.
+Viewers may read, operators may also act. Another site's page can make a browser send a request with our cookie. So an
+action from a browser must come from our own pages and carry their token, which no other site knows. Scripts need none.
 """
 
 import time
@@ -41,11 +41,11 @@ PAGE_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""What a page may load and run: nothing but what comes from here, and no script that stands in it."""
+"""Content security policy of the pages: only files of this backend, and no script inside a page."""
 
 
 class Access:
-    """The guard of everything below /admin; one for each process."""
+    """Guard of everything below /admin; one for each process."""
 
     def __init__(self, users: Users, throttle: Throttle, audit: AuditLog) -> None:
         self.users = users
@@ -58,10 +58,10 @@ class Access:
         app.extensions[EXTENSION] = self
         keep_sessions(app, self.users)
         manager = LoginManager(app)
-        manager.session_protection = None  # a phone changes its address
+        manager.session_protection = None  # the address of a phone changes
         manager.user_loader(self._user_of_session)
         manager.request_loader(self._user_of_basic_auth)
-        # A token is good as long as its session; where it is asked for is decided here.
+        # A token is valid as long as its session. _check_request decides where it is needed.
         app.config.update(WTF_CSRF_CHECK_DEFAULT=False, WTF_CSRF_TIME_LIMIT=None, WTF_CSRF_SSL_STRICT=False)
         self._tokens.init_app(app)
         app.register_error_handler(CSRFError, _without_token)
@@ -69,18 +69,18 @@ class Access:
         app.after_request(_protect_page)
 
     def check_password(self, name: str, password: str, place: str | None = None) -> User | None:
-        """Return the user, or None for a wrong name or password.
+        """Return the user, or None if the name or the password is wrong.
 
         Args:
-            place: the browser's name, if it is one; see `Throttle.attempt`.
+            place: the name that a browser was given; see `Throttle.attempt`.
 
         Raises:
-            TooManyRequests: there were too many wrong ones.
+            TooManyRequests: there were too many wrong passwords.
         """
-        found = self._throttle.attempt(name, address(request), place, lambda: self.users.check(name, password))
-        if found is None:
+        user = self._throttle.attempt(name, address(request), place, lambda: self.users.check(name, password))
+        if user is None:
             write_refusal(self.audit, name if self.users.find(name) else None)
-        return found
+        return user
 
     def _check_request(self) -> ResponseReturnValue | None:
         if not is_admin(request):
@@ -89,19 +89,17 @@ class Access:
             return refuse(
                 HTTPStatus.FORBIDDEN,
                 "the admin pages are closed: set BASIC_AUTH_USER and BASIC_AUTH_PASS and restart the backend, or set "
-                "ADMIN_USERS_FILE and add people by `captioner user`",
+                "ADMIN_USERS_FILE and add people with `captioner user`",
             )
         acts = request.method not in READING
         if acts and not is_same_origin(request):
-            return refuse(
-                HTTPStatus.FORBIDDEN, "this action must come from the admin pages themselves, not from another site"
-            )
+            return refuse(HTTPStatus.FORBIDDEN, "this action must come from our own admin pages, not from another site")
         if request.endpoint != SIGNING_IN:
             user = current_user()
             if user is None:
                 return _ask_to_sign_in()
             if acts and user.role != "operator" and request.endpoint != SIGNING_OUT:
-                return refuse(HTTPStatus.FORBIDDEN, f"{user.name} is a viewer, and this takes an operator")
+                return refuse(HTTPStatus.FORBIDDEN, f"{user.name} is a viewer, but this action needs an operator")
         if acts and (request.endpoint == SIGNING_IN or _is_from_browser(request)):
             self._tokens.protect()
         return None
@@ -110,30 +108,30 @@ class Access:
         is_over = time.time() - session.get("signed_in_at", 0) > SESSION_S
         return None if is_over else self.users.find(name)
 
-    def _user_of_basic_auth(self, asked: Request) -> User | None:
-        name, login = sent_name(asked), asked.authorization
+    def _user_of_basic_auth(self, request: Request) -> User | None:
+        name, login = sent_name(request), request.authorization
         if name is None or login is None:
             return None
         try:
             return self.check_password(name, login.password or "")
         except TooManyRequests as refusal:
-            g.held_back = refusal  # whoever asks for the user, a template too, gets an answer
+            g.held_back = refusal  # raised later: templates ask for the user too
             return None
 
 
 def access() -> Access:
-    found: Access = current_app.extensions[EXTENSION]
-    return found
+    guard: Access = current_app.extensions[EXTENSION]
+    return guard
 
 
 def current_user() -> User | None:
-    """Return who asks; None only where people sign in."""
+    """Return the user of this request; None only on the sign-in page."""
     user = flask_login.current_user._get_current_object()
     return user if isinstance(user, User) else None
 
 
 def write_down(action: str, project_id: int | None = None, **details: Any) -> None:
-    """Write into the audit log what the current user did."""
+    """Write an action of the current user into the audit log."""
     user = current_user()
     access().audit.write(user.name if user else "somebody unknown", action, project_id, **details)
 
@@ -143,23 +141,23 @@ def _ask_to_sign_in() -> ResponseReturnValue:
         raise g.held_back
     if not is_person(request):
         return ask_for_login()
-    wanted = request.full_path.rstrip("?") if request.method in READING else our_page(request.form.get("back"))
-    return redirect(url_for(SIGNING_IN, next=wanted))
+    target = request.full_path.rstrip("?") if request.method in READING else our_page(request.form.get("back"))
+    return redirect(url_for(SIGNING_IN, next=target))
 
 
-def _is_from_browser(asked: Request) -> bool:
-    return SESSION_COOKIE in asked.cookies or any(header in asked.headers for header in _BROWSER_HEADERS)
+def _is_from_browser(request: Request) -> bool:
+    return SESSION_COOKIE in request.cookies or any(header in request.headers for header in _BROWSER_HEADERS)
 
 
 def _without_token(problem: CSRFError) -> Response:
     return refuse(
         HTTPStatus.BAD_REQUEST,
-        f"{problem.description} Open the page again and repeat the action; scripts send basic auth and no cookies",
+        f"{problem.description} Open the page again and repeat the action. Scripts must send basic auth and no cookies",
     )
 
 
 def _protect_page(response: Response) -> Response:
-    """Let no page be kept where others may find it, nor run what it does not need."""
+    """Forbid browsers to cache a page, and to run any script that is not ours."""
     if is_admin(request) and not (request.endpoint or "").endswith("static"):
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)

@@ -1,4 +1,4 @@
-"""What operators do: each action changes one thing, stands in the audit log, and says in a sentence what it did."""
+"""Actions of operators: each changes one thing, writes an entry into the audit log, and returns a sentence about it."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,55 +17,55 @@ JobAction = Callable[[CaptioningServices, str], str]
 
 
 def promote(services: CaptioningServices, project_id: int, fields: Fields) -> str:
-    """Let another version serve."""
-    return promote_version(services.settings, project_id, _field(fields, "version"), by=who())
+    """Make another version the serving version."""
+    return promote_version(services.settings, project_id, _field(fields, "version"), by=current_user_name())
 
 
 def rollback(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
-    """Let the version serve that served before."""
-    return roll_back(services.settings, project_id, by=who())
+    """Go back to the version that served before."""
+    return roll_back(services.settings, project_id, by=current_user_name())
 
 
 def train(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
-    """Start a retraining now, however few corrections wait."""
-    job_id = enqueue_retraining(services.redis, services.settings, project_id, f"{who()} asked for it")
-    return f"training is asked for: job {job_id}"
+    """Start a training now, even if few corrections wait."""
+    job_id = enqueue_retraining(services.redis, services.settings, project_id, f"{current_user_name()} asked for it")
+    return f"a training was requested: job {job_id}"
 
 
 def pause(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
-    """Start no retraining any more."""
+    """Start no more trainings; corrections are still stored."""
     RetrainingControl(services.redis, services.settings).pause(project_id)
-    return f"project {project_id} is paused: corrections are kept, no training starts"
+    return f"project {project_id} is paused: corrections are stored, but no training starts"
 
 
 def drain(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
-    """Train what waits, then pause."""
+    """Train the waiting corrections once more, then pause."""
     RetrainingControl(services.redis, services.settings).drain(project_id)
-    return f"project {project_id} is draining: what waits is trained once more, then it pauses"
+    return f"project {project_id} is draining: the waiting corrections are trained once more, then it is paused"
 
 
 def resume(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
-    """Undo pause and drain."""
+    """End a pause or a drain."""
     RetrainingControl(services.redis, services.settings).resume(project_id)
     return f"project {project_id} learns again"
 
 
 def exclude(services: CaptioningServices, project_id: int, fields: Fields) -> str:
-    """Keep a correction out of training."""
+    """Exclude a correction from training."""
     name = _field(fields, "correction")
-    if not services.inbox.set_aside(project_id, name, f"{who()} excluded it"):
+    if not services.inbox.set_aside(project_id, name, f"{current_user_name()} excluded it"):
         raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
     retrain_when_due(services.redis, services.settings, project_id)
-    return f"correction {name} is not trained on any more; the next training learns without it"
+    return f"correction {name} is excluded; the next training learns without it"
 
 
 def include(services: CaptioningServices, project_id: int, fields: Fields) -> str:
-    """Train on a correction again."""
+    """Include an excluded correction in training again."""
     name = _field(fields, "correction")
     if not services.inbox.use_again(project_id, name):
         raise RequestError(f"correction {name} of project {project_id} is not excluded")
     retrain_when_due(services.redis, services.settings, project_id)
-    return f"correction {name} is trained on again"
+    return f"correction {name} is included in training again"
 
 
 PROJECT_ACTIONS: dict[str, ProjectAction] = {
@@ -80,7 +80,7 @@ def stop(services: CaptioningServices, job_id: str) -> str:
 
 
 def cancel(services: CaptioningServices, job_id: str) -> str:
-    """Cancel a job that waits."""
+    """Cancel a waiting job."""
     cancel_job(services.redis, job_id)
     return f"job {job_id} is cancelled"
 
@@ -88,43 +88,41 @@ def cancel(services: CaptioningServices, job_id: str) -> str:
 def retry(services: CaptioningServices, job_id: str) -> str:
     """Run a failed job again."""
     retry_job(services.redis, job_id)
-    return f"job {job_id} waits to run again"
+    return f"job {job_id} is queued again"
 
 
 JOB_ACTIONS: dict[str, JobAction] = {action.__name__: action for action in (stop, cancel, retry)}
 
-
-DONE = {
-    "train": "training asked for",
+AUDIT_WORDS = {
+    "train": "training requested",
     "pause": "learning paused",
     "drain": "learning drained",
     "resume": "learning resumed",
     "exclude": "correction excluded",
-    "include": "correction used again",
+    "include": "correction included",
     "stop": "job stopped",
     "cancel": "job cancelled",
     "retry": "job run again",
 }
-"""As the audit log has it; that another version serves is written down where it is done."""
+"""The audit log's words for an action. Promotion and rollback write their own entries."""
 
 
 def act_on_project(services: CaptioningServices, project_id: int, action: str, fields: Fields) -> str:
-    """Do it, write down who did, and return what to tell the person."""
-    said = PROJECT_ACTIONS[action](services, project_id, fields)
-    if action in DONE:
-        write_down(DONE[action], project_id, **fields)
-    return said
+    """Do the action, write it into the audit log, and return the sentence about it."""
+    outcome = PROJECT_ACTIONS[action](services, project_id, fields)
+    if action in AUDIT_WORDS:
+        write_down(AUDIT_WORDS[action], project_id, **fields)
+    return outcome
 
 
 def act_on_job(services: CaptioningServices, job: JobRecord, action: str) -> str:
-    """Do it, write down who did, and return what to tell the person."""
-    said = JOB_ACTIONS[action](services, job.job_id)
-    write_down(DONE[action], job.project_id, job=job.job_id)
-    return said
+    """Do the action, write it into the audit log, and return the sentence about it."""
+    outcome = JOB_ACTIONS[action](services, job.job_id)
+    write_down(AUDIT_WORDS[action], job.project_id, job=job.job_id)
+    return outcome
 
 
-def who() -> str:
-    """Return the name of the person who asks."""
+def current_user_name() -> str:
     user = current_user()
     return user.name if user else "nobody"
 

@@ -1,4 +1,4 @@
-"""What the admin's pages keep for as long as the process lives."""
+"""Label Studio as the admin pages see it; kept as long as the process lives."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ EXTENSION = "captioner-admin"
 
 @dataclass(frozen=True, kw_only=True)
 class AdminServices:
-    """Label Studio as the pages see it."""
+    """Services that only the admin pages need."""
 
     client: LabelStudioClient | None
     """None without LABEL_STUDIO_API_KEY."""
@@ -23,21 +23,22 @@ class AdminServices:
 
 
 def add_admin_services(app: Flask, settings: Settings) -> AdminServices:
-    """Make them, and keep them with the application."""
-    client = LabelStudioClient.from_settings(settings)
-    made = app.extensions[EXTENSION] = AdminServices(
-        client=client, label_studio=LabelStudioHealth(settings.label_studio_url)
+    """Make the services and keep them with the application."""
+    services = AdminServices(
+        client=LabelStudioClient.from_settings(settings),
+        label_studio=LabelStudioHealth(settings.label_studio_url),
     )
-    return made
+    app.extensions[EXTENSION] = services
+    return services
 
 
 def admin_services() -> AdminServices:
-    found: AdminServices = current_app.extensions[EXTENSION]
-    return found
+    services: AdminServices = current_app.extensions[EXTENSION]
+    return services
 
 
 def redis_answers() -> bool:
-    """Return whether Redis answers; asked once for each request."""
+    """Return whether Redis answers; checked once for each request."""
     if "redis_answers" not in g:
         try:
             g.redis_answers = bool(current_services().redis.ping())

@@ -1,6 +1,6 @@
-"""The admin's facts as JSON, and the actions of its pages; openapi.yaml beside this file describes both.
+"""The admin pages' contents as JSON, and their actions. `openapi.yaml` in this folder describes both.
 
-A form's action leads back to the page it was on, with the sentence it has to say; a script gets the sentence as JSON.
+After an action a browser is sent back to its page, which shows the outcome; a script gets the outcome as JSON.
 """
 
 import io
@@ -28,7 +28,7 @@ from backend.admin.route_arguments import (
     need_project,
     need_weights,
 )
-from backend.admin.version_records import VersionRecord, version_tree
+from backend.admin.version_records import version_tree
 from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
@@ -43,30 +43,28 @@ api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
 
 THUMBNAIL = (480, 360)
 FIELDS = ("version", "correction")
-"""What an action may be told beside its project."""
-MOST_CHARACTERS = 1000
-"""Of a field."""
+"""Values that an action may take."""
+LONGEST_VALUE = 1000
+"""Characters."""
 
 
 @api.get("/overview")
 def overview() -> Response:
-    seen = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
-    return jsonify(asdict(seen) | {"verdict": seen.verdict})
+    current = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
+    return jsonify(asdict(current) | {"verdict": current.verdict})
 
 
 @api.get("/projects/<int:project_id>")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    services = current_services()
-    versions = version_tree(services, project_id)
-    return jsonify(
-        project=asdict(read_project(services, project_id)), versions=[asdict(version) for version in versions]
-    )
+    versions = version_tree(current_services(), project_id)
+    status = read_project(current_services(), project_id)
+    return jsonify(project=asdict(status), versions=[asdict(record) for record in versions])
 
 
 @api.get("/projects/<int:project_id>/versions/<name>")
 def version(project_id: int, name: str) -> Response:
-    """Return all that is kept of a version, samples with their attention included."""
+    """Return the complete record of a version, with its samples and their attention."""
     return jsonify(asdict(find_version(project_id, name)))
 
 
@@ -74,20 +72,21 @@ def version(project_id: int, name: str) -> Response:
 def bundle(project_id: int, name: str) -> Response:
     """Return a version as a bundle that CAPTION_BUNDLE or `captioner train --from` can name."""
     need_weights(project_id, name)
-    known = current_services().captioners.bundle()
-    captioner = current_services().captioners.registry.load(project_id, name, known)
+    captioners = current_services().captioners
+    base = captioners.bundle()
+    captioner = captioners.registry.load(project_id, name, base)
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         path = Path(folder)
-        record = {"trained_from": known.version, "project": project_id, "version": name}
+        record = {"trained_from": base.version, "project": project_id, "version": name}
         save_bundle(
             path,
-            name=f"{known.name}-{name}",
+            name=f"{base.name}-{name}",
             encoder=captioner.encoder,
             decoder=captioner.decoder,
             tokenizer=captioner.tokenizer,
-            replay=known.replay,
-            record=dict(known.record) | record,
+            replay=base.replay,
+            record=dict(base.record) | record,
         )
         for file in sorted(path.iterdir()):
             archive.write(file, f"{name}/{file.name}")
@@ -112,15 +111,19 @@ def ledger_csv(project_id: int) -> Response:
 
 @api.get("/projects/<int:project_id>/learning")
 def learning(project_id: int) -> Response:
-    """Return the accept rate of each version that served, over the corrections it had learned, as a chart's data."""
-    found = [one for one in _tree(project_id) if one.published and one.accepted_rate is not None]
-    points = [[f"{one.name} ({one.corrections})", round(100 * (one.accepted_rate or 0.0), 1)] for one in found]
+    """Return chart data: each version's accept rate, over the number of corrections it was trained on."""
+    need_project(project_id)
+    points = [
+        [f"{record.name} ({record.corrections})", round(100 * record.accepted_rate, 1)]
+        for record in version_tree(current_services(), project_id)
+        if record.published and record.accepted_rate is not None
+    ]
     return jsonify([{"name": "accepted unchanged, %", "data": points}])
 
 
 @api.get("/projects/<int:project_id>/edits")
 def edits(project_id: int) -> Response:
-    """Return how many edits changed what, as a chart's data."""
+    """Return chart data: the number of edits of each kind."""
     need_project(project_id)
     tallies = read_ledger(current_services().redis, project_id).versions.values()
     kinds = {kind for tally in tallies for kind in tally.kinds}
@@ -129,27 +132,27 @@ def edits(project_id: int) -> Response:
 
 @api.get("/projects/<int:project_id>/corrections")
 def corrections(project_id: int) -> Response:
-    found = find_corrections(project_id)
-    rows = [asdict(one) | {"pieces": [asdict(piece) for piece in one.pieces]} for one in found.found]
-    return jsonify(corrections=rows, looked_at=found.looked_at, next=found.next)
+    page = find_corrections(project_id)
+    rows = [asdict(record) for record in page.records]
+    return jsonify(corrections=rows, looked_at=page.looked_at, next=page.next)
 
 
 @api.get("/projects/<int:project_id>/corrections/<path:name>/image")
 def image(project_id: int, name: str) -> Response:
-    """Return the image of a correction, made small."""
+    """Return a small copy of the image of a correction."""
     correction = current_services().inbox.find(project_id, name)
     if correction is None:
         raise NotFound(f"project {project_id} has no correction {name}")
-    client = admin_services().client
     try:
-        content = current_services().task_images.fetcher.fetch(find_image_ref(client, correction), correction.task_id)
+        image_ref = find_image_ref(admin_services().client, correction)
+        content = current_services().task_images.fetcher.fetch(image_ref, correction.task_id)
         picture = decode_image(content).convert("RGB")
     except (ImageError, CaptionerError) as problem:
         raise NotFound(str(problem)) from problem
     picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-    written = io.BytesIO()
-    picture.save(written, "JPEG", quality=80)
-    return Response(written.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=80)
+    return Response(jpeg.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
 @api.get("/jobs")
@@ -164,53 +167,49 @@ def job(job_id: str) -> Response:
 
 @api.get("/jobs/<job_id>/losses")
 def losses(job_id: str) -> Response:
-    """Return the loss of a training after each step, as a chart's data."""
+    """Return chart data: the loss of a training after each step."""
     return jsonify([{"name": "loss, nats per word", "data": [list(point) for point in need_job(job_id).losses]}])
 
 
 @api.post("/projects/<int:project_id>/<action>")
 def project_action(project_id: int, action: str) -> ResponseReturnValue:
     if action not in PROJECT_ACTIONS:
-        raise NotFound(f"there is no action {action!r}; there are {', '.join(PROJECT_ACTIONS)}")
+        raise NotFound(f"there is no action {action!r}; the actions are {', '.join(PROJECT_ACTIONS)}")
     need_project(project_id)
-    return _told(lambda: act_on_project(current_services(), project_id, action, _fields()))
+    return _answer(lambda: act_on_project(current_services(), project_id, action, _fields()))
 
 
 @api.post("/jobs/<job_id>/<action>")
 def job_action(job_id: str, action: str) -> ResponseReturnValue:
     if action not in JOB_ACTIONS:
-        raise NotFound(f"there is no action {action!r}; there are {', '.join(JOB_ACTIONS)}")
-    found = need_job(job_id)
-    return _told(lambda: act_on_job(current_services(), found, action))
-
-
-def _tree(project_id: int) -> tuple[VersionRecord, ...]:
-    need_project(project_id)
-    return version_tree(current_services(), project_id)
+        raise NotFound(f"there is no action {action!r}; the actions are {', '.join(JOB_ACTIONS)}")
+    record = need_job(job_id)
+    return _answer(lambda: act_on_job(current_services(), record, action))
 
 
 def _fields() -> dict[str, str]:
-    """Return what the action is told; what no action asks for is left out."""
-    given = request.get_json() if request.is_json else request.form
-    if not isinstance(given, Mapping):
+    """Return the values in the request that actions use; all others are ignored."""
+    body = request.get_json() if request.is_json else request.form
+    if not isinstance(body, Mapping):
         raise RequestError("the body of an action must be a JSON object, such as {}")
-    fields = {name: str(given[name]) for name in FIELDS if name in given}
+    fields = {name: str(body[name]) for name in FIELDS if name in body}
     for name, value in fields.items():
-        if len(value) > MOST_CHARACTERS:
-            raise RequestError(f"{name} may have {MOST_CHARACTERS} characters, got {len(value)}")
+        if len(value) > LONGEST_VALUE:
+            raise RequestError(f"{name} may have at most {LONGEST_VALUE} characters, got {len(value)}")
     return fields
 
 
-def _told(act: Callable[[], str]) -> ResponseReturnValue:
+def _answer(act: Callable[[], str]) -> ResponseReturnValue:
+    """Do an action and answer with its outcome, on a page or as JSON."""
     is_form = wants_page(request)
     try:
-        said = act()
+        outcome = act()
     except CaptionerError as problem:
         if not is_form:
             raise
         flash(str(problem), "problem")
     else:
         if not is_form:
-            return jsonify(outcome=said)
-        flash(said, "done")
+            return jsonify(outcome=outcome)
+        flash(outcome, "done")
     return redirect(our_page(request.form.get("back")), HTTPStatus.SEE_OTHER)

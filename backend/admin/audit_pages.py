@@ -17,7 +17,7 @@ ENTRIES_SHOWN = 50
 
 @audit_pages.get("/admin/audit/")
 def page() -> str:
-    """Show a page of entries; none while Redis is away, which every page says."""
+    """Show a page of entries; without Redis it is empty, and the page says why."""
     try:
         entries, earlier = _read()
     except RedisError:
@@ -27,16 +27,16 @@ def page() -> str:
 
 @audit_pages.get("/admin/api/audit")
 def entries() -> Response:
-    """Return a page of entries, and what to ask for as `before` to get the next one."""
-    found, earlier = _read()
-    return jsonify(entries=[asdict(entry) for entry in found], earlier=earlier)
+    """Return a page of entries, and the value of `before` that gets the next page."""
+    newest, earlier = _read()
+    return jsonify(entries=[asdict(entry) for entry in newest], earlier=earlier)
 
 
 def _read() -> tuple[list[AuditEntry], str | None]:
-    """Return the entries before the one that the request names, and the last one's id if more follow."""
+    """Return the entries before the requested one, and the id of the last entry if more follow."""
     before = request.args.get("before")
     if before is not None and re.fullmatch(r"(?!0+-0+$)\d{1,19}(-\d{1,19})?", before) is None:
         raise RequestError(f"before must be the entry_id of an audit entry, such as 1738324800000-0, got {before!r}")
-    found = access().audit.read(before, ENTRIES_SHOWN + 1)
-    shown = found[:ENTRIES_SHOWN]
-    return shown, shown[-1].entry_id if len(found) > len(shown) else None
+    newest = access().audit.read(before, ENTRIES_SHOWN + 1)
+    shown = newest[:ENTRIES_SHOWN]
+    return shown, shown[-1].entry_id if len(newest) > len(shown) else None

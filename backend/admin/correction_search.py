@@ -1,7 +1,7 @@
-"""Corrections as an admin searches them: the newest first, with what was proposed, what changed, and who learned it."""
+"""Search in a project's corrections: newest first, with the words that changed and the version that learned them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -12,22 +12,22 @@ from worker.feedback.corrections import Correction, CorrectionInbox
 
 PAGE = 50
 SEARCH_S = 1.0
-"""A search that has not filled a page by then shows what it found, and where to go on."""
+"""Time limit of a search. A search that has not filled its page by then returns what it has, and where to continue."""
 VERSIONS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a correction must have; None and "" ask for nothing."""
+    """Conditions on a correction; None and "" are no condition."""
 
     text: str = ""
-    """Anywhere in its captions."""
+    """Anywhere in the suggested or the written caption, in upper or lower case."""
     annotator: int | None = None
     version: str = ""
-    """That proposed it."""
+    """The version that made the suggestion."""
     edited_only: bool = False
 
-    def holds(self, correction: Correction) -> bool:
+    def matches(self, correction: Correction) -> bool:
         captions = f"{correction.proposed or ''}\n{correction.caption}".casefold()
         return (
             self.text.casefold() in captions
@@ -43,30 +43,30 @@ class Piece:
 
     text: str
     change: str
-    """`same`, `gone` (only proposed) or `new` (only written)."""
+    """`same`, `gone` (only suggested) or `new` (only written)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionRecord:
-    """One correction, and what became of it."""
+    """A correction and its use in training."""
 
     correction: Correction
     name: str
     pieces: tuple[Piece, ...]
     trained_in: str | None
-    """The first version that was trained on it as it is now and published, of the newest VERSIONS_LOOKED_AT."""
+    """First published version that was trained on the correction as it is now, of the newest VERSIONS_LOOKED_AT."""
     set_aside: str | None
-    """Why it is not trained on."""
+    """Reason why it is excluded from training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionPage:
-    """Some of what a search finds."""
+    """A part of the result of a search."""
 
-    found: tuple[CorrectionRecord, ...]
+    records: tuple[CorrectionRecord, ...]
     looked_at: int
     next: int | None
-    """Where to go on; None at the end."""
+    """Where to continue; None at the end."""
 
 
 def search_corrections(
@@ -77,40 +77,26 @@ def search_corrections(
     start: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> CorrectionPage:
-    """Return a page of corrections, the newest first.
+    """Return a page of matching corrections, newest first.
 
     Args:
-        start: where to go on: how many of the newest were looked at before.
+        start: where to continue: the number of newest corrections that were already looked at.
     """
-    found: list[Correction] = []
+    matches: list[Correction] = []
     deadline, looked_at, is_over = clock() + SEARCH_S, 0, True
     for correction in inbox.newest_first(project_id, start):
-        if len(found) == PAGE or clock() > deadline:
+        if len(matches) == PAGE or clock() > deadline:
             is_over = False
             break
         looked_at += 1
-        if search.holds(correction):
-            found.append(correction)
-    versions = [one for one in known_versions(registry, project_id) if one.published] if found else []
-    aside = inbox.set_aside_names(project_id)
-    return CorrectionPage(
-        found=tuple(
-            CorrectionRecord(
-                correction=one,
-                name=one.name,
-                pieces=compare(one.proposed or "", one.caption),
-                trained_in=_trained_in(one, versions[-VERSIONS_LOOKED_AT:]),
-                set_aside=aside.get(one.name),
-            )
-            for one in found
-        ),
-        looked_at=looked_at,
-        next=None if is_over else start + looked_at,
-    )
+        if search.matches(correction):
+            matches.append(correction)
+    records = tuple(_records(inbox, registry, project_id, matches))
+    return CorrectionPage(records=records, looked_at=looked_at, next=None if is_over else start + looked_at)
 
 
 def compare(before: str, after: str) -> tuple[Piece, ...]:
-    """Return the words of both, those that went before those that came."""
+    """Return the words of both captions; removed words stand before the words that replaced them."""
     old, new = list(cut(before)), list(cut(after))
     pieces: list[Piece] = []
     for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -125,9 +111,25 @@ def _piece(words: Sequence[str], change: str) -> Piece:
     return Piece(text=joined(words).strip(), change=change)
 
 
+def _records(
+    inbox: CorrectionInbox, registry: ModelRegistry, project_id: int, corrections: Sequence[Correction]
+) -> Iterator[CorrectionRecord]:
+    versions = known_versions(registry, project_id) if corrections else []
+    newest = [version for version in versions if version.published][-VERSIONS_LOOKED_AT:]
+    excluded = inbox.set_aside_names(project_id)
+    for correction in corrections:
+        yield CorrectionRecord(
+            correction=correction,
+            name=correction.name,
+            pieces=compare(correction.proposed or "", correction.caption),
+            trained_in=_trained_in(correction, newest),
+            set_aside=excluded.get(correction.name),
+        )
+
+
 def _trained_in(correction: Correction, versions: Sequence[ModelVersion]) -> str | None:
     for version in versions:
-        # One that was changed since the training began was learned in its old words.
+        # If the correction was changed after the training began, the version learned its old words.
         if correction.name in version.corrections and correction.state in version.metrics.get("known_states", ()):
             return version.name
     return None

@@ -1,4 +1,4 @@
-"""Jobs as an admin reads them: what they do, for which project, how far they are, and why they failed."""
+"""Jobs as an admin reads them: purpose, project, progress, and cause of failure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from worker.queue.job_state import QUEUES, queue
 JOBS_SHOWN = 20
 PROJECT_JOBS_AMONG = 100
 WORK = {
-    "retrain": "retrain",
-    "retrain_if_idle": "look whether it is quiet",
+    "retrain": "train a new version",
+    "retrain_if_idle": "check if a training is due",
     "collect_corrections": "pull corrections",
-    "pull_projects": "pull all projects",
-    "refresh_predictions": "write new suggestions",
-    "connect_project": "look at the webhook",
+    "pull_projects": "pull corrections of all projects",
+    "refresh_predictions": "replace stored suggestions",
+    "connect_project": "check the webhook",
 }
-"""What each function of ours does, in words."""
-UNREADABLE = "unreadable: it is no JSON of ours"
+"""Purpose of each of our functions, in words."""
+UNREADABLE = "unreadable: not a job of the captioner"
 STATES = ("running", "waiting", "failed", "finished")
 
 
@@ -37,23 +37,23 @@ class JobRecord:
     job_id: str
     queue: str
     work: str
-    """What it does, in words."""
+    """Purpose, in words."""
     project_id: int | None
     status: str
     phase: str | None
     progress: float | None
-    """0 to 1; None when nobody knows."""
+    """0 to 1; None when it is unknown."""
     eta_s: float | None
     loss: float | None
     losses: tuple[tuple[int, float], ...]
     """Step and loss, oldest first."""
     at: str | None
-    """When it ended, else when it began, else when it was enqueued; ISO 8601, UTC."""
+    """Time when it ended, else when it began, else when it was enqueued; ISO 8601, UTC."""
     seconds: float | None
-    """How long it ran, or has been running."""
+    """Time that it ran, or has been running."""
     worker: str | None
     problem: str | None
-    """Why it failed, in words."""
+    """Cause of failure, in words."""
 
     @property
     def can_stop(self) -> bool:
@@ -69,37 +69,37 @@ class JobRecord:
 
 
 def find_job(redis: Redis, job_id: str) -> JobRecord | None:
-    """Return one job, or None when Redis does not know it (any more)."""
+    """Return one job, or None if Redis does not have it, or no longer."""
     try:
         return job_record(Job.fetch(job_id, connection=redis, serializer=JSONSerializer))
-    except (NoSuchJobError, ValueError):  # of more than letters, digits, "_" and "-" RQ makes no id
+    except (NoSuchJobError, ValueError):  # RQ accepts only letters, digits, "_" and "-" in an id
         return None
 
 
 def find_jobs(redis: Redis, job_ids: Sequence[str]) -> dict[str, JobRecord]:
-    """Return those of these jobs that Redis knows."""
-    found = Job.fetch_many(list(job_ids), connection=redis, serializer=JSONSerializer) if job_ids else []
-    return {job.id: job_record(job) for job in found if job is not None}
+    """Return those of these jobs that Redis has."""
+    jobs = Job.fetch_many(list(job_ids), connection=redis, serializer=JSONSerializer) if job_ids else []
+    return {job.id: job_record(job) for job in jobs if job is not None}
 
 
 def recent_jobs(
     redis: Redis, state: str | None = None, count: int = JOBS_SHOWN, project_id: int | None = None
 ) -> tuple[JobRecord, ...]:
-    """Return the latest jobs of both queues, the newest first.
+    """Return the latest jobs of both queues, newest first.
 
     Args:
         state: one of STATES; None for all.
-        count: how many at most.
-        project_id: only of this project, of the latest PROJECT_JOBS_AMONG of all; None for every project's.
+        count: largest number of jobs to return.
+        project_id: only jobs of this project, among the latest PROJECT_JOBS_AMONG; None for every project.
     """
     looked_at = count if project_id is None else PROJECT_JOBS_AMONG
     job_ids = dict.fromkeys(job_id for name in QUEUES for job_id in _latest_ids(queue(redis, name), state, looked_at))
-    facts = [job for job in find_jobs(redis, list(job_ids)).values() if project_id in {None, job.project_id}]
-    return tuple(sorted(facts, key=lambda job: job.at or "", reverse=True)[:count])
+    records = [job for job in find_jobs(redis, list(job_ids)).values() if project_id in {None, job.project_id}]
+    return tuple(sorted(records, key=lambda job: job.at or "", reverse=True)[:count])
 
 
 def job_record(job: Job) -> JobRecord:
-    """Describe a job; asks Redis for its result only if it failed."""
+    """Describe a job; reads its result from Redis only if it failed."""
     status = job.get_status(refresh=False)
     moment = job.ended_at or job.started_at or job.enqueued_at
     meta = job.meta or {}
@@ -123,14 +123,14 @@ def job_record(job: Job) -> JobRecord:
 
 
 def utc(moment: datetime) -> datetime:
-    """RQ's times are UTC; some of its versions leave the zone out."""
+    """Return a time with its zone: RQ's times are UTC, but some versions of RQ leave the zone out."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _latest_ids(jobs: Queue, state: str | None, count: int) -> Iterator[str]:
     if state in {None, "waiting"}:
         yield from jobs.get_job_ids(0, count)
-    # The newest stand last in a registry.
+    # The newest jobs are last in a registry.
     for name, registry in (
         ("running", jobs.started_job_registry),
         ("finished", jobs.finished_job_registry),
@@ -140,15 +140,15 @@ def _latest_ids(jobs: Queue, state: str | None, count: int) -> Iterator[str]:
     ):
         if state in {None, name}:
             yield from registry.get_job_ids(-count, -1, cleanup=False)
-    if state == "waiting":  # among all others those to come are noise
+    if state == "waiting":  # scheduled jobs would only distract among all others
         yield from jobs.scheduled_job_registry.get_job_ids(0, count, cleanup=False)
 
 
 def _call(job: Job) -> tuple[str, int | None]:
-    """Return a job's function, and the project that it is for."""
+    """Return a job's function and its project."""
     try:
         name, arguments = kind_of(job), job.args
-    except DeserializationError:  # it is no job of ours
+    except DeserializationError:  # not a job of the captioner
         return UNREADABLE, None
     match arguments:
         case [int(first), *_]:

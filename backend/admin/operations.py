@@ -1,4 +1,4 @@
-"""Operations' side of HTTP: is it ready, what does it count, what is going on."""
+"""Health and metrics: `/ready` and `/metrics`."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -16,12 +16,12 @@ operations = Blueprint("operations", __name__)
 
 @operations.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Answer 200 once Redis, the store and the model answer, 503 before; each with its reason."""
-    found = current_services()
+    """Answer 200 if Redis, the store and the model can be used, else 503 with the reason for each."""
+    services = current_services()
     checks = {
-        "redis": _reason(found.redis.ping),
-        "store": _reason(lambda: found.store.exists("ready")),
-        "model": _model_reason(found.captioners),
+        "redis": _reason(services.redis.ping),
+        "store": _reason(lambda: services.store.exists("ready")),
+        "model": _model_reason(services.captioners),
     }
     is_ready = set(checks.values()) == {"ok"}
     status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,4 +1,4 @@
-"""What an admin wants to know at a glance, from Redis and the store; whichever is away is said and left out."""
+"""State of everything on one page, from Redis and the store; the page names what is unavailable and leaves it out."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 REDIS_AWAY = "Redis cannot be reached: corrections, queues and jobs are not shown"
 
-Facts = TypeVar("Facts")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class QueueStatus:
     name: str
     waiting: int
     oldest_waiting_s: float | None
-    """How long the next job has waited; None when none does."""
+    """Time that the next job has waited; None if no job waits."""
     deferred: int
-    """Wait for another job."""
+    """Jobs that wait for another job."""
     scheduled: int
-    """Wait for their time: retries and checks to come."""
+    """Jobs that wait for their time, such as retries and checks."""
     running: int
     failed: int
 
@@ -60,12 +60,12 @@ class WorkerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """All of it."""
+    """Everything on the overview page."""
 
     base_version: str
     bundle_loaded: bool
     problems: tuple[str, ...]
-    """What could not be asked, in words."""
+    """Everything that could not be read, in words."""
     health: tuple[Health, ...]
     projects: tuple[ProjectStatus, ...]
     queues: tuple[QueueStatus, ...]
@@ -74,15 +74,15 @@ class Overview:
 
     @property
     def verdict(self) -> str:
-        """How everything stands, in one line."""
+        """State of everything, in one line."""
         if self.problems:
             return self.problems[0]
-        ill = [health for health in self.health if not health.is_well]
+        unhealthy = [health for health in self.health if not health.is_well]
         stuck = [project for project in self.projects if project.verdict.standing in {"stuck", "failed"}]
         if stuck:
             return f"project {stuck[0].project_id} {stuck[0].verdict.words}"
-        if ill:
-            return f"{ill[0].name}: {ill[0].words}"
+        if unhealthy:
+            return f"{unhealthy[0].name}: {unhealthy[0].words}"
         learning = [str(project.project_id) for project in self.projects if project.verdict.standing == "learning"]
         if learning:
             return f"learning from the corrections of project {', '.join(learning)}"
@@ -90,17 +90,17 @@ class Overview:
 
 
 def read_overview(services: CaptioningServices, label_studio: LabelStudioHealth, *, redis_answers: bool) -> Overview:
-    """Gather the facts; what is away becomes a problem, never an error.
+    """Read the state of everything; a failing dependency becomes a problem in the result, never an error.
 
     Args:
-        services: of the process.
-        label_studio: how Label Studio was lately.
-        redis_answers: False where it was asked just now; then it is not waited for once more.
+        services: the process's services.
+        label_studio: the latest state of Label Studio.
+        redis_answers: False if Redis just failed to answer; then it is not asked again.
     """
     problems = [] if redis_answers else [REDIS_AWAY]
     redis = services.redis
 
-    def ask_redis(question: Callable[[], tuple[Facts, ...]]) -> tuple[Facts, ...]:
+    def ask_redis(question: Callable[[], tuple[Answer, ...]]) -> tuple[Answer, ...]:
         return ask(question, problems) if redis_answers else ()
 
     workers = ask_redis(lambda: tuple(worker_statuses(redis)))
@@ -118,10 +118,10 @@ def read_overview(services: CaptioningServices, label_studio: LabelStudioHealth,
 
 
 def read_project(services: CaptioningServices, project_id: int) -> ProjectStatus:
-    """Gather the facts of one project."""
+    """Read the status of one project."""
     alive = {worker.name: worker.is_alive for worker in worker_statuses(services.redis)}
-    (found,) = project_statuses(services, alive, [project_id])
-    return found
+    (status,) = project_statuses(services, alive, [project_id])
+    return status
 
 
 def queue_statuses(redis: Redis) -> Iterable[QueueStatus]:
@@ -140,7 +140,7 @@ def queue_statuses(redis: Redis) -> Iterable[QueueStatus]:
 
 
 def worker_statuses(redis: Redis) -> Iterable[WorkerStatus]:
-    """Describe every worker that Redis knows, lost ones too."""
+    """Describe every worker that Redis has, lost workers too."""
     ages_s = heartbeat_ages_s(redis)
     for worker in Worker.all(connection=redis, serializer=JSONSerializer):
         yield WorkerStatus(
@@ -153,13 +153,13 @@ def worker_statuses(redis: Redis) -> Iterable[WorkerStatus]:
 
 
 def _oldest_waiting_s(jobs: Queue) -> float | None:
-    found = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
-    moment = next((job.enqueued_at for job in found if job is not None), None)
+    first = Job.fetch_many(jobs.get_job_ids(0, 1), connection=jobs.connection, serializer=JSONSerializer)
+    moment = next((job.enqueued_at for job in first if job is not None), None)
     return None if moment is None else (datetime.now(UTC) - utc(moment)).total_seconds()
 
 
-def ask(question: Callable[[], tuple[Facts, ...]], problems: list[str]) -> tuple[Facts, ...]:
-    """Return the answer; what is away is told among the problems."""
+def ask(question: Callable[[], tuple[Answer, ...]], problems: list[str]) -> tuple[Answer, ...]:
+    """Return the answer; if it fails, add the reason to the problems and return nothing."""
     try:
         return question()
     except RedisError as problem:

@@ -1,4 +1,4 @@
-"""The admin's pages; everything on them is in `api.py` as JSON too."""
+"""The admin pages. `api.py` serves everything on them as JSON."""
 
 from math import isfinite
 from pathlib import Path
@@ -25,48 +25,48 @@ _NEED_NO_REDIS = {"admin.overview", "admin.charts"}
 
 
 @admin.before_request
-def say_that_redis_is_away() -> str | None:
-    """Answer in the place of every page that has nothing to show without Redis."""
+def explain_missing_redis() -> str | None:
+    """Replace every page that needs Redis by a notice while Redis does not answer."""
     return None if request.endpoint in _NEED_NO_REDIS or redis_answers() else render_template("admin/away.html")
 
 
 @admin.get("/")
 def overview() -> str:
-    seen = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
-    return render_template("admin/overview.html", seen=seen)
+    current = read_overview(current_services(), admin_services().label_studio, redis_answers=redis_answers())
+    return render_template("admin/overview.html", overview=current)
 
 
 @admin.get("/projects/<int:project_id>/")
 def project(project_id: int) -> str:
     need_project(project_id)
-    tree = version_tree(current_services(), project_id)
+    services = current_services()
+    tree = version_tree(services, project_id)
     return render_template(
         "admin/project.html",
         project_id=project_id,
-        project=read_project(current_services(), project_id),
+        project=read_project(services, project_id),
         tree=tree,
         shown=newest_versions(tree),
         words=gained_words(tree),
-        ledger=read_ledger(current_services().redis, project_id),
+        ledger=read_ledger(services.redis, project_id),
         kinds=EDIT_KINDS,
-        jobs=recent_jobs(current_services().redis, project_id=project_id),
-        state=RetrainingControl(current_services().redis, current_services().settings).state(project_id),
+        jobs=recent_jobs(services.redis, project_id=project_id),
+        state=RetrainingControl(services.redis, services.settings).state(project_id),
     )
 
 
 @admin.get("/projects/<int:project_id>/versions/<name>/")
 def version(project_id: int, name: str) -> str:
     need_project(project_id)
-    found = find_version(project_id, name)
-    facts = next(one for one in version_tree(current_services(), project_id) if one.name == name)
-    return render_template("admin/version.html", project_id=project_id, version=found, facts=facts)
+    model_version = find_version(project_id, name)
+    record = next(record for record in version_tree(current_services(), project_id) if record.name == name)
+    return render_template("admin/version.html", project_id=project_id, version=model_version, record=record)
 
 
 @admin.get("/projects/<int:project_id>/corrections/")
 def corrections(project_id: int) -> str:
-    return render_template(
-        "admin/corrections.html", project_id=project_id, found=find_corrections(project_id), asked=request.args
-    )
+    page = find_corrections(project_id)
+    return render_template("admin/corrections.html", project_id=project_id, page=page, search=request.args)
 
 
 @admin.get("/jobs/")
@@ -81,25 +81,25 @@ def job(job_id: str) -> str:
 
 @admin.get("/charts/<path:name>")
 def charts(name: str) -> Response:
-    """Return the scripts that draw charts, from where they are installed."""
+    """Return a script of the installed chart library."""
     return send_from_directory(_CHARTS, name, max_age=86_400)
 
 
 @admin.app_template_filter("share")
 def share(value: object) -> str:
-    """Return 0 to 1 as per cent."""
+    """Return a number from 0 to 1 as per cent."""
     return f"{value:.0%}" if _is_known(value) else "–"
 
 
 @admin.app_template_filter("nats")
 def nats(value: object) -> str:
-    """Return a loss."""
+    """Return a loss with three decimals."""
     return f"{value:.3f}" if _is_known(value) else "–"
 
 
 @admin.app_template_filter("duration")
 def duration(seconds: float | None) -> str:
-    """Return a time as a person says it."""
+    """Return a duration in its best unit."""
     if seconds is None:
         return "–"
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
@@ -110,12 +110,12 @@ def duration(seconds: float | None) -> str:
 
 @admin.app_template_filter("moment")
 def moment(written: str | None) -> str:
-    """Return a time of ISO 8601 to the second, in UTC."""
+    """Return an ISO 8601 time without the zone and without fractions of a second."""
     return "–" if not written else written[:19].replace("T", " ")
 
 
 def _is_known(value: object) -> TypeGuard[float]:
-    """Return whether it is a number; what an old version lacks and what a training diverged to is none."""
+    """Return True for a finite number. Old versions lack some numbers, and a diverged training has no finite loss."""
     return isinstance(value, int | float) and isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Projects at a glance: what serves, what waits, what runs, and in one line how it stands."""
+"""Status of projects: serving version, waiting corrections, running training, and a verdict in one line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ENDED_LOOKED_AT = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a project stands, in a word and in a sentence."""
+    """State of a project, in a word and in a sentence."""
 
     standing: Standing
     words: str
@@ -31,103 +31,31 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectStatus:
-    """One project's model and inbox."""
+    """Model and corrections of one project."""
 
     project_id: int
     serving: str | None
-    """None where nobody knows, because its record is damaged."""
+    """Serving version; None if its record is damaged."""
     waiting: int
-    """Corrections no training has seen."""
+    """Corrections that no training has used."""
     oldest_waiting_s: float | None
     last_version: str | None
     last_published: bool | None
     last_decision: str | None
-    """Why the last retraining was published or refused."""
+    """Reason why the last version was published or refused."""
     accepted_rate: float | None
-    """Of the serving version's suggestions that were judged, 0 to 1."""
+    """Share of the serving version's judged suggestions that were accepted, 0 to 1."""
     judged: int
     accepted_rate_before: float | None
-    """Of the version it was trained from."""
+    """The same share for the parent version."""
     training: JobRecord | None
-    """The retraining that runs."""
+    """The running training."""
     verdict: Verdict
 
 
-def project_statuses(
-    services: CaptioningServices, workers: Mapping[str, bool], project_ids: Sequence[int]
-) -> tuple[ProjectStatus, ...]:
-    """Describe these projects.
-
-    Args:
-        workers: by name, whether each worker is alive.
-    """
-    registry, redis = services.captioners.registry, services.redis
-    kept = {project_id: _look_up(registry, project_id) for project_id in project_ids}
-    compared = {project_id: found.compared for project_id, found in kept.items()}
-    acceptances = read_acceptances(redis, compared)
-    waiting = services.inbox.waiting_of(project_ids)
-    retrainings = retrainings_of(redis, project_ids)
-    jobs = find_jobs(redis, [name for found in retrainings.values() for name in (found.running, found.waiting) if name])
-    ended = _last_ended(redis)
-    control = RetrainingControl(redis, services.settings)
-    return tuple(
-        _facts(
-            services,
-            project_id,
-            kept[project_id],
-            list(acceptances[project_id].values()),
-            waiting[project_id],
-            _present(retrainings[project_id], jobs),
-            ended.get(project_id),
-            control.state(project_id),
-            workers,
-        )
-        for project_id in project_ids
-    )
-
-
-def _facts(
-    services: CaptioningServices,
-    project_id: int,
-    kept: "_Kept",
-    acceptances: Sequence[Acceptance],
-    waiting: Waiting,
-    jobs: tuple[JobRecord | None, JobRecord | None],
-    ended: JobRecord | None,
-    state: str,
-    workers: Mapping[str, bool],
-) -> ProjectStatus:
-    running, queued = jobs
-    newest = kept.newest
-    now, before, *_ = (*acceptances, None, None)
-    failed = ended if ended is not None and ended.status == JobStatus.FAILED else None
-    if failed is not None and newest is not None and newest.created_at > (failed.at or ""):
-        failed = None  # the one that ended well since is no longer kept, its version is
-    verdict = (
-        _damaged(kept)
-        or _blocked(running, queued, workers)
-        or _at_work(running, queued, state)
-        or _idle(waiting, failed, services.settings.retrain_after)
-    )
-    return ProjectStatus(
-        project_id=project_id,
-        serving=kept.serving,
-        waiting=waiting.count,
-        oldest_waiting_s=waiting.oldest_s,
-        last_version=newest.name if newest else None,
-        last_published=newest.published if newest else None,
-        last_decision=newest.decision if newest else None,
-        accepted_rate=_rate(now),
-        judged=now.judged if now else 0,
-        accepted_rate_before=_rate(before),
-        training=running,
-        verdict=verdict,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """What the store says of one project."""
+class _Versions:
+    """Versions of one project in the store."""
 
     serving: str | None
     newest: ModelVersion | None
@@ -136,15 +64,86 @@ class _Kept:
 
     @property
     def compared(self) -> list[str]:
-        """The versions whose acceptance is told: the one that serves, and its parent if it is the newest."""
+        """Versions whose acceptance is shown: the serving version, and its parent if it is the newest."""
         if self.serving is None:
             return []
         parent = [self.newest.parent] if self.newest is not None and self.newest.name == self.serving else []
         return [self.serving, *parent]
 
 
-def _look_up(registry: ModelRegistry, project_id: int) -> _Kept:
-    """Read what there is of a project; a damaged record hides neither the rest nor other projects."""
+@dataclass(frozen=True, kw_only=True)
+class _Trainings:
+    """Trainings of one project."""
+
+    running: JobRecord | None
+    queued: JobRecord | None
+    failed: JobRecord | None
+    """The last training, if it failed and no version was made since."""
+    state: str
+    """`on`, `paused` or `draining`."""
+
+
+def project_statuses(
+    services: CaptioningServices, workers: Mapping[str, bool], project_ids: Sequence[int]
+) -> tuple[ProjectStatus, ...]:
+    """Return the status of these projects.
+
+    Args:
+        workers: for each worker's name, True if it is alive.
+    """
+    versions = {project_id: _read_versions(services.captioners.registry, project_id) for project_id in project_ids}
+    acceptances = read_acceptances(
+        services.redis, {project_id: project_versions.compared for project_id, project_versions in versions.items()}
+    )
+    waiting = services.inbox.waiting_of(project_ids)
+    trainings = _read_trainings(services, versions)
+    return tuple(
+        _status(
+            project_id,
+            versions[project_id],
+            list(acceptances[project_id].values()),
+            waiting[project_id],
+            trainings[project_id],
+            _verdict(
+                versions[project_id],
+                waiting[project_id],
+                trainings[project_id],
+                workers,
+                services.settings.retrain_after,
+            ),
+        )
+        for project_id in project_ids
+    )
+
+
+def _status(
+    project_id: int,
+    versions: _Versions,
+    acceptances: Sequence[Acceptance],
+    waiting: Waiting,
+    trainings: _Trainings,
+    verdict: Verdict,
+) -> ProjectStatus:
+    newest = versions.newest
+    now, before, *_ = (*acceptances, None, None)
+    return ProjectStatus(
+        project_id=project_id,
+        serving=versions.serving,
+        waiting=waiting.count,
+        oldest_waiting_s=waiting.oldest_s,
+        last_version=newest.name if newest else None,
+        last_published=newest.published if newest else None,
+        last_decision=newest.decision if newest else None,
+        accepted_rate=_rate(now),
+        judged=now.judged if now else 0,
+        accepted_rate_before=_rate(before),
+        training=trainings.running,
+        verdict=verdict,
+    )
+
+
+def _read_versions(registry: ModelRegistry, project_id: int) -> _Versions:
+    """Read the versions of a project; a damaged record hides neither the rest nor other projects."""
     serving = newest = damage = None
     try:
         newest = registry.newest(project_id)
@@ -154,54 +153,41 @@ def _look_up(registry: ModelRegistry, project_id: int) -> _Kept:
         serving = registry.serving(project_id)
     except ModelVersionError as problem:
         damage = str(problem)
-    return _Kept(serving=serving, newest=newest, damage=damage)
+    return _Versions(serving=serving, newest=newest, damage=damage)
 
 
-def _damaged(kept: _Kept) -> Verdict | None:
-    return None if kept.damage is None else Verdict(standing="stuck", words=f"stuck: {kept.damage}")
+def _read_trainings(services: CaptioningServices, versions: Mapping[int, _Versions]) -> dict[int, _Trainings]:
+    """Read the trainings of several projects with few questions to Redis."""
+    redis = services.redis
+    retrainings = retrainings_of(redis, list(versions))
+    job_ids = [job_id for named in retrainings.values() for job_id in (named.running, named.waiting) if job_id]
+    jobs, ended = find_jobs(redis, job_ids), _last_ended(redis)
+    control = RetrainingControl(redis, services.settings)
+    return {
+        project_id: _Trainings(
+            running=_running(retrainings[project_id], jobs),
+            queued=jobs.get(retrainings[project_id].waiting or ""),
+            failed=_failed(ended.get(project_id), project_versions.newest),
+            state=control.state(project_id),
+        )
+        for project_id, project_versions in versions.items()
+    }
 
 
-def _blocked(running: JobRecord | None, queued: JobRecord | None, workers: Mapping[str, bool]) -> Verdict | None:
-    if running is not None and running.worker is not None and not workers.get(running.worker):
-        return Verdict(standing="stuck", words=f"stuck: worker {running.worker} was lost; its job is taken up again")
-    if queued is not None and not any(workers.values()):
-        return Verdict(standing="stuck", words="stuck: no worker runs; start one with `captioner worker`")
-    return None
+def _running(retrainings: Retrainings, jobs: Mapping[str, JobRecord]) -> JobRecord | None:
+    job = jobs.get(retrainings.running or "")
+    return job if job is not None and job.can_stop else None
 
 
-def _at_work(running: JobRecord | None, queued: JobRecord | None, state: str) -> Verdict | None:
-    if running is not None:
-        left = "" if running.eta_s is None else f", about {running.eta_s:.0f} s left"
-        return Verdict(standing="learning", words=f"learning: {running.phase or 'starting'}{left}")
-    if state != "on":
-        words = "paused: no training starts" if state == "paused" else "draining: what waits is trained, then it pauses"
-        return Verdict(standing="paused", words=words)
-    if queued is not None:
-        return Verdict(standing="waiting", words="a training waits for its turn")
-    return None
-
-
-def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:
-    if failed is not None and waiting.count:  # else what it was to learn was learned since
-        return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
-    missing = retrain_after - waiting.untaken
-    if waiting.untaken and missing > 0:
-        return Verdict(standing="waiting", words=f"waiting for {missing} more correction{'s' if missing > 1 else ''}")
-    if waiting.count:
-        return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")
-    return Verdict(standing="current", words="up to date: every correction is learned")
-
-
-def _present(named: Retrainings, jobs: Mapping[str, JobRecord]) -> tuple[JobRecord | None, JobRecord | None]:
-    """Return the running and the waiting job, if Redis has not lost them."""
-    running = jobs.get(named.running or "")
-    if running is not None and not running.can_stop:
-        running = None
-    return running, jobs.get(named.waiting or "")
+def _failed(ended: JobRecord | None, newest: ModelVersion | None) -> JobRecord | None:
+    if ended is None or ended.status != JobStatus.FAILED:
+        return None
+    # A newer version proves that a later training ended well, though its job is no longer kept.
+    return None if newest is not None and newest.created_at > (ended.at or "") else ended
 
 
 def _last_ended(redis: Redis) -> dict[int | None, JobRecord]:
-    """Return the retraining of each project that ended last, be it well, among the ENDED_LOOKED_AT newest of both."""
+    """Return the last finished or failed training of each project, among the ENDED_LOOKED_AT newest of both kinds."""
     jobs = queue(redis, RETRAIN_QUEUE)
     job_ids = [
         job_id
@@ -213,5 +199,55 @@ def _last_ended(redis: Redis) -> dict[int | None, JobRecord]:
     return {job.project_id: job for job in by_end}
 
 
-def _rate(found: Acceptance | None) -> float | None:
-    return found.accepted / found.judged if found and found.judged else None
+def _verdict(
+    versions: _Versions, waiting: Waiting, trainings: _Trainings, workers: Mapping[str, bool], retrain_after: int
+) -> Verdict:
+    return (
+        _damaged(versions)
+        or _blocked(trainings, workers)
+        or _at_work(trainings)
+        or _idle(waiting, trainings.failed, retrain_after)
+    )
+
+
+def _damaged(versions: _Versions) -> Verdict | None:
+    return None if versions.damage is None else Verdict(standing="stuck", words=f"stuck: {versions.damage}")
+
+
+def _blocked(trainings: _Trainings, workers: Mapping[str, bool]) -> Verdict | None:
+    running = trainings.running
+    if running is not None and running.worker is not None and not workers.get(running.worker):
+        words = f"stuck: worker {running.worker} was lost; its job will be started again"
+        return Verdict(standing="stuck", words=words)
+    if trainings.queued is not None and not any(workers.values()):
+        return Verdict(standing="stuck", words="stuck: no worker is running; start one with `captioner worker`")
+    return None
+
+
+def _at_work(trainings: _Trainings) -> Verdict | None:
+    running = trainings.running
+    if running is not None:
+        left = "" if running.eta_s is None else f", about {running.eta_s:.0f} s left"
+        return Verdict(standing="learning", words=f"learning: {running.phase or 'starting'}{left}")
+    if trainings.state == "paused":
+        return Verdict(standing="paused", words="paused: no training starts")
+    if trainings.state == "draining":
+        return Verdict(standing="paused", words="draining: one last training, then the project is paused")
+    if trainings.queued is not None:
+        return Verdict(standing="waiting", words="a training is waiting in the queue")
+    return None
+
+
+def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:
+    if failed is not None and waiting.count:  # without waiting corrections, a later training has learned them
+        return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
+    missing = retrain_after - waiting.untaken
+    if waiting.untaken and missing > 0:
+        return Verdict(standing="waiting", words=f"waiting for {missing} more correction{'s' if missing > 1 else ''}")
+    if waiting.count:
+        return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")
+    return Verdict(standing="current", words="up to date: every correction is learned")
+
+
+def _rate(acceptance: Acceptance | None) -> float | None:
+    return acceptance.accepted / acceptance.judged if acceptance and acceptance.judged else None

@@ -1,6 +1,6 @@
-"""rq-dashboard below /admin/queues: the raw queues, workers and jobs; what people do there is written down.
+"""rq-dashboard below /admin/queues: the raw queues, workers and jobs, with an audit log.
 
-It takes every job for a pickle where it is not told otherwise; ours are JSON, and nothing from Redis is unpickled.
+By default rq-dashboard reads jobs as pickles. Ours are JSON, and nothing from Redis may be unpickled.
 """
 
 import re
@@ -28,7 +28,7 @@ from backend.captioning.services import current_services
 
 QUEUES_PATH = "/admin/queues"
 CSRF_COOKIE = "_csrf_token"
-"""rq-dashboard's scripts send what this cookie holds as X-CSRFToken."""
+"""Cookie whose value rq-dashboard's scripts send as X-CSRFToken."""
 ACTIONS = {
     "delete_job_view": "job deleted",
     "requeue_job_view": "job retried",
@@ -36,7 +36,7 @@ ACTIONS = {
     "empty_queue": "queue emptied",
     "compact_queue": "queue compacted",
 }
-"""The audit log's words for rq-dashboard's own."""
+"""The audit log's words for rq-dashboard's actions."""
 ADDRESSES = {
     "instance_number": "0",
     "registry_name": "queued|scheduled|deferred|started|finished|failed|canceled",
@@ -45,37 +45,37 @@ ADDRESSES = {
     "order": "asc|dsc",
     "job_id": r"[A-Za-z0-9_-]+",
 }
-"""What may stand in an address; rq-dashboard fails on the rest."""
+"""Allowed values in an address; rq-dashboard fails on others."""
 
 
 def mount_queue_pages(app: Flask, redis_url: str) -> None:
-    """Add the pages; who may see them and act is decided in `backend/admin/access.py`."""
+    """Add the pages; `backend/admin/access.py` guards them."""
     pages = rq_dashboard.web
     pages.config.serializer = JSONSerializer
-    # rq-dashboard 0.9.0 hands this serializer to queues only; jobs and workers it reads as pickles.
+    # rq-dashboard 0.9.0 uses this serializer for queues only, and reads jobs and workers as pickles.
     pages.Job = SimpleNamespace(fetch=partial(Job.fetch, serializer=JSONSerializer))
     pages.Worker = SimpleNamespace(all=partial(Worker.all, serializer=JSONSerializer))
     pages.requeue_job = partial(requeue_job, serializer=JSONSerializer)
-    # Of itself it connects anew for each request, and waits for Redis as long as it takes.
+    # By default it connects again for each request, and waits for Redis without a limit.
     pages.from_url = lambda *_address, **_options: (None, current_services().redis)
-    app.config["RQ_DASHBOARD_REDIS_URL"] = _without_login(redis_url)  # it shows this
+    app.config["RQ_DASHBOARD_REDIS_URL"] = _without_login(redis_url)  # the pages show this address
     with app.app_context():
         pages.setup_rq_connection(app)
-    app.register_error_handler(InvalidJobOperation, _cannot)
-    app.register_error_handler(NoSuchJobError, _gone)
+    app.register_error_handler(InvalidJobOperation, _wrong_state)
+    app.register_error_handler(NoSuchJobError, _no_such_job)
     app.register_blueprint(pages.blueprint, url_prefix=QUEUES_PATH)
     for rule in app.url_map.iter_rules(f"{pages.blueprint.name}.requeue_all"):
-        rule.methods = {"POST"}  # it takes GET too, and a link must not act
+        rule.methods = {"POST"}  # it accepts GET too, but a link must not act
     app.before_request(_check)
     app.after_request(_finish)
 
 
 def _check() -> str | None:
-    """Answer in the place of a page that there is not, and of all while Redis is away."""
+    """Refuse addresses that do not exist; replace every page by a notice while Redis does not answer."""
     if request.blueprint != rq_dashboard.web.blueprint.name:
         return None
-    asked = request.view_args or {}
-    if not all(re.fullmatch(ADDRESSES[name], str(asked[name])) for name in ADDRESSES.keys() & asked.keys()):
+    values = request.view_args or {}
+    if not all(re.fullmatch(ADDRESSES[name], str(values[name])) for name in ADDRESSES.keys() & values.keys()):
         raise NotFound
     if redis_answers():
         return None
@@ -85,7 +85,7 @@ def _check() -> str | None:
 
 
 def _finish(response: Response) -> Response:
-    """Give a page its token and its policy, and write down what was done."""
+    """Give a page its token and its policy; write an action into the audit log."""
     blueprint, _, view = (request.endpoint or "").rpartition(".")
     if blueprint != rq_dashboard.web.blueprint.name or response.status_code != HTTPStatus.OK:
         return response
@@ -100,24 +100,24 @@ def _finish(response: Response) -> Response:
 
 
 def _run_only_its_scripts(response: Response) -> None:
-    """Mark the scripts that stand in a page, so that the browser runs no others, however they get in there."""
+    """Mark the page's own scripts, so that the browser runs no others."""
     mark = secrets.token_urlsafe(16)
     response.set_data(response.get_data(as_text=True).replace("<script", f'<script nonce="{mark}"'))
-    # Its templates are compiled by eval.
+    # rq-dashboard compiles its templates with eval.
     response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; script-src 'nonce-{mark}' 'unsafe-eval'"
 
 
 def _without_login(redis_url: str) -> str:
-    """Return the address without user and password, which may stand before the host or in the query."""
-    found = urlsplit(redis_url)
-    return found._replace(netloc=found.netloc.rpartition("@")[2], query="").geturl()
+    """Return the address without user and password, which can be before the host or in the query."""
+    parts = urlsplit(redis_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
-def _cannot(_problem: InvalidJobOperation) -> Response:
+def _wrong_state(_problem: InvalidJobOperation) -> Response:
     return refuse(
-        HTTPStatus.CONFLICT, "the job is not in a state in which this can be done, such as failed for a retry"
+        HTTPStatus.CONFLICT, "the job is not in a state that allows this; only a failed job can be retried, for example"
     )
 
 
-def _gone(_problem: NoSuchJobError) -> Response:
+def _no_such_job(_problem: NoSuchJobError) -> Response:
     return refuse(HTTPStatus.NOT_FOUND, "there is no such job, or its result is no longer kept")

@@ -1,4 +1,4 @@
-"""What an address or its arguments name: a project, a version, a job, a search; 404 for what there is not."""
+"""Project, version, job or search that a request names; 404 for anything that does not exist."""
 
 from flask import request
 from werkzeug.exceptions import NotFound
@@ -9,70 +9,70 @@ from backend.captioning.services import current_services
 from model.errors import RequestError
 from model.registry import ModelVersion
 
-FARTHEST = 2**53
-"""No inbox is as long; Redis takes no place of more than 64 bits."""
+LARGEST_START = 2**53
+"""More corrections than any project has; Redis takes no index of more than 64 bits."""
 
 
 def need_project(project_id: int) -> None:
-    """Raise NotFound for a project that never had a correction nor a version."""
+    """Raise NotFound for a project that never had a correction or a version."""
     services = current_services()
     if project_id not in services.inbox.projects() and services.captioners.registry.newest(project_id) is None:
-        raise NotFound(f"there is no project {project_id} here; one appears with its first correction")
+        raise NotFound(f"there is no project {project_id} here; a project appears with its first correction")
 
 
 def need_weights(project_id: int, name: str) -> None:
-    """Raise NotFound unless the weights of this version are kept; the bundle is one of every project's."""
-    if name != current_services().captioners.registry.base_version and not find_version(project_id, name).published:
+    """Raise NotFound if the weights of this version are not kept. Every project has the bundle's."""
+    is_bundle = name == current_services().captioners.registry.base_version
+    if not is_bundle and not find_version(project_id, name).published:
         raise NotFound(f"version {name} of project {project_id} was refused, so its weights were not kept")
 
 
 def find_version(project_id: int, name: str) -> ModelVersion:
-    """Return a version; raise NotFound for one that the project does not have."""
-    found = current_services().captioners.registry.find(project_id, name)
-    if found is None:
+    """Return a version; raise NotFound if the project does not have it."""
+    version = current_services().captioners.registry.find(project_id, name)
+    if version is None:
         raise NotFound(f"project {project_id} has no version {name}")
-    return found
+    return version
 
 
 def need_job(job_id: str) -> JobRecord:
-    """Return a job; raise NotFound for one that Redis does not know (any more)."""
-    found = find_job(current_services().redis, job_id)
-    if found is None:
+    """Return a job; raise NotFound if Redis does not have it, or no longer."""
+    job = find_job(current_services().redis, job_id)
+    if job is None:
         raise NotFound(f"there is no job {job_id}, or its result is no longer kept")
-    return found
+    return job
 
 
 def find_jobs() -> tuple[JobRecord, ...]:
-    """Return the jobs that the request's `state` asks for."""
+    """Return the jobs in the request's `state`; all jobs without one."""
     state = request.args.get("state")
     if state and state not in STATES:
-        raise NotFound(f"no job is ever {state!r}; they are {', '.join(STATES)}")
+        raise NotFound(f"there is no job state {state!r}; the states are {', '.join(STATES)}")
     return recent_jobs(current_services().redis, state or None, count=100)
 
 
 def find_corrections(project_id: int) -> CorrectionPage:
-    """Return the corrections that the request's arguments ask for."""
+    """Return the corrections that match the request's arguments."""
     need_project(project_id)
-    asked = request.args
+    services, arguments = current_services(), request.args
     search = Search(
-        text=asked.get("text", ""),
+        text=arguments.get("text", ""),
         annotator=_number("annotator"),
-        version=asked.get("version", ""),
-        edited_only=asked.get("edited") == "1",
+        version=arguments.get("version", ""),
+        edited_only=arguments.get("edited") == "1",
     )
-    start = min(max(0, _number("start") or 0), FARTHEST)
-    services = current_services()
+    start = min(max(0, _number("start") or 0), LARGEST_START)
     return search_corrections(services.inbox, services.captioners.registry, project_id, search, start)
 
 
 def _number(name: str) -> int | None:
-    """Return what an argument of the request asks for; None where it is left out.
+    """Return a number among the request's arguments; None if it is left out.
 
     Raises:
-        RequestError: it is no number.
+        RequestError: the argument is not a number.
     """
-    given = request.args.get(name)
+    text = request.args.get(name)
     try:
-        return int(given) if given else None
+        return int(text) if text else None
     except ValueError as cause:
-        raise RequestError(f"{name} must be a whole number, got {given!r}") from cause
+        raise RequestError(f"{name} must be a whole number, got {text!r}") from cause

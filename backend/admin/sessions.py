@@ -1,4 +1,4 @@
-"""Sessions of people in a browser: a signed cookie, for /admin alone."""
+"""Sessions in a browser: a signed cookie, for /admin only."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ def keep_sessions(app: Flask, users: Users) -> None:
         SESSION_COOKIE_NAME=SESSION_COOKIE,
         SESSION_COOKIE_PATH=ADMIN_PATH,
         SESSION_COOKIE_HTTPONLY=True,
-        # Links from elsewhere open the pages; what acts needs a token besides.
+        # Links from other sites may open the pages; actions also need a token.
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(seconds=SESSION_S),
@@ -26,12 +26,12 @@ def keep_sessions(app: Flask, users: Users) -> None:
 
 
 def is_https() -> bool:
-    """Say whether the browser speaks https; a proxy in front of us may be who does."""
+    """Return True if the browser uses https, perhaps through a proxy."""
     return "https" in {request.scheme, request.headers.get("X-Forwarded-Proto")}
 
 
 class _AdminSessions(SecureCookieSessionInterface):
-    """Flask's sessions with a secret that follows the users."""
+    """Flask's sessions, with a secret that changes with the users."""
 
     def __init__(self, users: Users) -> None:
         self._users = users

@@ -1,4 +1,4 @@
-"""Signing in and out of the admin pages."""
+"""Sign-in and sign-out of the admin pages."""
 
 import secrets
 import time
@@ -15,27 +15,27 @@ from backend.admin.sessions import is_https
 sign_in = Blueprint("sign_in", __name__)
 
 BROWSER_COOKIE = "captioner_browser"
-"""A random name that a browser gets when somebody signs in: wrong passwords from elsewhere do not hold it back."""
+"""Random name of a browser, set when somebody signs in. Wrong passwords from elsewhere do not slow it down."""
 BROWSER_COOKIE_S = 90 * 24 * 3600
 
 
 @sign_in.route("/admin/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    wanted = our_page(request.args.get("next"))
+    target = our_page(request.args.get("next"))
     if request.method != "POST":
-        return redirect(wanted) if current_user() else render_template("admin/login.html", wanted=wanted, problem=None)
+        return redirect(target) if current_user() else render_template("admin/login.html", target=target, problem=None)
     browser = request.cookies.get(BROWSER_COOKIE) or secrets.token_urlsafe(16)
     user = access().check_password(request.form.get("name", "").strip(), request.form.get("password", ""), browser)
     if user is None:
-        page = render_template("admin/login.html", wanted=wanted, problem="This name and password do not go together.")
+        page = render_template("admin/login.html", target=target, problem="Wrong name or password.")
         return page, HTTPStatus.UNAUTHORIZED
-    # Nothing that was in the browser before somebody signed in is to be believed afterwards.
+    # Drop everything that was in the session before: somebody else may have put it there.
     session.clear()
     session.permanent = True
     session["signed_in_at"] = time.time()
     login_user(user)
     write_down("signed in", address=address(request))
-    response = redirect(wanted, HTTPStatus.SEE_OTHER)
+    response = redirect(target, HTTPStatus.SEE_OTHER)
     response.set_cookie(
         BROWSER_COOKIE,
         browser,

@@ -1,7 +1,7 @@
-"""The people of the admin pages: BASIC_AUTH_USER, who is an operator, and those of ADMIN_USERS_FILE.
+"""Users of the admin pages: BASIC_AUTH_USER, who is an operator, and the people in ADMIN_USERS_FILE.
 
-The file has a line `name:role:hash` for each person, the hash as werkzeug.security makes it; `captioner user` writes
-it, and it is read again when it has changed. An empty line or one that begins with # is kept and means nothing.
+Each line of the file is `name:role:hash`, with a hash of werkzeug.security. `captioner user` writes the file. It is
+read again when it changes. Empty lines, and lines that begin with #, are kept and ignored.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 Role = Literal["viewer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-FEWEST_CHARACTERS = 8
-"""Of a password that `captioner user` takes."""
+SHORTEST_PASSWORD = 8
+"""Characters."""
 
 _NAME = re.compile(r"[^\s:#][^\n:]{0,62}[^\s:]|[^\s:#]")
 _HASH = re.compile(r"(scrypt:\d+:\d+:\d+|pbkdf2:\w+:\d+)\$[^$:\s]+\$[0-9a-f]+")
@@ -36,7 +36,7 @@ _HASH = re.compile(r"(scrypt:\d+:\d+:\d+|pbkdf2:\w+:\d+)\$[^$:\s]+\$[0-9a-f]+")
 
 @dataclass(frozen=True, kw_only=True)
 class User(UserMixin):  # type: ignore[misc]  # flask_login has no types
-    """A person who may see the admin pages."""
+    """Person who may see the admin pages."""
 
     name: str
     role: Role
@@ -47,7 +47,7 @@ class User(UserMixin):  # type: ignore[misc]  # flask_login has no types
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A line of the users' file."""
+    """Line of the users' file."""
 
     name: str
     role: Role
@@ -58,7 +58,7 @@ class Account:
 
 
 class Users:
-    """Everybody who may sign in at this moment."""
+    """Everybody who may sign in now."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -76,9 +76,9 @@ class Users:
         return User(name=name, role=account.role) if account else None
 
     def check(self, name: str, password: str) -> User | None:
-        """Return the user with this name and password.
+        """Return the user with this name and password, or None.
 
-        A wrong answer takes as long whether or not there is a user of that name: a password is hashed in any case.
+        A password is hashed in any case, so the time of a wrong answer does not show if the name exists.
         """
         user, secret = self._settings.basic_auth_user, self._settings.basic_auth_pass
         if user is not None and secret is not None and _equal(name, user) & _equal(password, secret.get_secret_value()):
@@ -90,28 +90,28 @@ class Users:
         return User(name=name, role=account.role) if account and is_right else None
 
     def session_secret(self) -> bytes:
-        """Return what sessions are signed with, derived from everything that lets people in.
+        """Return the key that signs sessions, derived from all passwords and users.
 
-        So all processes with the same settings and the same file agree without another setting, and a password that
-        is changed, or a person who is added or removed, ends all sessions. It is stretched by scrypt, so that
-        nobody finds a short BASIC_AUTH_PASS by trying passwords on the signature of a cookie.
+        Processes with the same settings and the same file have the same key. A changed password, a new user or a
+        removed user ends all sessions. scrypt makes the key expensive, so that nobody can find a short
+        BASIC_AUTH_PASS by testing passwords against a signed cookie.
         """
         accounts = self._accounts()
         if self._secret[0] is not accounts:
-            known = self._settings
-            secrets = (known.basic_auth_pass, known.webhook_secret, known.label_studio_api_key)
+            settings = self._settings
+            secrets = (settings.basic_auth_pass, settings.webhook_secret, settings.label_studio_api_key)
             values = [secret and secret.get_secret_value() for secret in secrets]
-            material = json.dumps([known.basic_auth_user, *values, *map(astuple, accounts.values())]).encode()
+            material = json.dumps([settings.basic_auth_user, *values, *map(astuple, accounts.values())]).encode()
             self._secret = accounts, hashlib.scrypt(material, salt=b"captioner session", n=2**14, r=8, p=1, dklen=32)
         return self._secret[1]
 
     def _accounts(self) -> Mapping[str, Account]:
-        """Return the people of the file as it is now; of one that is missing or unreadable, nobody."""
+        """Return the people in the file now; nobody if it is missing or unreadable."""
         if self._path is None:
             return self._read[1]
         try:
-            found = self._path.stat()
-            state: object = (found.st_mtime_ns, found.st_size, found.st_ino)
+            stat = self._path.stat()
+            state: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if state != self._read[0]:
                 self._read = state, self._parse(self._path.read_text())
         except (OSError, UnicodeDecodeError) as problem:
@@ -123,11 +123,11 @@ class Users:
     def _parse(self, content: str) -> Mapping[str, Account]:
         accounts: dict[str, Account] = {}
         for number, line in enumerate(content.splitlines(), start=1):
-            if _says_nothing(line):
+            if _is_ignored(line):
                 continue
             account = _parse_line(line)
             if account is None or account.name == self._settings.basic_auth_user:
-                # Not the line itself: there may be a password in it.
+                # The line itself is not logged: it may contain a password.
                 wrong = "not name:role:hash" if account is None else "BASIC_AUTH_USER has that name"
                 logger.error("user left out path=%s line=%s problem=%s", self._path, number, wrong)
             else:
@@ -136,17 +136,17 @@ class Users:
 
 
 def write_user(settings: Settings, name: str, role: Role, password: str) -> bool:
-    """Let a person sign in with a password; True when the name was known and its line is replaced.
+    """Add or change a user; return True if the name was there before.
 
     Raises:
-        SettingsError: there is no ADMIN_USERS_FILE, it cannot be written, or the name or the password will not do.
+        SettingsError: ADMIN_USERS_FILE is not set or cannot be written, or the name or the password is not allowed.
     """
     if _NAME.fullmatch(name) is None or not name.isprintable():
-        raise SettingsError(f"a name is up to 64 characters without a colon or spaces around it, got {name!r}")
+        raise SettingsError(f"a name must have 1 to 64 characters, no colon, and no spaces around it, got {name!r}")
     if name == settings.basic_auth_user:
-        raise SettingsError(f"{name} is BASIC_AUTH_USER, an operator with BASIC_AUTH_PASS; choose another name")
-    if len(password) < FEWEST_CHARACTERS:
-        raise SettingsError(f"a password must have {FEWEST_CHARACTERS} characters or more")
+        raise SettingsError(f"{name} is BASIC_AUTH_USER, who signs in with BASIC_AUTH_PASS; choose another name")
+    if len(password) < SHORTEST_PASSWORD:
+        raise SettingsError(f"a password must have at least {SHORTEST_PASSWORD} characters")
     line = Account(name=name, role=role, password_hash=generate_password_hash(password)).to_line()
     path, lines = _open(settings)
     others = _without(lines, name)
@@ -155,10 +155,10 @@ def write_user(settings: Settings, name: str, role: Role, password: str) -> bool
 
 
 def remove_user(settings: Settings, name: str) -> None:
-    """Let a person sign in no more.
+    """Remove a user.
 
     Raises:
-        SettingsError: there is no ADMIN_USERS_FILE, it cannot be written, or it has nobody of that name.
+        SettingsError: ADMIN_USERS_FILE is not set, cannot be written, or does not contain the name.
     """
     path, lines = _open(settings)
     others = _without(lines, name)
@@ -168,9 +168,9 @@ def remove_user(settings: Settings, name: str) -> None:
 
 
 def _open(settings: Settings) -> tuple[Path, list[str]]:
-    """Return the file that a link may stand for, and its lines."""
+    """Return the users' file and its lines; a link is followed."""
     if settings.admin_users_file is None:
-        raise SettingsError("ADMIN_USERS_FILE must name the file of the admin pages' users, for `captioner serve` too")
+        raise SettingsError("ADMIN_USERS_FILE must name the file of the admin pages' users, also for `captioner serve`")
     path = Path(os.path.realpath(settings.admin_users_file))
     try:
         return path, path.read_text().splitlines() if path.exists() else []
@@ -189,10 +189,10 @@ def _replace(path: Path, lines: Sequence[str]) -> None:
 
 
 def _without(lines: Sequence[str], name: str) -> list[str]:
-    return [line for line in lines if _says_nothing(line) or line.partition(":")[0] != name]
+    return [line for line in lines if _is_ignored(line) or line.partition(":")[0] != name]
 
 
-def _says_nothing(line: str) -> bool:
+def _is_ignored(line: str) -> bool:
     return not line.strip() or line.startswith("#")
 
 
@@ -200,8 +200,8 @@ def _parse_line(line: str) -> Account | None:
     name, _, rest = line.partition(":")
     written, _, password_hash = rest.partition(":")
     role = next((role for role in ROLES if role == written), None)
-    is_known = _NAME.fullmatch(name) and _HASH.fullmatch(password_hash)
-    return Account(name=name, role=role, password_hash=password_hash) if role and is_known else None
+    is_valid = _NAME.fullmatch(name) and _HASH.fullmatch(password_hash)
+    return Account(name=name, role=role, password_hash=password_hash) if role and is_valid else None
 
 
 def _equal(given: str, expected: str) -> bool:

@@ -1,4 +1,4 @@
-"""The versions of one project as a tree, with what each learned and how it compared with its parent."""
+"""Versions of one project as a tree: what each learned, and how it compares with its parent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ class VersionRecord:
 
     name: str
     parent: str | None
-    """None: the bundle, which every project starts with."""
+    """None for the bundle that every project starts with."""
     depth: int
-    """In the tree; the bundle stands at 0."""
+    """Depth in the tree; the bundle has 0."""
     serves: bool
     published: bool
     fits: bool
-    """It is made for the encoder that serves."""
+    """The version was made for the encoder in use."""
     created_at: str | None
     decision: str
     corrections: int
-    """It was trained on."""
+    """Number of corrections it was trained on."""
     new: Mapping[str, Any]
-    """Of candidate and parent on held-out captions written since the parent; `captions` is how many.
+    """Losses of candidate and parent on held-out captions since the parent; `captions` counts them.
 
-    Of old versions some of it is not known.
+    Some keys are missing in old versions.
     """
     old: Mapping[str, Any]
     anchors: Mapping[str, Any]
     new_words: tuple[str, ...]
     edits: tuple[str, ...]
-    """How the project words captions otherwise than the bundle."""
+    """Word changes that annotators of this project make repeatedly."""
     accepted: int
     judged: int
 
@@ -52,46 +52,48 @@ class VersionRecord:
 
 
 def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionRecord, ...]:
-    """Return the bundle and all versions, each below its parent, the older child first."""
+    """Return the bundle and all versions, each below its parent, older children first."""
     registry, fits = services.captioners.registry, services.captioners.fits
     serving, versions = _serving(registry, project_id), known_versions(registry, project_id)
-    acceptances = read_acceptance(services.redis, project_id, [registry.base_version, *(one.name for one in versions)])
-    root = _facts(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
+    names = [registry.base_version, *(version.name for version in versions)]
+    acceptances = read_acceptance(services.redis, project_id, names)
+    root = _version_record(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
     below = (
-        _facts(version, version.name, serving, depth, acceptances[version.name], fits=fits(version))
+        _version_record(version, version.name, serving, depth, acceptances[version.name], fits=fits(version))
         for version, depth in _below(registry.base_version, versions)
     )
     return (root, *below)
 
 
 def known_versions(registry: ModelRegistry, project_id: int) -> list[ModelVersion]:
-    """Return the project's versions, oldest first; of one with a damaged record what is damaged, as its decision."""
-    found = [_record(registry, project_id, name) for name in registry.names(project_id)]
-    return sorted((one for one in found if one is not None), key=lambda version: (version.created_at, version.name))
+    """Return the project's versions, oldest first. The decision of a damaged record says what is damaged."""
+    records = [_record(registry, project_id, name) for name in registry.names(project_id)]
+    versions = [record for record in records if record is not None]
+    return sorted(versions, key=lambda version: (version.created_at, version.name))
 
 
 def newest_versions(tree: Sequence[VersionRecord]) -> tuple[VersionRecord, ...]:
-    """Return of a tree the newest VERSIONS_SHOWN, and always the bundle and the version that serves."""
+    """Return the newest VERSIONS_SHOWN of a tree, and always the bundle and the serving version."""
     by_age = sorted(tree, key=lambda version: version.created_at or "")
     newest = {version.name for version in by_age[-VERSIONS_SHOWN:]}
-    return tuple(one for one in tree if one.name in newest or one.serves or one.parent is None)
+    return tuple(version for version in tree if version.name in newest or version.serves or version.parent is None)
 
 
 def gained_words(tree: Sequence[VersionRecord]) -> tuple[str, ...]:
-    """Return the words that the version that serves knows beside the bundle's, in the order they were learned."""
+    """Return the words that the serving version learned in addition to the bundle's, oldest first."""
     versions = {version.name: version for version in tree}
-    one = next((version for version in tree if version.serves), None)
+    version = next((version for version in tree if version.serves), None)
     words: tuple[str, ...] = ()
-    while one is not None:
-        words = one.new_words + words
-        one = versions.get(one.parent or "")
+    while version is not None:
+        words = version.new_words + words
+        version = versions.get(version.parent or "")
     return tuple(dict.fromkeys(words))
 
 
 def _serving(registry: ModelRegistry, project_id: int) -> str | None:
     try:
         return registry.serving(project_id)
-    except ModelVersionError:  # the project's verdict says so
+    except ModelVersionError:  # the project's verdict reports it
         return None
 
 
@@ -114,24 +116,24 @@ def _record(registry: ModelRegistry, project_id: int, name: str) -> ModelVersion
 
 
 def _below(root: str, versions: Sequence[ModelVersion]) -> Iterator[tuple[ModelVersion, int]]:
-    """Yield each version below its parent, and its depth; nothing recurses, as a trunk has hundreds of versions."""
+    """Yield each version below its parent, with its depth; a loop, because a trunk can have hundreds of versions."""
     children: dict[str, list[ModelVersion]] = {name: [] for name in (root, *(version.name for version in versions))}
     for version in versions:
-        # A version of another bundle's time hangs on ours.
+        # A version that was made with another bundle is shown below ours.
         children[version.parent if version.parent in children else root].append(version)
-    to_come = _last_first(children[root], 1)
-    while to_come:
-        version, depth, is_branch = to_come.pop()
+    stack = _last_first(children[root], 1)
+    while stack:
+        version, depth, is_branch = stack.pop()
         yield version, depth
-        to_come += _last_first(children[version.name], depth + is_branch)
+        stack += _last_first(children[version.name], depth + is_branch)
 
 
 def _last_first(siblings: Sequence[ModelVersion], depth: int) -> list[tuple[ModelVersion, int, bool]]:
-    """Return each with its depth, and whether it is a branch: all but the youngest, with which the trunk goes on."""
+    """Return each sibling with its depth and if it is a branch; the trunk continues with the youngest sibling."""
     return [(version, depth, version is not siblings[-1]) for version in reversed(siblings)]
 
 
-def _facts(
+def _version_record(
     version: ModelVersion | None, name: str, serving: str | None, depth: int, acceptance: Acceptance, *, fits: bool
 ) -> VersionRecord:
     metrics: Mapping[str, Any] = version.metrics if version else {}

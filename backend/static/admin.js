@@ -1,9 +1,9 @@
 "use strict";
-// What is live is fetched again with its page and exchanged; who is in the middle of it is not disturbed.
+// Reloads the live parts of a page every few seconds, except while somebody uses a control in them.
 const EVERY_MS = 3000;
-const PATIENCE_MS = 15000;
+const TIMEOUT_MS = 15000;
 const charts = new WeakMap();
-let isAsking = false;
+let isLoading = false;
 let upToDateAt = new Date();
 
 function drawCharts(root) {
@@ -21,13 +21,13 @@ function drawCharts(root) {
 }
 
 async function refresh() {
-  if (isAsking || document.hidden) return;
+  if (isLoading || document.hidden) return;
   const places = [...document.querySelectorAll("[data-live]")];
   if (!places.length || places.some((place) => place.contains(document.activeElement) && document.activeElement.matches("button, input, a, pre"))) return;
-  isAsking = true;
+  isLoading = true;
   try {
     const headers = { "X-Live": "1", Accept: "text/html" };
-    const response = await fetch(location.href, { headers, signal: AbortSignal.timeout(PATIENCE_MS) });
+    const response = await fetch(location.href, { headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (!response.ok) throw new Error(response.statusText);
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const place of places) {
@@ -40,24 +40,24 @@ async function refresh() {
       drawCharts(place);
     }
     upToDateAt = new Date();
-    sayWhetherStale(false);
+    showStaleNotice(false);
   } catch {
-    sayWhetherStale(true); // the next time may do
+    showStaleNotice(true); // the next try may succeed
   } finally {
-    isAsking = false;
+    isLoading = false;
   }
 }
 
-// Told once, and not again with each failure: a screen reader reads aloud what changes.
-function sayWhetherStale(isStale) {
+// The notice is written once and not at each failure: a screen reader reads every change aloud.
+function showStaleNotice(isStale) {
   const notice = document.getElementById("stale");
   if (notice.hidden !== isStale) return;
   notice.hidden = !isStale;
   const since = upToDateAt.toISOString().slice(11, 19);
-  notice.textContent = isStale ? `Not up to date since ${since} (UTC): the backend does not answer, or fails.` : "";
+  notice.textContent = isStale ? `Not up to date since ${since} (UTC). The backend does not answer, or it reports an error.` : "";
 }
 
-// A chart that is drawn already loads its own news, and must be told when nobody wants them any more.
+// Keep charts that still update themselves; destroy those that are no longer on the page.
 function keepCharts(before, after) {
   for (const place of before.querySelectorAll("[data-drawn]")) {
     const same = after.querySelector(`[data-source="${CSS.escape(place.dataset.source)}"]`);

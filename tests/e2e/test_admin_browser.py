@@ -256,7 +256,7 @@ def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., 
     press(page, "Drain", "is draining")
     assert control.state(1) == "draining"
     press(page, "Resume", "learns again")
-    press(page, "Train now", "training is asked for")
+    press(page, "Train now", "training was requested")
     assert any(job.id.startswith("retrain-1-") for job in deferred(services.redis))
     press(page, "Roll back", "serves project 1 again")
     assert registry.serving(1) == site.versions[0]
@@ -264,7 +264,7 @@ def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., 
     expect(page.get_by_role("status")).to_contain_text(f"{site.versions[1]} serves project 1")
     assert registry.serving(1) == site.versions[1]
     done = [entry.action for entry in AuditLog(services.redis).read()]
-    assert {"learning paused", "version rolled back", "version promoted", "training asked for"} <= set(done)
+    assert {"learning paused", "version rolled back", "version promoted", "training requested"} <= set(done)
 
 
 def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable[..., Page]) -> None:
@@ -272,9 +272,9 @@ def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable
 
     page.get_by_role("row", name="number 25").get_by_role("button", name="Exclude").click()
 
-    expect(page.get_by_role("status")).to_contain_text("not trained on")
+    expect(page.get_by_role("status")).to_contain_text("is excluded")
     assert site.backend.inbox.set_aside_names(1) == {"25/caption": "admin excluded it"}
-    press(page, "Use again", "is trained on again")
+    press(page, "Include", "is included in training again")
     assert site.backend.inbox.set_aside_names(1) == {}
 
 

@@ -233,7 +233,7 @@ def test_words_gained_are_those_that_the_serving_version_knows(admin: BackendCli
 
     page = admin.get("/admin/projects/1/").text
 
-    assert "<h3>Words gained: 2</h3><p>puppy, kitten</p>" in page
+    assert "<h3>New words: 2</h3><p>puppy, kitten</p>" in page
 
 
 def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -> None:
@@ -472,7 +472,7 @@ def test_an_action_that_is_told_nonsense_is_refused_and_not_done(admin: BackendC
     response = admin.send("/admin/api/projects/1/pause", json.dumps(body).encode())
 
     assert response.status_code == 400
-    assert "may have 1000 characters" in response.text or "must be a JSON object" in response.text
+    assert "may have at most 1000 characters" in response.text or "must be a JSON object" in response.text
     assert RetrainingControl(admin.services.redis, admin.settings).state(1) == "on"
 
 

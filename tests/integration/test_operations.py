@@ -124,7 +124,7 @@ def test_the_pages_open_and_say_so_while_redis_is_down(
 
     assert [page.status_code for page in pages] == [200] * 5
     assert all("Redis cannot be reached" in page.text for page in pages)
-    for emptiness in ("No annotator has submitted", "No worker runs", "None yet"):
+    for emptiness in ("No annotator has submitted", "No worker is running", "No jobs yet"):
         assert emptiness not in pages[0].text, "nobody knows"
     assert "Back to the overview" in pages[-1].text
     assert (facts.status_code, list(facts.get_json())) == (503, ["error"])
@@ -136,7 +136,7 @@ def health(admin: BackendClient, name: str) -> tuple[bool, str]:
 
 
 def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: BackendClient, tmp_path: Path) -> None:
-    assert health(admin, "Model store") == (True, "nothing is kept yet")
+    assert health(admin, "Model store") == (True, "is empty")
     admin.services.store.write("projects/1/serving.json", b"{}")
     JobCounts(admin.services.redis).gate_decided(True, 1)
     assert health(admin, "Model store") == (True, "answers")
@@ -144,7 +144,7 @@ def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: 
 
     (tmp_path / "store").rename(tmp_path / "not mounted")
 
-    assert health(admin, "Model store") == (False, f"{tmp_path / 'store'} is not there; is its disk mounted?")
+    assert health(admin, "Model store") == (False, f"{tmp_path / 'store'} does not exist; is its disk mounted?")
 
 
 def test_a_redis_that_does_not_get_its_file_written_is_not_well(
@@ -191,7 +191,7 @@ def test_the_queue_pages_do_not_wait_for_a_redis_that_is_silent(make_backend: Ca
 
         page = admin.get("/admin/queues/0/view/workers", BROWSER_ACCEPTS)
 
-    assert "Redis is away" in page.text
+    assert "Redis does not answer" in page.text
 
 
 def test_the_queue_pages_show_where_redis_is_and_not_its_password(
