@@ -1,4 +1,4 @@
-"""The admin's pages in a real browser: on a phone and on a desk, light and dark, by keyboard, live."""
+"""The admin pages in a real browser: on a phone and on a desk, light and dark, by keyboard, live."""
 
 import re
 import threading
@@ -44,7 +44,7 @@ PAGES = {
 
 @dataclass(frozen=True)
 class Site:
-    """The admin's pages of a backend with one project of 25 corrections and two versions."""
+    """Admin pages of a backend with one project, 25 corrections and two versions."""
 
     url: str
     backend: BackendClient
@@ -93,12 +93,12 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
 
 def publish(backend: BackendClient, decision: str) -> str:
     registry = backend.services.captioners.registry
-    told = [["a", "00ff00ff"], ["black", "ff000000"], ["dog", "ff00ff00"]]
+    words = [["a", "00ff00ff"], ["black", "ff000000"], ["dog", "ff00ff00"]]
     sample = {
         "correction": "25/caption",
         "written": "a black dog number 25",
-        "before": {"caption": "a dog", "columns": 2, "words": [told[0], told[2]]},
-        "after": {"caption": "a black dog", "columns": 2, "words": told},
+        "before": {"caption": "a dog", "columns": 2, "words": [words[0], words[2]]},
+        "after": {"caption": "a black dog", "columns": 2, "words": words},
     }
     measured = {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97}
     return registry.publish(
@@ -113,10 +113,10 @@ def publish(backend: BackendClient, decision: str) -> str:
 
 @pytest.fixture
 def complaints() -> Iterator[list[str]]:
-    """What the browser's console complained of; a test that leaves something in it fails."""
-    found: list[str] = []
-    yield found
-    assert found == []
+    """Errors on the browser's console; a test that leaves an error in the list fails."""
+    messages: list[str] = []
+    yield messages
+    assert messages == []
 
 
 @pytest.fixture
@@ -147,14 +147,18 @@ def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[...,
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("desk", "light")])
-def test_a_page_fits_complains_of_nothing_and_can_be_read_by_everybody(
+def test_a_page_fits_the_screen_has_no_errors_and_is_accessible(
     site: Site, open_page: Callable[..., Page], name: str, size: str, scheme: str
 ) -> None:
     page = open_page(site.address(name), size, scheme)
 
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], "it scrolls sideways"
-    found = Axe().run(page).response["violations"]
-    serious = [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in {"serious", "critical"}]
+    violations = Axe().run(page).response["violations"]
+    serious = [
+        f"{violation['id']}: {violation['nodes'][0]['html']}"
+        for violation in violations
+        if violation["impact"] in {"serious", "critical"}
+    ]
     assert serious == []
 
 
@@ -169,7 +173,7 @@ def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[.
 
 
 @pytest.mark.parametrize("fail", [lambda route: route.abort(), lambda route: route.fulfill(status=503)])
-def test_a_page_says_since_when_it_is_not_up_to_date(
+def test_a_page_says_since_when_it_is_out_of_date(
     site: Site, open_page: Callable[..., Page], complaints: list[str], fail: Callable[[Route], None]
 ) -> None:
     page = open_page(site.address("overview"))
@@ -182,25 +186,27 @@ def test_a_page_says_since_when_it_is_not_up_to_date(
     complaints.clear()
 
 
-def test_a_page_does_not_ask_again_before_it_has_its_answer(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_page_sends_no_second_request_before_the_first_is_answered(
+    site: Site, open_page: Callable[..., Page]
+) -> None:
     page = open_page(site.address("overview"))
     page.clock.install()
     page.reload()
-    asked: list[Route] = []
+    requests: list[Route] = []
 
     def keep_waiting(route: Route) -> None:
-        asked.append(route)
+        requests.append(route)
 
     page.route(site.address("overview"), keep_waiting)
     page.clock.run_for(12_000)
     let_requests_arrive(page)
 
-    assert len(asked) == 1
-    asked[0].continue_()
+    assert len(requests) == 1
+    requests[0].continue_()
 
 
 @pytest.mark.parametrize("changed", [("status", "finished"), ("meta", "{}")])
-def test_a_chart_asks_for_no_news_once_its_training_is_over(
+def test_a_chart_stops_updating_when_its_training_is_over(
     site: Site, open_page: Callable[..., Page], changed: tuple[str, str]
 ) -> None:
     redis = site.backend.services.redis
@@ -217,15 +223,15 @@ def test_a_chart_asks_for_no_news_once_its_training_is_over(
     page.clock.run_for(4000)
     expect(page.locator("[data-refresh]")).to_have_count(0, timeout=30_000)
     let_requests_arrive(page)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
     page.clock.run_for(12_000)
     let_requests_arrive(page)
 
-    assert [address for address in asked if "/losses" in address] == []
+    assert [address for address in addresses if "/losses" in address] == []
 
 
-def test_a_word_shows_where_the_network_looked(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_word_shows_where_the_model_looked(site: Site, open_page: Callable[..., Page]) -> None:
     page = open_page(site.address("version"))
 
     page.get_by_role("button", name="black").press("Enter")
@@ -236,7 +242,7 @@ def test_a_word_shows_where_the_network_looked(site: Site, open_page: Callable[.
     expect(page.locator("canvas")).to_be_hidden()
 
 
-def test_charts_are_drawn_from_what_is_installed(site: Site, open_page: Callable[..., Page]) -> None:
+def test_charts_are_drawn_with_the_installed_library(site: Site, open_page: Callable[..., Page]) -> None:
     page = open_page(site.address("project"))
 
     expect(page.locator(".chart canvas")).to_have_count(2)
@@ -267,7 +273,7 @@ def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., 
     assert {"learning paused", "version rolled back", "version promoted", "training requested"} <= set(done)
 
 
-def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_correction_is_excluded_and_included_again(site: Site, open_page: Callable[..., Page]) -> None:
     page = open_page(site.address("corrections"))
 
     page.get_by_role("row", name="number 25").get_by_role("button", name="Exclude").click()
@@ -278,7 +284,7 @@ def test_a_correction_is_excluded_and_used_again(site: Site, open_page: Callable
     assert site.backend.inbox.set_aside_names(1) == {}
 
 
-def test_jobs_are_stopped_done_again_and_cancelled(
+def test_jobs_are_stopped_run_again_and_cancelled(
     site: Site, open_page: Callable[..., Page], start_worker: Callable[..., WorkerProcess], hold: Hold
 ) -> None:
     redis, settings = site.backend.services.redis, site.backend.settings
@@ -301,7 +307,7 @@ def test_jobs_are_stopped_done_again_and_cancelled(
     hold.release()
 
 
-def test_the_raw_queues_are_acted_on_and_lead_back(site: Site, open_page: Callable[..., Page]) -> None:
+def test_the_raw_queues_allow_actions_and_link_back(site: Site, open_page: Callable[..., Page]) -> None:
     jobs = queue(site.backend.services.redis, RETRAIN_QUEUE)
     for name in ("kept", "deleted"):
         jobs.enqueue_call("tests.integration.held_jobs.held", args=[1], job_id=name)
@@ -327,15 +333,17 @@ def test_the_raw_queues_say_why_they_refuse(site: Site, open_page: Callable[...,
     page = open_page(f"{site.url}/admin/queues/0/view/job/waits")
     page.evaluate("document.getElementById('requeue-job-btn').style.display = 'inline'")
 
-    with page.expect_event("dialog") as told:
+    with page.expect_event("dialog") as dialog:
         page.get_by_role("button", name="Requeue").click(no_wait_after=True)
 
-    assert "not in a state" in told.value.message
-    told.value.accept()
+    assert "not in a state" in dialog.value.message
+    dialog.value.accept()
     assert "409" in complaints.pop()
 
 
-def test_the_raw_queues_show_what_is_in_a_job_and_run_nothing_of_it(site: Site, open_page: Callable[..., Page]) -> None:
+def test_the_raw_queues_show_the_contents_of_a_job_and_run_none_of_it(
+    site: Site, open_page: Callable[..., Page]
+) -> None:
     trap = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     redis = site.backend.services.redis
     jobs = queue(redis, RETRAIN_QUEUE)
@@ -356,7 +364,7 @@ def test_the_raw_queues_show_what_is_in_a_job_and_run_nothing_of_it(site: Site, 
     expect(page.get_by_role("link", name="builtins.int(")).to_contain_text(trap)
 
 
-def test_the_raw_queues_run_no_script_that_gets_into_them(
+def test_the_raw_queues_run_no_foreign_script(
     site: Site, open_page: Callable[..., Page], complaints: list[str]
 ) -> None:
     page = open_page(f"{site.url}/admin/queues/")
@@ -374,7 +382,7 @@ def test_the_raw_queues_run_no_script_that_gets_into_them(
     complaints.clear()
 
 
-def test_a_viewer_reads_and_cannot_act(site: Site, open_page: Callable[..., Page]) -> None:
+def test_a_viewer_can_read_but_cannot_act(site: Site, open_page: Callable[..., Page]) -> None:
     page = open_page(site.address("project"), login=VIEWER)
 
     expect(page.get_by_role("button", name="Train now")).to_be_disabled()
@@ -387,19 +395,19 @@ def test_a_viewer_reads_and_cannot_act(site: Site, open_page: Callable[..., Page
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
-def press(page: Page, button: str, said: str | None = None) -> None:
-    """Press a button and wait for what the page has to say to it."""
+def press(page: Page, button: str, message: str | None = None) -> None:
+    """Press a button and wait for the message about it."""
     page.get_by_role("button", name=button, exact=True).click()
-    if said is not None:
-        expect(page.get_by_role("status")).to_contain_text(said)
+    if message is not None:
+        expect(page.get_by_role("status")).to_contain_text(message)
 
 
 def let_requests_arrive(page: Page) -> None:
-    """Wait until every request that the page has sent is known here."""
+    """Wait until every request of the page has arrived here."""
     page.evaluate("fetch('/admin/static/admin.js').then((answer) => answer.ok)")
 
 
 def deferred(redis: Redis) -> list[Job]:
     jobs = queue(redis, RETRAIN_QUEUE)
-    found = Job.fetch_many(jobs.deferred_job_registry.get_job_ids(), connection=redis, serializer=JSONSerializer)
-    return [job for job in found if job is not None]
+    job_ids = jobs.deferred_job_registry.get_job_ids()
+    return [job for job in Job.fetch_many(job_ids, connection=redis, serializer=JSONSerializer) if job is not None]

@@ -1,4 +1,4 @@
-"""What admins and owners see and do on the pages, and the same as JSON."""
+"""The admin pages: contents and actions, on the pages and as JSON."""
 
 import io
 import json
@@ -46,7 +46,7 @@ PAGES = (
 
 @pytest.fixture
 def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
-    """A protected backend whose project 1 has 25 corrections and one version, and a caller who is logged in."""
+    """Protected backend whose project 1 has 25 corrections and one version; the caller is logged in."""
     backend = make_backend(ADMIN, **LOGIN)
     base = backend.services.captioners.bundle()
     for number in range(1, 26):
@@ -87,10 +87,10 @@ def test_each_page_opens(admin: BackendClient, path: str) -> None:
     assert "script-src" not in response.headers["Content-Security-Policy"], "scripts only from here"
 
 
-def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -> None:
-    seen = admin.get("/admin/api/overview").get_json()
+def test_the_overview_says_the_state_of_a_project_in_words(admin: BackendClient) -> None:
+    overview = admin.get("/admin/api/overview").get_json()
 
-    (project,) = seen["projects"]
+    (project,) = overview["projects"]
     assert project["verdict"]["words"] == "25 corrections wait for the next training"
     assert project["waiting"] == 25
     assert project["last_decision"] == "better in 97% of draws"
@@ -98,7 +98,7 @@ def test_the_overview_says_in_words_how_a_project_stands(admin: BackendClient) -
 
 
 def end_job(admin: BackendClient, minute: int, status: JobStatus = JobStatus.FAILED, name: str = RETRAIN_QUEUE) -> None:
-    """Leave a job of project 1 behind that ended so many minutes after the newest version."""
+    """Make a job of project 1 that ended this many minutes after the newest version."""
     jobs = queue(admin.services.redis, name)
     job = jobs.create_job("worker.jobs.retrain", args=[1, "a test"], job_id=f"{name}-1-{minute}", status=status)
     job.ended_at = datetime.now(UTC) + timedelta(minutes=minute)
@@ -112,7 +112,7 @@ def verdict(admin: BackendClient, project_id: int = 1) -> tuple[str, str]:
     return project["verdict"]["standing"], project["verdict"]["words"]
 
 
-def test_a_training_that_failed_is_said_however_many_other_jobs_failed_since(admin: BackendClient) -> None:
+def test_a_failed_training_is_shown_even_if_many_other_jobs_failed_since(admin: BackendClient) -> None:
     end_job(admin, 1)
     for minute in range(2, 62):
         end_job(admin, minute, name=LABEL_STUDIO_QUEUE)
@@ -120,7 +120,7 @@ def test_a_training_that_failed_is_said_however_many_other_jobs_failed_since(adm
     assert verdict(admin) == ("failed", "the last training failed: its log says why")
 
 
-def test_a_training_that_failed_is_over_with_one_that_ended_well(admin: BackendClient) -> None:
+def test_a_failed_training_is_no_longer_shown_after_a_successful_one(admin: BackendClient) -> None:
     end_job(admin, 1)
     end_job(admin, 2, JobStatus.FINISHED)
     assert verdict(admin) == ("waiting", "25 corrections wait for the next training")
@@ -129,7 +129,7 @@ def test_a_training_that_failed_is_over_with_one_that_ended_well(admin: BackendC
     assert verdict(admin)[0] == "failed"
 
 
-def test_a_training_that_failed_is_over_when_nothing_waits(admin: BackendClient) -> None:
+def test_a_failed_training_is_no_longer_shown_when_no_correction_waits(admin: BackendClient) -> None:
     end_job(admin, 1)
 
     admin.inbox.mark_trained(1, admin.inbox.change_number(1))
@@ -137,7 +137,7 @@ def test_a_training_that_failed_is_over_when_nothing_waits(admin: BackendClient)
     assert verdict(admin)[0] == "current"
 
 
-def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
+def test_a_cancelled_training_is_not_shown_as_failed(admin: BackendClient) -> None:
     redis = admin.services.redis
     admin.inbox.store(make_correction(project_id=2))
     retraining = enqueue_retraining(redis, admin.settings, 2, "a test")
@@ -151,17 +151,19 @@ def test_a_cancelled_training_has_not_failed(admin: BackendClient) -> None:
 
 @pytest.mark.parametrize("record", ["serving.json", "versions/{version}/version.json"])
 @pytest.mark.parametrize("content", [b"half", b"[]", b"{}", b'{"metrics": null, "corrections": null}'])
-def test_a_damaged_record_is_named_and_hides_nothing_else(admin: BackendClient, record: str, content: bytes) -> None:
+def test_a_damaged_record_is_named_and_everything_else_is_shown(
+    admin: BackendClient, record: str, content: bytes
+) -> None:
     admin.inbox.store(make_correction(project_id=2))
     path = f"projects/1/{record.format(version=admin.services.captioners.registry.versions(1)[0].name)}"
     (Path(admin.settings.model_store) / path).write_bytes(content)
 
-    seen = admin.get("/admin/api/overview").get_json()
+    overview = admin.get("/admin/api/overview").get_json()
 
-    damaged, whole = seen["projects"]
+    damaged, whole = overview["projects"]
     assert damaged["verdict"]["standing"] == "stuck"
     assert path in damaged["verdict"]["words"]
-    assert seen["verdict"] == f"project 1 {damaged['verdict']['words']}"
+    assert overview["verdict"] == f"project 1 {damaged['verdict']['words']}"
     assert whole["verdict"]["words"] == "waiting for 19 more corrections"
     for page in ("/admin/", "/admin/projects/1/"):
         assert path in admin.get(page).text
@@ -171,7 +173,7 @@ def test_a_damaged_record_is_named_and_hides_nothing_else(admin: BackendClient, 
     assert metrics[f'captioner_serving_version{{project="2",version="{whole["serving"]}"}}'] == 1
 
 
-def test_a_job_that_is_none_of_ours_is_shown_as_unreadable(admin: BackendClient) -> None:
+def test_a_foreign_job_is_shown_as_unreadable(admin: BackendClient) -> None:
     redis = admin.services.redis
     Queue(RETRAIN_QUEUE, connection=redis, serializer=DefaultSerializer).enqueue_call("math.sqrt", args=[4])
 
@@ -182,21 +184,21 @@ def test_a_job_that_is_none_of_ours_is_shown_as_unreadable(admin: BackendClient)
     assert admin.get("/admin/projects/1/").status_code == 200
 
 
-def test_corrections_are_searched_the_newest_first(admin: BackendClient) -> None:
-    def found(query: str) -> list[str]:
+def test_a_search_shows_the_newest_corrections_first(admin: BackendClient) -> None:
+    def names(query: str) -> list[str]:
         rows = admin.get(f"/admin/api/projects/1/corrections?{query}").get_json()["corrections"]
         return [row["name"] for row in rows]
 
-    assert found("") == [f"{number}/caption" for number in range(25, 0, -1)]
-    assert found("text=NUMBER+25") == ["25/caption"]
-    assert len(found("annotator=1")) == 9
-    assert found("version=v9") == []
+    assert names("") == [f"{number}/caption" for number in range(25, 0, -1)]
+    assert names("text=NUMBER+25") == ["25/caption"]
+    assert len(names("annotator=1")) == 9
+    assert names("version=v9") == []
     page = admin.get("/admin/projects/1/corrections/?text=number+25").text
     assert re.search(r"<span>a</span>\s*<ins>black</ins>\s*<span>dog</span>", page)
     assert "v1-" in page
 
 
-def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(admin: BackendClient) -> None:
+def test_a_correction_names_the_published_version_that_learned_its_present_caption(admin: BackendClient) -> None:
     registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
 
     def keep(as_what: Callable[..., ModelVersion], corrections: list[str], **metrics: Any) -> str:
@@ -218,7 +220,7 @@ def test_a_correction_names_the_published_version_that_learned_it_as_it_is_now(a
     assert (named["20/caption"], named["25/caption"], named["1/caption"]) == (learned, None, None)
 
 
-def test_words_gained_are_those_that_the_serving_version_knows(admin: BackendClient) -> None:
+def test_new_words_are_those_of_the_serving_version(admin: BackendClient) -> None:
     registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
 
     def keep(as_what: Callable[..., ModelVersion], parent: str, *words: str) -> str:
@@ -245,7 +247,7 @@ def test_a_version_shows_what_changed_on_held_out_images(admin: BackendClient) -
     assert re.search(r'class="word changed" data-attention="00ff00ff">black<', page)
 
 
-def test_a_project_of_very_many_versions_opens_with_the_newest_of_them(admin: BackendClient) -> None:
+def test_a_project_with_very_many_versions_shows_the_newest(admin: BackendClient) -> None:
     registry = admin.services.captioners.registry
     (first,) = registry.versions(1)
     parent, folder = first.name, Path(admin.settings.model_store) / "projects" / "1" / "versions"
@@ -276,7 +278,7 @@ def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> 
 
     tree = admin.get("/admin/api/projects/1").get_json()["versions"]
 
-    assert [(one["name"], one["depth"]) for one in tree] == [
+    assert [(record["name"], record["depth"]) for record in tree] == [
         (base.version, 0),
         (first.name, 1),
         (older, 1),
@@ -300,7 +302,7 @@ def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> 
         "/admin/api/jobs/a b",
     ],
 )
-def test_what_is_unknown_is_not_found_and_a_page_shows_the_way_back(admin: BackendClient, path: str) -> None:
+def test_an_unknown_address_is_not_found_and_its_page_links_back(admin: BackendClient, path: str) -> None:
     response = admin.get(path, {"Accept": "text/html"})
 
     assert response.status_code == 404
@@ -317,7 +319,7 @@ def description() -> dict[str, Any]:
     return described
 
 
-def test_what_was_never_measured_is_a_dash_on_the_pages_and_null_in_json(admin: BackendClient) -> None:
+def test_a_missing_number_is_a_dash_on_the_pages_and_null_in_json(admin: BackendClient) -> None:
     registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
     half: dict[str, Any] = {"candidate": 1.25, "captions": 4}
     diverged = {"candidate": math.nan, "serving": 2.5, "captions": 3, "better_in": None}
@@ -339,45 +341,47 @@ def test_what_was_never_measured_is_a_dash_on_the_pages_and_null_in_json(admin: 
 @pytest.mark.parametrize(
     "path", ["projects/1/corrections?annotator=anna", "projects/1/corrections?start=x", "audit?before=0-0"]
 )
-def test_what_cannot_be_asked_for_is_refused_with_the_reason(admin: BackendClient, path: str) -> None:
+def test_an_invalid_argument_is_refused_with_the_reason(admin: BackendClient, path: str) -> None:
     response = admin.get(f"/admin/api/{path}")
 
     assert response.status_code == 400
     assert " must be " in response.get_json()["error"]
 
 
-def test_beyond_the_last_correction_there_are_none(admin: BackendClient) -> None:
-    found = admin.get("/admin/api/projects/1/corrections?annotator=&start=99999999999999999999999").get_json()
+def test_a_page_after_the_last_correction_is_empty(admin: BackendClient) -> None:
+    page = admin.get("/admin/api/projects/1/corrections?annotator=&start=99999999999999999999999").get_json()
 
-    assert found == {"corrections": [], "looked_at": 0, "next": None}
+    assert page == {"corrections": [], "looked_at": 0, "next": None}
 
 
-def test_the_description_names_every_route_and_no_other(admin: BackendClient, description: dict[str, Any]) -> None:
+def test_the_api_description_names_exactly_the_routes_that_exist(
+    admin: BackendClient, description: dict[str, Any]
+) -> None:
     def readable(rule: Rule) -> str:
         return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule).removeprefix("/admin/api")
 
     rules = [rule for rule in admin.app.url_map.iter_rules() if rule.rule.startswith("/admin/api/")]
     there = {(readable(rule), method.lower()) for rule in rules for method in (rule.methods or set()) & {"GET", "POST"}}
     described = {
-        (path, method) for path, found in description["paths"].items() for method in found if method != "parameters"
+        (path, method) for path, methods in description["paths"].items() for method in methods if method != "parameters"
     }
 
     assert described == there
 
 
-def test_the_description_names_every_action(description: dict[str, Any]) -> None:
+def test_the_api_description_names_every_action(description: dict[str, Any]) -> None:
     def actions(path: str) -> set[str]:
-        (found,) = [one for one in description["paths"][path]["parameters"] if one.get("name") == "action"]
-        return set(found["schema"]["enum"])
+        (action,) = [each for each in description["paths"][path]["parameters"] if each.get("name") == "action"]
+        return set(action["schema"]["enum"])
 
     assert actions("/projects/{project_id}/{action}") == set(PROJECT_ACTIONS)
     assert actions("/jobs/{job_id}/{action}") == set(JOB_ACTIONS)
 
 
-def test_answers_are_as_described(admin: BackendClient, description: dict[str, Any]) -> None:
+def test_answers_match_the_api_description(admin: BackendClient, description: dict[str, Any]) -> None:
     job_id = enqueue_retraining(admin.services.redis, admin.settings, 1, "a test")
     version = admin.services.captioners.registry.versions(1)[0].name
-    asked = {
+    addresses = {
         "/overview": "/overview",
         "/projects/{project_id}": "/projects/1",
         "/projects/{project_id}/versions/{name}": f"/projects/1/versions/{version}",
@@ -390,7 +394,7 @@ def test_answers_are_as_described(admin: BackendClient, description: dict[str, A
         "/jobs/{job_id}": f"/jobs/{job_id}",
         "/jobs/{job_id}/losses": f"/jobs/{job_id}/losses",
     }
-    for path, address in asked.items():
+    for path, address in addresses.items():
         answer = description["paths"][path]["get"]["responses"]["200"]
         if "$ref" in answer:
             answer = description["components"]["responses"][answer["$ref"].rpartition("/")[2]]
@@ -400,7 +404,7 @@ def test_answers_are_as_described(admin: BackendClient, description: dict[str, A
         )
 
 
-def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
+def test_an_action_is_done_and_reported(admin: BackendClient) -> None:
     version = admin.services.captioners.registry.versions(1)[0].name
 
     response = admin.post("/admin/api/projects/1/rollback", {})
@@ -411,7 +415,7 @@ def test_an_action_is_done_and_says_so(admin: BackendClient) -> None:
     assert admin.services.captioners.registry.serving(1) == version
 
 
-def test_a_version_of_another_encoder_cannot_serve_and_no_button_offers_it(
+def test_a_version_for_another_encoder_cannot_be_promoted_and_has_no_button(
     admin: BackendClient, make_backend: Callable[..., BackendClient], tmp_path: Path
 ) -> None:
     name = admin.services.captioners.registry.versions(1)[0].name
@@ -430,7 +434,7 @@ def test_a_version_of_another_encoder_cannot_serve_and_no_button_offers_it(
         assert 'action="/admin/api/projects/1/promote"' not in other.get(path).text
 
 
-def test_a_version_that_was_refused_or_never_was_is_neither_promoted_nor_downloaded(admin: BackendClient) -> None:
+def test_a_refused_or_unknown_version_is_neither_promoted_nor_downloaded(admin: BackendClient) -> None:
     registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
     serving = registry.serving(1)
     made = registry.refuse(1, base.captioner(), parent=serving, metrics={}, corrections=[], decision="worse")
@@ -448,7 +452,7 @@ def test_a_version_that_was_refused_or_never_was_is_neither_promoted_nor_downloa
     assert (download.status_code, "was refused" in download.get_json()["error"]) == (404, True)
 
 
-def test_going_back_from_the_first_version_is_refused(admin: BackendClient) -> None:
+def test_a_rollback_from_the_first_version_is_refused(admin: BackendClient) -> None:
     admin.post("/admin/api/projects/1/rollback", {})
 
     response = admin.post("/admin/api/projects/1/rollback", {})
@@ -458,7 +462,7 @@ def test_going_back_from_the_first_version_is_refused(admin: BackendClient) -> N
 
 
 @pytest.mark.parametrize("name", ["action", "project_id", "who", "self", "note"])
-def test_what_an_action_does_not_ask_for_is_neither_used_nor_written_down(admin: BackendClient, name: str) -> None:
+def test_values_that_an_action_does_not_use_are_ignored_and_not_logged(admin: BackendClient, name: str) -> None:
     response = admin.post("/admin/api/projects/1/exclude", {"correction": "25/caption", name: "x"})
 
     assert response.status_code == 200, response.text
@@ -468,7 +472,7 @@ def test_what_an_action_does_not_ask_for_is_neither_used_nor_written_down(admin:
 
 
 @pytest.mark.parametrize("body", [[], None, "25/caption", {"correction": "x" * 1001}])
-def test_an_action_that_is_told_nonsense_is_refused_and_not_done(admin: BackendClient, body: Any) -> None:
+def test_an_action_with_an_invalid_body_is_refused_and_not_done(admin: BackendClient, body: Any) -> None:
     response = admin.send("/admin/api/projects/1/pause", json.dumps(body).encode())
 
     assert response.status_code == 400
@@ -476,7 +480,7 @@ def test_an_action_that_is_told_nonsense_is_refused_and_not_done(admin: BackendC
     assert RetrainingControl(admin.services.redis, admin.settings).state(1) == "on"
 
 
-def test_a_version_can_be_taken_along_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
+def test_a_version_can_be_downloaded_as_a_bundle(admin: BackendClient, tmp_path: Path) -> None:
     version = admin.services.captioners.registry.versions(1)[0].name
 
     response = admin.get(f"/admin/api/projects/1/versions/{version}/bundle")

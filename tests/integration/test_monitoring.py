@@ -1,4 +1,4 @@
-"""`monitoring/`: Prometheus takes its files as they are, and every metric they name is one that /metrics gives."""
+"""Files in `monitoring/`: Prometheus accepts them, and /metrics has every metric that they name."""
 
 import json
 import re
@@ -28,8 +28,8 @@ PANELS: list[dict[str, Any]] = json.loads((MONITORING / "dashboard.json").read_t
 
 def panel_queries() -> list[str]:
     """Return the queries of all panels, with Grafana's variables filled in."""
-    written = [target["expr"] for panel in PANELS for target in panel["targets"]]
-    return [query.replace("$project", ".*").replace("$__rate_interval", "1m") for query in written]
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    return [query.replace("$project", ".*").replace("$__rate_interval", "1m") for query in queries]
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def promtool() -> str:
 @pytest.mark.parametrize(
     "arguments", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
 )
-def test_promtool_finds_nothing_wrong(promtool: str, arguments: str) -> None:
-    said = subprocess.run([promtool, *arguments.split()], cwd=MONITORING, capture_output=True, text=True, check=False)
+def test_promtool_accepts_the_files(promtool: str, arguments: str) -> None:
+    result = subprocess.run([promtool, *arguments.split()], cwd=MONITORING, capture_output=True, text=True, check=False)
 
-    assert said.returncode == 0, said.stdout + said.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_alert_has_a_test_and_says_what_to_do() -> None:
@@ -55,24 +55,24 @@ def test_every_alert_has_a_test_and_says_what_to_do() -> None:
     assert all({"summary", "action"} <= set(rule["annotations"]) for rule in alerts)
 
 
-def test_every_metric_of_panels_and_rules_is_one_that_a_backend_gives(backend: BackendClient) -> None:
-    given = series_names(backend.get("/metrics").text)
+def test_a_backend_has_every_metric_that_panels_and_rules_name(backend: BackendClient) -> None:
+    series = series_names(backend.get("/metrics").text)
     recorded = {rule["record"] for rule in RULES if "record" in rule}
 
     queries = [*panel_queries(), *(rule["expr"] for rule in RULES)]
     named = {name for query in queries for name in re.findall(r"\bcaptioner_\w+", query)}
     built_on = {name for query in queries for name in re.findall(r"\bcaptioner:[\w:]+", query)}
 
-    assert sorted(named - given) == []
+    assert sorted(named - series) == []
     assert built_on <= recorded
 
 
-def test_a_panel_or_a_rule_looks_at_every_metric(backend: BackendClient) -> None:
+def test_every_metric_is_used_by_a_panel_or_a_rule(backend: BackendClient) -> None:
     declared = re.findall(r"^# TYPE (\w+) ", backend.get("/metrics").text, re.MULTILINE)
 
-    looked_at = " ".join([*panel_queries(), *(rule["expr"] for rule in RULES)])
+    queries = " ".join([*panel_queries(), *(rule["expr"] for rule in RULES)])
 
-    assert [name for name in declared if name not in looked_at and not name.endswith("_created")] == []
+    assert [name for name in declared if name not in queries and not name.endswith("_created")] == []
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         yield services
 
 
-def test_a_real_prometheus_gets_what_the_dashboard_asks_for(
+def test_a_real_prometheus_answers_the_queries_of_the_dashboard(
     workplace: Workplace, services: Services, tmp_path: Path
 ) -> None:
     prometheus = program("prometheus")
@@ -106,8 +106,8 @@ def test_a_real_prometheus_gets_what_the_dashboard_asks_for(
         return answer.json()["data"] if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE else None
 
     def value(query: str) -> float | None:
-        found = ask("query", query=query)
-        return float(found["result"][0]["value"][1]) if found and found["result"] else None
+        answer = ask("query", query=query)
+        return float(answer["result"][0]["value"][1]) if answer and answer["result"] else None
 
     wait_until(server, lambda: value('up{job="captioner"}') == 1, DEADLINE_S, "to scrape the backend")
     wait_until(server, lambda: value('captioner_requests_total{route="/metrics"}') is not None, DEADLINE_S, "again")
@@ -131,7 +131,7 @@ def pending(ask: Callable[..., Any]) -> set[str]:
 
 
 def configuration(home: Path, target: str) -> Path:
-    """Copy our files with another target; what they do now and then is done each second."""
+    """Copy our files with another target; scrape and evaluate every second."""
     home.mkdir()
     groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
     for group in groups:
@@ -145,7 +145,7 @@ def configuration(home: Path, target: str) -> Path:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         missing(f"no {name} on PATH (Debian: apt install prometheus)")
-    return str(found)
+    return str(path)

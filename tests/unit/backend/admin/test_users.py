@@ -1,4 +1,4 @@
-"""The people of the admin pages and the file that names them."""
+"""Users of the admin pages, and their file."""
 
 import io
 import stat
@@ -25,7 +25,7 @@ def settings(file: Path) -> Settings:
     return Settings(basic_auth_user="captioner", basic_auth_pass="from the settings", admin_users_file=str(file))
 
 
-def test_a_user_gets_in_with_the_password_that_was_written(settings: Settings) -> None:
+def test_a_user_signs_in_with_the_written_password(settings: Settings) -> None:
     write_user(settings, "anna", "viewer", "right password")
     users = Users(settings)
 
@@ -53,7 +53,7 @@ def test_the_file_is_read_again_when_it_has_changed(settings: Settings, file: Pa
     assert users.is_anybody()  # BASIC_AUTH_USER
 
 
-def test_a_change_of_the_people_or_the_settings_changes_what_sessions_are_signed_with(settings: Settings) -> None:
+def test_a_change_of_users_or_settings_changes_the_key_of_sessions(settings: Settings) -> None:
     users = Users(settings)
     before = users.session_secret()
     assert before == Users(settings).session_secret()
@@ -65,7 +65,7 @@ def test_a_change_of_the_people_or_the_settings_changes_what_sessions_are_signed
     assert Users(Settings(basic_auth_user="captioner", basic_auth_pass="other")).session_secret() != before
 
 
-def test_lines_that_mean_nothing_are_reported_without_what_stands_in_them(
+def test_invalid_lines_are_reported_without_their_contents(
     settings: Settings, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.parent.mkdir()
@@ -88,7 +88,7 @@ def test_lines_that_mean_nothing_are_reported_without_what_stands_in_them(
     assert "plain password" not in caplog.text
 
 
-def test_what_else_stands_in_the_file_stays_and_only_its_owner_reads_it(settings: Settings, file: Path) -> None:
+def test_other_lines_of_the_file_are_kept_and_only_its_owner_can_read_it(settings: Settings, file: Path) -> None:
     write_user(settings, "anna", "viewer", "right password")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text("# people\n" + file.read_text() + "a line that is wrong\n")
@@ -115,7 +115,7 @@ def test_what_else_stands_in_the_file_stays_and_only_its_owner_reads_it(settings
         ("anna", "short", "at least 8 characters"),
     ],
 )
-def test_names_and_passwords_that_will_not_do_are_refused(
+def test_invalid_names_and_passwords_are_refused(
     settings: Settings, file: Path, name: str, password: str, message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -124,7 +124,7 @@ def test_names_and_passwords_that_will_not_do_are_refused(
     assert not file.exists()
 
 
-def test_nobody_is_removed_who_is_not_there(settings: Settings) -> None:
+def test_the_removal_of_an_unknown_user_is_refused(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="has no user 'anna'"):
         remove_user(settings, "anna")
 
@@ -138,10 +138,10 @@ def test_the_command_reads_the_password_and_writes_the_line(
     users = Users(Settings(admin_users_file=str(file)))
 
     added = main(["user", "anna", "--role", "operator"])
-    known = users.check("anna", "right password")
+    anna = users.check("anna", "right password")
     removed = main(["user", "anna", "--remove"])
 
-    assert (added, known, removed) == (0, User(name="anna", role="operator"), 0)
+    assert (added, anna, removed) == (0, User(name="anna", role="operator"), 0)
     assert users.find("anna") is None
     assert capsys.readouterr().out == "anna can sign in at /admin/login as operator\nanna can sign in no more\n"
 
