@@ -298,7 +298,7 @@ def test_jobs_are_stopped_run_again_and_cancelled(
 
     press(page, "Stop", "is being stopped")
     expect(page.get_by_text("stopped by a person")).to_be_visible(timeout=30_000)
-    press(page, "Run again", "waits to run again")
+    press(page, "Run again", "is queued again")
     hold.wait_until_running()
     waiting = queue(redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held", args=[hold.port])
     page.goto(f"{site.url}/admin/jobs/{waiting.id}/")
