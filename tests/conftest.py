@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from tests.fake_label_studio import FakeLabelStudio
 from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
@@ -45,6 +46,13 @@ def image_server() -> Iterator[ImageServer]:
     """A web server with images, and with the tricks servers play."""
     with ImageServer() as server:
         yield server
+
+
+@pytest.fixture
+def label_studio() -> Iterator[FakeLabelStudio]:
+    """A small Label Studio of our own, without projects; tests/e2e has a real one under this name."""
+    with FakeLabelStudio() as label_studio:
+        yield label_studio
 
 
 @pytest.fixture

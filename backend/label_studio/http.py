@@ -1,22 +1,22 @@
 """Requests to Label Studio's HTTP API: address, credentials, time limits, and what a refusal means to a person."""
 
-from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import requests
 
 from backend.label_studio.api_key import ApiKey
-from model.errors import LabelStudioError
+from backend.protocol.json_fields import JsonObject, parse_json
+from model.errors import LabelStudioError, RequestError
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 
-Read = TypeVar("Read")
+T = TypeVar("T")
 
 
 class LabelStudioRefusalError(LabelStudioError):
-    """Label Studio answered, with a status that says no."""
+    """Label Studio answered with a status of refusal."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -26,42 +26,33 @@ class LabelStudioRefusalError(LabelStudioError):
 class LabelStudioHttp:
     """One Label Studio and one API key. Safe to share between threads."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         # Label Studio may live below a path (http://host/label-studio); urljoin keeps it only before a slash.
         self.url = url.rstrip("/") + "/"
+        self.api_key = ApiKey(api_key, self._exchange)
         self._session = requests.Session()
-        self._api_key = ApiKey(api_key, self._exchange)
-        self.key_kind = self._api_key.kind
+        self._timeout_s = (CONNECT_TIMEOUT_S, read_timeout_s)
 
-    def authorization(self) -> dict[str, str]:
-        """Return the header that authenticates us.
-
-        Raises:
-            LabelStudioError: Label Studio does not exchange the personal access token.
-        """
-        return self._api_key.authorization()
-
-    def ask(self, method: str, path: str, read: Callable[[Any], Read], **content: Any) -> Read:
-        """Send a request (`params`, `json`) and return what `read` makes of the JSON in the reply.
+    def ask(self, method: str, path: str, kind: type[T], **content: Any) -> T:
+        """Send a request (`params`, `json`) and return the JSON of the reply as this type.
 
         Raises:
-            LabelStudioError: nothing there, too slow, redirected, or a reply that `read` cannot read.
-            LabelStudioRefusalError: any status that is no success.
+            LabelStudioError: Label Studio is away or too slow, redirects, or sends JSON of another type.
+            LabelStudioRefusalError: any other status than success.
         """
-        reply = self._send(method, path, self.authorization(), **content)
-        if reply.status_code == 401 and self._api_key.forget_access():
+        reply = self._send(method, path, self.api_key, **content)
+        if reply.status_code == 401 and self.api_key.forget_access():
             # Access tokens die early when Label Studio's secret key changes.
-            reply = self._send(method, path, self.authorization(), **content)
-        return self._read(reply, read)
+            reply = self._send(method, path, self.api_key, **content)
+        if reply.status_code == 401:
+            raise LabelStudioRefusalError(self._unauthorized(reply), 401)
+        return self._read(reply, kind)
 
-    def _send(self, method: str, path: str, headers: Mapping[str, str], **content: Any) -> requests.Response:
-        request = requests.Request(method, urljoin(self.url, path), headers=dict(headers), **content)
-        # Prepared here and not by the session, which would replace our header by a .netrc entry.
-        prepared = request.prepare()
-        environment = self._session.merge_environment_settings(prepared.url, {}, None, None, None)
-        timeout_s = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+    def _send(self, method: str, path: str, auth: Any, **content: Any) -> requests.Response:
+        # A redirect could lead to another host, which must not get our key.
+        limits: dict[str, Any] = {"timeout": self._timeout_s, "allow_redirects": False}
         try:
-            return self._session.send(prepared, timeout=timeout_s, allow_redirects=False, **environment)
+            return self._session.request(method, urljoin(self.url, path), auth=auth, **limits, **content)
         except requests.Timeout as cause:
             raise LabelStudioError(f"Label Studio at {self.url} did not answer in time: {cause}") from cause
         except requests.RequestException as cause:
@@ -69,46 +60,57 @@ class LabelStudioHttp:
                 f"Label Studio cannot be reached at {self.url}: start it, or correct LABEL_STUDIO_URL ({cause})"
             ) from cause
 
-    def _read(self, reply: requests.Response, read: Callable[[Any], Read]) -> Read:
+    def _read(self, reply: requests.Response, kind: type[T]) -> T:
         if reply.is_redirect:
             raise LabelStudioError(
                 f"Label Studio at {self.url} redirects to {reply.headers['Location']}: set LABEL_STUDIO_URL to "
                 "the address it really has"
             )
-        if reply.status_code == 401:
-            raise LabelStudioRefusalError(self._unauthorized(reply), 401)
         if not reply.ok:
-            asked = f"{reply.request.method} {reply.request.path_url.partition('?')[0]}"
-            raise LabelStudioRefusalError(
-                f"Label Studio answered {reply.status_code} to {asked}: {_detail(reply)}", reply.status_code
-            )
+            request = f"{reply.request.method} {reply.request.path_url.partition('?')[0]}"
+            message = f"Label Studio answered {reply.status_code} to {request}: {_detail(reply)}"
+            raise LabelStudioRefusalError(message, reply.status_code)
         try:
-            return read(reply.json())
-        except (ValueError, TypeError, KeyError) as cause:
+            return parse_json(kind, reply.json())
+        except (ValueError, RequestError) as cause:
             raise LabelStudioError(
-                f"{reply.url.partition('?')[0]} does not answer as Label Studio would ({cause!r}): LABEL_STUDIO_URL "
+                f"{reply.url.partition('?')[0]} does not answer as Label Studio would ({cause}): LABEL_STUDIO_URL "
                 "must be the address of Label Studio"
             ) from cause
 
     def _unauthorized(self, reply: requests.Response) -> str:
-        said = f"Label Studio at {self.url} refused the {self.key_kind} in LABEL_STUDIO_API_KEY: {_detail(reply)}"
-        if self.key_kind == "legacy token":
-            return f"{said}. Use a personal access token, or allow legacy tokens in Organization > API Tokens Settings"
-        return f"{said}. Allow personal access tokens in Organization > API Tokens Settings"
+        way_out = "Allow personal access tokens"
+        if self.api_key.kind == "legacy token":
+            way_out = "Use a personal access token, or allow legacy tokens"
+        return (
+            f"Label Studio at {self.url} refused the {self.api_key.kind} in LABEL_STUDIO_API_KEY: {_detail(reply)}. "
+            f"{way_out} in Organization > API Tokens Settings"
+        )
 
     def _exchange(self, personal_access_token: str) -> str:
-        reply = self._send("POST", "api/token/refresh/", {}, json={"refresh": personal_access_token})
+        """Return an access token for a personal access token."""
+        body = {"refresh": personal_access_token}
+        reply = self._send("POST", "api/token/refresh/", _no_authorization, json=body)
         if reply.status_code == 401:
             raise LabelStudioRefusalError(
                 f"Label Studio at {self.url} does not know the personal access token in LABEL_STUDIO_API_KEY "
                 f"({_detail(reply)}): create a new one in Account & Settings > Personal Access Token",
                 401,
             )
-        return self._read(reply, lambda body: str(body["access"]))
+        return self._read(reply, _AccessToken).access
+
+
+class _AccessToken(JsonObject):
+    access: str
+
+
+def _no_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send no header, not even one from .netrc."""
+    return request
 
 
 def _detail(reply: requests.Response) -> str:
-    """Return what Label Studio says about a refusal, in one short line."""
+    """Return Label Studio's reason for a refusal, in one short line."""
     try:
         body = reply.json()
     except ValueError:

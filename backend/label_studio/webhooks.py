@@ -45,7 +45,7 @@ def find_fault(
         return _missing(webhooks, backends, url)
     if not webhook.is_active:
         return WebhookFault(reason="is switched off", webhook=webhook)
-    if webhook.actions is not None and (missing := NEEDED_ACTIONS.difference(webhook.actions)):
+    if not webhook.is_for_all_actions and (missing := NEEDED_ACTIONS.difference(webhook.actions)):
         return WebhookFault(reason=f"is not sent for {', '.join(sorted(missing))}", webhook=webhook)
     if not webhook.sends_payload:
         return WebhookFault(reason="is sent without its payload", webhook=webhook)

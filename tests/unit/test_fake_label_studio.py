@@ -1,6 +1,6 @@
 """The fake Label Studio answers and reports in the shapes that Label Studio 1.23.2 was recorded with."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,12 +11,6 @@ from tests.payloads import load_payload
 
 FREE_OBJECTS = {"data", "meta", "headers", "parsed_label_config", "control_weights", "data_types", "exc_info"}
 """Objects whose keys depend on the project, not on Label Studio."""
-
-
-@pytest.fixture
-def label_studio() -> Iterator[FakeLabelStudio]:
-    with FakeLabelStudio() as label_studio:
-        yield label_studio
 
 
 @pytest.fixture
