@@ -1,8 +1,8 @@
 """Who may ask what on Label Studio's side, and how everybody is refused.
 
 With BASIC_AUTH_USER set, every route of Label Studio's side needs the login. Label Studio's webhooks do not carry the
-backend's login (CONTRACT.md section 5), so `/webhook` also takes WEBHOOK_SECRET in a header. `/ready` and `/metrics`
-hold no secrets and are open. What lies below /admin is guarded by `backend/admin/access.py`.
+backend's login, so `/webhook` also takes WEBHOOK_SECRET in a header. `/ready` and `/metrics` hold no secrets and are
+open. What lies below /admin is guarded by `backend/admin/access.py`.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""The images of tasks, fetched from wherever Label Studio says they are (CONTRACT.md section 12).
+"""The images of tasks, fetched from wherever Label Studio says they are (docs/label-studio.md lists the forms).
 
 A task's data are foreign: whoever imports tasks chooses these addresses. So every fetch is bounded in time and
 bytes, only http and https are spoken, the token goes to Label Studio's own origin and nowhere else, and cloud

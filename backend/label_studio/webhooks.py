@@ -1,7 +1,7 @@
-"""The webhook through which Label Studio reports annotations: what is wrong with it, and how it is mended.
+"""The webhook through which Label Studio reports annotations: finding its faults, and repairing it.
 
-Label Studio makes it when a backend is connected, without the backend's login, and never looks at it again: not when
-the backend moves, not when somebody removes it (CONTRACT.md section 5).
+Label Studio creates the webhook when a backend is connected, without the backend's login. It never changes the webhook
+afterwards, not even when the backend moves or is removed.
 """
 
 import base64

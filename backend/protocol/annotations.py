@@ -1,4 +1,4 @@
-"""What one annotation says about our captions, told by a webhook or pulled (CONTRACT.md section 7).
+"""What one annotation says about our captions, told by a webhook or pulled (docs/label-studio.md).
 
 Foreign JSON stops here. Nothing is stored and nobody is asked: these functions are pure, `CaptionBackend.fit` acts.
 """

@@ -54,7 +54,7 @@ def has_captions(label_config: str) -> bool:
 
 
 def read_image_ref(task_data: Mapping[str, Any], control: CaptionControl) -> str:
-    """Return what the task's data say about where the image is (CONTRACT.md section 12).
+    """Return the address or path of the task's image, in one of the forms that docs/label-studio.md lists.
 
     Raises:
         TaskError: the field is missing or holds no text.

@@ -1,4 +1,4 @@
-"""Our captions as Label Studio's predictions (CONTRACT.md section 4)."""
+"""Our captions as Label Studio's predictions."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

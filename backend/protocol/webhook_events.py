@@ -1,4 +1,4 @@
-"""What one webhook of Label Studio asks of us (CONTRACT.md section 7); pure, `CaptionBackend.fit` acts."""
+"""What one webhook of Label Studio asks of us (docs/label-studio.md); pure, `CaptionBackend.fit` acts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Bring inbox and ledger in line with Label Studio: store what webhooks missed, remove what is no longer there.
 
-A webhook has one second and is never repeated, and some deletions send none at all (CONTRACT.md section 7).
+A webhook has one second and is never repeated, and some deletions send none at all.
 """
 
 import hashlib

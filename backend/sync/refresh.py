@@ -1,7 +1,7 @@
 """Write a version's suggestions into Label Studio for tasks nobody has annotated.
 
-The label stream asks for new suggestions by itself, but Quick View shows whatever prediction was stored last
-(CONTRACT.md section 6), so a promoted version, or the one a rollback returns to, must be written there.
+The label stream asks for new suggestions by itself, but Quick View shows the prediction that was stored last. So the
+suggestions of a promoted version, or of the one that a rollback returns to, must be written there.
 """
 
 import logging

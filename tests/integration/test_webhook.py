@@ -89,7 +89,7 @@ def test_the_same_event_twice_changes_nothing(backend: BackendClient) -> None:
 def test_a_suggestion_made_for_another_image_under_the_same_task_id_is_not_the_proposal(
     backend: BackendClient,
 ) -> None:
-    """On SQLite Label Studio gives the ids of deleted tasks to new ones (CONTRACT.md section 2)."""
+    """On SQLite Label Studio gives the ids of deleted tasks to new ones."""
     remember_suggestion(backend, ACCEPTED, "a brown dog stands on the grass under the sun")
     body = load_payload(ACCEPTED)["body"]
     body["task"]["data"]["captioning"] = "/data/upload/6/ffffffff-cat.png"

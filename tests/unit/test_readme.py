@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from backend.cli import build_parser
+from tests.payloads import load_payload, payload_names
 from worker.settings import Settings, setting_rows
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ SETTINGS_OF_OTHERS = {
     "HOME",
 }
 """Variables of Label Studio, OpenTelemetry, prometheus_client, make and the shell."""
+WEBHOOK_ACTIONS = {load_payload(name)["body"]["action"] for name in payload_names("*_webhook_*")}
 
 
 def name_of(document: Path) -> str:
@@ -83,7 +85,7 @@ def test_every_command_that_a_sentence_names_exists_with_its_options(
 def test_every_setting_that_is_named_exists(document: Path) -> None:
     names = re.findall(r"(?<![/\w])[A-Z]+(?:_[A-Z0-9]+)+\b", document.read_text())
 
-    assert set(names) <= {row.name for row in setting_rows()} | SETTINGS_OF_OTHERS
+    assert set(names) <= {row.name for row in setting_rows()} | SETTINGS_OF_OTHERS | WEBHOOK_ACTIONS
 
 
 @pytest.mark.parametrize(("document", "line"), lines_of(r"(?:`|^ {4}|export )([A-Z_]+=[^`\n]+)", MANUAL))
