@@ -84,7 +84,7 @@ def setup() -> Response:
     """Answer the serving version. Label Studio asks at every page it shows, so nothing is loaded here."""
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
-    backend.services.new_projects.meet(backend.project_id)
+    backend.services.new_projects.check_webhook(backend.project_id)
     return jsonify(model_version=backend.services.captioners.version_of(backend.project_id))
 
 

@@ -50,12 +50,9 @@ class Captioner:
         self.tokenizer = tokenizer
         self.version = version
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the features [B, P, D] of images of any size, float32."""
-        prepared = torch.stack([self.encoder.spec.preprocessing(image) for image in images])
-        features: Tensor = self.encoder(prepared.contiguous(memory_format=torch.channels_last))
-        return features
+        return self.encoder.encode([self.encoder.spec.preprocessing(image) for image in images])
 
     def caption(self, features: Tensor, options: DecodingOptions) -> list[list[Caption]]:
         """Return for each image of features [B, P, D] up to `options.alternatives` captions, the best first.

@@ -5,25 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from redis import RedisError
 
 from backend.captioning.backend_base import BackendBase
-from backend.captioning.services import CaptioningServices, current_services
-from backend.images.task_images import TaskImage
+from backend.captioning.services import current_services
+from backend.captioning.suggest import Suggester, TaskSuggestions
 from backend.protocol.annotations import Submission, with_proposal
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from backend.protocol.webhook_events import WebhookEvent, parse_webhook
-from model.captioner import Caption, Captioner
-from model.decoders.search import DecodingOptions
-from model.errors import StoreError, TaskError
-from model.vision.features import FeatureStore
 from worker.feedback.ledger_records import Skip, record_skip, record_submission
-from worker.feedback.score_calibration import read_calibration
-from worker.feedback.suggestions import Suggestion
-from worker.policy import is_withheld
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.trigger import retrain_when_due
 from worker.request_id import current_request_id
@@ -31,20 +23,11 @@ from worker.telemetry import span
 
 logger = logging.getLogger(__name__)
 
-DECODER_BATCH = 64
-"""Images decoded together; a call with more takes turns with others."""
-
 
 class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has no types
     """Image captions for one project and its labeling config; built for each request."""
 
-    def __init__(
-        self,
-        project_id: int | str | None = None,
-        label_config: str | None = None,
-        *,
-        services: CaptioningServices | None = None,
-    ) -> None:
+    def __init__(self, project_id: int | str | None = None, label_config: str | None = None) -> None:
         """Bind to a project.
 
         Raises:
@@ -53,30 +36,24 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         super().__init__()
         self.controls = parse_caption_controls(label_config) if label_config is not None else ()
         self.project_id = parse_project_id(project_id) if project_id else 0
-        self.services = services or current_services()
+        self.services = current_services()
 
-    @span("predict")
     def predict(
         self, tasks: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """Return one entry per task, in order.
+        """Return one entry per task, in order: a prediction, or a list of predictions with ALTERNATIVES.
 
-        An entry is a prediction, or with ALTERNATIVES a list of them, or `{"error": reason}` for a task without. The
-        prediction of an image whose suggestion is withheld is an empty one.
+        A task that cannot be captioned gets `{"error": reason}`. A task whose suggestions are withheld gets an empty
+        prediction.
 
         Args:
-            context: what the annotator typed so far; then nothing is suggested, because Label Studio would put
-                the suggestion over that text.
+            context: text that the annotator has typed. If there is any, nothing is suggested, because Label Studio
+                would replace the text by the suggestion.
         """
         if context:
             return [{"result": []} for _ in tasks]
-        captioner = self.services.captioners.captioner_for(self.project_id)
-        features = FeatureStore(self.services.store, captioner.encoder.fingerprint)
-        images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features)
-        captions = self._caption(captioner, images)
-        self._remember(tasks, images, captions, captioner.version)
-        captions = self._calibrated(captions)
-        return [self._entry(task, seen, captions, captioner.version) for task, seen in zip(tasks, images, strict=True)]
+        suggester = Suggester(self.services, self.project_id, self.controls)
+        return [self._entry(suggestions) for suggestions in suggester.suggest(tasks)]
 
     @span("webhook")
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -104,82 +81,11 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         logger.info("training requested project=%s job=%s", project_id, job_id)
         return job_id
 
-    def _caption(self, captioner: Captioner, images: Sequence[list[TaskImage] | TaskError]) -> dict[str, list[Caption]]:
-        """Caption all images of all tasks together; returns the captions by image key, best first."""
-        features = {image.image_key: image.features for seen in images for image in _readable(seen)}
-        settings = self.services.settings
-        options = DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
-        captions: list[list[Caption]] = []
-        with self.services.metrics.timed_stage("decode"):
-            for start in range(0, len(features), DECODER_BATCH):
-                batch = list(features.values())[start : start + DECODER_BATCH]
-                with self.services.compute_slots:
-                    captions += captioner.caption(torch.stack(batch), options)
-        return dict(zip(features, captions, strict=True))
-
-    def _calibrated(self, captions: dict[str, list[Caption]]) -> dict[str, list[Caption]]:
-        """Return the captions with the probability of being accepted as their score, once that can be told."""
-        try:
-            calibration = read_calibration(self.services.store, self.project_id)
-        except StoreError as problem:
-            logger.warning("scores not calibrated project=%s problem=%s", self.project_id, problem)
-            return captions
-        if calibration is None:
-            return captions
-        return {
-            key: [replace(caption, score=calibration.score(caption.score, caption.text)) for caption in found]
-            for key, found in captions.items()
-        }
-
-    def _entry(
-        self,
-        task: Mapping[str, Any],
-        seen: list[TaskImage] | TaskError,
-        captions: Mapping[str, list[Caption]],
-        model_version: str,
-    ) -> Any:
-        if isinstance(seen, TaskError):
-            self.services.metrics.predictions.labels("failed").inc()
-            self.services.metrics.image_failures.labels(seen.reason).inc()
-            logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task["id"], seen)
-            return {"error": str(seen)}
-        alternatives = self.services.settings.alternatives
-        found = {image.control: captions[image.image_key] for image in seen if not self._is_withheld(image)}
-        self.services.metrics.predictions.labels("captioned" if found else "withheld").inc()
-        predictions = make_predictions(found, model_version, alternatives)
-        return predictions if alternatives > 1 else predictions[0]
-
-    def _remember(
-        self,
-        tasks: Sequence[Mapping[str, Any]],
-        images: Sequence[list[TaskImage] | TaskError],
-        captions: Mapping[str, list[Caption]],
-        model_version: str,
-    ) -> None:
-        """Keep what was suggested, so that a correction can say what it corrects; the best is the newest."""
-        suggestions = [
-            Suggestion(
-                project_id=self.project_id,
-                task_id=task["id"],
-                control=image.control.from_name,
-                image_ref=image.image_ref,
-                image_key=image.image_key,
-                caption=caption.text,
-                model_version=model_version,
-                score=caption.score,
-                withheld=self._is_withheld(image),
-            )
-            for task, seen in zip(tasks, images, strict=True)
-            for image in _readable(seen)
-            for caption in reversed(captions[image.image_key])
-        ]
-        try:
-            self.services.suggestions.remember(suggestions)
-        except RedisError as problem:  # a suggestion unremembered is better than none
-            logger.warning("suggestions not remembered project=%s problem=%s", self.project_id, problem)
-
-    def _is_withheld(self, image: TaskImage) -> bool:
-        return is_withheld(image.image_key, self.services.settings.hide_suggestions_share)
+    def _entry(self, suggestions: TaskSuggestions) -> Any:
+        if suggestions.error is not None:
+            return {"error": str(suggestions.error)}
+        predictions = make_predictions(suggestions.shown, suggestions.model_version)
+        return predictions if self.services.settings.alternatives > 1 else predictions[0]
 
     def _forget(self, news: WebhookEvent) -> int:
         """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""
@@ -227,7 +133,3 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         except RedisError as problem:  # the corrections are safe, and the next one triggers again
             logger.warning("trigger lost project=%s problem=%s", project_id, problem)
             return None
-
-
-def _readable(seen: list[TaskImage] | TaskError) -> list[TaskImage]:
-    return [] if isinstance(seen, TaskError) else seen

@@ -12,7 +12,7 @@ from model.bundle import bundle_version, load_bundle
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import write_once
-from worker.queue.backend_jobs import enqueue_backend_job
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.redis_client import connect
 from worker.settings import Settings
 
@@ -68,14 +68,14 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
 
 
 def _refresh(settings: Settings, project_id: int, name: str) -> str:
-    """Have the stored suggestions of un-annotated tasks replaced; the version serves either way."""
-    if not settings.refresh_predictions:
-        return "stored suggestions stay as they are (REFRESH_PREDICTIONS=false)"
+    """Start a refresh of the stored suggestions; return in words whether one starts. The version serves either way."""
     try:
         with connect(settings.redis_url) as redis:
-            enqueue_backend_job(redis, "refresh_predictions", project_id, name)
+            job_id = enqueue_refresh(redis, settings, project_id, name)
     except (RedisError, OSError) as problem:
         return f"stored suggestions are not refreshed, because Redis does not answer: {problem}"
+    if job_id is None:
+        return "stored suggestions stay as they are (REFRESH_PREDICTIONS=false)"
     return "a worker refreshes the suggestions of tasks nobody has annotated"
 
 

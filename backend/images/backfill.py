@@ -1,4 +1,4 @@
-"""See to it that every correction's image has its features in the store, because training reads nothing else."""
+"""Features for the image of every correction, because training reads images only as features from the store."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from redis import Redis
 from torch import Tensor
 
 from backend.images.fetcher import ImageFetcher
-from backend.images.task_images import encode
+from backend.images.task_images import fetch_image
 from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import INSIDE_TASK, compact_image_ref
 from model.bundle import load_bundle
@@ -22,7 +22,6 @@ from model.errors import ImageError, LabelStudioError
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
-from model.vision.images import decode_image, image_key
 from worker.feedback.corrections import Correction, CorrectionInbox
 from worker.feedback.selection import select_corrections
 from worker.queue.job_failure import may_come_from_items
@@ -31,25 +30,25 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 BUDGET_S = 300.0
-"""A training waits for this; images that time out one after the other must not keep it for hours."""
+"""A training waits for this job, and images that time out one after another must not delay it for hours."""
 FIRST_DELAY_S = 300
 LONGEST_DELAY_S = 24 * 3600
-"""How long an image that could not be had is passed over: twice as long each time it fails again."""
+"""How long an image that could not be read is skipped: 5 minutes at first, twice as long after each failure."""
 MENDED_BY_SETTINGS = ("absent", "refused")
-"""Why an image cannot be had until LABEL_STUDIO_API_KEY is right; said at once, so it may be tried each time."""
+"""Reasons that last until LABEL_STUDIO_API_KEY is right. They cost no time, so such an image is tried each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureReport:
-    """What became of the images that a training may use."""
+    """Counts of the images that a training may use."""
 
     known: int
     made: int
     failed: int
     set_aside: int
-    """Before, or now because the encoder cannot make anything of the image."""
+    """Corrections excluded before, or excluded now because the encoder fails on their image."""
     left: int
-    """Not looked at, because the time was up or the image failed not long ago; a later job goes on."""
+    """Images not tried, because the time was over or they failed recently. A later job tries them."""
 
 
 def complete_features(
@@ -59,106 +58,111 @@ def complete_features(
     project_id: int,
     on_progress: Callable[[int, int], None],
 ) -> FeatureReport:
-    """Fetch and encode the images that have no features, newest first; one that cannot be had is logged and left out.
+    """Fetch and encode the images that have no features, newest correction first.
 
-    Seen to are those that a training uses (worker/feedback/selection.py) or that nobody has read yet: with a store far
-    away a look at each image of a large project would take longer than the training.
+    Only images that a training uses (worker/feedback/selection.py) or that were never read are looked up: with a
+    remote store, looking up every image of a large project would take longer than the training.
 
-    One that the encoder fails on is set aside: it would be so each time. As images are seen to one by one, there is
-    nothing to search for; only whether the encoder does its work otherwise is tried.
+    An image that cannot be read is logged and skipped. A correction is excluded when the encoder fails on its image,
+    because it would fail each time.
 
     Args:
-        client: None when no API key is set; then only images outside Label Studio can be had.
-        on_progress: told how many of how many images are seen to.
+        client: None when no API key is set; then only images outside Label Studio can be read.
+        on_progress: is called with the number of images done and the number of all images.
 
     Raises:
         BundleError: the bundle cannot be loaded.
-        StoreError: features cannot be read or written.
+        StoreError: features cannot be written.
     """
     inbox = CorrectionInbox(redis)
-    set_aside = inbox.set_aside_names(project_id)
-    selection = select_corrections(inbox.corrections(project_id), set_aside)
-    wanted = sorted((*selection.used, *selection.unread), key=lambda one: one.updated_at, reverse=True)
-    if not wanted:
-        return FeatureReport(known=0, made=0, failed=0, set_aside=len(set_aside), left=0)
-    encoder = load_bundle(settings.caption_bundle).encoder
-    features = FeatureStore(Store(settings.model_store), encoder.fingerprint)
-    fetcher, failures = ImageFetcher.from_settings(settings), _Failures(redis, project_id)
-    completion = _Completion(inbox, encoder, features, client, fetcher, failures)
-    deadline, outcomes = time.monotonic() + BUDGET_S, Counter(set_aside=len(set_aside))
-    for done, correction in enumerate(wanted, start=1):
-        outcomes["left" if time.monotonic() > deadline else completion.see_to(correction)] += 1
-        on_progress(done, len(wanted))
-    return FeatureReport(**{field.name: outcomes[field.name] for field in fields(FeatureReport)})
+    excluded = inbox.set_aside_names(project_id)
+    selection = select_corrections(inbox.corrections(project_id), excluded)
+    corrections = sorted(
+        (*selection.used, *selection.unread), key=lambda correction: correction.updated_at, reverse=True
+    )
+    outcomes = Counter(set_aside=len(excluded))
+    if corrections:
+        completion = _Completion(client, redis, settings, project_id)
+        deadline = time.monotonic() + BUDGET_S
+        for done, correction in enumerate(corrections, start=1):
+            outcomes["left" if time.monotonic() > deadline else completion.complete(correction)] += 1
+            on_progress(done, len(corrections))
+    report = FeatureReport(**{field.name: outcomes[field.name] for field in fields(FeatureReport)})
+    logger.info(
+        "features completed project=%s known=%s made=%s failed=%s left=%s",
+        project_id,
+        report.known,
+        report.made,
+        report.failed,
+        report.left,
+    )
+    return report
 
 
 class _Completion:
-    """Sees to the features of one correction after the other."""
+    """Completes the features of one correction after the other."""
 
-    def __init__(
-        self,
-        inbox: CorrectionInbox,
-        encoder: Encoder,
-        features: FeatureStore,
-        client: LabelStudioClient | None,
-        fetcher: ImageFetcher,
-        failures: "_Failures",
-    ) -> None:
-        self.inbox = inbox
-        self.encoder = encoder
-        self.features = features
+    def __init__(self, client: LabelStudioClient | None, redis: Redis, settings: Settings, project_id: int) -> None:
         self.client = client
-        self.fetcher = fetcher
-        self.failures = failures
+        self.inbox = CorrectionInbox(redis)
+        self.failures = _Failures(redis, project_id)
+        self.fetcher = ImageFetcher.from_settings(settings)
+        self.encoder: Encoder = load_bundle(settings.caption_bundle).encoder
+        self.features = FeatureStore(Store(settings.model_store), self.encoder.fingerprint)
 
-    def see_to(self, correction: Correction) -> str:
+    def complete(self, correction: Correction) -> str:
+        """Return the outcome: a field of FeatureReport."""
         if correction.image_key is not None and self.features.has(correction.image_key):
             return "known"
         if not self.failures.is_due(correction.image_ref):
             return "left"
         try:
-            content = self.fetcher.fetch(find_image_ref(self.client, correction), correction.task_id)
-            key = image_key(content)
-            if self.features.get(key) is None:
-                self.features.put(key, self._encoded(decode_image(content)))
+            image_ref = find_image_ref(self.client, correction)
+            image = fetch_image(self.fetcher, image_ref, correction.task_id, self.encoder, self.features)
+            if image.pixels is not None:
+                self.features.put(image.image_key, self._encode(image.pixels))
         except (ImageError, LabelStudioError) as problem:
-            logger.warning(
-                "correction without image project=%s task=%s annotation=%s reason=%s",
-                correction.project_id,
-                correction.task_id,
-                correction.annotation_id,
-                problem,
-            )
-            if isinstance(problem, ImageError) and problem.reason not in MENDED_BY_SETTINGS:
-                self.failures.add(correction.image_ref)
+            self._report_failure(correction, problem)
             return "failed"
         except Exception as problem:
             if not may_come_from_items(problem):
                 raise
-            self._encoded(Image.new("RGB", (64, 64), "grey"))  # fails too if it is not for this image
-            reason = f"its image cannot be encoded: {problem}"
-            self.inbox.set_aside(correction.project_id, correction.name, reason, by_job=True)
-            logger.warning(
-                "correction set aside project=%s correction=%s problem=%r",
-                correction.project_id,
-                correction.name,
-                problem,
-            )
+            self._exclude(correction, problem)
             return "set_aside"
-        self.inbox.attach_image_key(correction, key)
+        self.inbox.attach_image_key(correction, image.image_key)
         return "made"
 
-    def _encoded(self, image: Image.Image) -> Tensor:
-        features = encode(self.encoder, [self.encoder.spec.preprocessing(image)])[0]
+    def _encode(self, pixels: Tensor) -> Tensor:
+        features = self.encoder.encode([pixels])[0].half()
         if not features.isfinite().all():
             raise ArithmeticError("its features have numbers that half precision cannot hold")
         return features
 
+    def _report_failure(self, correction: Correction, problem: ImageError | LabelStudioError) -> None:
+        logger.warning(
+            "correction without image project=%s task=%s annotation=%s reason=%s",
+            correction.project_id,
+            correction.task_id,
+            correction.annotation_id,
+            problem,
+        )
+        if isinstance(problem, ImageError) and problem.reason not in MENDED_BY_SETTINGS:
+            self.failures.add(correction.image_ref)
+
+    def _exclude(self, correction: Correction, problem: Exception) -> None:
+        """Exclude the correction, unless the encoder fails on a plain grey image too; then that error is raised."""
+        self._encode(self.encoder.spec.preprocessing(Image.new("RGB", (64, 64), "grey")))
+        reason = f"its image cannot be encoded: {problem}"
+        self.inbox.set_aside(correction.project_id, correction.name, reason, by_job=True)
+        logger.warning(
+            "correction excluded project=%s correction=%s problem=%r", correction.project_id, correction.name, problem
+        )
+
 
 class _Failures:
-    """The images of a project that could not be had, each until it is worth another look.
+    """Images of a project that could not be read, each with the time of the next try.
 
-    captioner:failed-image:<project>:<SHA-256 of its address>   JSON [how often it failed, when to try again]
+    captioner:failed-image:<project>:<SHA-256 of its address>   JSON [number of failures, Unix time of the next try]
     """
 
     def __init__(self, redis: Redis, project_id: int) -> None:
@@ -166,36 +170,39 @@ class _Failures:
         self._prefix = f"captioner:failed-image:{project_id}:"
 
     def is_due(self, image_ref: str) -> bool:
-        _, again_at = self._read(image_ref)
-        return again_at <= time.time()
+        _, next_try = self._read(image_ref)
+        return next_try <= time.time()
 
     def add(self, image_ref: str) -> None:
-        count = self._read(image_ref)[0] + 1
-        delay_s = retry_delay_s(count)
-        value = json.dumps([count, time.time() + delay_s])
-        # It is kept longer than it is passed over, or the next failure would be the first one again.
+        failures = self._read(image_ref)[0] + 1
+        delay_s = retry_delay_s(failures)
+        value = json.dumps([failures, time.time() + delay_s])
+        # The count must outlive the delay, or the next failure would count as the first one.
         self._redis.set(self._key(image_ref), value, ex=delay_s + LONGEST_DELAY_S)
 
     def _read(self, image_ref: str) -> tuple[int, float]:
-        count, again_at = json.loads(self._redis.get(self._key(image_ref)) or "[0, 0]")
-        return count, again_at
+        failures, next_try = json.loads(self._redis.get(self._key(image_ref)) or "[0, 0]")
+        return failures, next_try
 
     def _key(self, image_ref: str) -> str:
         return self._prefix + hashlib.sha256(image_ref.encode()).hexdigest()
 
 
 def retry_delay_s(failures: int) -> int:
-    """Return how long an image is passed over that has failed so often, once or more."""
+    """Return how long an image is skipped after this many failures, one or more."""
     return min(FIRST_DELAY_S << (failures - 1), LONGEST_DELAY_S)
 
 
 def find_image_ref(client: LabelStudioClient | None, correction: Correction) -> str:
-    """Return where the image is; one inside its task is known to us by its hash only, so the task is asked."""
+    """Return the address of the image.
+
+    Of an image inside its task we store only the hash, so the task is read from Label Studio.
+    """
     if not correction.image_ref.startswith(INSIDE_TASK) or client is None:
         return correction.image_ref
     data = client.task(correction.task_id)["data"]
-    found = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
-    return next(found, correction.image_ref)
+    matches = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
+    return next(matches, correction.image_ref)
 
 
 def _texts(value: Any) -> Iterator[str]:

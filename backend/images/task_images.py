@@ -1,4 +1,4 @@
-"""From tasks to what the encoder sees in their images.
+"""Images of tasks: fetched, decoded, and encoded into features where the feature store has none.
 
 Shapes:  P image regions   D feature size   S side of the encoder's input
 """
@@ -7,11 +7,11 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backend.images.fetcher import ImageFetcher
@@ -20,49 +20,87 @@ from backend.protocol.label_config import CaptionControl, compact_image_ref, rea
 from model.errors import ImageError, StoreError, TaskError
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
+from model.vision.files import in_batches
 from model.vision.images import decode_image, image_key
 
 logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
 FETCH_BUDGET_S = 60.0
-"""Label Studio waits 100 s for all tasks of one call; what is not here by now is answered without."""
+"""Label Studio waits 100 s for all tasks of one call. An image that has not arrived by then is an error of its task."""
 ENCODER_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskImage:
-    """The image that one control of one task asks a caption for."""
+    """The image that one control of one task describes."""
 
     control: CaptionControl
     image_ref: str
-    """As it is stored; a `data:` URL by its hash."""
+    """Address of the image as it is stored; a `data:` URL by its hash."""
     image_key: str
     features: Tensor
     """[P, D]"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fetched:
-    """One image, read; `pixels` only where the feature store did not know it."""
+class FetchedImage:
+    """An image that was fetched: with its stored features, or else with the pixels to encode."""
 
     image_key: str
     features: Tensor | None
+    """[P, D]"""
     pixels: Tensor | None
+    """[3, S, S]"""
+
+
+def fetch_image(
+    fetcher: ImageFetcher,
+    image_ref: str,
+    task_id: int,
+    encoder: Encoder,
+    features: FeatureStore,
+    compute_slot: AbstractContextManager[object] | None = None,
+) -> FetchedImage:
+    """Fetch an image, and decode it for the encoder if it has no stored features.
+
+    Args:
+        compute_slot: is held while the image is decoded.
+
+    Raises:
+        ImageError: the image cannot be fetched or decoded.
+    """
+    content = fetcher.fetch(image_ref, task_id)
+    key = image_key(content)
+    stored = _stored_features(features, key)
+    if stored is not None:
+        return FetchedImage(image_key=key, features=stored, pixels=None)
+    # An image of 50 million pixels takes 200 MB while it is decoded, so only a few are decoded at a time.
+    with compute_slot or nullcontext():
+        return FetchedImage(image_key=key, features=None, pixels=encoder.spec.preprocessing(decode_image(content)))
 
 
 class TaskImageReader:
     """Reads the images of many tasks at once; safe to share between threads."""
 
-    def __init__(self, fetcher: ImageFetcher, metrics: Metrics, compute_slots: threading.Semaphore) -> None:
-        """Name what is shared.
+    def __init__(
+        self,
+        fetcher: ImageFetcher,
+        metrics: Metrics,
+        compute_slots: threading.Semaphore,
+        *,
+        encoder_batch: int = ENCODER_BATCH,
+    ) -> None:
+        """Set up the threads that fetch.
 
         Args:
-            compute_slots: one for each thread that may compute at the same time.
+            compute_slots: one slot for each thread that may compute at the same time.
+            encoder_batch: images encoded together.
         """
         self.fetcher = fetcher
         self._metrics = metrics
         self._compute_slots = compute_slots
+        self._encoder_batch = encoder_batch
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
 
     def read(
@@ -72,65 +110,58 @@ class TaskImageReader:
         encoder: Encoder,
         features: FeatureStore,
     ) -> list[list[TaskImage] | TaskError]:
-        """Return for each task its images, one per control whose field it has; at least one, or the reason."""
-        located = [_locate(task, controls) for task in tasks]
-        wanted = {ref: task["id"] for task, refs in zip(tasks, located, strict=True) for ref in _found(refs).values()}
+        """Return for each task its images, one per control that names an image, or the error if it has none.
+
+        A task with an image that cannot be fetched or decoded is an error too.
+        """
+        located = [_image_refs(task, controls) for task in tasks]
+        task_ids = {
+            ref: task["id"]
+            for task, refs in zip(tasks, located, strict=True)
+            if not isinstance(refs, TaskError)
+            for ref in refs.values()
+        }
         with self._metrics.timed_stage("fetch"):
-            fetched = self._fetch_all(wanted, encoder, features)
+            fetched = self._fetch_all(task_ids, encoder, features)
         with self._metrics.timed_stage("encode"):
-            seen = self._encode_missing(fetched.values(), encoder, features)
-        return [_task_images(refs, fetched, seen) for refs in located]
+            features_by_key = self._encode_missing(fetched.values(), encoder, features)
+        return [_task_images(refs, fetched, features_by_key) for refs in located]
 
     def _fetch_all(
-        self, wanted: Mapping[str, int], encoder: Encoder, features: FeatureStore
-    ) -> dict[str, _Fetched | ImageError]:
-        """Fetch each reference once; returns what was read or why not."""
+        self, task_ids: Mapping[str, int], encoder: Encoder, features: FeatureStore
+    ) -> dict[str, FetchedImage | ImageError]:
+        """Fetch each image once, by its address."""
         running = {
             ref: self._threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features)
-            for ref, task_id in wanted.items()
+            for ref, task_id in task_ids.items()
         }
         wait(running.values(), timeout=FETCH_BUDGET_S)
         return {ref: _outcome(future) for ref, future in running.items()}
 
-    def _fetch(self, image_ref: str, task_id: int, encoder: Encoder, features: FeatureStore) -> _Fetched:
-        content = self.fetcher.fetch(image_ref, task_id)
-        key = image_key(content)
-        known = _recall(features, key)
-        self._metrics.features.labels("missed" if known is None else "found").inc()
-        if known is not None:
-            return _Fetched(image_key=key, features=known, pixels=None)
-        # An image of 50 million pixels takes 200 MB while it is decoded, so only few are at a time.
-        with self._compute_slots:
-            return _Fetched(image_key=key, features=None, pixels=encoder.spec.preprocessing(decode_image(content)))
+    def _fetch(self, image_ref: str, task_id: int, encoder: Encoder, features: FeatureStore) -> FetchedImage:
+        image = fetch_image(self.fetcher, image_ref, task_id, encoder, features, self._compute_slots)
+        self._metrics.features.labels("missed" if image.features is None else "found").inc()
+        return image
 
     def _encode_missing(
-        self, fetched: Iterable[_Fetched | ImageError], encoder: Encoder, features: FeatureStore
+        self, fetched: Iterable[FetchedImage | ImageError], encoder: Encoder, features: FeatureStore
     ) -> dict[str, Tensor]:
-        """Return the features [P, D] of all images by key; what had to be computed is kept in the store."""
-        images = {image.image_key: image for image in fetched if isinstance(image, _Fetched)}
-        seen = {key: image.features for key, image in images.items() if image.features is not None}
+        """Return the features [P, D] of all images by key; new features are stored beside the request."""
+        images = {image.image_key: image for image in fetched if isinstance(image, FetchedImage)}
+        by_key = {key: image.features for key, image in images.items() if image.features is not None}
         missing = {key: image.pixels for key, image in images.items() if image.pixels is not None}
-        keys = list(missing)
-        for start in range(0, len(keys), ENCODER_BATCH):
-            batch = keys[start : start + ENCODER_BATCH]
+        for keys in in_batches(missing, self._encoder_batch):
             with self._compute_slots:
-                computed = encode(encoder, [missing[key] for key in batch])
-            seen |= dict(zip(batch, computed, strict=True))
-        for key in keys:
-            self._threads.submit(copy_context().run, _remember, features, key, seen[key])
-        return seen
+                # In half precision, as the feature store returns them.
+                encoded = encoder.encode([missing[key] for key in keys]).half()
+            by_key |= dict(zip(keys, encoded, strict=True))
+        for key in missing:
+            self._threads.submit(copy_context().run, _store_features, features, key, by_key[key])
+        return by_key
 
 
-@torch.inference_mode()
-def encode(encoder: Encoder, pixels: Sequence[Tensor]) -> Tensor:
-    """Return half-precision features [B, P, D] of prepared images [3, S, S]: what the feature store would return."""
-    batch = torch.stack(list(pixels)).contiguous(memory_format=torch.channels_last)
-    found: Tensor = encoder(batch)
-    return found.half()
-
-
-def _locate(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> dict[CaptionControl, str] | TaskError:
-    """Return where the images of a task are; a task may leave the fields of some controls empty, not of all."""
+def _image_refs(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> dict[CaptionControl, str] | TaskError:
+    """Return the image address for each control that has one; an error if no control has one."""
     refs: dict[CaptionControl, str] = {}
     problem: TaskError | None = None
     for control in controls:
@@ -141,14 +172,10 @@ def _locate(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> dict
     return refs if refs or problem is None else problem
 
 
-def _found(refs: dict[CaptionControl, str] | TaskError) -> dict[CaptionControl, str]:
-    return {} if isinstance(refs, TaskError) else refs
-
-
 def _task_images(
     refs: dict[CaptionControl, str] | TaskError,
-    fetched: Mapping[str, _Fetched | ImageError],
-    seen: Mapping[str, Tensor],
+    fetched: Mapping[str, FetchedImage | ImageError],
+    features: Mapping[str, Tensor],
 ) -> list[TaskImage] | TaskError:
     if isinstance(refs, TaskError):
         return refs
@@ -158,30 +185,32 @@ def _task_images(
         if isinstance(image, ImageError):
             return image
         key = image.image_key
-        images.append(TaskImage(control=control, image_ref=compact_image_ref(ref), image_key=key, features=seen[key]))
+        images.append(
+            TaskImage(control=control, image_ref=compact_image_ref(ref), image_key=key, features=features[key])
+        )
     return images
 
 
-def _outcome(future: "Future[_Fetched]") -> _Fetched | ImageError:
+def _outcome(future: "Future[FetchedImage]") -> FetchedImage | ImageError:
     if not future.done():
         future.cancel()
-        return ImageError(f"the image was not there after {FETCH_BUDGET_S:g} s", "slow")
+        return ImageError(f"the image did not arrive within {FETCH_BUDGET_S:g} s", "slow")
     try:
         return future.result()
     except ImageError as problem:
         return problem
 
 
-def _recall(features: FeatureStore, key: str) -> Tensor | None:
+def _stored_features(features: FeatureStore, key: str) -> Tensor | None:
     try:
         return features.get(key)
-    except StoreError as problem:  # slower, not wrong: the features are computed again
+    except StoreError as problem:  # the features are computed again, which takes longer
         logger.warning("features not read image_key=%s problem=%s", key, problem)
         return None
 
 
-def _remember(features: FeatureStore, key: str, values: Tensor) -> None:
+def _store_features(features: FeatureStore, key: str, values: Tensor) -> None:
     try:
         features.put(key, values)
     except StoreError as problem:
-        logger.warning("features not kept image_key=%s problem=%s", key, problem)
+        logger.warning("features not stored image_key=%s problem=%s", key, problem)

@@ -8,30 +8,29 @@ from backend.protocol.label_config import CaptionControl
 from model.captioner import Caption
 
 
-def make_predictions(
-    captions: Mapping[CaptionControl, Sequence[Caption]], model_version: str, alternatives: int = 1
-) -> list[dict[str, Any]]:
-    """Return up to `alternatives` predictions of one task, the best one last: the one the page prefills.
+def make_predictions(captions: Mapping[CaptionControl, Sequence[Caption]], model_version: str) -> list[dict[str, Any]]:
+    """Return the predictions of one task, worst first: Label Studio fills the page with the last one.
 
     Args:
-        captions: of each caption control, best first, at least one; without any control the prediction is an empty
-            one, which Label Studio stores and shows nothing of.
-        model_version: must equal what /setup answers, or Label Studio asks for this task again and again.
+        captions: alternatives for each control, best first, at least one. A control with fewer alternatives than
+            another repeats its last one. Without any control there is one empty prediction, which Label Studio stores
+            and does not show.
+        model_version: equals the answer of /setup; otherwise Label Studio asks for this task again and again.
     """
     if not captions:
         return [{"model_version": model_version, "result": []}]
-    count = min(alternatives, max(len(found) for found in captions.values()))
-    ranks = reversed(range(count))
+    ranks = range(max(len(alternatives) for alternatives in captions.values()))
     return [
         make_prediction(
-            {control: found[min(rank, len(found) - 1)] for control, found in captions.items()}, model_version
+            {control: alternatives[min(rank, len(alternatives) - 1)] for control, alternatives in captions.items()},
+            model_version,
         )
-        for rank in ranks
+        for rank in reversed(ranks)
     ]
 
 
 def make_prediction(captions: Mapping[CaptionControl, Caption], model_version: str) -> dict[str, Any]:
-    """Return one prediction with a region for each control; it is as sure as its least sure caption."""
+    """Return one prediction with a region for each control; its score is the lowest of its captions."""
     return {
         "model_version": model_version,
         "score": min(caption.score for caption in captions.values()),

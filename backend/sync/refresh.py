@@ -1,39 +1,45 @@
-"""Write a version's suggestions into Label Studio for tasks nobody has annotated.
+"""Refresh of the predictions that Label Studio stores for tasks nobody has annotated.
 
-The label stream asks for new suggestions by itself, but Quick View shows the prediction that was stored last. So the
-suggestions of a promoted version, or of the one that a rollback returns to, must be written there.
+The label stream asks for new suggestions, but Quick View shows the prediction that was stored last. So when another
+version serves, its suggestions must be written into Label Studio.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from backend.captioning.backend import CaptionBackend
 from backend.captioning.services import CaptioningServices
+from backend.captioning.suggest import Suggester
 from backend.label_studio.client import LabelStudioClient, Task
+from backend.protocol.label_config import parse_caption_controls
+from backend.protocol.predictions import make_predictions
+from model.vision.files import in_batches
+from worker.queue.backend_jobs import enqueue_refresh
 
 logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 25
-PART_S = 60.0
-"""How long one job may write before what else waits for its worker gets its turn."""
+TURN_S = 60.0
+"""How long one job writes before other jobs of its worker get their turn."""
+REST_IN_S = 3
+"""Delay of the next turn. A worker becomes free meanwhile and takes a retraining first, which waits in its second
+queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshReport:
-    """What one refresh did, in tasks."""
+    """Counts of the tasks in one turn of a refresh."""
 
-    refreshed: int
-    current: int
-    """Showed this version already."""
-    failed: int
-    """Without a suggestion, because their image could not be had or Label Studio did not take it."""
+    refreshed: int = 0
+    current: int = 0
+    """Tasks that showed this version already."""
+    failed: int = 0
+    """Tasks without a suggestion: their image could not be read, or Label Studio refused the prediction."""
     stopped: str | None = None
-    """Why not all tasks were looked at, in words."""
+    """Why the turn ended before the last task, in words."""
     rest_after: int | None = None
-    """Id of the last task that was looked at, when another job is to go on behind it."""
+    """Id of the last task of this turn, where another turn follows."""
 
 
 def refresh(
@@ -43,38 +49,64 @@ def refresh(
     version: str,
     after_id: int,
     on_progress: Callable[[int, int], None],
+    *,
+    turn_s: float = TURN_S,
 ) -> RefreshReport:
-    """Write what the version suggests for un-annotated tasks that show another one, for PART_S or little longer.
+    """Write the version's suggestions for one turn, and enqueue another turn for the rest.
 
     Args:
-        after_id: of the task to go on behind; 0 begins with the first one.
-        on_progress: told how many of how many tasks are seen to.
+        after_id: id of the task to go on after; 0 begins with the first task.
+        on_progress: is called with the number of tasks done and the number of all tasks.
+        turn_s: the turn ends with the batch in which this time is over.
 
     Raises:
         LabelStudioError: tasks cannot be read or predictions not written; what was written stays.
         LabelConfigError: the project's labeling config has no caption.
     """
-    backend = CaptionBackend(project_id, client.project(project_id).label_config, services=services)
+    report = _take_turn(client, services, project_id, version, after_id, on_progress, time.monotonic() + turn_s)
+    if report.rest_after is not None:
+        enqueue_refresh(services.redis, services.settings, project_id, version, report.rest_after, delay_s=REST_IN_S)
+    logger.info(
+        "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s",
+        project_id,
+        version,
+        report.refreshed,
+        report.current,
+        report.failed,
+        report.stopped,
+    )
+    return report
+
+
+def _take_turn(
+    client: LabelStudioClient,
+    services: CaptioningServices,
+    project_id: int,
+    version: str,
+    after_id: int,
+    on_progress: Callable[[int, int], None],
+    until: float,
+) -> RefreshReport:
+    """Write suggestions for tasks that nobody has annotated and that show another version, until a monotonic time."""
+    suggester = Suggester(services, project_id, parse_caption_controls(client.project(project_id).label_config))
     total = client.count_unannotated_tasks(project_id, after_id)
     refreshed = current = failed = 0
-    last_id, until = after_id, time.monotonic() + PART_S
-    for tasks in _batches(client.unannotated_tasks(project_id, after_id)):
+    last_id, stopped, rest_after = after_id, None, None
+    for tasks in in_batches(client.unannotated_tasks(project_id, after_id), TASKS_AT_ONCE):
         if last_id > after_id and time.monotonic() >= until:
-            stopped = "the rest follows"
-            return RefreshReport(
-                refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=last_id
-            )
+            stopped, rest_after = "the rest follows", last_id
+            break
         if services.captioners.version_of(project_id) != version:
             stopped = f"{version} no longer serves"
-            return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped)
+            break
         stale = [task for task in tasks if _shown_version(task) != version]
-        written = _write(client, backend, project_id, stale) if stale else 0
+        written = _write(client, suggester, stale) if stale else 0
         current += len(tasks) - len(stale)
         refreshed += written
         failed += len(stale) - written
         last_id = int(tasks[-1]["id"])
         on_progress(refreshed + current + failed, total)
-    return RefreshReport(refreshed=refreshed, current=current, failed=failed)
+    return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=rest_after)
 
 
 def _shown_version(task: Task) -> str | None:
@@ -83,34 +115,13 @@ def _shown_version(task: Task) -> str | None:
     return None if newest is None else newest["model_version"]
 
 
-def _write(client: LabelStudioClient, backend: CaptionBackend, project_id: int, tasks: Sequence[Task]) -> int:
-    """Caption the tasks and store the predictions; returns how many tasks have one now."""
+def _write(client: LabelStudioClient, suggester: Suggester, tasks: Sequence[Task]) -> int:
+    """Store suggestions as predictions in Label Studio; return how many tasks have a new prediction."""
+    suggested = [task for task in suggester.suggest(tasks) if task.error is None]
     predictions = [
-        {"task": task["id"], **prediction}
-        for task, entry in zip(tasks, backend.predict(tasks), strict=True)
-        for prediction in _predictions(entry)
+        {"task": task.task_id, **prediction}
+        for task in suggested
+        for prediction in make_predictions(task.shown, task.model_version)
     ]
-    if not predictions:
-        return 0
-    created = client.import_predictions(project_id, predictions)
-    suggested = len({prediction["task"] for prediction in predictions})
-    # Which one Label Studio refused is in the log; alternatives of one task count together.
-    return min(suggested, created)
-
-
-def _predictions(entry: Any) -> list[dict[str, Any]]:
-    """Return the predictions of one task: one, several with ALTERNATIVES, none where it failed."""
-    if isinstance(entry, list):
-        return entry
-    return [entry] if "result" in entry else []
-
-
-def _batches(tasks: Iterator[Task]) -> Iterator[list[Task]]:
-    batch: list[Task] = []
-    for task in tasks:
-        batch.append(task)
-        if len(batch) == TASKS_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    # Label Studio counts the alternatives of one task one by one. The log names the predictions that it refused.
+    return min(len(suggested), client.import_predictions(suggester.project_id, predictions)) if predictions else 0

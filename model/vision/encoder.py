@@ -5,6 +5,7 @@ Shapes:  B batch   S image side   P regions (grid height x width)   D feature si
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,6 +74,12 @@ class Encoder(nn.Module):
         """Return features [B, P, D] of preprocessed images [B, 3, S, S]."""
         grid: Tensor = self.network(images)  # [B, D, height, width]
         return grid.flatten(2).transpose(1, 2)  # [B, P, D]
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        """Return features [B, P, D], float32, of preprocessed images [3, S, S], computed without gradients."""
+        features: Tensor = self(torch.stack(list(images)).contiguous(memory_format=torch.channels_last))
+        return features
 
 
 class SceneCNN(nn.Sequential):

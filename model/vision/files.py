@@ -110,12 +110,9 @@ def encode_files(
         on_progress(Progress(phase="encode images", done=done, total=len(files)))
 
 
-@torch.inference_mode()
 def encode_images(encoder: Encoder, images: Sequence[Image.Image]) -> Tensor:
     """Return the features of images of any size, half precision [B, P, D]."""
-    prepared = torch.stack([encoder.spec.preprocessing(image) for image in images])
-    encoded: Tensor = encoder(prepared.contiguous(memory_format=torch.channels_last))
-    return encoded.half()
+    return encoder.encode([encoder.spec.preprocessing(image) for image in images]).half()
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -18,9 +18,11 @@ from requests_mock import Mocker
 from torch import Tensor
 
 from backend import jobs
-from backend.images.backfill import complete_features, retry_delay_s
-from backend.images.task_images import encode
+from backend.captioning.services import make_services
+from backend.images.backfill import FIRST_DELAY_S, complete_features, retry_delay_s
+from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import compact_image_ref
+from backend.sync.refresh import refresh as write_suggestions
 from model.errors import LabelStudioError
 from model.vision.encoder import Encoder
 from model.vision.images import image_key
@@ -33,6 +35,7 @@ from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
+from worker.settings import Settings
 
 LS = "http://label-studio.test"
 BACKEND = "http://backend.test:9090"
@@ -433,15 +436,16 @@ def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label
 
 
 def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]], Tensor]:
-    """The encoder, as one would be whose features of images in these colors half precision cannot hold."""
+    """Return `Encoder.encode` for an encoder whose features of these colors half precision cannot hold."""
+    encode = Encoder.encode
 
     def overflowing(encoder: Encoder, pixels: Sequence[Tensor]) -> Tensor:
-        found = encode(encoder, pixels).clone()
-        bad = [encoder.spec.preprocessing(make_image(color)) for color in colors]
-        for features, shown in zip(found, pixels, strict=True):
-            if any(torch.equal(shown, one) for one in bad):
+        encoded = encode(encoder, pixels).clone()
+        bad_images = [encoder.spec.preprocessing(make_image(color)) for color in colors]
+        for features, image in zip(encoded, pixels, strict=True):
+            if any(torch.equal(image, bad) for bad in bad_images):
                 features.fill_(math.inf)
-        return found
+        return encoded
 
     return overflowing
 
@@ -483,14 +487,17 @@ def test_the_newest_images_come_first(label_studio: FakeLabelStudio, requests_mo
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("is_due", [False, True])
 def test_an_image_that_failed_is_passed_over_until_it_is_due_again(
-    label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch, is_due: bool
+    label_studio: FakeLabelStudio, requests_mock: Mocker, redis: Redis, is_due: bool
 ) -> None:
-    if is_due:
-        monkeypatch.setattr("backend.images.backfill.FIRST_DELAY_S", 0)
     requests_mock.get("http://images.test/1.png", [{"exc": ConnectTimeout}, {"content": png("green")}])
     label_studio.tasks = [task(1, annotation(1, "a square"), image="http://images.test/1.png")]
 
-    first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
+    first = jobs.collect_corrections(1)
+    if is_due:
+        [record] = redis.keys("captioner:failed-image:1:*")
+        failures, next_try = json.loads(redis.get(record) or "")
+        redis.set(record, json.dumps([failures, next_try - FIRST_DELAY_S]))  # its delay is over
+    second = jobs.collect_corrections(1)
 
     assert (first["failed"], first["left"]) == (1, 0)
     assert (second["made"], second["left"]) == ((1, 0) if is_due else (0, 1))
@@ -534,7 +541,7 @@ def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_mad
         requests_mock.get(f"{LS}/data/upload/1/0000000{number}-dog.jpg", content=png(color))
     label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
     overflowing = encode_overflowing_for("green")
-    monkeypatch.setattr("backend.images.backfill.encode", overflowing)
+    monkeypatch.setattr(Encoder, "encode", overflowing)
 
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
@@ -550,7 +557,7 @@ def test_an_encoder_that_fails_on_every_image_sets_none_aside(
 ) -> None:
     requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
     label_studio.tasks = [task(1, annotation(1, "a square"))]
-    monkeypatch.setattr("backend.images.backfill.encode", encode_overflowing_for("red", "grey"))
+    monkeypatch.setattr(Encoder, "encode", encode_overflowing_for("red", "grey"))
 
     with pytest.raises(ArithmeticError, match="half precision"):
         jobs.collect_corrections(1)
@@ -841,14 +848,17 @@ def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(
 
 @pytest.mark.usefixtures("configure")
 def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
-    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    monkeypatch.setattr("backend.sync.refresh.PART_S", 0)
+    settings = Settings.from_env()
+    client = LabelStudioClient.from_settings(settings)
+    assert client is not None
+    version = workplace.bundle.version
     label_studio.tasks = [task(number, image=data_url("red")) for number in range(1, 31)]
 
-    first = refresh(workplace)
+    first = write_suggestions(client, make_services(settings), 1, version, 0, lambda done, total: None, turn_s=0)
 
-    assert (first["refreshed"], first["stopped"]) == (25, "the rest follows")
+    assert (first.refreshed, first.stopped) == (25, "the rest follows")
     [scheduled] = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids()
     rest = workplace.job(scheduled)
     assert (rest.func_name, rest.retries_left) == ("backend.jobs.refresh_predictions", 4)

@@ -4,14 +4,19 @@ import base64
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from backend.captioning.suggest import Suggester
+from backend.images.task_images import TaskImageReader
+from backend.protocol.label_config import parse_caption_controls
 from backend.routes import routes
 from model.store import Store
+from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
 from model.vision.images import image_key
 from tests.backend_client import LABEL_CONFIG, BackendClient
@@ -260,7 +265,7 @@ def test_the_encoder_looks_once_at_each_image_content(
     first = backend.predict(tasks)
     for _ in ("red", "blue"):
         assert kept.acquire(timeout=30)
-    monkeypatch.setattr("backend.images.task_images.encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("encoded again"))
 
     again = backend.predict(tasks)
 
@@ -268,19 +273,20 @@ def test_the_encoder_looks_once_at_each_image_content(
 
 
 def test_a_batch_larger_than_the_encoders_and_decoders_is_answered_whole(
-    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+    backend: BackendClient, image_server: ImageServer
 ) -> None:
-    monkeypatch.setattr("backend.images.task_images.ENCODER_BATCH", 2)
-    monkeypatch.setattr("backend.captioning.backend.DECODER_BATCH", 3)
+    services = backend.services
+    reader = TaskImageReader(services.task_images.fetcher, services.metrics, services.compute_slots, encoder_batch=2)
+    suggester = Suggester(
+        replace(services, task_images=reader), 1, parse_caption_controls(LABEL_CONFIG), decoder_batch=3
+    )
     colors = ("red", "green", "blue", "yellow", "black", "white", "orange")
     tasks = [task(number, image_server.show(f"/{color}", color)) for number, color in enumerate(colors)]
 
-    results = backend.predict(tasks)
+    suggestions = suggester.suggest(tasks)
 
-    monkeypatch.undo()
-    assert [entry["result"][0]["value"] for entry in results] == [
-        entry["result"][0]["value"] for entry in backend.predict(tasks)
-    ]
+    captions = [[caption.text for caption in suggested.controls[0].captions] for suggested in suggestions]
+    assert captions == [entry["result"][0]["value"]["text"] for entry in backend.predict(tasks)]
 
 
 def test_what_was_suggested_is_remembered_for_the_correction(

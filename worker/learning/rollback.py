@@ -13,7 +13,7 @@ from worker.feedback.ledger_records import LedgerRecords
 from worker.feedback.score_calibration import ASKED, fit_calibration, write_calibration
 from worker.feedback.totals import read_acceptance
 from worker.policy import is_accepted_less
-from worker.queue.backend_jobs import enqueue_backend_job
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.retraining import only_training
 from worker.settings import Settings
 
@@ -39,8 +39,7 @@ def roll_back_if_accepted_less(
     registry.rollback(project_id, by=why)
     logger.warning("version rolled back project=%s version=%s serving=%s reason=%r", project_id, serving, before, why)
     AuditLog(redis).write(THE_WORKER, "version rolled back", project_id, version=before, before=serving, reason=why)
-    if settings.refresh_predictions:
-        enqueue_backend_job(redis, "refresh_predictions", project_id, before)
+    enqueue_refresh(redis, settings, project_id, before)
     return before
 
 

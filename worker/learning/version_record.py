@@ -10,7 +10,7 @@ from model.registry import ModelRegistry, ModelVersion
 from worker.audit import THE_WORKER, AuditLog
 from worker.feedback.corrections import CorrectionInbox
 from worker.learning.candidate import Attempt
-from worker.queue.backend_jobs import enqueue_backend_job
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.job_metrics import JobCounts
 from worker.request_id import current_request_id
 from worker.settings import Settings
@@ -31,8 +31,8 @@ def find_unfinished(inbox: CorrectionInbox, registry: ModelRegistry, project_id:
 
 def finish(redis: Redis, settings: Settings, version: ModelVersion) -> None:
     """See to what follows from a version that is recorded; what must not get lost comes first."""
-    if version.published and settings.refresh_predictions:
-        enqueue_backend_job(redis, "refresh_predictions", version.project_id, version.name)
+    if version.published:
+        enqueue_refresh(redis, settings, version.project_id, version.name)
     CorrectionInbox(redis).mark_trained(version.project_id, version.metrics["change_number"])
     decided = "version published" if version.published else "version refused"
     AuditLog(redis).write(THE_WORKER, decided, version.project_id, version=version.name, reason=version.decision)

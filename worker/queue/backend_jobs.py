@@ -15,6 +15,7 @@ from worker.queue.job_state import (
     new_job_id,
     queue,
 )
+from worker.settings import Settings
 
 BACKEND_JOB_LIMIT_S = 1800
 LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
@@ -42,3 +43,19 @@ def enqueue_backend_job(redis: Redis, name: str, *args: Any, delay_s: int = 0) -
     else:
         label_studio.enqueue_job(job)
     return str(job.id)
+
+
+def enqueue_refresh(
+    redis: Redis, settings: Settings, project_id: int, version: str, *after_id: int, delay_s: int = 0
+) -> str | None:
+    """Enqueue the job that writes a version's suggestions into Label Studio; due whenever a version starts to serve.
+
+    Args:
+        after_id: id of the task to go on after; without it the refresh begins with the first task.
+
+    Returns:
+        the job id, or None where REFRESH_PREDICTIONS is false.
+    """
+    if not settings.refresh_predictions:
+        return None
+    return enqueue_backend_job(redis, "refresh_predictions", project_id, version, *after_id, delay_s=delay_s)

@@ -49,23 +49,26 @@ def test_regions_of_one_task_never_share_an_id() -> None:
 
 
 def test_alternatives_come_worst_first_because_the_last_one_is_shown() -> None:
-    found = {CAPTION: [make_caption("best", 0.9), make_caption("second", 0.5), make_caption("third", 0.1)]}
+    alternatives = {CAPTION: [make_caption("best", 0.9), make_caption("second", 0.5)]}
 
-    texts = [prediction["result"][0]["value"]["text"] for prediction in make_predictions(found, "v1", 2)]
+    texts = [prediction["result"][0]["value"]["text"] for prediction in make_predictions(alternatives, "v1")]
 
     assert texts == [["second"], ["best"]]
 
 
 def test_a_control_with_fewer_captions_repeats_its_last() -> None:
-    found = {CAPTION: [make_caption("best", 0.9), make_caption("second", 0.5)], TITLE: [make_caption("only", 0.8)]}
+    alternatives = {
+        CAPTION: [make_caption("best", 0.9), make_caption("second", 0.5)],
+        TITLE: [make_caption("only", 0.8)],
+    }
 
     texts = [
         [region["value"]["text"][0] for region in prediction["result"]]
-        for prediction in make_predictions(found, "v1", 3)
+        for prediction in make_predictions(alternatives, "v1")
     ]
 
     assert texts == [["second", "only"], ["best", "only"]]
 
 
 def test_without_any_caption_to_show_there_is_one_empty_prediction_of_the_version() -> None:
-    assert make_predictions({}, "v1", 3) == [{"model_version": "v1", "result": []}]
+    assert make_predictions({}, "v1") == [{"model_version": "v1", "result": []}]

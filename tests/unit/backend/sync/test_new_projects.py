@@ -21,7 +21,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def meet(new_projects: NewProjects, project_id: int) -> None:
-    thread = new_projects.meet(project_id)
+    thread = new_projects.check_webhook(project_id)
     if thread is not None:
         thread.join()
 
@@ -69,4 +69,4 @@ def test_while_redis_is_away_the_next_setup_tries_again(
     meet(new_projects, 7)
 
     assert "problem=away" in caplog.text
-    assert new_projects.meet(7) is not None
+    assert new_projects.check_webhook(7) is not None

@@ -1,0 +1,73 @@
+"""Pull of the annotations of connected projects, and the retrainings and rollbacks that follow from it."""
+
+import logging
+from collections import Counter
+
+from redis import Redis
+from rq import get_current_job
+
+from backend.label_studio.client import LabelStudioClient, Project
+from backend.protocol.label_config import has_captions
+from backend.sync.pull import Reconciliation, reconcile
+from model.errors import CaptionerError
+from worker.feedback.corrections import CorrectionInbox
+from worker.queue.trigger import retrain_when_due
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def pull_connected_projects(client: LabelStudioClient, redis: Redis, settings: Settings) -> dict[str, int]:
+    """Pull every project that has a backend connected.
+
+    A project that cannot be pulled does not stop the others, and is tried again the next time. Features are computed
+    later, by the training that a change leads to. A version that is accepted less is rolled back, even while training
+    is paused.
+
+    Returns:
+        how many projects are `changed`, `unchanged`, `failed` (could not be pulled) and `foreign` (have no captions or
+        no backend).
+
+    Raises:
+        LabelStudioError: the projects could not be listed.
+    """
+    # Projects are listed anew each time, so a project that was deleted in Label Studio is no longer there.
+    outcomes = Counter(_pull_if_connected(client, redis, settings, project) for project in client.projects())
+    counts = [outcomes[name] for name in ("changed", "unchanged", "failed", "foreign")]
+    logger.info("projects pulled changed=%s unchanged=%s failed=%s foreign=%s", *counts)
+    return dict(outcomes)
+
+
+def pull_project(client: LabelStudioClient, redis: Redis, settings: Settings, project: Project) -> Reconciliation:
+    """Pull one project and start a retraining if one is due.
+
+    Raises:
+        LabelStudioError: the annotations cannot be pulled; what was pulled before is stored.
+        LabelConfigError: the project's labeling config has no caption.
+    """
+    reconciliation = reconcile(client, redis, project)
+    # This is needed without a change too: a retraining that took corrections may have ended without learning them.
+    retrain_when_due(redis, settings, project.project_id)
+    return reconciliation
+
+
+def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settings, project: Project) -> str:
+    try:
+        if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
+            return "foreign"
+        reconciliation = pull_project(client, redis, settings, project)
+        _roll_back_if_accepted_less(redis, settings, project.project_id)
+    # Errors in reading JSON that no Label Studio we know would send must not stop the other projects either.
+    except (CaptionerError, KeyError, TypeError, ValueError) as problem:
+        logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
+        return "failed"
+    return "changed" if reconciliation.changed else "unchanged"
+
+
+def _roll_back_if_accepted_less(redis: Redis, settings: Settings, project_id: int) -> None:
+    """Roll back a version whose suggestions are accepted less, if annotators judged any since the last training."""
+    if CorrectionInbox(redis).waiting(project_id):
+        from worker.learning.rollback import look_back
+
+        job = get_current_job()
+        look_back(redis, settings, project_id, job.id if job else "by-hand")
