@@ -1,1 +1,1 @@
-"""`captioner doctor`: everything the product needs, looked at and mended."""
+"""`captioner doctor`: checks everything the product needs, and repairs what it can."""

@@ -1,6 +1,6 @@
-"""Look at everything the product needs, say in one line each what is wrong and how to mend it, and mend what we can.
+"""Check everything the product needs: one line for each finding, with the way to repair it.
 
-Each check is a generator of findings, so that a person reads the first ones while the next are under way.
+Each check is a generator of findings, so a person can read the first lines while later checks are still running.
 """
 
 import time
@@ -31,7 +31,7 @@ def examine(settings: Settings, *, repair: bool = False, show: Callable[[str], N
 
 
 def diagnose(settings: Settings, *, repair: bool = False) -> Iterator[Finding]:
-    """Check everything, from the inside to Label Studio; nothing is changed unless `repair`."""
+    """Check Redis, the model store and the model, then Label Studio; nothing is changed unless `repair`."""
     yield from _redis(settings)
     yield from _store(settings)
     yield from _model(settings)
@@ -55,9 +55,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _append_only(redis: Redis) -> Finding:
     name, value = "Redis durability", _redis_setting(redis, "appendonly")
     if value is None:
-        return Finding(name=name, ok=True, message="unknown, this Redis does not tell its settings")
+        return Finding(name=name, ok=True, message="unknown: this Redis does not show its settings")
     if value != "yes":
-        message = "corrections are lost when Redis ends: it runs without an append-only file"
+        message = "corrections are lost when Redis stops, because it runs without an append-only file"
         return Finding(name=name, ok=False, message=message, remedy="start it with --appendonly yes")
     return Finding(name=name, ok=True, message="every write goes to an append-only file")
 
@@ -66,20 +66,20 @@ def _eviction(redis: Redis) -> Finding:
     name = "Redis eviction"
     policy, limit = _redis_setting(redis, "maxmemory-policy"), _redis_setting(redis, "maxmemory")
     if policy is None:
-        return Finding(name=name, ok=True, message="unknown, this Redis does not tell its settings")
+        return Finding(name=name, ok=True, message="unknown: this Redis does not show its settings")
     if policy != "noeviction" and limit != "0":
-        message = f"a full Redis would drop corrections and jobs: maxmemory-policy is {policy}"
+        message = f"when its memory is full, Redis deletes corrections and jobs: maxmemory-policy is {policy}"
         return Finding(name=name, ok=False, message=message, remedy="set maxmemory-policy noeviction")
-    return Finding(name=name, ok=True, message="nothing is dropped when memory is full")
+    return Finding(name=name, ok=True, message="nothing is deleted when memory is full")
 
 
 def _redis_setting(redis: Redis, name: str) -> str | None:
-    """Return one of Redis' own settings, or None where a hosted Redis does not tell."""
+    """Return a setting of Redis itself, or None where a hosted Redis does not show it."""
     try:
-        found = redis.config_get(name)
+        settings = redis.config_get(name)
     except RedisError:
         return None
-    value: str | None = found.get(name)
+    value: str | None = settings.get(name)
     return value
 
 
@@ -87,7 +87,7 @@ def _workers(redis: Redis) -> Finding:
     listening = {name: Worker.count(queue=queue(redis, name)) for name in QUEUES}
     missing = [name for name, count in listening.items() if not count]
     if missing:
-        message = f"nobody listens to the queue {' and '.join(missing)}: nothing is learned"
+        message = f"no worker listens to the queue {' and '.join(missing)}, so nothing is learned"
         return Finding(name="worker", ok=False, message=message, remedy="start `captioner worker`")
     return Finding(name="worker", ok=True, message=f"{min(listening.values())} listening")
 
@@ -101,10 +101,10 @@ def _store(settings: Settings) -> Iterator[Finding]:
         is_same = store.read(path) == written
         store.delete(path)
     except (CaptionerError, OSError) as problem:
-        remedy = "give MODEL_STORE a directory or URL that this user may write"
+        remedy = "set MODEL_STORE to a directory or URL that this user may write to"
         yield Finding(name="store", ok=False, message=str(problem), remedy=remedy)
         return
-    message = f"{place} can be read and written" if is_same else f"{place} does not return what was written"
+    message = f"{place} can be read and written" if is_same else f"{place} returns other bytes than were written"
     yield Finding(name="store", ok=is_same, message=message, remedy=None if is_same else "use another MODEL_STORE")
 
 
@@ -115,9 +115,11 @@ def _model(settings: Settings) -> Iterator[Finding]:
         features = captioner.encode([Image.new("RGB", (64, 64), "grey")])
         [[caption]] = captioner.caption(features, DecodingOptions(beam_size=settings.beam_size))
     except CaptionerError as problem:
-        remedy = "set CAPTION_BUNDLE to photos, scenes or a bundle's directory"
+        remedy = "set CAPTION_BUNDLE to photos, scenes or the directory of a bundle"
         yield Finding(name="model", ok=False, message=str(problem), remedy=remedy)
         return
     seconds = time.monotonic() - began
-    message = f"{captioner.version} loads and captions in {seconds:.1f} s (an empty picture: {caption.text!r})"
+    message = (
+        f"{captioner.version} was loaded and wrote a caption in {seconds:.1f} s (an empty picture: {caption.text!r})"
+    )
     yield Finding(name="model", ok=True, message=message)

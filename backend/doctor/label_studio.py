@@ -1,4 +1,4 @@
-"""The checks of `captioner doctor` on Label Studio's side: the key, the guards, and each connected project."""
+"""The checks of `captioner doctor` in Label Studio: the key, the address guards, and each connected project."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTIO
 
 
 def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]:
-    """Check everything that can be asked of Label Studio; mend webhooks and prelabeling if `repair`."""
+    """Check everything that Label Studio shows us; repair webhooks and prelabeling if `repair`."""
     try:
         client = LabelStudioClient.from_settings(settings)
         if client is None:
@@ -31,7 +31,7 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
         yield _server(client)
         yield _key(client)
         projects = list(client.projects())
-        connections = [found for project in projects if (found := find_connection(client, settings, project))]
+        connections = [it for project in projects if (it := find_connection(client, settings, project))]
         yield from _guards(client, settings, projects, connections)
         if not connections:
             yield _nothing_connected(settings, projects)
@@ -46,9 +46,9 @@ def _no_key() -> Finding:
     return Finding(
         name="Label Studio",
         ok=False,
-        message="LABEL_STUDIO_API_KEY is not set: uploaded images cannot be fetched, nothing missed can be pulled, "
-        "new suggestions cannot be written",
-        remedy="create a personal access token in Account & Settings and set it",
+        message="LABEL_STUDIO_API_KEY is not set. Uploaded images cannot be read, annotations that a webhook missed are "
+        "lost, and new suggestions cannot be written",
+        remedy="create a personal access token in Account & Settings and set LABEL_STUDIO_API_KEY to it",
     )
 
 
@@ -63,7 +63,7 @@ def _key(client: LabelStudioClient) -> Finding:
 def _guards(
     client: LabelStudioClient, settings: Settings, projects: list[Project], connections: list[Connection]
 ) -> Iterator[Finding]:
-    """Try both address guards with our backend's address as Label Studio knows it, or our port on its machine."""
+    """Try both address guards with the address of our backend in Label Studio, or with our port on this machine."""
     if not projects:
         return
     url = connections[0].ours.url if connections else f"http://127.0.0.1:{settings.port}"
@@ -73,7 +73,7 @@ def _guards(
         "webhook addresses": client.refuses_webhook_to(project_id, webhook_url(url)),
     }
     for name, refusal in refusals.items():
-        message = refusal or "lets ours through"
+        message = refusal or "accepts the address of this backend"
         yield Finding(
             name=f"guard of {name}", ok=refusal is None, message=message, remedy=GUARDS_OFF if refusal else None
         )
@@ -83,8 +83,8 @@ def _nothing_connected(settings: Settings, projects: list[Project]) -> Finding:
     return Finding(
         name="projects",
         ok=False,
-        message=f"none of {len(projects)} projects has a backend connected",
-        remedy=f"Settings > Model > Connect Model, with this backend's address (http://<host>:{settings.port})",
+        message=f"none of the {len(projects)} projects has a model connected",
+        remedy=f"Settings > Model > Connect Model, with the address of this backend (http://<host>:{settings.port})",
     )
 
 
@@ -107,12 +107,14 @@ def _project(
 def _state(settings: Settings, connection: Connection) -> Iterator[Finding]:
     ours = connection.ours
     if ours.state in {"Connected", "Training", "Predicting"}:
-        yield Finding(name="backend", ok=True, message=f"{ours.state.lower()}, serves {ours.model_version}")
+        yield Finding(
+            name="backend", ok=True, message=f"{ours.state.lower()}, the current version is {ours.model_version}"
+        )
         return
-    remedy = f"see that Label Studio reaches {ours.url}, and this backend's log"
+    remedy = f"check that Label Studio can reach {ours.url}, and read the log of this backend"
     if settings.basic_auth_user is not None and ours.login != settings.basic_auth_user and "@" not in ours.url:
-        remedy = "in Settings > Model edit the model: Basic authentication with BASIC_AUTH_USER and BASIC_AUTH_PASS"
-    yield Finding(name="backend", ok=False, message=f"Label Studio says {ours.state}", remedy=remedy)
+        remedy = "in Settings > Model, edit the model: Basic authentication with BASIC_AUTH_USER and BASIC_AUTH_PASS"
+    yield Finding(name="backend", ok=False, message=f"Label Studio shows {ours.state}", remedy=remedy)
 
 
 def _webhook(
@@ -132,31 +134,31 @@ def _webhook(
     except LabelStudioError as problem:
         yield Finding(name="webhook", ok=False, message=f"{message}; {problem}", remedy=GUARDS_OFF)
         return
-    message = f"before, it {fault.reason}; {_pull_missed(settings, project_id)}"
+    message = f"it {fault.reason} until now; {_pull_missed(settings, project_id)}"
     yield Finding(name="webhook", ok=True, repaired=True, message=message)
 
 
 def _pull_missed(settings: Settings, project_id: int) -> str:
-    """Ask a worker to pull what was annotated while the webhook did not report it."""
+    """Let a worker pull the annotations that the webhook did not report; return a sentence on it."""
     try:
         with connect(settings.redis_url) as redis:
             enqueue_backend_job(redis, "collect_corrections", project_id)
     except RedisError:
-        return "what it missed is pulled at the next training"
-    return "a worker pulls what it missed"
+        return "the annotations that it missed are pulled before the next training"
+    return "a worker now pulls the annotations that it missed"
 
 
 def _prelabeling(client: LabelStudioClient, connection: Connection, *, repair: bool) -> Iterator[Finding]:
     project, title = connection.project, connection.backends[0].title
     if connection.ours != connection.backends[0]:
-        message = f"Label Studio asks only the first backend of a project, {title!r}, and ours is another"
+        message = f"Label Studio asks only the first backend of a project, {title!r}, and this backend is not the first"
         yield Finding(name="prelabeling", ok=False, message=message, remedy="remove the other model")
         return
     if project.prelabels and project.model_version == title:
         yield Finding(name="prelabeling", ok=True, message=f"tasks are prelabeled by {title!r}")
         return
-    used = project.model_version or "nothing"
-    message = f"tasks are prelabeled by {used!r} instead of this backend"
+    other = project.model_version or "nothing"
+    message = f"tasks are prelabeled by {other!r} instead of this backend"
     if not project.prelabels:
         message = "prelabeling is switched off"
     if repair:
@@ -169,22 +171,22 @@ def _config(project: Project) -> Iterator[Finding]:
     try:
         controls = parse_caption_controls(project.label_config)
     except LabelConfigError as problem:
-        remedy = "take the template Image Captioning in Settings > Labeling Interface"
+        remedy = "choose the template Image Captioning in Settings > Labeling Interface"
         yield Finding(name="labeling config", ok=False, message=str(problem), remedy=remedy)
         return
-    fixed = [control.from_name for control in controls if not _is_editable(project.label_config, control)]
+    uneditable = [control.from_name for control in controls if not _is_editable(project.label_config, control)]
     yield Finding(
         name="labeling config",
         ok=True,
-        message=f"captions go into {', '.join(control.from_name for control in controls)}",
-        remedy=f'add editable="true" to {", ".join(fixed)}: a suggestion can then be edited instead of retyped'
-        if fixed
+        message=f"captions are written into {', '.join(control.from_name for control in controls)}",
+        remedy=f'add editable="true" to {", ".join(uneditable)}, so that annotators can edit a suggestion in place'
+        if uneditable
         else None,
     )
 
 
 def _is_editable(label_config: str, control: CaptionControl) -> bool:
-    """Return whether a suggested caption can be edited in place; only advice hangs on it."""
+    """Return whether a suggested caption can be edited in place; we only give advice if not."""
     tags = re.findall(r"<TextArea\b[^>]*>", label_config)
     mine = [tag for tag in tags if re.search(rf"""\bname=["']{re.escape(control.from_name)}["']""", tag)]
     return any(re.search(r"""\beditable=["']true["']""", tag) for tag in mine)
@@ -193,16 +195,18 @@ def _is_editable(label_config: str, control: CaptionControl) -> bool:
 def _image(client: LabelStudioClient, settings: Settings, project: Project) -> Iterator[Finding]:
     task = client.any_task(project.project_id)
     if task is None:
-        yield Finding(name="images", ok=True, message="no task yet to try")
+        yield Finding(name="images", ok=True, message="there is no task yet")
         return
     fetcher = ImageFetcher.from_settings(settings)
     try:
         control = parse_caption_controls(project.label_config)[0]
         picture = decode_image(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
     except LabelConfigError:
-        return  # said by the check of the labeling config
+        return  # the check of the labeling config reports it
     except TaskError as problem:
-        remedy = "see that the image is there and that the API key's user may read it"
+        remedy = "check that the image exists and that the user of the API key may read it"
         yield Finding(name="images", ok=False, message=f"task {task['id']}: {problem}", remedy=remedy)
         return
-    yield Finding(name="images", ok=True, message=f"task {task['id']} has {picture.width} x {picture.height} pixels")
+    yield Finding(
+        name="images", ok=True, message=f"the image of task {task['id']} has {picture.width} x {picture.height} pixels"
+    )

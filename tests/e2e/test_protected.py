@@ -98,7 +98,7 @@ def test_the_doctor_repairs_a_webhook_and_what_it_missed_is_pulled(
     assert found.returncode == 1
     assert "does not carry the backend's credentials" in found.stdout
     assert repaired.returncode == 0, repaired.stdout
-    assert "mended project" in repaired.stdout
+    assert "repaired project" in repaired.stdout
     assert arrived in product.inbox(connected.project_id)
     product.wait("to pull what was missed", lambda: missed in product.inbox(connected.project_id))
     assert LOGIN["BASIC_AUTH_PASS"] not in found.stdout + repaired.stdout

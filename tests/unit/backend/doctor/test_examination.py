@@ -56,13 +56,13 @@ def test_a_healthy_installation_is_found_in_order(tmp_path: Path, healthy: FakeL
     assert {name: finding.message for name, finding in findings.items()} == {
         "Label Studio": f"1.23.2 answers at {healthy.url}/",
         "API key": "the legacy token of demo@example.com is accepted",
-        "guard of backend addresses": "lets ours through",
-        "guard of webhook addresses": "lets ours through",
-        "project 1 (Dogs), backend": "connected, serves v1",
+        "guard of backend addresses": "accepts the address of this backend",
+        "guard of webhook addresses": "accepts the address of this backend",
+        "project 1 (Dogs), backend": "connected, the current version is v1",
         "project 1 (Dogs), webhook": "reports every annotation",
         "project 1 (Dogs), prelabeling": "tasks are prelabeled by 'captioner'",
-        "project 1 (Dogs), labeling config": "captions go into caption",
-        "project 1 (Dogs), images": "task 15 has 64 x 48 pixels",
+        "project 1 (Dogs), labeling config": "captions are written into caption",
+        "project 1 (Dogs), images": "the image of task 15 has 64 x 48 pixels",
     }
     assert all(finding.remedy is None for finding in findings.values())
 
@@ -121,27 +121,27 @@ def test_a_backend_that_lacks_its_login_in_label_studio_is_named(tmp_path: Path,
     assert "Basic authentication" in (findings["project 1 (Dogs), backend"].remedy or "")
 
 
-def test_a_webhook_without_our_login_is_named_and_mended(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_webhook_without_our_login_is_named_and_repaired(tmp_path: Path, healthy: FakeLabelStudio) -> None:
     login: dict[str, Any] = {"basic_auth_user": "label", "basic_auth_pass": "studio"}
 
     before = examine(healthy, tmp_path, **login)["project 1 (Dogs), webhook"]
-    mended = examine(healthy, tmp_path, repair=True, **login)["project 1 (Dogs), webhook"]
+    repaired = examine(healthy, tmp_path, repair=True, **login)["project 1 (Dogs), webhook"]
     after = examine(healthy, tmp_path, **login)["project 1 (Dogs), webhook"]
 
     assert (before.ok, before.repaired) == (False, False)
     assert before.remedy == "captioner doctor --repair"
-    assert (mended.ok, mended.repaired) == (True, True)
+    assert (repaired.ok, repaired.repaired) == (True, True)
     assert (after.ok, after.repaired) == (True, False)
     assert healthy.webhooks[1]["headers"] == {"Authorization": "Basic bGFiZWw6c3R1ZGlv"}
-    assert "studio" not in str(before) + str(mended)
+    assert "studio" not in str(before) + str(repaired)
 
 
 def test_a_missing_webhook_is_created(tmp_path: Path, healthy: FakeLabelStudio) -> None:
     healthy.webhooks.clear()
 
-    mended = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), webhook"]
+    repaired = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), webhook"]
 
-    assert mended.repaired
+    assert repaired.repaired
     assert [webhook["url"] for webhook in healthy.webhooks.values()] == [f"{BACKEND}/webhook"]
 
 
@@ -160,16 +160,16 @@ def test_a_webhook_that_label_studio_refuses_stays_wrong_and_names_the_guards(
 @pytest.mark.parametrize(
     "changes", [{"model_version": ""}, {"model_version": "v0"}, {"show_collab_predictions": False, "model_version": ""}]
 )
-def test_prelabeling_by_something_else_is_named_and_mended(
+def test_prelabeling_by_something_else_is_named_and_repaired(
     tmp_path: Path, healthy: FakeLabelStudio, changes: dict[str, Any]
 ) -> None:
     healthy.projects[1] |= changes
 
     before = examine(healthy, tmp_path)["project 1 (Dogs), prelabeling"]
-    mended = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), prelabeling"]
+    repaired = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), prelabeling"]
     after = examine(healthy, tmp_path)["project 1 (Dogs), prelabeling"]
 
-    assert (before.ok, mended.repaired, after.ok) == (False, True, True)
+    assert (before.ok, repaired.repaired, after.ok) == (False, True, True)
     assert healthy.projects[1]["model_version"] == "captioner"
 
 
@@ -219,10 +219,10 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, healthy: FakeLabelStud
 
 def test_a_finding_is_one_line() -> None:
     wrong = Finding(name="store", ok=False, message="cannot be written", remedy="set MODEL_STORE")
-    mended = Finding(name="webhook", ok=True, message="was missing", repaired=True)
+    repaired = Finding(name="webhook", ok=True, message="was missing", repaired=True)
 
-    assert str(wrong) == "WRONG  store: cannot be written -> set MODEL_STORE"
-    assert str(mended) == "mended webhook: was missing"
+    assert str(wrong) == "WRONG    store: cannot be written -> set MODEL_STORE"
+    assert str(repaired) == "repaired webhook: was missing"
 
 
 def lines_of(settings: Settings) -> tuple[int, list[str]]:
@@ -238,13 +238,13 @@ def test_the_exit_code_is_0_only_if_all_is_well(tmp_path: Path, bundle: Path) ->
     code, lines = lines_of(settings)
 
     assert code == 1
-    assert lines[0].startswith("WRONG  Redis: redis://127.0.0.1:1/0 does not answer")
-    assert lines[1] == f"ok     store: {tmp_path / 'store'} can be read and written"
-    assert lines[2].startswith("ok     model: tiny-")
-    assert lines[3].startswith("WRONG  Label Studio: LABEL_STUDIO_API_KEY is not set")
+    assert lines[0].startswith("WRONG    Redis: redis://127.0.0.1:1/0 does not answer")
+    assert lines[1] == f"ok       store: {tmp_path / 'store'} can be read and written"
+    assert lines[2].startswith("ok       model: tiny-")
+    assert lines[3].startswith("WRONG    Label Studio: LABEL_STUDIO_API_KEY is not set")
 
 
-def test_a_store_that_cannot_be_written_and_a_bundle_that_is_missing_are_said(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_and_a_bundle_that_is_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
 
     settings = Settings(
@@ -252,5 +252,5 @@ def test_a_store_that_cannot_be_written_and_a_bundle_that_is_missing_are_said(tm
     )
     _, lines = lines_of(settings)
 
-    assert lines[1].startswith("WRONG  store: cannot write")
-    assert lines[2].startswith("WRONG  model: no bundle at 'nonesuch'")
+    assert lines[1].startswith("WRONG    store: cannot write")
+    assert lines[2].startswith("WRONG    model: no bundle at 'nonesuch'")
