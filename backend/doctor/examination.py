@@ -119,7 +119,5 @@ def _model(settings: Settings) -> Iterator[Finding]:
         yield Finding(name="model", ok=False, message=str(problem), remedy=remedy)
         return
     seconds = time.monotonic() - began
-    message = (
-        f"{captioner.version} was loaded and wrote a caption in {seconds:.1f} s (an empty picture: {caption.text!r})"
-    )
+    message = f"{captioner.version} was loaded and captioned an empty picture ({caption.text!r}) in {seconds:.1f} s"
     yield Finding(name="model", ok=True, message=message)

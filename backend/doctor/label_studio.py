@@ -46,8 +46,8 @@ def _no_key() -> Finding:
     return Finding(
         name="Label Studio",
         ok=False,
-        message="LABEL_STUDIO_API_KEY is not set. Uploaded images cannot be read, annotations that a webhook missed are "
-        "lost, and new suggestions cannot be written",
+        message="LABEL_STUDIO_API_KEY is not set. Uploaded images cannot be read, annotations that a webhook missed "
+        "are lost, and new suggestions cannot be written",
         remedy="create a personal access token in Account & Settings and set LABEL_STUDIO_API_KEY to it",
     )
 
@@ -107,9 +107,7 @@ def _project(
 def _state(settings: Settings, connection: Connection) -> Iterator[Finding]:
     ours = connection.ours
     if ours.state in {"Connected", "Training", "Predicting"}:
-        yield Finding(
-            name="backend", ok=True, message=f"{ours.state.lower()}, the current version is {ours.model_version}"
-        )
+        yield Finding(name="backend", ok=True, message=f"{ours.state.lower()}, uses version {ours.model_version}")
         return
     remedy = f"check that Label Studio can reach {ours.url}, and read the log of this backend"
     if settings.basic_auth_user is not None and ours.login != settings.basic_auth_user and "@" not in ours.url:
@@ -207,6 +205,5 @@ def _image(client: LabelStudioClient, settings: Settings, project: Project) -> I
         remedy = "check that the image exists and that the user of the API key may read it"
         yield Finding(name="images", ok=False, message=f"task {task['id']}: {problem}", remedy=remedy)
         return
-    yield Finding(
-        name="images", ok=True, message=f"the image of task {task['id']} has {picture.width} x {picture.height} pixels"
-    )
+    message = f"the image of task {task['id']} has {picture.width} x {picture.height} pixels"
+    yield Finding(name="images", ok=True, message=message)

@@ -1,1 +1,1 @@
-"""Label Studio over its HTTP API: what it holds, and how it reaches us."""
+"""Label Studio: its HTTP API, and its webhooks to us."""

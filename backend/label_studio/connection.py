@@ -35,4 +35,4 @@ def _serving_version(settings: Settings, project_id: int) -> str | None:
         registry = ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
         return registry.serving(project_id)
     except CaptionerError:
-        return None  # whoever serves says what is wrong with the store
+        return None  # the serving process reports the fault of the store

@@ -1,4 +1,4 @@
-"""Whether Label Studio answers, for whoever asks often."""
+"""Health of Label Studio, for callers that ask often."""
 
 import threading
 import time
@@ -11,12 +11,12 @@ import requests
 
 AGAIN_AFTER_S = 10.0
 PATIENCE_S = 0.5
-"""Nobody waits longer; an answer that takes more counts as none until it is there."""
+"""A caller waits no longer. Until a slower answer has arrived, Label Studio counts as down."""
 TIMEOUT_S = 5.0
 
 
 class LabelStudioHealth:
-    """Asks Label Studio's `/health` now and then, beside whoever wants to know; safe to share between threads."""
+    """Asks Label Studio's `/health` in a thread of its own, every AGAIN_AFTER_S; safe to share between threads."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = urljoin(url.rstrip("/") + "/", "health")
@@ -27,7 +27,7 @@ class LabelStudioHealth:
         self._asked_at = 0.0
 
     def is_up(self) -> bool:
-        """Say whether it answered when it was asked last, which is AGAIN_AFTER_S ago at most."""
+        """Return whether it answered the last time, which was at most AGAIN_AFTER_S ago."""
         with self._asking:
             answer = self._answer
             if answer is None or (answer.done() and self._clock() - self._asked_at >= AGAIN_AFTER_S):

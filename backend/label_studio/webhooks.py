@@ -16,18 +16,18 @@ from worker.settings import Settings
 NEEDED_ACTIONS = frozenset(
     {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED"}
 )
-"""Without these a correction is missed or kept for ever."""
+"""Without these a correction would be missed, or never removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookFault:
-    """Why events do not arrive."""
+    """A reason why events do not arrive."""
 
     reason: str
     webhook: Webhook | None
-    """The one to mend; None when there is none."""
+    """The webhook to repair; None when there is none."""
     lacks_credentials: bool = False
-    """Whether nothing else is wrong with it."""
+    """Whether this is its only fault."""
 
 
 def find_fault(
@@ -58,10 +58,10 @@ def find_fault(
 def mend(
     client: LabelStudioClient, project_id: int, ours: ConnectedBackend, fault: WebhookFault, settings: Settings
 ) -> None:
-    """Create the webhook or bring it into order; headers that others gave it stay.
+    """Create or repair the webhook; headers that others added stay.
 
     Raises:
-        LabelStudioError: Label Studio refuses, for one because it guards private addresses.
+        LabelStudioError: Label Studio refuses, for example because it guards private addresses.
     """
     url, headers = webhook_url(ours.url), credentials(settings)
     if fault.webhook is None:
@@ -71,7 +71,7 @@ def mend(
 
 
 def webhook_url(backend_url: str) -> str:
-    """Return where Label Studio sends the events of a backend."""
+    """Return the address to which Label Studio sends the events of a backend."""
     return backend_url.rstrip("/") + "/webhook"
 
 
@@ -84,7 +84,7 @@ def credentials(settings: Settings) -> dict[str, str]:
 
 
 def _missing(webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], url: str) -> WebhookFault:
-    # The one that Label Studio made for an address the backend no longer has: no connected backend owns it.
+    # Perhaps Label Studio created it for an earlier address of the backend; then no connected backend owns it.
     owned = {_address(webhook_url(backend.url)) for backend in backends}
     left = [hook for hook in webhooks if hook.url.endswith("/webhook") and _address(hook.url) not in owned]
     if len(left) == 1:
@@ -119,8 +119,8 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _same_address(one: str, other: str) -> bool:
-    return _address(one) == _address(other)
+def _same_address(url: str, other: str) -> bool:
+    return _address(url) == _address(other)
 
 
 def _address(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What the doctor says of a real Redis and its workers."""
+"""The doctor on a real Redis and its workers."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,14 +26,14 @@ def findings(workplace: Workplace) -> dict[str, Finding]:
     return {finding.name: finding for finding in diagnose(workplace.settings)}
 
 
-def test_a_redis_with_an_append_only_file_is_in_order_and_a_missing_worker_is_said(workplace: Workplace) -> None:
-    found = findings(workplace)
+def test_a_redis_with_an_append_only_file_is_fine_and_a_missing_worker_is_named(workplace: Workplace) -> None:
+    report = findings(workplace)
 
-    assert found["Redis"].ok
-    assert found["Redis durability"].message == "every write goes to an append-only file"
-    assert found["Redis eviction"].ok
-    assert not found["worker"].ok
-    assert found["worker"].remedy == "start `captioner worker`"
+    assert report["Redis"].ok
+    assert report["Redis durability"].message == "every write goes to an append-only file"
+    assert report["Redis eviction"].ok
+    assert not report["worker"].ok
+    assert report["worker"].remedy == "start `captioner worker`"
 
 
 def test_a_worker_that_listens_is_counted(
@@ -49,7 +49,7 @@ def test_a_worker_that_listens_is_counted(
     assert message == "1 listening"
 
 
-def test_a_redis_that_forgets_at_its_end_is_said(workplace: Workplace, unchanged: Redis) -> None:
+def test_a_redis_that_loses_everything_when_it_stops_is_named(workplace: Workplace, unchanged: Redis) -> None:
     unchanged.config_set("appendonly", "no")
 
     finding = findings(workplace)["Redis durability"]
@@ -58,7 +58,7 @@ def test_a_redis_that_forgets_at_its_end_is_said(workplace: Workplace, unchanged
     assert finding.remedy == "start it with --appendonly yes"
 
 
-def test_a_redis_that_drops_what_it_holds_when_full_is_said(workplace: Workplace, unchanged: Redis) -> None:
+def test_a_redis_that_deletes_keys_when_it_is_full_is_named(workplace: Workplace, unchanged: Redis) -> None:
     unchanged.config_set("maxmemory", "1gb")
     unchanged.config_set("maxmemory-policy", "allkeys-lru")
 

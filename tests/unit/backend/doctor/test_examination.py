@@ -58,7 +58,7 @@ def test_a_healthy_installation_is_found_in_order(tmp_path: Path, healthy: FakeL
         "API key": "the legacy token of demo@example.com is accepted",
         "guard of backend addresses": "accepts the address of this backend",
         "guard of webhook addresses": "accepts the address of this backend",
-        "project 1 (Dogs), backend": "connected, the current version is v1",
+        "project 1 (Dogs), backend": "connected, uses version v1",
         "project 1 (Dogs), webhook": "reports every annotation",
         "project 1 (Dogs), prelabeling": "tasks are prelabeled by 'captioner'",
         "project 1 (Dogs), labeling config": "captions are written into caption",
