@@ -193,16 +193,9 @@ class Settings(BaseSettings):
         return cls(**source())
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read neither the environment nor an .env file in `Settings(...)`."""
-        return (init_settings,)
+        return (sources["init_settings"],)
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:

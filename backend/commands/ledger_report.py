@@ -101,7 +101,7 @@ def _outcome_lines(ledger: Ledger) -> Iterator[str]:
     versions = [(name or "(none)", [str(tally.tasks), *_outcomes(tally)]) for name, tally in ledger.versions.items()]
     yield from _table("version", ("shown", *titles), versions)
     yield ""
-    yield from _table("annotator", titles, [(str(name), _outcomes(found)) for name, found in ledger.annotators.items()])
+    yield from _table("annotator", titles, [(str(name), _outcomes(tally)) for name, tally in ledger.annotators.items()])
     yield "another: another suggestion of the version; edits: words, mean; seconds: lead time, median"
 
 

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from backend.cli import build_parser
 from backend.demo.child_processes import LabelStudioAccount, label_studio_variables
 from backend.demo.product import demo_settings
+from tests.command_line import parse
 from worker.settings import Settings, setting_rows
 
 COMPOSE_FILE = Path(__file__).parents[2] / "docker-compose.yml"
@@ -76,14 +76,14 @@ def test_the_command_is_one_that_captioner_accepts(compose: dict[str, Any], serv
     program, *arguments = compose["services"][service]["command"]
 
     assert program == "captioner"
-    assert build_parser().parse_args(arguments)
+    assert parse(arguments)
 
 
 def test_the_worker_s_health_check_is_one_that_captioner_accepts(compose: dict[str, Any]) -> None:
     kind, program, *arguments = compose["services"]["worker"]["healthcheck"]["test"]
 
     assert (kind, program) == ("CMD", "captioner")
-    assert build_parser().parse_args(arguments).alive
+    assert parse(arguments).params["alive"]
 
 
 def test_label_studio_gets_the_variables_the_demo_gives_it(compose: dict[str, Any]) -> None:

@@ -1,0 +1,88 @@
+"""Commands that use a bundle: caption, export."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backend.commands import shared_options as shared
+
+if TYPE_CHECKING:
+    from model.caption_files.read import CaptionSource
+
+
+@shared.command("captioner caption photo.jpg --alternatives 3")
+@click.argument("images", nargs=-1, required=True, type=shared.PATH, metavar="IMAGE...")
+@shared.bundle
+@shared.project
+@shared.option(
+    "--alternatives",
+    type=shared.count,
+    metavar="K",
+    help="Captions for each image, the best one first.  [default: the setting ALTERNATIVES]",
+)
+@shared.flag("--json", "as_json", help="Print one JSON object for each image.")
+def caption(
+    images: tuple[Path, ...], bundle: str | None, project: int | None, alternatives: int | None, as_json: bool
+) -> int:
+    """Write captions of image files.
+
+    Exits with 1 if an image cannot be read.
+    """
+    from model.decoders.search import DecodingOptions
+    from model.progress import ProgressDisplay
+    from model.vision.files import caption_files
+
+    settings = shared.read_settings()
+    captioner = shared.load_captioner(settings, bundle, project)
+    options = DecodingOptions(beam_size=settings.beam_size, alternatives=alternatives or settings.alternatives)
+    unreadable = 0
+    with ProgressDisplay() as show:
+        for captioned in caption_files(captioner, images, options, on_progress=show):
+            unreadable += captioned.problem is not None
+            if as_json:
+                print(json.dumps(captioned.to_json(), ensure_ascii=False))
+            elif captioned.problem is not None:
+                print(f"{captioned.file}: {captioned.problem}", file=sys.stderr)
+            else:
+                for suggestion in captioned.captions:
+                    print(f"{captioned.file}: {suggestion.text} ({suggestion.score:.0%})")
+    return 1 if unreadable else 0
+
+
+@shared.command("captioner export --precision int8 --out small-bundle")
+@shared.bundle
+@shared.option(
+    "--precision", required=True, metavar="BITS", help="Precision of the stored weights: int8, fp16 or fp32."
+)
+@shared.option("--out", type=shared.PATH, required=True, metavar="DIR", help="Directory of the new bundle.")
+@shared.captions_source(
+    section="Captioned images to measure the loss on (without them only sizes are compared)", required=False
+)
+@shared.strict
+def export(source: "CaptionSource | None", bundle: str | None, precision: str, out: Path, strict: bool) -> int:
+    """Write a bundle again in another precision.
+
+    Prints how much smaller it is, and how much worse its captions are.
+    """
+    from model.caption_files.read import read_captions
+    from model.decoders.search import DecodingOptions
+    from model.export import evaluate_export, export_bundle
+    from model.metrics.evaluation import unreadable_images
+    from model.progress import ProgressDisplay
+
+    settings = shared.read_settings()
+    captioned = read_captions(source, strict=strict) if source else None
+    exported = export_bundle(bundle or settings.caption_bundle, precision, out)
+    print(exported.size_table())
+    if captioned:
+        options = DecodingOptions(beam_size=settings.beam_size)
+        with ProgressDisplay() as show:
+            evaluation = evaluate_export(exported, captioned.images, options, strict=strict, on_progress=show)
+        captioned.left_out.add_all(unreadable_images(evaluation.after.unreadable))
+        print(evaluation.table())
+        print(captioned.left_out.summary())
+    print(f"{exported.after_version} is in {exported.after}; CAPTION_BUNDLE={exported.after} uses it")
+    return 0

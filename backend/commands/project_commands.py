@@ -1,0 +1,96 @@
+"""Commands on a project: its model versions and the feedback of its annotators."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from backend.commands import shared_options as shared
+from model.errors import SettingsError
+
+
+@shared.command("captioner versions 1")
+@shared.project_argument
+@shared.flag("--json", "as_json", help="Print everything that is recorded about the versions, as JSON.")
+def versions(project: int, as_json: bool) -> int:
+    """List a project's model versions and the one it uses.
+
+    PROJECT is the number in the project's address in Label Studio.
+    """
+    from backend.captioning.promotion import open_registry, version_lines
+
+    registry = open_registry(shared.read_settings())
+    if as_json:
+        records = [asdict(version) for version in registry.versions(project)]
+        serving = registry.serving(project)
+        print(json.dumps({"serving": serving, "bundle": registry.base_version, "versions": records}, indent=1))
+    else:
+        print("\n".join(version_lines(registry, project)))
+    return 0
+
+
+@shared.command("captioner promote 1 v2-9f8e7d6c")
+@shared.project_argument
+@click.argument("version")
+def promote(project: int, version: str) -> int:
+    """Serve another model version to a project.
+
+    PROJECT is the number in the project's address. VERSION is a name that `captioner versions PROJECT` lists.
+    """
+    from backend.captioning.promotion import promote_version
+
+    print(promote_version(shared.read_settings(), project, version, by=shared.audit_name()))
+    return 0
+
+
+@shared.command("captioner rollback 1")
+@shared.project_argument
+def rollback(project: int) -> int:
+    """Serve the earlier model version to a project again.
+
+    PROJECT is the number in the project's address in Label Studio.
+    """
+    from backend.captioning.promotion import roll_back
+
+    print(roll_back(shared.read_settings(), project, by=shared.audit_name()))
+    return 0
+
+
+@shared.command("captioner ledger 1 --csv > ledger.csv")
+@shared.project_argument
+@shared.flag("--json", "as_json", help="Print all numbers, as JSON.")
+@shared.flag("--csv", "as_csv", help="Print a line for each annotation, for spreadsheets.")
+def ledger(project: int, as_json: bool, as_csv: bool) -> int:
+    """Show how annotators judged a project's suggestions.
+
+    Counts by model version and by annotator. PROJECT is the number in the project's address in Label Studio.
+    """
+    from redis import RedisError
+
+    from backend.commands.ledger_report import csv_lines, ledger_json, ledger_lines
+    from model.store import Store
+    from worker.feedback.ledger_records import LedgerRecords
+    from worker.feedback.score_calibration import read_calibration
+    from worker.feedback.totals import read_ledger
+    from worker.redis_client import connect
+    from worker.settings import hide_password
+
+    shared.refuse_together(json=as_json, csv=as_csv)
+    settings = shared.read_settings()
+    try:
+        with connect(settings.redis_url) as redis:
+            if as_csv:
+                sys.stdout.writelines(csv_lines(LedgerRecords(redis).records(project)))
+                return 0
+            totals = read_ledger(redis, project)
+    except RedisError as cause:
+        raise SettingsError(
+            f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"
+        ) from cause
+    calibration = read_calibration(Store(settings.model_store), project)
+    if as_json:
+        print(json.dumps(ledger_json(totals, calibration), indent=1))
+    else:
+        print("\n".join(ledger_lines(totals, calibration, with_arms=settings.hide_suggestions_share > 0)))
+    return 0
