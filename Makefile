@@ -123,7 +123,7 @@ bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES))))
 bench-%: $(DEV_STAMP)
 	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*) $(ARGS)
 
-screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## pictures of the admin's pages for docs/, from a running demo
+screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## pictures of the pages for README and docs/, from a running demo
 	$(PYTHON) -m tests.screenshots
 
 train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir

@@ -104,13 +104,8 @@ def project_statuses(
             list(acceptances[project_id].values()),
             waiting[project_id],
             trainings[project_id],
-            _verdict(
-                versions[project_id],
-                waiting[project_id],
-                trainings[project_id],
-                workers,
-                services.settings.retrain_after,
-            ),
+            _blocked(trainings[project_id], workers),
+            services.settings.retrain_after,
         )
         for project_id in project_ids
     )
@@ -122,10 +117,12 @@ def _status(
     acceptances: Sequence[Acceptance],
     waiting: Waiting,
     trainings: _Trainings,
-    verdict: Verdict,
+    blocked: Verdict | None,
+    retrain_after: int,
 ) -> ProjectStatus:
     newest = versions.newest
     now, before, *_ = (*acceptances, None, None)
+    verdict = _damaged(versions) or blocked or _at_work(trainings) or _idle(waiting, trainings.failed, retrain_after)
     return ProjectStatus(
         project_id=project_id,
         serving=versions.serving,
@@ -197,17 +194,6 @@ def _last_ended(redis: Redis) -> dict[int | None, JobRecord]:
     ]
     by_end = sorted(find_jobs(redis, job_ids).values(), key=lambda job: job.at or "")
     return {job.project_id: job for job in by_end}
-
-
-def _verdict(
-    versions: _Versions, waiting: Waiting, trainings: _Trainings, workers: Mapping[str, bool], retrain_after: int
-) -> Verdict:
-    return (
-        _damaged(versions)
-        or _blocked(trainings, workers)
-        or _at_work(trainings)
-        or _idle(waiting, trainings.failed, retrain_after)
-    )
 
 
 def _damaged(versions: _Versions) -> Verdict | None:
