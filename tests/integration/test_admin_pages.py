@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from rq import Queue
+from rq import Queue, SimpleWorker
 from rq.job import JobStatus
 from rq.serializers import DefaultSerializer
 from werkzeug.routing import Rule
@@ -95,6 +95,17 @@ def test_the_overview_says_the_state_of_a_project_in_words(admin: BackendClient)
     assert project["waiting"] == 25
     assert project["last_decision"] == "better in 97% of draws"
     assert "25 corrections wait" in admin.get("/admin/").text
+
+
+def test_the_overview_names_each_worker_and_its_queues(admin: BackendClient) -> None:
+    redis = admin.services.redis
+    worker = SimpleWorker([LABEL_STUDIO_QUEUE, RETRAIN_QUEUE], connection=redis, name="worker-7")
+    worker.register_birth()
+
+    page = admin.get("/admin/")
+
+    assert page.status_code == 200, page.text
+    assert re.search(r"<td>worker-7</td>.*>label-studio, retrain</td>", page.text)
 
 
 def end_job(admin: BackendClient, minute: int, status: JobStatus = JobStatus.FAILED, name: str = RETRAIN_QUEUE) -> None:
