@@ -36,7 +36,7 @@ PROBES = ("/", "/health", "/ready", "/metrics")
 
 
 class FiniteJSON(DefaultJSONProvider):
-    """Answers null for the loss of a training that diverged: JSON has no NaN and no infinity."""
+    """Writes NaN and infinity as null, because JSON has neither; the loss of a failed training can be such a number."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
         try:
@@ -51,7 +51,7 @@ def create_app(settings: Settings) -> Flask:
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
-        StoreError: MODEL_STORE is no place files can be kept.
+        StoreError: MODEL_STORE is no place where files can be kept.
     """
     app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
     app.json = FiniteJSON(app)
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> Flask:
 
 
 def _watch_requests(app: Flask, metrics: Metrics) -> None:
-    """Name, count, time and log every request, the refused ones too, and add the headers that browsers expect."""
+    """Give every request an id, count, time and log it, and add the headers that browsers expect."""
 
     @app.before_request
     def remember_arrival() -> None:
@@ -83,11 +83,11 @@ def _watch_requests(app: Flask, metrics: Metrics) -> None:
         g.arrived_at = time.perf_counter()
 
     @app.after_request
-    def tell_answer(response: Response) -> Response:
+    def report_answer(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
         seconds = time.perf_counter() - g.arrived_at
         metrics.observe_request(route, response.status_code, seconds)
-        # Of probes only what is wrong: they come every few seconds.
+        # Probes come every few seconds, so only those with a wrong answer are logged.
         level = logging.DEBUG if route in PROBES and response.status_code == HTTPStatus.OK else logging.INFO
         answer = (request.method, route, response.status_code, round(seconds, 4))
         logger.log(level, "request done method=%s route=%s status=%s seconds=%s", *answer)

@@ -1,4 +1,4 @@
-"""Every error as one JSON sentence with the right status; tracebacks go to the log only."""
+"""Answers to errors: one sentence in JSON with the right status; tracebacks go only to the log."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ _DRAINED_S = 20.0
 
 
 def answer_errors(app: Flask) -> None:
-    """Let every error of every route be answered here."""
+    """Answer every error of every route here."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.register_error_handler(RequestError, _bad_request)
     app.register_error_handler(LabelConfigError, _bad_request)
@@ -56,7 +56,7 @@ def _redis_down(problem: RedisError) -> Response:
     logger.error("redis failed path=%s problem=%s", request.path, problem)
     return refuse(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "Redis cannot be reached, so nothing was stored; what is missed now is pulled from Label Studio later",
+        "Redis cannot be reached, so nothing was stored; missed annotations are pulled from Label Studio later",
     )
 
 
@@ -66,7 +66,7 @@ def _unavailable(problem: CaptionerError) -> Response:
 
 
 def _too_large(_error: RequestEntityTooLarge) -> Response:
-    # Closing a connection on which bytes still arrive resets it, and the caller would never see this answer.
+    # Closing a connection while bytes arrive would reset it, and the caller would not see this answer.
     _drain(request.environ["wsgi.input"])
     return refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 1024**2} MB")
 
@@ -94,7 +94,7 @@ def _sentence(error: HTTPException) -> str:
 
 
 def _drain(stream: BinaryIO) -> None:
-    """Read and drop the rest of a body, within bounds."""
+    """Read and drop the rest of a body, up to a limit of bytes and time."""
     give_up_at = time.monotonic() + _DRAINED_S
     dropped = 0
     while dropped < _DRAINED_BYTES and time.monotonic() < give_up_at and (chunk := stream.read(65_536)):

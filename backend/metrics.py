@@ -1,7 +1,7 @@
-"""What the backend counts and times, for Prometheus; one registry per app, so that tests do not share one.
+"""Metrics of the backend for Prometheus; each app has a registry of its own, so that tests do not share one.
 
-Several processes on one port (`gunicorn -w 2 backend.wsgi:app`) answer as one where PROMETHEUS_MULTIPROC_DIR names a
-directory: each keeps its numbers in a file there, and a scrape adds up the files of all.
+Several processes may listen on one port (`gunicorn -w 2 backend.wsgi:app`). If PROMETHEUS_MULTIPROC_DIR names a
+directory, each process writes its numbers into a file there, and a scrape adds up all files.
 """
 
 import os
@@ -24,7 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """What a scrape reads."""
+        """The numbers that a scrape reads."""
         self._own = _shared_by_files(self.registry) or self.registry
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
         self.predictions = self._counter("predictions", "Tasks answered by /predict.", "outcome")
@@ -45,7 +45,7 @@ class Metrics:
         self._predict_stage.labels(stage).observe(perf_counter() - began)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
-        """Count a request that was answered, and time those that somebody waits for."""
+        """Count an answered request, and time it if it is a prediction or a webhook."""
         self.requests.labels(route, status).inc()
         if route == "/webhook":
             self._webhook.observe(seconds)
@@ -60,7 +60,7 @@ class Metrics:
 
 
 def _shared_by_files(scraped: CollectorRegistry) -> CollectorRegistry | None:
-    """Let a scrape read the files of all processes; returns a registry for this one's numbers, which none reads."""
+    """Let a scrape read the files of all processes; return another registry for the numbers of this process."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if not folder:
         return None

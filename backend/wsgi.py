@@ -36,12 +36,12 @@ def serve(settings: Settings) -> None:
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
-        StoreError: MODEL_STORE is no place files can be kept.
+        StoreError: MODEL_STORE is no place where files can be kept.
     """
     app = make_app(settings)
 
-    # Everything is imported and made before the port opens, so that no request waits for it; the rest comes after
-    # the fork, because no thread lives through one.
+    # Everything is imported and made before the port opens, so that no request waits for it. Threads start after the
+    # fork, because a fork does not copy them.
     def begin(_worker: object) -> None:
         begin_beside_requests(app.extensions[EXTENSION])
 
@@ -49,14 +49,14 @@ def serve(settings: Settings) -> None:
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
-    """Return gunicorn's settings: one process, so that the model is in memory once."""
+    """Return the settings of gunicorn: one process, so that the model is in memory once."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
         "worker_class": "gthread",
         "workers": 1,
         "threads": THREADS,
-        # A heartbeat of the process, not a limit of requests: Label Studio waits 100 s for a prediction.
+        # The limit for the heartbeat of the process, not for requests: Label Studio waits 100 s for a prediction.
         "timeout": 120,
         "graceful_timeout": 10,
         "keepalive": 5,
@@ -67,26 +67,26 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 
 def make_app(settings: Settings) -> Flask:
-    """Return the application in a process made ready for it; its bundle is not loaded yet."""
+    """Prepare this process and return the application; its bundle is not loaded yet."""
     set_up_logging(settings.log_format)
     keep_freed_memory()
-    # One caption is faster on one thread than on two, and requests run beside each other anyway.
+    # One caption is faster on one thread than on two, and several requests run at the same time anyway.
     torch.set_num_threads(1)
     prefer_fast_products()
     return create_app(settings)
 
 
 def begin_beside_requests(services: CaptioningServices) -> None:
-    """Beside the requests: load the weights, ask for what was annotated while no backend listened, and take back the
-    jobs of workers that are lost, be it the only one."""
-    start_telemetry("captioner-backend")  # its thread, too, lives only after the fork
+    """Start the work beside the requests: load the weights, pull what was annotated while no backend ran, and requeue
+    the jobs of lost workers, even where no worker runs any more."""
+    start_telemetry("captioner-backend")  # it starts a thread too
     services.captioners.start_loading()
     watch_beside(services.settings.redis_url)
     threading.Thread(target=pull_missed, args=(services,), name="pull-missed", daemon=True).start()
 
 
 def pull_missed(services: CaptioningServices) -> None:
-    """Have a worker pull every project at once; without Redis the pull that a worker schedules must do."""
+    """Schedule a pull of every project for now. If Redis does not answer, the next pull by the clock does the same."""
     if services.settings.label_studio_api_key is None:
         logger.info("missed annotations are never pulled reason=LABEL_STUDIO_API_KEY is not set")
         return
@@ -97,15 +97,15 @@ def pull_missed(services: CaptioningServices) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to hand big blocks back at once: the next prediction would pay a page fault for each page."""
+    """Tell glibc to keep large blocks of freed memory: getting them anew would slow the next prediction down."""
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # macOS has none
+    if hasattr(libc, "mallopt"):  # macOS has no mallopt
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 2**20)
 
 
 class _Lines(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own lines, written as all others are."""
+    """Logger that lets our logging write gunicorn's lines."""
 
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
@@ -123,7 +123,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load_config(self) -> None:
         for name, value in self._options.items():
-            if name in self.cfg.settings:  # older gunicorns lack some
+            if name in self.cfg.settings:  # older versions lack some
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
@@ -131,7 +131,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 
 def __getattr__(name: str) -> Flask:
-    """Make `app` when a server asks for it, so that importing this module starts nothing."""
+    """Make `app` when a server reads it, so that importing this module starts nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = make_app(Settings.from_env())

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import save
 
-from model.bundle import Bundle, parse_decoder, parse_tensors
+from model.bundle import Bundle, bundle_version, parse_decoder, parse_tensors
 from model.captioner import Captioner
 from model.errors import ModelVersionError, VersionChoiceError
 from model.precision import stored
@@ -71,6 +71,16 @@ class ModelRegistry:
         """
         self._store = store
         self.base_version = base_version
+
+    @classmethod
+    def open(cls, model_store: str, caption_bundle: str) -> Self:
+        """Open the versions in MODEL_STORE that build on CAPTION_BUNDLE; no weights are loaded.
+
+        Raises:
+            BundleError: there is no such bundle.
+            StoreError: the store cannot be used.
+        """
+        return cls(Store(model_store), bundle_version(caption_bundle))
 
     def serving(self, project_id: int) -> str:
         """Return the version that serves a project; never loads weights."""

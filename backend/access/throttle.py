@@ -1,8 +1,8 @@
-"""Holds back those who send wrong passwords: counted in Redis for all processes, in this one while Redis is away.
+"""Limits on wrong passwords, counted in Redis for all processes, or in this process while Redis does not answer.
 
-Wrong passwords count against the name and against the address they come from, of IPv6 its first half: who has one
-address has all that share it. A stranger could so keep a person out who has the right one; therefore who has been in
-from a place (a browser that signed in, else an address) is counted for that place alone.
+Wrong passwords count against the user name and against the address. Of an IPv6 address only the first half counts,
+because whoever has one such address has all that share this half. A stranger could lock out a user in this way.
+Therefore a place from which the user has signed in before (a browser, or else an address) is counted by itself.
 """
 
 import hashlib
@@ -24,60 +24,62 @@ from werkzeug.exceptions import TooManyRequests
 
 logger = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
+Identity = TypeVar("Identity")
 Subject = TypeVar("Subject")
 Answer = TypeVar("Answer")
 
-Counted = tuple[tuple[RateLimitItem, str], ...]
-"""Limits, and whose wrong passwords count towards each."""
+Counters = tuple[tuple[RateLimitItem, str], ...]
+"""Pairs of a limit and the key that is counted against it."""
 
 PER_NAME = RateLimitItemPerMinute(5, multiples=5, namespace="name")
 PER_ADDRESS = RateLimitItemPerMinute(20, multiples=5, namespace="address")
 PER_PLACE = RateLimitItemPerMinute(5, multiples=5, namespace="place")
-KNOWN_PLACE_S = 90 * 24 * 3600
+PLACE_REMEMBERED_S = 90 * 24 * 3600
 REDIS_ANSWERS_WITHIN_S = 0.3
-"""Label Studio gives /health one second, and a login is looked up before it is answered."""
+"""Label Studio waits one second for /health, and the login is checked within that second."""
 REDIS_AWAY_S = 10.0
-"""How long this process counts for itself before it asks Redis again."""
+"""After Redis did not answer, this process counts alone for so long."""
 
 KEY_PREFIX = "captioner:wrong-passwords"
 
 
 class Throttle:
-    """The counters; nothing is connected before the first password comes."""
+    """Counters of wrong passwords; Redis is connected when the first password is checked."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
         self._away_until = 0.0
-        self._known: set[str] = set()
+        self._remembered: set[str] = set()
 
-    def attempt(self, name: str, address: str, place: str | None, check: Callable[[], Found | None]) -> Found | None:
-        """Return what the check of a password finds, None for a wrong one, which then counts.
+    def attempt(
+        self, name: str, address: str, place: str | None, check: Callable[[], Identity | None]
+    ) -> Identity | None:
+        """Check a password and return the result; None means a wrong password, which is counted.
 
         Args:
-            name: that the password is sent with, known or not.
-            address: that it comes from.
-            place: what else tells where it comes from, if anything does.
+            name: user name that came with the password; it may be unknown.
+            address: address that the password came from.
+            place: the browser that it came from, if that has signed in before.
             check: compares the password.
 
         Raises:
-            TooManyRequests: there were too many wrong ones; nothing is checked, a right one neither.
+            TooManyRequests: there were too many wrong passwords, so not even a right one is checked.
         """
         network = _network(address)
         here = _digest(name, place or network)
-        is_known = here in self._known or self._ask(_is_known, here)
+        is_remembered = here in self._remembered or self._ask(_is_remembered, here)
         anywhere = ((PER_NAME, _digest(name)), (PER_ADDRESS, _digest(network)))
-        counted: Counted = ((PER_PLACE, here),) if is_known else anywhere
-        wait_s = self._ask(_wait_s, counted)
+        counters: Counters = ((PER_PLACE, here),) if is_remembered else anywhere
+        wait_s = self._ask(_wait_s, counters)
         if wait_s:
             raise TooManyRequests(f"too many wrong passwords; try again in {wait_s} s", retry_after=wait_s)
-        found = check()
-        if found is None:
-            self._ask(_count, counted)
-        elif here not in self._known:
+        identity = check()
+        if identity is None:
+            self._ask(_count, counters)
+        elif here not in self._remembered:
             self._ask(_remember, here)
-            self._known.add(here)
-        return found
+            self._remembered.add(here)
+        return identity
 
     def _ask(self, question: Callable[[FixedWindowRateLimiter, Subject], Answer], subject: Subject) -> Answer:
         if time.monotonic() >= self._away_until:
@@ -96,7 +98,7 @@ class Throttle:
             socket_timeout=REDIS_ANSWERS_WITHIN_S,
             retry=Retry(NoBackoff(), retries=1),
         )
-        # The pool has the address; the storage wants to see a scheme only.
+        # The pool knows the address; the storage only reads the scheme.
         return FixedWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=KEY_PREFIX))
 
     @cached_property
@@ -104,39 +106,39 @@ class Throttle:
         return FixedWindowRateLimiter(MemoryStorage())
 
 
-def _is_known(counts: FixedWindowRateLimiter, here: str) -> bool:
-    return counts.storage.get(f"known/{here}") > 0
+def _is_remembered(limiter: FixedWindowRateLimiter, here: str) -> bool:
+    return limiter.storage.get(f"known/{here}") > 0
 
 
-def _remember(counts: FixedWindowRateLimiter, here: str) -> None:
-    """Say that somebody has been in from here; for 90 days from the first time."""
-    counts.storage.incr(f"known/{here}", KNOWN_PLACE_S)
+def _remember(limiter: FixedWindowRateLimiter, here: str) -> None:
+    """Remember for 90 days from the first time that the user has signed in from here."""
+    limiter.storage.incr(f"known/{here}", PLACE_REMEMBERED_S)
 
 
-def _wait_s(counts: FixedWindowRateLimiter, counted: Counted) -> int:
-    """Return the seconds until another password is looked at; 0 is now."""
-    full = [one for one in counted if not counts.test(*one)]
-    ends = (counts.get_window_stats(*one).reset_time for one in full)
+def _wait_s(limiter: FixedWindowRateLimiter, counters: Counters) -> int:
+    """Return the seconds until another password is checked; 0 means now."""
+    full = [(limit, key) for limit, key in counters if not limiter.test(limit, key)]
+    ends = (limiter.get_window_stats(limit, key).reset_time for limit, key in full)
     return max((max(1, math.ceil(end - time.time())) for end in ends), default=0)
 
 
-def _count(counts: FixedWindowRateLimiter, counted: Counted) -> None:
-    for one in counted:
-        counts.hit(*one)
+def _count(limiter: FixedWindowRateLimiter, counters: Counters) -> None:
+    for limit, key in counters:
+        limiter.hit(limit, key)
 
 
 def _network(address: str) -> str:
-    """Return the /64 of an IPv6 address; any other as it is."""
+    """Return the first half of an IPv6 address; any other address as it is."""
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return address  # a socket
-    # What looks like ::ffff:192.0.2.1 is an IPv4 address on a port that takes both.
-    if not isinstance(found, IPv6Address) or found.ipv4_mapped:
+    # An address like ::ffff:192.0.2.1 is an IPv4 address on a port that takes both kinds.
+    if not isinstance(parsed, IPv6Address) or parsed.ipv4_mapped:
         return address
-    return found.packed[:8].hex()
+    return parsed.packed[:8].hex()
 
 
 def _digest(*parts: str) -> str:
-    """Return a short key; people type passwords into the field for the name, and that must not stand in Redis."""
+    """Return a short hash: people type passwords into the field for the name, and Redis must not hold those."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,16 +1,15 @@
-"""Model versions as a person handles them: list them, let another one serve, go back.
+"""Model versions for people: list them, let another version serve, go back to the version before.
 
-Whenever another version serves, the suggestions that Label Studio already stores are written again, and the audit log
-tells who chose it.
+When another version serves, the predictions that Label Studio stores are refreshed, and the audit log records who
+chose the version.
 """
 
 from collections.abc import Iterator
 
 from redis import RedisError
 
-from model.bundle import bundle_version, load_bundle
+from model.bundle import load_bundle
 from model.registry import ModelRegistry
-from model.store import Store
 from worker.audit import write_once
 from worker.queue.backend_jobs import enqueue_refresh
 from worker.redis_client import connect
@@ -24,28 +23,28 @@ def open_registry(settings: Settings) -> ModelRegistry:
         BundleError: there is no such bundle.
         StoreError: the store cannot be used.
     """
-    return ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
+    return ModelRegistry.open(settings.model_store, settings.caption_bundle)
 
 
 def version_lines(registry: ModelRegistry, project_id: int) -> Iterator[str]:
-    """Yield one line per version, the bundle first; the serving one is marked."""
+    """Yield one line per version, the bundle first; the serving version is marked."""
     serving = registry.serving(project_id)
     yield f"{_mark(registry.base_version, serving)} {registry.base_version:16} the bundle every project starts with"
     for version in registry.versions(project_id):
-        made = f"{version.created_at[:19].replace('T', ' ')} UTC from {version.parent}"
+        origin = f"{version.created_at[:19].replace('T', ' ')} UTC from {version.parent}"
         learned = f"{len(version.corrections)} corrections"
         outcome = "published" if version.published else "refused"
-        yield f"{_mark(version.name, serving)} {version.name:16} {made}, {learned}; {outcome}: {version.decision}"
+        yield f"{_mark(version.name, serving)} {version.name:16} {origin}, {learned}; {outcome}: {version.decision}"
 
 
 def promote_version(settings: Settings, project_id: int, name: str, *, by: str) -> str:
-    """Let a version serve the project from now on; return what to tell the person.
+    """Let a version serve the project from now on; return a message for the person who chose it.
 
     Args:
-        by: who chose it, as the audit log shall name them.
+        by: name of the person, for the audit log.
 
     Raises:
-        VersionChoiceError: the version is unknown, was refused, or is made for another encoder.
+        VersionChoiceError: the version is unknown, was refused, or was made for another encoder.
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)
@@ -55,10 +54,10 @@ def promote_version(settings: Settings, project_id: int, name: str, *, by: str) 
 
 
 def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
-    """Let the version serve that served before; return what to tell the person.
+    """Let the version serve that served before; return a message for the person who chose it.
 
     Raises:
-        VersionChoiceError: no other version ever served this project.
+        VersionChoiceError: no other version has served this project.
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)

@@ -15,7 +15,6 @@ from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
-from model.bundle import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.feedback.corrections import CorrectionInbox
@@ -62,14 +61,13 @@ def make_services(settings: Settings) -> CaptioningServices:
         StoreError: MODEL_STORE is no place where files can be kept.
     """
     metrics = Metrics()
-    store = Store(settings.model_store)
     compute_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
     redis = connect(settings.redis_url)
-    registry = ModelRegistry(store, bundle_version(settings.caption_bundle))
+    registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
     return CaptioningServices(
         settings=settings,
         redis=redis,
-        store=store,
+        store=Store(settings.model_store),
         captioners=ServingCaptioners(settings.caption_bundle, registry),
         task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, compute_slots),
         new_projects=NewProjects(settings, redis),

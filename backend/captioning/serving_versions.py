@@ -1,4 +1,4 @@
-"""Which captioner serves which project: loaded once per process, exchanged when a new version is published."""
+"""The captioner that serves each project: loaded once per process, replaced when another version serves."""
 
 import logging
 import threading
@@ -14,9 +14,9 @@ from model.registry import ModelRegistry, ModelVersion
 logger = logging.getLogger(__name__)
 
 POINTER_AGE_S = 1.0
-"""How long a project's serving version is believed before the store is asked again."""
-KEPT_CAPTIONERS = 8
-"""Retrained decoders held in memory; the bundle itself is held beside them."""
+"""How long the serving version of a project is remembered before it is read from the store again."""
+LOADED_CAPTIONERS = 8
+"""Retrained captioners held in memory; the captioner of the bundle is held beside them."""
 
 
 class ServingCaptioners:
@@ -27,14 +27,16 @@ class ServingCaptioners:
         bundle_name: str,
         registry: ModelRegistry,
         *,
-        kept: int = KEPT_CAPTIONERS,
+        loaded: int = LOADED_CAPTIONERS,
+        pointer_age_s: float = POINTER_AGE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
         self._bundle_name = bundle_name
         self._bundle: Bundle | None = None
         self._problem: str | None = None
-        self._kept = kept
+        self._loaded = loaded
+        self.pointer_age_s = pointer_age_s
         self._clock = clock
         self._versions: dict[int, tuple[str, float]] = {}
         self._captioners: OrderedDict[tuple[int, str], Captioner] = OrderedDict()
@@ -42,17 +44,17 @@ class ServingCaptioners:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the bundle is in memory, so that a prediction starts at once."""
+        """True once the bundle is in memory, so that a prediction starts at once."""
         return self._bundle is not None
 
     @property
     def loading_problem(self) -> str | None:
-        """Why it is not, when loading it has failed."""
+        """The reason, if loading the bundle has failed."""
         return None if self.is_loaded else self._problem
 
     def start_loading(self) -> threading.Thread:
-        """Load the bundle beside the requests, so that the process answers from its first moment."""
-        thread = threading.Thread(target=self._load_reported, name="load-bundle", daemon=True)
+        """Load the bundle in a thread, so that the process answers requests from its start."""
+        thread = threading.Thread(target=self._load_and_log, name="load-bundle", daemon=True)
         thread.start()
         return thread
 
@@ -68,26 +70,26 @@ class ServingCaptioners:
             return self._bundle
 
     def version_of(self, project_id: int) -> str:
-        """Return the version that serves a project; reads a pointer at most once a second and never weights.
+        """Return the version that serves a project. It reads a pointer at most once a second, and never loads weights.
 
         Raises:
-            StoreError: the store has not answered once since this process started.
+            StoreError: the store has not answered since this process started.
         """
-        known, read_at = self._versions.get(project_id, (None, 0.0))
-        if known is not None and self._clock() - read_at < POINTER_AGE_S:
-            return known
+        remembered, read_at = self._versions.get(project_id, (None, 0.0))
+        if remembered is not None and self._clock() - read_at < self.pointer_age_s:
+            return remembered
         try:
             version = self.registry.serving(project_id)
         except StoreError as problem:
-            if known is None:
+            if remembered is None:
                 raise
-            logger.warning("serving version not read project=%s kept=%s problem=%s", project_id, known, problem)
-            version = known
+            logger.warning("serving version not read project=%s used=%s problem=%s", project_id, remembered, problem)
+            version = remembered
         self._versions[project_id] = (version, self._clock())
         return version
 
     def fits(self, version: ModelVersion) -> bool:
-        """Return whether a version can serve; for one of another bundle False until ours is loaded."""
+        """Return True if a version can serve; a version of another bundle only once our bundle is loaded."""
         if version.bundle == self.registry.base_version:
             return True
         return self._bundle is not None and version.encoder == self._bundle.encoder.fingerprint
@@ -108,7 +110,7 @@ class ServingCaptioners:
                 self._captioners[key] = self.registry.load(project_id, version, bundle)
                 logger.info("captioner loaded project=%s version=%s", project_id, version)
             self._captioners.move_to_end(key)
-            while len(self._captioners) > self._kept + 1:
+            while len(self._captioners) > self._loaded + 1:
                 self._captioners.popitem(last=False)
             return self._captioners[key]
 
@@ -122,8 +124,8 @@ class ServingCaptioners:
         logger.info("bundle loaded version=%s seconds=%.2f", bundle.version, self._clock() - began)
         return bundle
 
-    def _load_reported(self) -> None:
+    def _load_and_log(self) -> None:
         try:
             self.bundle()
-        except BundleError as problem:  # /ready and each prediction say it again
+        except BundleError as problem:  # /ready and each prediction report it too
             logger.error("bundle not loaded bundle=%s problem=%s", self._bundle_name, problem)  # noqa: TRY400

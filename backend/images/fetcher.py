@@ -1,9 +1,8 @@
-"""The images of tasks, fetched from wherever Label Studio says they are (docs/label-studio.md lists the forms).
+"""Images of tasks, fetched from their addresses in Label Studio (docs/label-studio.md).
 
-A task's data are foreign: whoever imports tasks chooses these addresses. So every fetch is bounded in time and
-bytes, only http and https are spoken, the token goes to Label Studio's own origin and nowhere else, and cloud
-metadata services (link-local addresses) are refused. Private addresses are allowed, because that is where a
-team's image servers are.
+Whoever imports tasks chooses these addresses, so we do not trust them. Every fetch has a limit in time and bytes and
+uses only http and https. The token is sent only to Label Studio's own origin. Metadata services of clouds (link-local
+addresses) are refused. Private addresses are allowed, because a team's image servers have such addresses.
 """
 
 import base64
@@ -26,7 +25,7 @@ from model.errors import ImageError, ImageProblem, LabelStudioError
 from worker.settings import Settings
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
-"""References that only Label Studio can resolve, with the credentials of its storage."""
+"""Addresses that only Label Studio can resolve, with the credentials of its storage."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 65_536
@@ -34,7 +33,7 @@ _CHUNK_BYTES = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """How long and how large one image may be."""
+    """Limits of time and size for one image."""
 
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 10.0
@@ -55,11 +54,11 @@ class ImageFetcher:
         authorization: Callable[[], Mapping[str, str]],
         limits: FetchLimits | None = None,
     ) -> None:
-        """Name Label Studio and how to prove who we are there.
+        """Set up a fetcher for one Label Studio.
 
         Args:
-            label_studio_url: as this process reaches it, a sub-path included.
-            authorization: gives the headers for requests to Label Studio; may raise LabelStudioError.
+            label_studio_url: its address for this process, with its sub-path if it has one.
+            authorization: returns the headers for requests to Label Studio; may raise LabelStudioError.
             limits: the defaults fit photos.
         """
         self.label_studio_url = label_studio_url.rstrip("/") + "/"
@@ -69,7 +68,7 @@ class ImageFetcher:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Return a fetcher for the configured Label Studio; without LABEL_STUDIO_API_KEY it asks anonymously."""
+        """Return a fetcher for the configured Label Studio; without LABEL_STUDIO_API_KEY it sends no token."""
         client = LabelStudioClient.from_settings(settings)
         return cls(
             label_studio_url=settings.label_studio_url,
@@ -80,11 +79,11 @@ class ImageFetcher:
         """Return the bytes of a task's image.
 
         Args:
-            image_ref: the raw value of the task's data.
-            task_id: Label Studio resolves cloud references per task.
+            image_ref: the value in the task's data.
+            task_id: id of the task, because Label Studio resolves cloud addresses per task.
 
         Raises:
-            ImageError: with the reason, free of tokens and signatures.
+            ImageError: the image cannot be fetched; the message has no tokens and signatures.
         """
         if image_ref.startswith("data:"):
             return self._decode_data_url(image_ref)
@@ -93,11 +92,11 @@ class ImageFetcher:
         except LabelStudioError as cause:
             raise ImageError(f"{shown(image_ref)} cannot be fetched: {cause}", "unreachable") from cause
         except (requests.RequestException, HTTPError, OSError, ValueError) as cause:
-            words, problem = _reason(cause)
-            raise ImageError(f"{shown(image_ref)} cannot be fetched: {words}", problem) from cause
+            message, problem = _network_problem(cause)
+            raise ImageError(f"{shown(image_ref)} cannot be fetched: {message}", problem) from cause
 
     def _address(self, image_ref: str, task_id: int) -> str:
-        """Return the URL to ask for a reference of any kind."""
+        """Return the URL of an image address of any kind."""
         scheme, colon, _ = image_ref.partition(":")
         scheme = scheme.lower()
         if colon and scheme in {"http", "https"}:
@@ -106,7 +105,7 @@ class ImageFetcher:
             file_uri = base64.urlsafe_b64encode(image_ref.encode()).decode()
             return urljoin(self.label_studio_url, f"tasks/{task_id}/resolve/?fileuri={file_uri}")
         if image_ref.startswith("/"):
-            # Behind a sub-path Label Studio writes it into the value, so this must not be a concatenation.
+            # Label Studio writes its sub-path into the value, so the two must not be concatenated.
             return urljoin(self.label_studio_url, image_ref)
         raise ImageError(
             f"{shown(image_ref)} is no image address: expected a path of Label Studio, http(s), "
@@ -139,10 +138,10 @@ class ImageFetcher:
         if response.status_code != 200:
             raise ImageError(f"{where} answered {response.status_code}{self._advice(response)}", _refusal(response))
         encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":  # a few bytes could unpack to gigabytes
+        if encoding != "identity":  # a few bytes could be unpacked to gigabytes
             raise ImageError(f"{where} is packed as {encoding} although identity was asked for", "large")
         content = bytearray()
-        # read1 returns what has arrived; read would wait for a full chunk and let a dripping server pass the deadline.
+        # read1 returns the bytes that have arrived. read waits for a full chunk, so a slow server could pass the deadline.
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             content += chunk
             if len(content) > self.limits.max_image_bytes:
@@ -181,7 +180,7 @@ class ImageFetcher:
 
 
 def shown(image_ref: str) -> str:
-    """Return a reference as logs and replies may show it: short, and without what a signed URL keeps secret."""
+    """Return an image address for logs and replies: short, and without passwords and signatures."""
     if image_ref.startswith("data:"):
         return image_ref.partition(",")[0][:60] + ",..."
     if re.match(r"https?:", image_ref, re.IGNORECASE):
@@ -190,7 +189,7 @@ def shown(image_ref: str) -> str:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port, read by the parser that also opens the connection."""
+    """Return scheme, host and port, from the same parser that the connection uses."""
     parsed = parse_url(url)
     scheme = (parsed.scheme or "").lower()
     return scheme, (parsed.host or "").lower(), parsed.port or (443 if scheme == "https" else 80)
@@ -205,17 +204,17 @@ def _redirect_target(response: requests.Response) -> str:
     return target
 
 
-def _reason(cause: Exception) -> tuple[str, ImageProblem]:
-    """Say in words and in one what went wrong on the network; the libraries' own texts repeat the whole URL."""
+def _network_problem(cause: Exception) -> tuple[str, ImageProblem]:
+    """Return a message and a reason for a failure of the network; the libraries' messages repeat the whole URL."""
     if isinstance(cause, requests.exceptions.SSLError):
-        words = "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
-        return words, "unreachable"
+        message = "its certificate is not accepted; REQUESTS_CA_BUNDLE can name a file of further authorities"
+        return message, "unreachable"
     if isinstance(cause, requests.exceptions.ConnectTimeout):
         return "its host does not answer", "unreachable"
     if isinstance(cause, requests.exceptions.ReadTimeout) or "timed out" in str(cause):
         return "its host stopped sending", "slow"
     if isinstance(cause, ProtocolError):
-        return "its host broke off", "unreachable"
+        return "its host closed the connection", "unreachable"
     if isinstance(cause, requests.exceptions.ConnectionError):
         return "its host cannot be reached", "unreachable"
     if isinstance(cause, ValueError):
@@ -224,12 +223,12 @@ def _reason(cause: Exception) -> tuple[str, ImageProblem]:
 
 
 def _refusal(response: requests.Response) -> ImageProblem:
-    """Return what a status that is not 200 says; Label Studio answers 500 for a file that it does not have."""
+    """Return the reason for a status that is not 200; Label Studio answers 500 for a file that it does not have."""
     if response.status_code in {401, 403}:
         return "refused"
     return "missing" if response.status_code in {404, 410, 500} else "unreachable"
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep requests from replacing our headers by what the machine's .netrc holds for that host."""
+    """Keep the library from replacing our headers by a login from the .netrc file of this machine."""
     return request

@@ -1,6 +1,7 @@
-"""An HTTP session for addresses that strangers chose: it never talks to a metadata service, and no slow head holds it.
+"""An HTTP session for addresses that we do not trust: it never connects to a metadata service.
 
-Cloud machines find their credentials at link-local addresses, so those are refused, by name and by number.
+Cloud machines read their credentials at link-local addresses. Such an address is refused when it is written in the URL
+and when a host name leads to it. A server that sends the head of its reply slowly is cut off.
 """
 
 import ipaddress
@@ -31,18 +32,18 @@ def make_guarded_session() -> requests.Session:
 
 
 def refuse_metadata_service(host: str) -> None:
-    """Raise ImageError when a host is written as a link-local address."""
+    """Raise ImageError if the host is a link-local address."""
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
-        return  # a name; the address behind it is checked when connected
+        return  # a host name; its address is checked after connecting
     mapped = getattr(address, "ipv4_mapped", None)
     if (mapped or address).is_link_local or address == ipaddress.ip_address("fd00:ec2::254"):
         raise ImageError(f"{host} is a link-local address, images are not fetched from there", "address")
 
 
 class _GuardedConnection(HTTPConnection):
-    """Looks at the address that a name really led to before a byte is sent: a name may change between two looks."""
+    """Checks the connected address before a byte is sent: a host name may lead to another address each time."""
 
     def _new_conn(self) -> socket.socket:
         connection = super()._new_conn()
@@ -54,7 +55,7 @@ class _GuardedConnection(HTTPConnection):
         return connection
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
-        """Wait for the reply's head, as a whole hardly longer than for its first byte."""
+        """Wait for the whole head of the reply one second longer than for its first byte."""
         cut = threading.Timer((self.sock.gettimeout() or 0.0) + 1.0, self._cut)
         cut.daemon = True
         cut.start()

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
-from model.bundle import bundle_version
 from model.errors import CaptionerError
 from model.registry import ModelRegistry
-from model.store import Store
 from worker.settings import Settings
 
 
@@ -32,7 +30,7 @@ def find_connection(client: LabelStudioClient, settings: Settings, project: Proj
 
 def _serving_version(settings: Settings, project_id: int) -> str | None:
     try:
-        registry = ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
+        registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
         return registry.serving(project_id)
     except CaptionerError:
         return None  # the serving process reports the fault of the store

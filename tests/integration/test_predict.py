@@ -321,7 +321,7 @@ def test_with_redis_down_annotators_still_get_suggestions(
 
 
 def test_a_published_version_serves_without_a_restart_and_only_its_project(
-    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
+    backend: BackendClient, image_server: ImageServer
 ) -> None:
     registry = backend.services.captioners.registry
     candidate = backend.services.captioners.bundle().captioner()
@@ -332,7 +332,7 @@ def test_a_published_version_serves_without_a_restart_and_only_its_project(
     version = registry.publish(
         1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
     )
-    monkeypatch.setattr("backend.captioning.serving_versions.POINTER_AGE_S", 0.0)
+    backend.services.captioners.pointer_age_s = 0.0
 
     assert backend.predict([task(1, address)])[0]["model_version"] == version.name
     assert backend.replay("02_setup").get_json()["model_version"] == registry.base_version  # project 2

@@ -4,7 +4,6 @@ import logging
 
 from redis import Redis, RedisError
 
-from model.bundle import bundle_version
 from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
@@ -50,7 +49,7 @@ def look_back(redis: Redis, settings: Settings, project_id: int, job_id: str) ->
     """
     with only_training(redis, project_id, job_id) as is_ours:
         if is_ours:
-            registry = ModelRegistry(Store(settings.model_store), bundle_version(settings.caption_bundle))
+            registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
             roll_back_if_accepted_less(redis, registry, settings, project_id)
 
 

@@ -1,4 +1,4 @@
-"""Which captioner serves which project: loaded once, exchanged when a version is published."""
+"""The captioner that serves each project: loaded once, replaced when a version is published."""
 
 import logging
 import threading
@@ -42,7 +42,7 @@ def registry(tmp_path: Path, bundle_folder: str) -> ModelRegistry:
 
 @pytest.fixture
 def captioners(bundle_folder: str, registry: ModelRegistry, clock: Clock) -> ServingCaptioners:
-    return ServingCaptioners(bundle_folder, registry, kept=2, clock=clock)
+    return ServingCaptioners(bundle_folder, registry, loaded=2, clock=clock)
 
 
 def publish(registry: ModelRegistry, bundle: Bundle, project_id: int) -> ModelVersion:
