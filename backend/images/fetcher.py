@@ -1,4 +1,4 @@
-"""Images of tasks, fetched from their addresses in Label Studio (docs/label-studio.md).
+"""Images of tasks, fetched from their addresses in Label Studio (docs/label-studio.md lists the forms).
 
 Whoever imports tasks chooses these addresses, so we do not trust them. Every fetch has a limit in time and bytes and
 uses only http and https. The token is sent only to Label Studio's own origin. Metadata services of clouds (link-local
@@ -141,7 +141,7 @@ class ImageFetcher:
         if encoding != "identity":  # a few bytes could be unpacked to gigabytes
             raise ImageError(f"{where} is packed as {encoding} although identity was asked for", "large")
         content = bytearray()
-        # read1 returns the bytes that have arrived. read waits for a full chunk, so a slow server could pass the deadline.
+        # read1 returns the bytes that have arrived; read would wait for a full chunk and so pass the deadline.
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             content += chunk
             if len(content) > self.limits.max_image_bytes:
