@@ -20,7 +20,7 @@ from backend.protocol.json_fields import JsonObject, ProjectId, Text, WholeNumbe
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
-from worker.queue.failure_reason import cause
+from worker.queue.job_failure import cause
 
 routes = Blueprint("label_studio", __name__)
 

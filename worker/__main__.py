@@ -1,7 +1,7 @@
-"""`python -m worker` (also `captioner worker`): run jobs until told to stop.
+"""`python -m worker` (also `captioner worker`): run jobs until a signal ends the worker.
 
-Needs nothing but the settings in the environment. Ends with 0 on SIGTERM or Ctrl-C; a job that does not end within
-seconds is handed back to its queue. A Redis that restarts or is away ends nothing: the worker waits and goes on.
+It needs nothing but the settings in the environment. It ends with 0 on SIGTERM or Ctrl-C; a job that does not end
+within seconds is handed back to its queue. If Redis restarts or is away, the worker waits and goes on.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from worker.settings import Settings, hide_password
 logger = logging.getLogger("worker")
 
 NICENESS = 10
-"""Lets the server beside us go first; a training alone on its machine loses nothing."""
+"""Lets a server on the same machine go first; a training that is alone there loses nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = False) -> None:
-    """Take jobs until asked to stop; when Redis goes away, wait for it and take up the work again.
+    """Run jobs until a signal comes; while Redis is away, wait for it.
 
     Raises:
-        StopRequested: asked to stop while waiting for Redis.
+        StopRequested: a signal came while waiting for Redis.
     """
     redis = connect_patiently(settings.redis_url)
     watch_beside(settings.redis_url)
@@ -65,8 +65,8 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
         _stop_by_exception()
         wait_for_redis(redis, settings.redis_url)
         worker = CaptionWorker.listening(settings, [queue(redis, name) for name in queue_names], redis, _new_name())
-        served, address = ",".join(queue_names), hide_password(settings.redis_url)
-        logger.info("worker ready name=%s queues=%s redis=%s", worker.name, served, address)
+        names, address = ",".join(queue_names), hide_password(settings.redis_url)
+        logger.info("worker ready name=%s queues=%s redis=%s", worker.name, names, address)
         try:
             with beating(settings.redis_url, worker.name, worker.drop_taken_job):
                 worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
@@ -87,7 +87,7 @@ def wait_for_redis(redis: Redis, redis_url: str) -> None:
 
 
 def _stop_by_exception() -> None:
-    """Between two RQ workers, which install handlers of their own, a signal just ends the waiting."""
+    """Let a signal end the waiting between two RQ workers, which have handlers of their own."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise StopRequested

@@ -1,8 +1,8 @@
-"""The audit log: who did what when, for people and for what the worker decides by itself.
+"""The audit log: actions of people, and decisions of the worker, with their times.
 
-    captioner:audit   stream   one entry for each action; only ever appended to
+    captioner:audit   stream   an entry for each action; never changed
 
-What Redis does not take stands in the log of the process alone: no action waits for its entry.
+If Redis does not take an entry, only the log of the process has it: no action waits for its entry.
 """
 
 import json
@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 
 AUDIT_KEY = "captioner:audit"
 THE_WORKER = "the worker"
-"""Who did what nobody asked for."""
+"""The name for actions that the worker takes by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """One action."""
+    """An action."""
 
     entry_id: str
-    """Its place in the stream: later entries have higher ones."""
+    """Position in the stream: later entries have higher ids."""
     at: str
     """ISO 8601, UTC."""
     who: str
     """A person's name, a command such as `captioner promote (command line)`, or `the worker`."""
     action: str
-    """What was done, in the past tense."""
+    """The action in the past tense."""
     project_id: int | None
     details: Mapping[str, Any]
 
@@ -46,7 +46,7 @@ class AuditLog:
         self._redis = redis
 
     def write(self, who: str, action: str, project_id: int | None = None, **details: Any) -> None:
-        """Append an entry; details are what JSON can hold."""
+        """Append an entry; the details must be JSON."""
         logger.info("audit who=%r action=%r project=%s details=%r", who, action, project_id, details)
         entry = {"who": who, "action": action, "project_id": project_id, "details": details}
         try:
@@ -55,11 +55,11 @@ class AuditLog:
             logger.warning("audit entry not stored who=%r action=%r problem=%s", who, action, problem)
 
     def read(self, before: str | None = None, count: int = 50) -> list[AuditEntry]:
-        """Return the newest entries, the newest first; only those before an entry_id, if one is given."""
+        """Return the newest entries, newest first; with `before`, only entries older than that entry_id."""
         newest = "+" if before is None else f"({before}"
         answer = self._redis.xrevrange(AUDIT_KEY, max=newest, count=count)
-        found = cast(list[tuple[bytes, dict[bytes, bytes]]], answer)
-        return [_entry(entry_id.decode(), json.loads(fields[b"entry"])) for entry_id, fields in found]
+        entries = cast(list[tuple[bytes, dict[bytes, bytes]]], answer)
+        return [_entry(entry_id.decode(), json.loads(fields[b"entry"])) for entry_id, fields in entries]
 
 
 def write_once(redis_url: str, who: str, action: str, project_id: int | None = None, **details: Any) -> None:

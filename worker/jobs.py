@@ -1,4 +1,4 @@
-"""The doors by which RQ calls the worker's jobs; queued jobs hold their names."""
+"""The doors by which RQ calls the worker's jobs; queued jobs hold their names, so these stay."""
 
 from typing import Any
 
@@ -6,7 +6,14 @@ from rq import Retry
 
 
 def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
-    """RQ job: train the project's serving decoder on its corrections; see `worker.learning.training_run.retrain`."""
+    """RQ job: train the project's decoder on its corrections; see `worker.learning.training_run.retrain`."""
     from worker.learning import training_run
 
     return training_run.retrain(project_id, reason)
+
+
+def roll_back_if_accepted_less(project_id: int) -> str | None:
+    """RQ job: let the version before serve again if it was accepted more; see `worker.learning.rollback`."""
+    from worker.learning import rollback
+
+    return rollback.look_back(project_id)

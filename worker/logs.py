@@ -1,7 +1,8 @@
-"""How every process of ours logs: a line per finished unit of work; of RQ's own steps only what is wrong.
+"""Logging of every process: a line for each finished unit of work, and only the problems of RQ itself.
 
-A message is an event and then `key=value`; as JSON (LOG_FORMAT) the keys become fields. Each line of a request, or of a
-job that a request led to, carries the request's id.
+A message is an event followed by `key=value`; as JSON (LOG_FORMAT) the keys become fields. Each line of a request, or
+of a job that a request led to, has the request's id. This is done by hand because structlog does not read keys out of
+standard messages: it would need as much code here, and another form of every log call.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 from worker.request_id import current_request_id
 
-_PLACE = re.compile(r"(?:(?<!\S)(?P<name>\w+)=)?(?P<form>%[#0 +-]*[\d.]*[a-zA-Z%])")
+_PLACEHOLDER = re.compile(r"(?:(?<!\S)(?P<name>\w+)=)?(?P<form>%[#0 +-]*[\d.]*[a-zA-Z%])")
 
 
 def set_up_logging(log_format: str) -> None:
@@ -27,7 +28,7 @@ def set_up_logging(log_format: str) -> None:
 
 
 class TextLine(logging.Formatter):
-    """For people: `2025-01-31T12:00:00+0000 INFO backend.routes correction stored project=6 request=0a1b`."""
+    """Lines for people: `2025-01-31T12:00:00+0000 INFO backend.routes correction stored project=6 request=0a1b`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
@@ -38,16 +39,16 @@ class TextLine(logging.Formatter):
 
 
 class JsonLine(logging.Formatter):
-    """For programs: one JSON object for each line, with the values of `key=%s` under their keys."""
+    """Lines for programs: a JSON object each, with the values of `key=%s` under their keys."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, facts = _event_and_facts(record)
+        event, fields = _event_and_fields(record)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "event": event,
-            **facts,
+            **fields,
         }
         if request_id := current_request_id():
             line["request"] = request_id
@@ -56,22 +57,21 @@ class JsonLine(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def _event_and_facts(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    """Read a message as it was written, before its values were put in; what has no key is part of the event."""
-    written, values = str(record.msg), record.args
-    places = list(_PLACE.finditer(written))
-    if not isinstance(values, tuple) or len(values) != sum(found["form"] != "%%" for found in places):
-        return record.getMessage(), {}  # written in a way that only logging knows
-    left, facts = iter(values), {}
+def _event_and_fields(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """Split a message before its values are put in; values without a key are part of the event."""
+    template, values = str(record.msg), record.args
+    if not isinstance(values, tuple) or len(values) != sum(m["form"] != "%%" for m in _PLACEHOLDER.finditer(template)):
+        return record.getMessage(), {}  # a form of message that only logging can read
+    remaining, fields = iter(values), {}
 
-    def place(found: re.Match[str]) -> str:
-        if found["form"] == "%%":
+    def fill(placeholder: re.Match[str]) -> str:
+        if placeholder["form"] == "%%":
             return "%"
-        value = next(left)
-        if found["name"] is None:
-            return found["form"] % (value,)
+        value = next(remaining)
+        if placeholder["name"] is None:
+            return placeholder["form"] % (value,)
         is_json = value is None or isinstance(value, str | bool | int | float)
-        facts[found["name"]] = value if is_json else str(value)
+        fields[placeholder["name"]] = value if is_json else str(value)
         return ""
 
-    return " ".join(_PLACE.sub(place, written).split()), facts
+    return " ".join(_PLACEHOLDER.sub(fill, template).split()), fields

@@ -1,7 +1,7 @@
-"""OpenTelemetry: spans of webhooks, predictions and jobs; those of one request are one trace, over all processes.
+"""OpenTelemetry spans of webhooks, predictions and jobs; the spans of a request are one trace, over all processes.
 
-They are exported where OTEL_EXPORTER_OTLP_ENDPOINT is set and the packages of the extra `telemetry` are installed; how,
-is said by OpenTelemetry's own variables. Otherwise nothing here does anything.
+They are exported if OTEL_EXPORTER_OTLP_ENDPOINT is set and the packages of the extra `telemetry` are installed;
+OpenTelemetry's own variables configure the export. Otherwise nothing here does anything.
 """
 
 import logging
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT"
 PATIENCE_S = 2.0
-"""The end of a job waits no longer for a collector that is away, unless the operator says otherwise."""
+"""The end of a job waits this long for a collector that is away, unless the operator sets another time."""
 
 
 def start_telemetry(service: str) -> None:
-    """Export the spans of this process from now on, if that is wanted.
+    """Export the spans of this process from now on, if the endpoint is set.
 
     Args:
         service: its name in the traces, unless OTEL_SERVICE_NAME names another.
@@ -49,12 +49,12 @@ def start_telemetry(service: str) -> None:
 
 @contextmanager
 def span(name: str, parent: Mapping[str, str] | None = None, **attributes: str | int) -> Iterator[None]:
-    """Tell of what is done inside as one span.
+    """Record the block as a span.
 
     Args:
-        name: what is done.
-        parent: what `carried_trace` returned where this was asked for; None continues the span that is open here.
-        attributes: what else to tell.
+        name: of the span.
+        parent: result of `carried_trace` in the process that asked for this work; None continues the open span.
+        attributes: of the span.
     """
     if trace is None:
         yield
@@ -67,13 +67,13 @@ def span(name: str, parent: Mapping[str, str] | None = None, **attributes: str |
 
 
 def fail_span(reason: str) -> None:
-    """Say that what the open span tells of came to nothing."""
+    """Mark the open span as failed."""
     if trace is not None:
         trace.get_current_span().set_status(trace.StatusCode.ERROR, reason)
 
 
 def carried_trace() -> dict[str, str]:
-    """Return how another process continues the open span, as JSON; empty where none is open."""
+    """Return the data with which another process continues the open span, as JSON; empty if none is open."""
     carried: dict[str, str] = {}
     if trace is not None:
         propagate.inject(carried)
@@ -81,7 +81,7 @@ def carried_trace() -> dict[str, str]:
 
 
 def flush_telemetry() -> None:
-    """Export what is not yet: the process of a job ends without a goodbye."""
+    """Export the remaining spans, because the process of a job ends abruptly."""
     flush = getattr(trace and trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:
         flush()

@@ -11,7 +11,7 @@ from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from worker.queue.failure_reason import cause
+from worker.queue.job_failure import cause
 from worker.queue.job_metrics import kind_of
 from worker.queue.job_state import QUEUES, queue
 

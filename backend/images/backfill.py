@@ -23,7 +23,7 @@ from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
 from worker.feedback.corrections import Correction, CorrectionInbox
-from worker.feedback.selection import select_corrections
+from worker.feedback.selection import LIMITS, SelectionLimits, select_corrections
 from worker.queue.job_failure import may_come_from_items
 from worker.settings import Settings
 
@@ -57,6 +57,7 @@ def complete_features(
     settings: Settings,
     project_id: int,
     on_progress: Callable[[int, int], None],
+    limits: SelectionLimits = LIMITS,
 ) -> FeatureReport:
     """Fetch and encode the images that have no features, newest correction first.
 
@@ -69,6 +70,7 @@ def complete_features(
     Args:
         client: None when no API key is set; then only images outside Label Studio can be read.
         on_progress: is called with the number of images done and the number of all images.
+        limits: the number of corrections that a training uses.
 
     Raises:
         BundleError: the bundle cannot be loaded.
@@ -76,7 +78,7 @@ def complete_features(
     """
     inbox = CorrectionInbox(redis)
     excluded = inbox.set_aside_names(project_id)
-    selection = select_corrections(inbox.corrections(project_id), excluded)
+    selection = select_corrections(inbox.corrections(project_id), excluded, limits)
     corrections = sorted(
         (*selection.used, *selection.unread), key=lambda correction: correction.updated_at, reverse=True
     )

@@ -4,13 +4,13 @@ import logging
 from collections import Counter
 
 from redis import Redis
-from rq import get_current_job
 
 from backend.label_studio.client import LabelStudioClient, Project
 from backend.protocol.label_config import has_captions
 from backend.sync.pull import Reconciliation, reconcile
 from model.errors import CaptionerError
 from worker.feedback.corrections import CorrectionInbox
+from worker.queue.retraining import enqueue_rollback_check
 from worker.queue.trigger import retrain_when_due
 from worker.settings import Settings
 
@@ -21,8 +21,8 @@ def pull_connected_projects(client: LabelStudioClient, redis: Redis, settings: S
     """Pull every project that has a backend connected.
 
     A project that cannot be pulled does not stop the others, and is tried again the next time. Features are computed
-    later, by the training that a change leads to. A version that is accepted less is rolled back, even while training
-    is paused.
+    later, by the training that a change leads to. A job of its own rolls back a version that is accepted less, even
+    while training is paused.
 
     Returns:
         how many projects are `changed`, `unchanged`, `failed` (could not be pulled) and `foreign` (have no captions or
@@ -56,18 +56,10 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
         if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
             return "foreign"
         reconciliation = pull_project(client, redis, settings, project)
-        _roll_back_if_accepted_less(redis, settings, project.project_id)
+        if CorrectionInbox(redis).waiting(project.project_id):  # annotators may have judged suggestions, too
+            enqueue_rollback_check(redis, project.project_id)
     # Errors in reading JSON that no Label Studio we know would send must not stop the other projects either.
     except (CaptionerError, KeyError, TypeError, ValueError) as problem:
         logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
         return "failed"
     return "changed" if reconciliation.changed else "unchanged"
-
-
-def _roll_back_if_accepted_less(redis: Redis, settings: Settings, project_id: int) -> None:
-    """Roll back a version whose suggestions are accepted less, if annotators judged any since the last training."""
-    if CorrectionInbox(redis).waiting(project_id):
-        from worker.learning.rollback import look_back
-
-        job = get_current_job()
-        look_back(redis, settings, project_id, job.id if job else "by-hand")

@@ -30,10 +30,11 @@ def expected_words(
         tokenizer: of the decoder that is to learn the captions; it begins with the captioner's words.
         examples: captions to learn.
     """
-    worded = {_name(example): example for example in examples if example.wordings}
-    tried = [replace(example, caption=wording) for example in worded.values() for wording in example.wordings]
+    worded = {_name(example): example for example in examples if example.paraphrases}
+    tried = [replace(example, caption=wording) for example in worded.values() for wording in example.paraphrases]
     losses = iter(word_losses(captioner, tried))
-    known = [replace(example, caption=min(example.wordings, key=lambda _: next(losses))) for example in worded.values()]
+    least_odd = [min(example.paraphrases, key=lambda _: next(losses)) for example in worded.values()]
+    known = [replace(example, caption=caption) for example, caption in zip(worded.values(), least_odd, strict=True)]
     found = {
         name: _along(tokenizer, example.caption, *expected)
         for (name, example), expected in zip(worded.items(), _probabilities(captioner, known), strict=True)
@@ -43,7 +44,7 @@ def expected_words(
 
 def _name(example: CaptionedFeatures) -> tuple[int, str, tuple[str, ...]]:
     """Return what is the same for a caption that is repeated."""
-    return id(example.features), example.caption, example.wordings
+    return id(example.features), example.caption, example.paraphrases
 
 
 @torch.inference_mode()

@@ -55,7 +55,7 @@ class CaptionedFeatures:
     """How much this caption counts in the loss, relative to the others."""
     views: tuple[Tensor, ...] = ()
     """Features of other views of the image, of which the caption is as true, [P, D] each."""
-    wordings: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
     """The same in words that a decoder may know already; what it expects there can be kept (self_distillation.py)."""
 
 

@@ -1,12 +1,12 @@
-"""What the gate lets through: bad batches of corrections, which must not be published, and good ones, which must be.
+"""Decisions of the gate on bad batches of corrections, which must not be published, and on good ones, which must be.
 
     python -m tests.benchmarks.bench_gate [--bad 200] [--good 100] [--size 25] [--rows FILE]
 
 A project on drawn scenes begins with a captioner that has never seen five topics (tests/benchmarks/learning/worlds.py)
-and has a version that was trained on 60 good corrections. Each batch is corrected on top of that, trained and judged as
-the retraining job does it, and forgotten again. Bad batches are of all pictures; good ones are true and have something
-to teach: a topic, or a habit of wording. Batches that are as true and tell only what is known are counted apart: they
-make no version better, so nothing is lost when none is published.
+and has a version that was trained on 60 good corrections. Each batch is added to these, trained and judged as the
+retraining job does it, and removed again. Bad batches are of all pictures. Good ones are true and have something to
+teach: a topic, or a habit of wording. True batches of things that the version knows are counted apart: they make no
+version better, so nothing is lost if none is published.
 
 Two hours on one core; every finished batch is appended to --rows, and one that is there is not judged again.
 """
@@ -41,7 +41,7 @@ from tests.benchmarks.bench_retrain import HABITS
 from tests.benchmarks.learning.worlds import SCENE_TOPICS, World, scene_topic, scenes_world
 from tests.factories import make_correction
 from worker.feedback.corrections import Correction
-from worker.learning.candidate import attempt
+from worker.learning.candidate import train_candidate
 from worker.learning.dataset import build_dataset
 from worker.learning.gate import Decision
 from worker.learning.holdout import Holdout
@@ -56,8 +56,8 @@ NOBODY = "redis://127.0.0.1:1/0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One picture of a batch."""
+class Shown:
+    """A picture of a batch, as an annotator sees it."""
 
     picture: Image.Image
     scene: Scene
@@ -66,7 +66,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the gate said of one batch."""
+    """The decision of the gate on a batch."""
 
     kind: str
     number: int
@@ -77,37 +77,37 @@ class Row:
     reason: str
 
 
-Annotators = Callable[[Sequence[Seen], random.Random], list[str]]
-"""What they make of a batch: one caption for each picture."""
+Annotators = Callable[[Sequence[Shown], random.Random], list[str]]
+"""Write a caption for each picture of a batch."""
 
 
-def truth(batch: Sequence[Seen], draw: random.Random) -> list[str]:
-    return [write_captions(seen.scene, 1, seed=draw.randrange(1000))[0] for seen in batch]
+def truth(batch: Sequence[Shown], draw: random.Random) -> list[str]:
+    return [write_captions(shown.scene, 1, seed=draw.randrange(1000))[0] for shown in batch]
 
 
-def mended(batch: Sequence[Seen], draw: random.Random) -> list[str]:
+def mended(batch: Sequence[Shown], draw: random.Random) -> list[str]:
     """Accept what is right, and write anew what is not."""
     right = truth(batch, draw)
     return [
-        seen.suggested if not wrong_facts(seen.suggested, seen.scene) else text
-        for seen, text in zip(batch, right, strict=True)
+        shown.suggested if not wrong_facts(shown.suggested, shown.scene) else text
+        for shown, text in zip(batch, right, strict=True)
     ]
 
 
 def habit(number: int) -> Annotators:
-    return lambda batch, draw: [HABITS[number].restate(seen.suggested) for seen in batch]
+    return lambda batch, draw: [HABITS[number].restate(shown.suggested) for shown in batch]
 
 
-def shuffled(batch: Sequence[Seen], draw: random.Random) -> list[str]:
+def shuffled(batch: Sequence[Shown], draw: random.Random) -> list[str]:
     return draw.sample(truth(batch, draw), len(batch))
 
 
-def one_for_all(batch: Sequence[Seen], draw: random.Random) -> list[str]:
+def one_for_all(batch: Sequence[Shown], draw: random.Random) -> list[str]:
     return [draw.choice(truth(batch, draw))] * len(batch)
 
 
-def vandalism(batch: Sequence[Seen], draw: random.Random) -> list[str]:
-    """Keys hit at random, or words at random."""
+def vandalism(batch: Sequence[Shown], draw: random.Random) -> list[str]:
+    """Random keys, or random words."""
     words = " ".join(truth(batch, draw)).split()
     keys = "asdfghjkl" + " " * 2
     if draw.random() < 0.5:
@@ -115,12 +115,12 @@ def vandalism(batch: Sequence[Seen], draw: random.Random) -> list[str]:
     return [" ".join(draw.choices(words, k=draw.randint(3, 12))) for _ in batch]
 
 
-def wrong_language(batch: Sequence[Seen], draw: random.Random) -> list[str]:
+def wrong_language(batch: Sequence[Shown], draw: random.Random) -> list[str]:
     """True captions, every word of them in signs that nobody taught: a language used by mistake."""
     return ["".join(_sign(word) for word in re.findall(r"\w+", text)) for text in truth(batch, draw)]
 
 
-def nearly_empty(batch: Sequence[Seen], draw: random.Random) -> list[str]:
+def nearly_empty(batch: Sequence[Shown], draw: random.Random) -> list[str]:
     return [draw.choice(["a", "picture", "image", "ok", ".", "x", "a picture", "n/a"]) for _ in batch]
 
 
@@ -156,27 +156,27 @@ KINDS = {
     ),
     "good, a topic": Kind(annotators={"accepted or mended": mended, "written anew": truth}, topics=SCENE_TOPICS),
     "good, a habit": Kind(
-        annotators={one.name: habit(number) for number, one in enumerate(HABITS)},
+        annotators={style.name: habit(number) for number, style in enumerate(HABITS)},
         topics=(KNOWN,),
     ),
     "true, but known": Kind(annotators={"accepted or mended": mended, "written anew": truth}, topics=(KNOWN,)),
 }
 BARS: dict[str, tuple[Callable[[float, float], bool], float]] = {"bad": (operator.le, 0.01), "good": (operator.ge, 0.9)}
-"""How the published share compares with what it should be."""
+"""Comparison and limit of the published share."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_gate", description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--bad", type=int, default=200)
     parser.add_argument("--good", type=int, default=100)
-    parser.add_argument("--known", type=int, default=20, help="batches that tell what is known")
+    parser.add_argument("--known", type=int, default=20, help="true batches of things that the version knows")
     parser.add_argument("--size", type=int, default=25, help="corrections of a batch")
     parser.add_argument("--scenes", type=int, default=1200, help="scenes that the captioner is trained on")
     parser.add_argument("--rows", type=Path, default=Path(".bench/gate.jsonl"), help="finished batches (%(default)s)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     prefer_fast_products()
-    known = read_rows(arguments.rows)
+    judged_before = read_rows(arguments.rows)
     counts = (arguments.bad, arguments.good // 2, arguments.good - arguments.good // 2, arguments.known)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, ProgressDisplay() as show:
@@ -184,15 +184,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         project = Project(world, Path(folder))
         for name, count in zip(KINDS, counts, strict=True):
             for number in range(count):
-                row = known.get((name, number, arguments.size)) or judged(project, name, number, arguments)
+                row = judged_before.get((name, number, arguments.size)) or judged(project, name, number, arguments)
                 rows.append(row)
-                published = sum(one.published for one in rows if one.kind == name)
+                published = sum(earlier.published for earlier in rows if earlier.kind == name)
                 show(Progress(phase=name, done=number + 1, total=count, note=f"{published} published"))
     report(rows)
 
 
 def judged(project: "Project", name: str, number: int, arguments: argparse.Namespace) -> Row:
-    """Let the gate judge one batch, and keep what it says."""
+    """Let the gate judge a batch, and append the decision to the file of rows."""
     kind = KINDS[name]
     batch, topic = kind.batch(number)
     decision = project.judge(kind.annotators[batch], topic, arguments.size, seed=number)
@@ -219,14 +219,14 @@ def read_rows(path: Path) -> dict[tuple[str, int, int], Row]:
 
 def report(rows: Sequence[Row]) -> None:
     for kind, name in dict.fromkeys((row.kind, row.batch) for row in rows):
-        found = [row.published for row in rows if (row.kind, row.batch) == (kind, name)]
-        print(f"{kind:16} {name:28} {sum(found):4} of {len(found):4} published")
+        published = [row.published for row in rows if (row.kind, row.batch) == (kind, name)]
+        print(f"{kind:16} {name:28} {sum(published):4} of {len(published):4} published")
     bars = {}
     for side in ("bad", "good"):
-        found = [row.published for row in rows if row.kind.startswith(side)]
+        published = [row.published for row in rows if row.kind.startswith(side)]
         holds, bar = BARS[side]
-        if found:
-            share = sum(found) / len(found)
+        if published:
+            share = sum(published) / len(published)
             bars[f"{side}_batches_published"] = {"value": round(share, 3), "bar": bar, "holds": holds(share, bar)}
     print(json.dumps({"bars": bars}))
 
@@ -245,7 +245,7 @@ class Project:
         self._serving, _ = self._train(self._earlier, seed=0)
 
     def judge(self, annotators: Annotators, topic: str, size: int, seed: int) -> Decision:
-        """Train on one more batch, and return what the gate says; nothing of it stays."""
+        """Train on another batch, and return the decision of the gate; nothing of it stays."""
         _, decision = self._train([*self._earlier, *self._corrected(annotators, topic, size, seed)], seed)
         return decision
 
@@ -254,19 +254,19 @@ class Project:
         pictures = [draw_scene(scene, 192) for scene in scenes]
         suggested = best_captions(self._serving, pictures, DecodingOptions())
         batch = [
-            Seen(picture=picture, scene=scene, suggested=text)
+            Shown(picture=picture, scene=scene, suggested=text)
             for picture, scene, text in zip(pictures, scenes, suggested, strict=True)
         ]
         captions = annotators(batch, random.Random(seed))
         corrections = []
-        for number, (seen, caption) in enumerate(zip(batch, captions, strict=True), start=len(self._earlier) + 1):
-            key = hashlib.sha256(seen.picture.tobytes()).hexdigest()
-            self._features.put(key, self._serving.encode([seen.picture])[0])
+        for number, (shown, caption) in enumerate(zip(batch, captions, strict=True), start=len(self._earlier) + 1):
+            key = hashlib.sha256(shown.picture.tobytes()).hexdigest()
+            self._features.put(key, self._serving.encode([shown.picture])[0])
             corrections.append(
                 make_correction(
                     annotation_id=number,
                     image_key=key,
-                    proposed=seen.suggested,
+                    proposed=shown.suggested,
                     caption=caption,
                     updated_at=(BEGIN + timedelta(minutes=number)).isoformat(),
                 )
@@ -275,15 +275,15 @@ class Project:
 
     def _train(self, corrections: Sequence[Correction], seed: int) -> tuple[Captioner, Decision]:
         holdout = Holdout(self._store, 1, self._world.base.encoder.fingerprint)
-        known = {one.state for one in self._earlier} if len(corrections) > EARLIER else set()
-        dataset = build_dataset(corrections, self._features, self._world.replay, holdout, known)
-        nobody = JobProgress(None, NOBODY)
-        made = attempt(self._serving, self._world.base, dataset, self._settings, seed, nobody)
-        return made.candidate, made.decision
+        states = {correction.state for correction in self._earlier} if len(corrections) > EARLIER else set()
+        dataset = build_dataset(corrections, self._features, self._world.replay, holdout, states)
+        budget_s, progress = self._settings.retrain_budget_s, JobProgress(None, NOBODY)
+        candidate = train_candidate(self._serving, self._world.base, dataset, budget_s, seed, progress)
+        return candidate.captioner, candidate.decide(self._settings)
 
 
 def scenes_of(topic: str, seed: int) -> Iterator[Scene]:
-    """Yield random scenes of one topic, none of them known from elsewhere."""
+    """Yield new random scenes of a topic."""
     seeds = random.Random(f"gate {topic} {seed}")
     while True:
         scene = sample_scene(seeds.getrandbits(48))

@@ -99,7 +99,7 @@ def read_chinese(file: Path, images: Path) -> dict[str, tuple[str, ...]]:
     for line in file.read_text("utf-8").splitlines():
         name, _, caption = line.partition(" ")
         captions.setdefault(name.partition("#")[0], []).append(caption)
-    return {image_key((images / name).read_bytes()): tuple(found) for name, found in captions.items()}
+    return {image_key((images / name).read_bytes()): tuple(texts) for name, texts in captions.items()}
 
 
 def run(world: World, stream: Stream, name: str, arguments: argparse.Namespace, show: ProgressDisplay) -> list[Row]:
@@ -140,12 +140,12 @@ def run(world: World, stream: Stream, name: str, arguments: argparse.Namespace, 
 
 def known_rows(rows: Path, world: World, stream: Stream, name: str) -> list[Row]:
     """Return what was measured before of this learner on this stream."""
-    found = [json.loads(text) for text in rows.read_text("utf-8").splitlines()] if rows.exists() else []
-    asked = (world.name, stream.name, name, len(stream.steps[0].corrections))
-    known = [row for row in found if (row["world"], row["stream"], row["learner"], row.pop("each")) == asked]
-    for row in known:
+    stored = [json.loads(text) for text in rows.read_text("utf-8").splitlines()] if rows.exists() else []
+    wanted = (world.name, stream.name, name, len(stream.steps[0].corrections))
+    matching = [row for row in stored if (row["world"], row["stream"], row["learner"], row.pop("each")) == wanted]
+    for row in matching:
         print(line(Row(**row)))
-    return [Row(**row) for row in known]
+    return [Row(**row) for row in matching]
 
 
 def score(captioner: Captioner, test: Test) -> float:
@@ -165,13 +165,13 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
         yield f"\n| {stream} | new, step by step | mean | what the base knew, step by step | left | a step | MB |"
         yield "|---|---|---|---|---|---|---|"
         for name in LEARNERS:
-            found = [row for row in rows if (row.stream, row.learner) == (stream, name)]
-            if found:
-                new, kept = ([getattr(row, column) for row in found] for column in ("new", "kept"))
-                is_all_to_be_kept = len({row.taught for row in found}) == len(found) > 2
-                left = f"{100 * (found[-1].earlier or 0.0):.0f} %" if is_all_to_be_kept else "-"
-                cost = f"{sum(row.seconds for row in found) / len(found):.0f} s | {found[-1].peak_mb:.0f}"
-                yield f"| {name} | {_listed(new)} | {sum(new) / len(new):.0f} | {_listed(kept)} | {left} | {cost} |"
+            measured = [row for row in rows if (row.stream, row.learner) == (stream, name)]
+            if measured:
+                new, old = ([getattr(row, column) for row in measured] for column in ("new", "kept"))
+                is_all_to_be_kept = len({row.taught for row in measured}) == len(measured) > 2
+                left = f"{100 * (measured[-1].earlier or 0.0):.0f} %" if is_all_to_be_kept else "-"
+                cost = f"{sum(row.seconds for row in measured) / len(measured):.0f} s | {measured[-1].peak_mb:.0f}"
+                yield f"| {name} | {_listed(new)} | {sum(new) / len(new):.0f} | {_listed(old)} | {left} | {cost} |"
 
 
 def _listed(numbers: Sequence[float]) -> str:
@@ -183,16 +183,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     streams = list(dict.fromkeys(row.stream for row in rows))
     figure = Figure(figsize=(10, 2.6 * len(streams)), layout="constrained")
     FigureCanvasAgg(figure)
-    for stream, (new, kept) in zip(streams, figure.subplots(len(streams), 2, squeeze=False), strict=True):
+    for stream, (new, old) in zip(streams, figure.subplots(len(streams), 2, squeeze=False), strict=True):
         for name in LEARNERS:
-            found = [row for row in rows if (row.stream, row.learner) == (stream, name)]
+            measured = [row for row in rows if (row.stream, row.learner) == (stream, name)]
             width = 2.5 if name == "ours" else 1.0
-            steps = [row.step for row in found]
-            new.plot(steps, [row.new for row in found], marker=".", linewidth=width, label=name)
-            kept.plot(steps, [row.kept for row in found], marker=".", linewidth=width, label=name)
+            steps = [row.step for row in measured]
+            new.plot(steps, [row.new for row in measured], marker=".", linewidth=width, label=name)
+            old.plot(steps, [row.kept for row in measured], marker=".", linewidth=width, label=name)
         new.set_title(f"{stream}: what the step taught", fontsize="medium")
-        kept.set_title(f"{stream}: what the base knew", fontsize="medium")
-        for axes in (new, kept):
+        old.set_title(f"{stream}: what the base knew", fontsize="medium")
+        for axes in (new, old):
             axes.grid(alpha=0.3)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("CIDEr-D x 100")

@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     prefer_fast_products()
     with ProgressDisplay() as show:
-        known, each = 2 * arguments.pool // 3, arguments.pool // 15
-        world = scenes_world(scenes=arguments.scenes, corrections=each, tested=40, spare=known, on_progress=show)
+        spare, each = 2 * arguments.pool // 3, arguments.pool // 15
+        world = scenes_world(scenes=arguments.scenes, corrections=each, tested=40, spare=spare, on_progress=show)
         pool = [*world.old.test[40:], *(picture for topic in world.topics for picture in topic.train)]
         tested = [*world.old.test[:40], *(picture for topic in world.topics for picture in topic.test)]
         seeds: dict[str, int | None] = {f"random {number}": number for number in range(1, RANDOM_ORDERS + 1)}
         seeds["least likely first"] = None
-        found = {name: annotate(world, pool, tested, arguments.steps, seed, show) for name, seed in seeds.items()}
-    report(found)
+        annotated = {name: annotate(world, pool, tested, arguments.steps, seed, show) for name, seed in seeds.items()}
+    report(annotated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +100,12 @@ def annotate(
 
 
 def suggestions(captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, Caption]:
-    found: dict[str, Caption] = {}
+    suggested: dict[str, Caption] = {}
     for start in range(0, len(pictures), 64):
         batch = pictures[start : start + 64]
         written = captioner.caption(torch.stack([picture.features for picture in batch]), DecodingOptions())
-        found |= {picture.key: captions[0] for picture, captions in zip(batch, written, strict=True)}
-    return found
+        suggested |= {picture.key: captions[0] for picture, captions in zip(batch, written, strict=True)}
+    return suggested
 
 
 def likelihood(suggested: Caption, calibration: Calibration | None) -> float:
@@ -114,27 +114,27 @@ def likelihood(suggested: Caption, calibration: Calibration | None) -> float:
 
 def is_right(caption: str, picture: Picture) -> bool:
     """Judge as an annotator would: the same words as one of theirs, whatever their order."""
-    return any(sorted(caption.split()) == sorted(known.split()) for known in picture.captions)
+    return any(sorted(caption.split()) == sorted(reference.split()) for reference in picture.captions)
 
 
 def quality(captioner: Captioner, tested: Sequence[Picture]) -> float:
     return 100 * measure(write_captions_of(captioner, tested), [picture.captions for picture in tested]).cider_d
 
 
-def report(found: dict[str, Annotated]) -> None:
-    for name, one in found.items():
-        if one.calibration is not None:
-            told = f"{one.calibration.error:.1%}, the decoder's own {one.calibration.error_before:.1%}"
-            print(f"{name}: expected calibration error of scores after {one.calibration.judged} judged: {told}")
-    curves = {name: one.curve for name, one in found.items()}
+def report(annotated: dict[str, Annotated]) -> None:
+    for name, project in annotated.items():
+        if project.calibration is not None:
+            errors = f"{project.calibration.error:.1%}, the decoder's own {project.calibration.error_before:.1%}"
+            print(f"{name}: expected calibration error of scores after {project.calibration.judged} judged: {errors}")
+    curves = {name: project.curve for name, project in annotated.items()}
     steps = range(len(next(iter(curves.values()))))
     print(f"{'corrections':20} " + " ".join(f"{BATCH * step:6}" for step in steps))
     for name, curve in curves.items():
         print(f"{name:20} " + " ".join(f"{score:6.1f}" for score in curve))
     by_chance = [curve for name, curve in curves.items() if name.startswith("random")]
     goal = sum(curve[-1] for curve in by_chance) / len(by_chance)
-    asked = curves["least likely first"]
-    needed = next((step for step in steps if asked[step] >= goal), None)
+    by_score = curves["least likely first"]
+    needed = next((step for step in steps if by_score[step] >= goal), None)
     share = needed / steps[-1] if needed is not None else 1.0
     said = "more" if needed is None else BATCH * needed
     print(f"as good as {BATCH * steps[-1]} in random order ({goal:.1f}): after {said}")

@@ -50,7 +50,7 @@ COLUMNS = "habit                         to serving  fitting  worker MB job MB  
 
 @dataclass(frozen=True, kw_only=True)
 class Habit:
-    """What annotators make of every caption."""
+    """A change that annotators make in every caption."""
 
     name: str
     restate: Callable[[str], str]
@@ -80,8 +80,8 @@ HABITS = (
 PHOTO_HABITS = (
     Habit(
         name="man is guy",
-        restate=lambda caption: re.sub(r"\b(m|M)an\b", lambda found: "guy" if found[1] == "m" else "Guy", caption),
-        undo=lambda caption: re.sub(r"\b(g|G)uy\b", lambda found: "man" if found[1] == "g" else "Man", caption),
+        restate=lambda caption: re.sub(r"\b(m|M)an\b", lambda match: "guy" if match[1] == "m" else "Guy", caption),
+        undo=lambda caption: re.sub(r"\b(g|G)uy\b", lambda match: "man" if match[1] == "g" else "Man", caption),
     ),
     Habit(
         name='begins with "In this photo,"',
@@ -98,7 +98,7 @@ PHOTO_HABITS = (
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Pictures, what the bundle suggests for them, and what annotators might make of that."""
+    """Pictures, the bundle's suggestions for them, and the habits of annotators."""
 
     habits: tuple[Habit, ...]
     pictures: Sequence[Image.Image]
@@ -109,7 +109,7 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one habit took, and what was learned of it, on unseen pictures that it concerns."""
+    """Cost of a habit, and its effect on unseen pictures that it concerns."""
 
     habit: str
     to_serving_s: float

@@ -1,4 +1,4 @@
-"""The audit log on a real Redis: what people and the worker did, in the order in which they did it."""
+"""The audit log on a real Redis: actions of people and of the worker, in their order."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from worker.audit import AuditLog
 from worker.settings import Settings
 
 
-def test_what_is_written_is_read_newest_first(redis: Redis) -> None:
+def test_entries_are_read_newest_first(redis: Redis) -> None:
     log = AuditLog(redis)
     log.write("anna", "training paused", 7)
     log.write("the worker", "version refused", 7, version="v1-1a2b3c4d", reason="nicht besser — schade")

@@ -1,4 +1,4 @@
-"""What a person may do to retrainings and jobs; real workers on a real Redis."""
+"""Control of retrainings and jobs by a person; real workers on a real Redis."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker import jobs
 from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
-from worker.queue.failure_reason import cause
+from worker.queue.job_failure import cause
 from worker.queue.job_log import job_log
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
 from worker.queue.retraining import enqueue_retraining
@@ -80,7 +80,7 @@ def test_a_retraining_that_is_stopped_leaves_the_serving_version_and_is_not_repe
     assert retrain_if_idle(1) is None
 
 
-def test_a_stopped_job_is_done_again_when_a_person_wants_it(
+def test_a_stopped_job_runs_again_when_a_person_retries_it(
     workplace: Workplace, start_worker: StartWorker, hold: Hold
 ) -> None:
     start_worker(workplace.environment())
@@ -101,7 +101,7 @@ def test_only_a_job_that_runs_can_be_stopped(workplace: Workplace) -> None:
 
     with pytest.raises(JobError, match=r"does not run \(it is deferred\)"):
         stop_job(workplace.redis, job_id)
-    with pytest.raises(JobError, match="there is no job nothing"):
+    with pytest.raises(JobError, match="There is no job nothing"):
         stop_job(workplace.redis, "nothing")
 
 
@@ -114,7 +114,9 @@ def test_a_job_whose_worker_is_gone_cannot_be_stopped_and_it_is_said_why(
     channel = f"rq:pubsub:{workplace.job(job_id).worker_name}"
     workplace.wait_until(lambda: workplace.redis.pubsub_numsub(channel)[0][1] == 0)
 
-    with pytest.raises(JobError, match="does not listen; if it is lost, the job is taken from it within 15 s"):
+    with pytest.raises(
+        JobError, match=r"does not listen\. If the worker is lost, the job is taken from it within 15 s"
+    ):
         stop_job(workplace.redis, job_id)
 
 
@@ -134,7 +136,9 @@ def test_a_cancelled_retraining_never_runs_and_the_next_trigger_makes_a_new_one(
     assert workplace.job(cancelled).get_status() == JobStatus.CANCELED
 
 
-def test_what_waits_for_a_cancelled_job_goes_on_without_it(workplace: Workplace, start_worker: StartWorker) -> None:
+def test_a_job_that_waits_for_a_cancelled_one_goes_on_without_it(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
     retraining = trigger(workplace)
     [pull] = queue(workplace.redis, LABEL_STUDIO_QUEUE).job_ids
 
@@ -166,14 +170,12 @@ def test_a_job_that_a_worker_has_just_taken_is_not_cancelled(workplace: Workplac
         cancel_job(workplace.redis, job.id)
 
 
-def test_only_what_failed_can_be_done_again(workplace: Workplace) -> None:
+def test_only_a_failed_job_can_be_retried(workplace: Workplace) -> None:
     with pytest.raises(JobError, match=r"did not fail \(it is deferred\)"):
         retry_job(workplace.redis, trigger(workplace))
 
 
-def test_a_job_that_is_none_of_ours_can_be_cancelled_and_done_again(
-    workplace: Workplace, start_worker: StartWorker
-) -> None:
+def test_a_foreign_job_can_be_cancelled_and_retried(workplace: Workplace, start_worker: StartWorker) -> None:
     pickled = Queue(RETRAIN_QUEUE, connection=workplace.redis, serializer=DefaultSerializer)
     first, second = (pickled.enqueue_call("math.sqrt", args=[4]).id for _ in range(2))
 
@@ -184,14 +186,14 @@ def test_a_job_that_is_none_of_ours_can_be_cancelled_and_done_again(
     assert queue(workplace.redis, RETRAIN_QUEUE).job_ids == [second]
 
 
-def test_a_failed_retraining_is_the_one_that_waits_when_it_is_done_again(
+def test_a_failed_retraining_becomes_the_waiting_one_when_it_is_retried(
     workplace: Workplace, start_worker: StartWorker
 ) -> None:
     for correction in workplace.correct(range(1, 4)):
         workplace.inbox.store(replace(correction, image_key=None, updated_at="2026-01-31T12:00:00Z"))
     failed = trigger(workplace)
     start_worker(workplace.environment(), "--burst").wait(DEADLINE_S)
-    assert "no correction of project 1 can be trained on" in str(cause(workplace.job(failed)))
+    assert "No correction of project 1 can be used for training" in str(cause(workplace.job(failed)))
 
     retry_job(workplace.redis, failed)
 
@@ -217,13 +219,13 @@ def test_a_paused_project_starts_no_retraining_and_loses_no_correction(
     assert workplace.job(waiting).get_status() == JobStatus.CANCELED
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
     assert retrain_if_idle(1) is None
-    with pytest.raises(JobError, match="retraining of project 1 is paused"):
+    with pytest.raises(JobError, match="Retraining of project 1 is paused"):
         trigger(workplace)
     assert jobs.retrain(1, "taken in the moment of the pause") == {
         "project_id": 1,
         "version": None,
         "published": False,
-        "decision": "retraining of the project is paused",
+        "decision": "Retraining of the project is paused.",
     }
     assert workplace.inbox.waiting(1) == 29
     assert trigger(workplace, project_id=2)
@@ -243,7 +245,7 @@ def test_resume_starts_a_retraining_if_enough_waits(workplace: Workplace, contro
     assert workplace.job(retraining).args == [1, "20 corrections wait"]
 
 
-def test_resume_starts_a_retraining_on_what_a_stopped_one_had_taken(
+def test_resume_starts_a_retraining_on_the_corrections_that_a_stopped_one_had_claimed(
     workplace: Workplace, control: RetrainingControl, start_worker: StartWorker
 ) -> None:
     worker = start_worker(workplace.environment())
@@ -261,7 +263,7 @@ def test_resume_starts_a_retraining_on_what_a_stopped_one_had_taken(
     assert workplace.job(retraining).args == [1, "25 corrections wait"]
 
 
-def test_drain_trains_once_on_what_waits_and_then_pauses(
+def test_drain_trains_once_on_the_waiting_corrections_and_then_pauses(
     workplace: Workplace, control: RetrainingControl, start_worker: StartWorker
 ) -> None:
     workplace.correct(range(1, 9))
@@ -281,7 +283,7 @@ def test_drain_trains_once_on_what_waits_and_then_pauses(
     assert workplace.inbox.waiting(1) == 31
 
 
-def test_drain_is_over_with_the_one_that_runs_if_that_took_all(
+def test_drain_ends_with_the_running_training_if_that_claimed_all(
     workplace: Workplace, control: RetrainingControl, start_worker: StartWorker, hold: Hold
 ) -> None:
     start_worker(workplace.environment())
@@ -309,7 +311,7 @@ def test_start_training_of_a_paused_project_is_refused_with_the_reason(backend: 
     response = backend.post("/webhook", {"action": "START_TRAINING", "project": {"id": 14}})
 
     assert response.status_code == 409
-    assert response.get_json() == {"error": "retraining of project 14 is paused; resume it first"}
+    assert response.get_json() == {"error": "Retraining of project 14 is paused. Resume it first."}
 
 
 def test_the_log_of_a_job_is_kept_beside_it_and_expires_with_it(
@@ -333,7 +335,7 @@ def test_the_log_of_a_job_is_kept_beside_it_and_expires_with_it(
     assert job_log(workplace.redis, "nothing") == []
 
 
-def test_of_a_long_log_the_last_500_lines_are_kept(workplace: Workplace, start_worker: StartWorker) -> None:
+def test_the_last_500_lines_of_a_long_log_are_kept(workplace: Workplace, start_worker: StartWorker) -> None:
     start_worker(workplace.environment())
     job = queue(workplace.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.talkative", args=[700])
 

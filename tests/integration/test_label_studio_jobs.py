@@ -15,6 +15,8 @@ import torch
 from redis import Redis
 from requests.exceptions import ConnectTimeout
 from requests_mock import Mocker
+from rq.job import Job
+from rq.serializers import JSONSerializer
 from torch import Tensor
 
 from backend import jobs
@@ -30,11 +32,13 @@ from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion
 from tests.workplace import Workplace
 from worker.feedback.ledger_records import LedgerRecords
+from worker.feedback.selection import SelectionLimits
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
+from worker.queue.retraining import enqueue_rollback_check
 from worker.settings import Settings
 
 LS = "http://label-studio.test"
@@ -520,15 +524,14 @@ def test_an_image_that_label_studio_refuses_is_tried_each_time(
 
 
 def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, requests_mock: Mocker
+    workplace: Workplace, requests_mock: Mocker
 ) -> None:
-    monkeypatch.setattr("worker.feedback.selection.RECENT", 3)
-    monkeypatch.setattr("worker.feedback.selection.REMEMBERED", 2)
+    limits = SelectionLimits(recent=3, remembered=2)
     requests_mock.get("http://images.test/1.png", content=png("green"))
     workplace.correct(range(1, 9))
     workplace.inbox.store(make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png"))
 
-    report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None)
+    report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None, limits)
 
     assert (report.known, report.made) == (3 + 2, 1)
 
@@ -727,6 +730,21 @@ def worse(workplace: Workplace, label_studio: FakeLabelStudio) -> str:
     return published.name
 
 
+def run_rollback_check(redis: Redis) -> Any:
+    """Run the rollback check of project 1 in this process."""
+    check = Job.fetch("rollback-check-1", connection=redis, serializer=JSONSerializer)
+    assert check.id in queue(redis, RETRAIN_QUEUE).job_ids
+    assert list(check.args) == [1]
+    return check.func(*check.args)
+
+
+def test_one_rollback_check_waits_however_often_is_pulled(redis: Redis) -> None:
+    for _ in range(3):
+        enqueue_rollback_check(redis, 1)
+
+    assert queue(redis, RETRAIN_QUEUE).job_ids == ["rollback-check-1"]
+
+
 @pytest.mark.usefixtures("configure", "worse")
 def test_a_version_that_is_accepted_less_gives_its_place_back_also_while_its_project_is_paused(
     workplace: Workplace, redis: Redis
@@ -735,6 +753,7 @@ def test_a_version_that_is_accepted_less_gives_its_place_back_also_while_its_pro
 
     jobs.pull_projects()
 
+    assert run_rollback_check(redis) == workplace.bundle.version
     assert workplace.registry.serving(1) == workplace.bundle.version
     [refresh] = queue(redis, LABEL_STUDIO_QUEUE).jobs
     assert refresh.args == [1, workplace.bundle.version]
@@ -750,6 +769,7 @@ def test_a_version_that_is_being_trained_from_serves_until_the_training_has_ende
 
     assert jobs.pull_projects() == {"changed": 1}
 
+    assert run_rollback_check(redis) is None
     assert workplace.registry.serving(1) == worse
 
 

@@ -18,7 +18,7 @@ from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker.queue.heartbeats import LOST_AFTER_S, Watch, heartbeat_ages_s, living_workers
 from worker.queue.job_metrics import JobCounts
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
-from worker.queue.lost_jobs import find_strays, put_back_stray_jobs, running, take_back, take_back_lost_jobs
+from worker.queue.lost_jobs import find_orphaned_jobs, put_back_orphaned_jobs, running, take_back, take_back_lost_jobs
 from worker.queue.retraining import enqueue_retraining
 
 StartWorker = Callable[..., WorkerProcess]
@@ -35,14 +35,14 @@ def enqueue_held(workplace: Workplace, hold: Hold) -> str:
 
 
 def look_on(workplace: Workplace, seconds: float) -> None:
-    """Look for lost workers for so long, as a backend does."""
+    """Look for lost workers this long, as a backend does."""
     watch, until = Watch(), time.monotonic() + seconds
     while time.monotonic() < until:
         take_back_lost_jobs(workplace.redis, watch)
         threading.Event().wait(watch.LOOK_EVERY_S)
 
 
-def test_the_job_of_a_worker_that_is_killed_is_done_by_another_one(
+def test_the_job_of_a_killed_worker_is_done_by_another_worker(
     workplace: Workplace, start_worker: StartWorker, hold: Hold
 ) -> None:
     worker = start_worker(workplace.environment())
@@ -79,7 +79,7 @@ def test_when_the_only_worker_is_gone_the_backend_notices_within_15_s(
     assert living_workers(workplace.redis) == set()
 
 
-def test_a_job_that_loses_its_worker_twice_fails_with_the_reason_and_what_waits_for_it_goes_on(
+def test_a_job_that_loses_its_worker_twice_fails_with_the_reason_and_the_next_job_goes_on(
     workplace: Workplace, start_worker: StartWorker, hold: Hold
 ) -> None:
     job_id = enqueue_held(workplace, hold)
@@ -171,7 +171,7 @@ def test_a_worker_that_comes_back_drops_the_job_that_another_has_taken_over(
     assert run.worker in living_workers(workplace.redis)
 
 
-def test_a_job_that_a_frozen_worker_swallows_is_done_by_another_one(
+def test_a_job_that_a_frozen_worker_swallows_is_done_by_another_worker(
     workplace: Workplace, start_worker: StartWorker
 ) -> None:
     workplace.correct(range(1, 9))
@@ -194,15 +194,15 @@ def test_a_job_that_is_just_being_taken_is_not_put_back(workplace: Workplace) ->
     workplace.correct(range(1, 9))
     enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")
     label_studio = queue(workplace.redis, LABEL_STUDIO_QUEUE)
-    assert find_strays(workplace.redis) == {}
+    assert find_orphaned_jobs(workplace.redis) == {}
     [pull] = label_studio.job_ids
     workplace.redis.delete(label_studio.key)
     watch = Watch()
 
-    put_back_stray_jobs(workplace.redis, watch)
-    put_back_stray_jobs(workplace.redis, watch)
+    put_back_orphaned_jobs(workplace.redis, watch)
+    put_back_orphaned_jobs(workplace.redis, watch)
 
-    assert find_strays(workplace.redis) == {pull: label_studio}
+    assert find_orphaned_jobs(workplace.redis) == {pull: label_studio}
     assert label_studio.job_ids == []
 
 
@@ -223,8 +223,8 @@ def test_a_worker_is_known_by_its_beat_until_it_signs_off(
     enqueue_held(workplace, hold)
     hold.wait_until_running()
 
-    [known] = Worker.all(workplace.redis, serializer=JSONSerializer)
-    assert living_workers(workplace.redis) == {known.name}
+    [rq_worker] = Worker.all(workplace.redis, serializer=JSONSerializer)
+    assert living_workers(workplace.redis) == {rq_worker.name}
     hold.release()
     worker.stop()
     assert heartbeat_ages_s(workplace.redis) == {}

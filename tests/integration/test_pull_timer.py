@@ -1,4 +1,4 @@
-"""The pull of every project, by the clock and at a backend's start: one waits, whoever asks; a lost one comes back."""
+"""The regular pull of every project and the pull at a backend's start: only one waits, and a lost one comes back."""
 
 import time
 from collections.abc import Callable
@@ -38,9 +38,9 @@ def due_in_s(redis: Redis) -> float:
 
 
 def next_pull(redis: Redis) -> str:
-    known = redis.get(NEXT_PULL_KEY)
-    assert isinstance(known, bytes)
-    return known.decode()
+    job_id = redis.get(NEXT_PULL_KEY)
+    assert isinstance(job_id, bytes)
+    return job_id.decode()
 
 
 def test_many_starters_at_once_schedule_one_pull(redis: Redis, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Triggers and coalescing on a real Redis; no worker takes the jobs unless the test starts one."""
+"""Triggers of retrainings on a real Redis; no worker takes the jobs unless the test starts one."""
 
 import json
 import zlib
@@ -85,7 +85,7 @@ def test_after_redis_lost_everything_the_next_trigger_works(workplace: Workplace
     assert not is_pending(workplace.redis, lost)
 
 
-def test_a_place_that_a_dead_job_left_is_taken(workplace: Workplace) -> None:
+def test_a_project_whose_training_died_can_be_trained(workplace: Workplace) -> None:
     workplace.redis.hset("captioner:retraining:1", "running", "retrain-1-dead")
 
     with only_training(workplace.redis, 1, "retrain-1-next") as is_ours:
@@ -135,13 +135,13 @@ def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Wor
 
 
 def let_time_pass(workplace: Workplace, *, since_change_s: int, since_training_s: int) -> None:
-    """Put what happened to project 1 back by so many seconds."""
+    """Move the events of project 1 back by so many seconds."""
     seconds, _ = workplace.redis.time()
     workplace.redis.hset("captioner:changes:1", "last", (seconds - since_change_s) * 1_000_000)
     workplace.redis.hset("captioner:retraining:1", "began", (seconds - since_training_s) * 1_000_000)
 
 
-def test_what_a_failed_training_took_is_trained_again_after_rests_that_grow(workplace: Workplace) -> None:
+def test_corrections_of_a_failed_training_are_trained_on_again_after_growing_waits(workplace: Workplace) -> None:
     workplace.correct(range(1, 26))
     remember_beginning(workplace.redis, 1)
     workplace.inbox.take(1)
@@ -156,7 +156,7 @@ def test_what_a_failed_training_took_is_trained_again_after_rests_that_grow(work
     assert workplace.job(str(repeated)).args == [1, "25 corrections wait"]
 
 
-def test_few_that_a_failed_training_took_are_trained_again_by_the_check_for_quiet(
+def test_few_corrections_of_a_failed_training_are_trained_on_again_by_the_check_for_quiet(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
@@ -170,7 +170,7 @@ def test_few_that_a_failed_training_took_are_trained_again_by_the_check_for_quie
     assert workplace.job(str(retrain_if_idle(1))).args[0] == 1
 
 
-def test_what_a_training_that_still_runs_took_is_not_trained_again(
+def test_corrections_of_a_running_training_are_not_trained_on_again(
     workplace: Workplace, start_worker: StartWorker, hold: Hold
 ) -> None:
     start_worker(workplace.environment())

@@ -1,4 +1,4 @@
-"""From corrections to a version that serves, by real workers on a real Redis."""
+"""From corrections to a served version, by real workers on a real Redis."""
 
 import io
 import math
@@ -29,7 +29,7 @@ StartWorker = Callable[..., WorkerProcess]
 
 
 def retrain(workplace: Workplace, project_id: int = 1) -> dict[str, Any]:
-    """Trigger a retraining and wait for what comes of it."""
+    """Trigger a retraining and wait for its outcome."""
     job_id = enqueue_retraining(workplace.redis, workplace.settings, project_id, "a test")
     outcome = workplace.result(job_id).return_value
     assert isinstance(outcome, dict), workplace.job(job_id).latest_result()
@@ -84,7 +84,7 @@ def test_a_retraining_without_a_change_says_so_and_publishes_nothing(
 
     second = retrain(workplace)
 
-    assert second["decision"] == "no correction came, changed or went since the last training"
+    assert second["decision"] == "No correction was added, changed or removed since the last training."
     assert [version.name for version in workplace.registry.versions(1)] == [first["version"]]
 
 
@@ -102,7 +102,7 @@ def test_projects_never_mix(workplace: Workplace, start_worker: StartWorker) -> 
     assert (workplace.inbox.waiting(1), workplace.inbox.waiting(2)) == (8, 0)
 
 
-def test_what_was_deleted_is_not_trained_on_again(workplace: Workplace, start_worker: StartWorker) -> None:
+def test_a_deleted_correction_is_not_trained_on_again(workplace: Workplace, start_worker: StartWorker) -> None:
     start_worker(workplace.environment())
     workplace.correct(range(1, 13))
     retrain(workplace)
@@ -138,7 +138,7 @@ def test_a_training_that_fails_is_visible_and_changes_nothing(workplace: Workpla
 
     result = workplace.result(job_id)
     assert result.type.name == "FAILED"
-    assert "no correction of project 1 can be trained on (its image was never read: 3)" in str(result.exc_string)
+    assert "No correction of project 1 can be used for training (its image was never read: 3)" in str(result.exc_string)
     assert job_id in queue(workplace.redis, RETRAIN_QUEUE).failed_job_registry
     assert workplace.registry.serving(1) == workplace.bundle.version
     assert workplace.inbox.waiting(1) == 3
@@ -176,7 +176,7 @@ def test_a_worker_that_is_lost_after_publishing_leads_to_no_second_version_of_th
 ) -> None:
     in_this_process.correct(range(1, 9))
     with monkeypatch.context() as lost:
-        lost.setattr(jobs, "enqueue_backend_job", lose_the_worker)
+        lost.setattr("worker.learning.version_record.enqueue_refresh", lose_the_worker)
         with pytest.raises(ConnectionResetError):
             jobs.retrain(1, "a test")
     in_this_process.correct(later)
@@ -196,7 +196,7 @@ def test_a_worker_that_is_lost_once_its_corrections_count_as_trained_has_asked_f
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process.correct(range(1, 9))
-    monkeypatch.setattr("worker.learning.training_run.AuditLog.write", lose_the_worker)
+    monkeypatch.setattr("worker.learning.version_record.AuditLog.write", lose_the_worker)
 
     with pytest.raises(ConnectionResetError):
         jobs.retrain(1, "a test")
@@ -228,7 +228,7 @@ def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
 ) -> None:
     in_this_process.correct(range(1, 9))
     unchanged = TrainingRecord()
-    monkeypatch.setattr(jobs, "fine_tune", lambda serving, *_: (serving, unchanged))
+    monkeypatch.setattr("worker.learning.candidate.fine_tune", lambda serving, *_: (serving, unchanged))
 
     outcome = jobs.retrain(1, "a test")
 
@@ -236,7 +236,7 @@ def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
     assert not outcome["published"]
     [version] = in_this_process.registry.versions(1)
     assert (version.published, version.decision) == (False, outcome["decision"])
-    assert version.decision.startswith("not better")
+    assert version.decision.startswith("Not published: the new model is better on new captions in only 0% of")
     assert in_this_process.registry.serving(1) == in_this_process.bundle.version
     assert queue(in_this_process.redis, LABEL_STUDIO_QUEUE).count == 0
     assert in_this_process.inbox.waiting(1) == 0
@@ -254,7 +254,7 @@ def test_a_person_who_promotes_during_a_training_is_not_overruled(
         in_this_process.registry.rollback(1, by="admin")
         return fine_tune(*arguments)
 
-    monkeypatch.setattr("worker.learning.training_run.fine_tune", fine_tune_while_somebody_rolls_back)
+    monkeypatch.setattr("worker.learning.candidate.fine_tune", fine_tune_while_somebody_rolls_back)
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
@@ -286,17 +286,17 @@ def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_tra
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
-    assert "held out; more must come" in outcome["decision"]
+    assert outcome["decision"] == "All usable corrections (1) are held out for evaluation. Correct more images."
     in_this_process.inbox.remove(1, [held_out[0].annotation_id])
     outcome = jobs.retrain(1, "a test")
     assert isinstance(outcome, dict)
-    assert outcome["decision"] == "the project has no corrections any more"
+    assert outcome["decision"] == "The project has no corrections."
 
 
 def audited(workplace: Workplace) -> list[tuple[str, str, int | None, str]]:
-    """Who did what to which project's version, the latest first."""
-    found = AuditLog(workplace.redis).read()
-    return [(entry.who, entry.action, entry.project_id, entry.details["version"]) for entry in found]
+    """Return the audited actions on versions, newest first."""
+    entries = AuditLog(workplace.redis).read()
+    return [(entry.who, entry.action, entry.project_id, entry.details["version"]) for entry in entries]
 
 
 def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, start: int) -> None:
@@ -307,7 +307,7 @@ def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, sta
         LedgerRecords(workplace.redis).store(record_submission(correction, []))
 
 
-def test_a_version_whose_suggestions_are_accepted_less_gives_its_place_back(in_this_process: Workplace) -> None:
+def test_a_version_whose_suggestions_are_accepted_less_is_rolled_back(in_this_process: Workplace) -> None:
     registry, bundle = in_this_process.registry, in_this_process.bundle.version
     in_this_process.correct(range(1, 9))
     jobs.retrain(1, "a test")
@@ -340,7 +340,7 @@ def test_a_version_that_a_person_chose_stays_however_seldom_it_is_accepted(in_th
 
 
 def damage(workplace: Workplace, number: int, *, shape: tuple[int, ...] = (), value: float = 0.0) -> None:
-    """Put features into the store that no encoder would make, past what refuses them."""
+    """Put features into the store that no encoder would make, without the checks of the feature store."""
     key = str(make_pictured_correction(number).image_key)
     file = io.BytesIO()
     features = workplace.features.get(key)
@@ -350,7 +350,7 @@ def damage(workplace: Workplace, number: int, *, shape: tuple[int, ...] = (), va
     Store(workplace.settings.model_store).write(path, file.getvalue())
 
 
-def test_a_training_that_fails_for_certain_corrections_sets_them_aside_and_goes_on(
+def test_a_training_that_fails_because_of_certain_corrections_excludes_them_and_goes_on(
     workplace: Workplace, start_worker: StartWorker
 ) -> None:
     start_worker(workplace.environment())
@@ -362,10 +362,11 @@ def test_a_training_that_fails_for_certain_corrections_sets_them_aside_and_goes_
     outcome = retrain(workplace)
 
     assert outcome["published"]
-    aside = workplace.inbox.set_aside_names(1)
-    assert set(aside) == {"7/caption", "23/caption", "30/caption"}
-    assert aside["7/caption"] == "no training is possible with it: the features of its image are no numbers"
-    assert "RuntimeError: stack expects each tensor to be equal size" in aside["23/caption"]
+    excluded = workplace.inbox.set_aside_names(1)
+    assert set(excluded) == {"7/caption", "23/caption", "30/caption"}
+    reason = "training fails with it: the features of its image contain values that are not numbers"
+    assert excluded["7/caption"] == reason
+    assert "RuntimeError: stack expects each tensor to be equal size" in excluded["23/caption"]
     assert outcome["corrections"] + outcome["held_out"] == 37
     assert sum(outcome["left_out"].values()) == 3
     assert workplace.inbox.waiting(1) == 0
@@ -382,12 +383,12 @@ def test_a_correction_that_makes_only_the_measuring_fail_is_found_too(in_this_pr
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
-    assert not outcome["decision"].startswith("broken")
+    assert "a loss is not a number" not in outcome["decision"]
     assert list(in_this_process.inbox.set_aside_names(1)) == [f"{held_out}/caption"]
     assert in_this_process.inbox.waiting(1) == 0
 
 
-def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
+def test_a_caption_that_breaks_the_search_for_edits_is_excluded(
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process.correct(range(1, 41))
@@ -395,10 +396,10 @@ def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
     in_this_process.correct(range(learned, learned + 1), caption="break it")
 
     def break_for_one(pairs: Iterable[tuple[str, str]]) -> list[SystematicEdit]:
-        known = list(pairs)
-        if any(theirs == "break it" for _, theirs in known):
+        captions = list(pairs)
+        if any(theirs == "break it" for _, theirs in captions):
             raise RecursionError("maximum recursion depth exceeded")
-        return find_systematic_edits(known)
+        return find_systematic_edits(captions)
 
     monkeypatch.setattr("worker.learning.dataset.find_systematic_edits", break_for_one)
 
@@ -407,13 +408,13 @@ def test_a_caption_that_breaks_the_search_for_edits_is_set_aside(
     assert isinstance(outcome, dict)
     assert outcome["published"]
     [reason] = in_this_process.inbox.set_aside_names(1).values()
-    assert reason == "no training is possible with it: RecursionError: maximum recursion depth exceeded"
+    assert reason == "training fails with it: RecursionError: maximum recursion depth exceeded"
 
 
 @pytest.mark.parametrize(
     "problem", [MemoryError("out of memory"), StoreError("away"), TrainingError("lower the learning rate")]
 )
-def test_a_failure_that_comes_from_no_correction_sets_nothing_aside(
+def test_a_failure_that_comes_from_no_correction_excludes_none(
     in_this_process: Workplace, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
     in_this_process.correct(range(1, 9))
@@ -421,7 +422,7 @@ def test_a_failure_that_comes_from_no_correction_sets_nothing_aside(
     def fail(*_: Any) -> None:
         raise problem
 
-    monkeypatch.setattr(jobs, "fine_tune", fail)
+    monkeypatch.setattr("worker.learning.candidate.fine_tune", fail)
 
     with pytest.raises(type(problem)):
         jobs.retrain(1, "a test")
@@ -429,7 +430,9 @@ def test_a_failure_that_comes_from_no_correction_sets_nothing_aside(
     assert in_this_process.inbox.set_aside_names(1) == {}
 
 
-def test_what_a_person_sets_aside_is_not_trained_on_from_the_next_version_on(in_this_process: Workplace) -> None:
+def test_a_correction_that_a_person_excludes_is_not_trained_on_from_the_next_version_on(
+    in_this_process: Workplace,
+) -> None:
     in_this_process.correct(range(1, 13))
     jobs.retrain(1, "a test")
     [first] = in_this_process.registry.versions(1)
@@ -443,12 +446,12 @@ def test_what_a_person_sets_aside_is_not_trained_on_from_the_next_version_on(in_
     assert outcome["left_out"] == {"set aside: rude": 1}
 
 
-def test_a_project_whose_corrections_are_all_set_aside_has_nothing_to_train(in_this_process: Workplace) -> None:
+def test_a_project_whose_corrections_are_all_excluded_has_nothing_to_train(in_this_process: Workplace) -> None:
     for correction in in_this_process.correct(range(1, 4)):
         in_this_process.inbox.set_aside(1, correction.name, "rude")
 
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
-    assert outcome["decision"] == "all its corrections are set aside"
+    assert outcome["decision"] == "All corrections of the project are excluded."
     assert in_this_process.inbox.waiting(1) == 0

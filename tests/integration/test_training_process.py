@@ -38,12 +38,12 @@ def test_a_killed_training_goes_on_when_it_is_run_again_and_ends_with_the_same_w
 
     uninterrupted.finish()
     assert "captions: goes on after epoch" in second
-    expected, found = weights(whole), weights(killed)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    expected, resumed = weights(whole), weights(killed)
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
     assert not (killed / FILE).exists()
 
 
-PROGRAM = '''"""Trains as the command line does and leaves each process's weights beside the bundle."""
+PROGRAM = '''"""Train as the command line does and leave the weights of each process beside the bundle."""
 import os, sys
 from pathlib import Path
 import torch

@@ -1,4 +1,4 @@
-"""The worker as a process: what it bears, what it refuses and how it ends."""
+"""The worker as a process: its robustness, its refusals and its end."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def job_process(worker: WorkerProcess) -> psutil.Process:
 
 
 def left_running(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that have not ended; one that ended and only waits to be noticed by init has."""
+    """Return the processes that have not ended; zombies have."""
     _, alive = psutil.wait_procs(family, timeout=2)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
@@ -90,8 +90,8 @@ def test_a_redis_that_lost_its_data_learns_of_the_worker_again(workplace: Workpl
     workplace.correct(range(1, 9))
 
     assert workplace.result(enqueue_retraining(workplace.redis, workplace.settings, 1, "after")).return_value
-    [known] = Worker.all(workplace.redis)
-    assert known.pid == worker.pid
+    [rq_worker] = Worker.all(workplace.redis)
+    assert rq_worker.pid == worker.pid
 
 
 def test_a_worker_waits_for_a_redis_that_is_not_there_yet(
@@ -109,7 +109,7 @@ def test_a_worker_waits_for_a_redis_that_is_not_there_yet(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_worker_ends_cleanly_when_told_to(
+def test_an_idle_worker_ends_cleanly_on_a_signal(
     workplace: Workplace, start_worker: StartWorker, signal_number: signal.Signals
 ) -> None:
     worker = start_worker(workplace.environment())
@@ -139,7 +139,7 @@ def test_a_worker_ends_in_time_when_redis_is_away(
     assert left_running(family) == []
 
 
-def test_a_worker_that_is_told_to_end_hands_its_job_back_and_another_does_it(
+def test_a_worker_that_must_end_hands_its_job_back_and_another_worker_does_it(
     workplace: Workplace, start_worker: StartWorker, hold: Hold
 ) -> None:
     first = start_worker(workplace.environment())
@@ -149,7 +149,7 @@ def test_a_worker_that_is_told_to_end_hands_its_job_back_and_another_does_it(
     assert first.stop(timeout_s=GRACE_S + 15) == 0
 
     assert workplace.job(job_id).get_status() == JobStatus.QUEUED
-    workplace.redis.delete(f"rq:results:{job_id}")  # where the interruption is told
+    workplace.redis.delete(f"rq:results:{job_id}")  # where the interruption is recorded
     start_worker(workplace.environment())
     hold.wait_until_running()
     hold.release()

@@ -13,13 +13,22 @@ from dataclasses import dataclass
 
 from worker.feedback.corrections import Correction
 
-RECENT = 768
-"""The newest corrections that are used, trained on or measured on."""
-REMEMBERED = 512
-"""Of the older ones."""
 MAX_CHARACTERS = 600
 """Of a caption: what is longer is none, and a few of them would take all the time of a training."""
 SET_ASIDE = "set aside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionLimits:
+    """The number of corrections that a training uses at most."""
+
+    recent: int = 768
+    """The newest corrections, to train or measure on."""
+    remembered: int = 512
+    """Older corrections."""
+
+
+LIMITS = SelectionLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +43,15 @@ class Selection:
     """How many cannot be used, by reason; those that are only not drawn are not counted."""
 
 
-def select_corrections(corrections: Sequence[Correction], set_aside: Mapping[str, str]) -> Selection:
+def select_corrections(
+    corrections: Sequence[Correction], set_aside: Mapping[str, str], limits: SelectionLimits = LIMITS
+) -> Selection:
     """Select from all corrections of a project, oldest first.
 
     Args:
         corrections: all of the project, oldest first.
         set_aside: names of corrections that are not used, and why.
+        limits: the size of the selection.
     """
     left_out = Counter(f"{SET_ASIDE}: {set_aside[one.name]}" for one in corrections if one.name in set_aside)
     wanted = [correction for correction in corrections if correction.name not in set_aside]
@@ -50,7 +62,7 @@ def select_corrections(corrections: Sequence[Correction], set_aside: Mapping[str
     short = [correction for correction in newest if len(correction.caption) <= MAX_CHARACTERS]
     left_out[f"its caption has more than {MAX_CHARACTERS} characters"] = len(newest) - len(short)
     unread = tuple(correction for correction in wanted if correction.image_key is None)
-    return Selection(used=tuple(_remembered(short)), unread=unread, left_out=left_out)
+    return Selection(used=tuple(_remembered(short, limits)), unread=unread, left_out=left_out)
 
 
 def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:
@@ -62,9 +74,9 @@ def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:
     return list(newest.values())
 
 
-def _remembered(newest: Sequence[Correction]) -> list[Correction]:
+def _remembered(newest: Sequence[Correction], limits: SelectionLimits) -> list[Correction]:
     """Return the newest corrections and a lasting draw of the older ones, in the order they were written."""
-    older, recent = newest[:-RECENT], newest[-RECENT:]
+    older, recent = newest[: -limits.recent], newest[-limits.recent :]
     # Its last digits, as the first ones hold images out.
-    kept = {id(one) for one in sorted(older, key=lambda one: str(one.image_key)[::-1])[:REMEMBERED]}
+    kept = {id(one) for one in sorted(older, key=lambda one: str(one.image_key)[::-1])[: limits.remembered]}
     return [*(one for one in older if id(one) in kept), *recent]

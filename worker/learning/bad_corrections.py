@@ -1,51 +1,87 @@
-"""Try a part of a training with some corrections, to see whether it fails; `worker/queue/job_failure.py` finds which.
+"""The search for corrections that make a training fail.
 
-What can come from a correction: features of a wrong shape or with a number that is none, a caption that breaks the
-tokenizer, the search for edits or the loss. A trial is no training: it is one forward and backward pass, after all that
-a training does with corrections before.
+A correction can do so by features of a wrong shape or with values that are not numbers, or by a caption that breaks
+the tokenizer, the search for edits or the loss. A trial is much cheaper than a training: one forward and backward pass,
+after everything that a training does with corrections before.
+
+The search halves its items: k bad ones among n are found by at most 2 k log2(n) + 1 trials.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from model.captioner import Captioner
 from model.training.teacher_forcing import CaptionedFeatures
-from worker.learning.dataset import CorrectedImage, Dataset, find_wording
+from worker.learning.dataset import CorrectedImage, Dataset, find_project_edits
 from worker.learning.fine_tuning import gradients_are_finite
 from worker.learning.holdout import signatures
 from worker.queue.job_failure import may_come_from_items
 
-NO_NUMBERS = "the features of its image are no numbers"
-NO_LOSS = "its loss is no number"
+Item = TypeVar("Item")
+
+NO_NUMBERS = "the features of its image contain values that are not numbers"
+NO_LOSS = "its loss is not a number"
 SOUND = 2
-"""Captions of the bundle in each trial: what fails beside them is wrong, also where many are wrong alike."""
+"""Captions of the bundle in each trial: what fails beside these is bad, even if many corrections are bad in one way."""
 
 
-def problem_with_training(
+def find_bad_corrections(
     corrected: Sequence[CorrectedImage], serving: Captioner, bundle: Captioner, replay: Sequence[CaptionedFeatures]
-) -> str | None:
-    """Do with some corrections what a training does, up to one forward and backward pass; None when that works.
+) -> list[tuple[CorrectedImage, str]]:
+    """Return each correction that makes a training fail, and the failure; none if trainings fail without any, too.
 
     Args:
-        corrected: to be tried.
-        serving: what is trained.
+        corrected: the corrections that a training would use.
+        serving: the version to be trained.
         bundle: the captioner that all versions of the project began with.
         replay: captions of the bundle.
 
     Raises:
-        Exception: what cannot come from corrections.
+        Exception: a failure that cannot come from corrections.
     """
+    return find_bad_items(corrected, partial(problem_with_training, serving=serving, bundle=bundle, replay=replay))
+
+
+def problem_with_training(
+    corrected: Sequence[CorrectedImage], *, serving: Captioner, bundle: Captioner, replay: Sequence[CaptionedFeatures]
+) -> str | None:
+    """Do with some corrections what a training does, up to one forward and backward pass; None if that works."""
     sound = tuple(replay[:SOUND])
     if not corrected and not sound:
         return None
-    if not all(one.example.features.isfinite().all() for one in corrected):
+    if not all(correction.example.features.isfinite().all() for correction in corrected):
         return NO_NUMBERS
     try:
-        signatures([one.features for one in (*sound, *(tried.example for tried in corrected))])
+        signatures([example.features for example in (*sound, *(correction.example for correction in corrected))])
         dataset = Dataset(learned=tuple(corrected), held_out=(), replay=sound, anchors=(), left_out={})
-        finite = gradients_are_finite(serving, dataset.restated(find_wording(dataset, bundle)))
+        is_finite = gradients_are_finite(serving, dataset.rewritten(find_project_edits(dataset, bundle)))
     except Exception as problem:
         if not may_come_from_items(problem):
             raise
-        told, _, _ = str(problem).partition("\n")
-        return f"{type(problem).__name__}: {told}"
-    return None if finite else NO_LOSS
+        first_line, _, _ = str(problem).partition("\n")
+        return f"{type(problem).__name__}: {first_line}"
+    return None if is_finite else NO_LOSS
+
+
+def find_bad_items(
+    items: Sequence[Item], problem_with: Callable[[Sequence[Item]], str | None]
+) -> list[tuple[Item, str]]:
+    """Return each item that fails by itself, and the failure.
+
+    Args:
+        items: some of them fail.
+        problem_with: tries any number of items; None if they do not fail. If it fails without any item, the failure
+            does not come from items, and nothing is returned.
+    """
+    return [] if problem_with([]) is not None else _search(items, problem_with)
+
+
+def _search(items: Sequence[Item], problem_with: Callable[[Sequence[Item]], str | None]) -> list[tuple[Item, str]]:
+    problem = problem_with(items)
+    if problem is None:
+        return []
+    if len(items) == 1:
+        return [(items[0], problem)]
+    middle = len(items) // 2
+    return [*_search(items[:middle], problem_with), *_search(items[middle:], problem_with)]

@@ -1,10 +1,10 @@
-"""What one retraining learns from and is measured on: corrections of the project, beside captions of the bundle.
+"""The captions of one retraining: corrections of the project, beside captions of the bundle.
 
-    corrections -> worker/feedback/selection.py -> held out (worker/learning/holdout.py), else trained on
-    replay      -> anchors by the features' content, measured on and never trained on, else trained on
-    corrections beside the bundle's own captions -> systematic edits -> replay and anchors in the project's words
+    corrections -> worker/feedback/selection.py -> held out for evaluation (worker/learning/holdout.py), or trained on
+    replay      -> anchors, chosen by the features' content and only measured on, or trained on
+    corrections compared with the bundle's own captions -> systematic edits -> replay and anchors in the project's words
 
-All of them are bounded, so a retraining costs the same however many corrections a project has ever had.
+Each part is bounded, so a retraining costs the same however many corrections a project has.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from model.tokenizer import cut
 from model.training.teacher_forcing import MOST_PROBABLE, CaptionedFeatures
 from model.vision.features import FeatureStore
 from worker.feedback.corrections import Correction
-from worker.feedback.selection import SET_ASIDE, select_corrections
+from worker.feedback.selection import LIMITS, SET_ASIDE, SelectionLimits, select_corrections
 from worker.learning.holdout import Holdout
-from worker.learning.wording_rules import SystematicEdit, find_systematic_edits, restate
+from worker.learning.wording_rules import SystematicEdit, find_systematic_edits, rewrite
 from worker.policy import is_held_out
 
 MAX_ANCHORS = 256
@@ -36,15 +36,15 @@ MAX_COMPARED = 256
 BATCH = 64
 
 NEW_SHARE = 0.6
-"""How much new corrections count beside all else in the whole loss. At 3 a topic is learned no better and more of the
+"""Weight of new corrections beside everything else in the loss. At 3 a topic is learned no better and more of the
 earlier ones is lost (tests/benchmarks/bench_learning.py); the wording of replay follows the project's anyway."""
 LANGUAGE_SHARE = 4.0
-"""The same in another language: an image does not tell in which one it is to be captioned, so the most is written."""
+"""The same in another language: an image does not tell in which one it is to be captioned, so the majority decides."""
 FEWEST_APART = 10
 SHARE_APART = 0.8
-"""Of the new captions, so many have no word of what was proposed when annotators write another language."""
+"""Share of new captions without a word of the suggestion, from which on annotators write another language."""
 MAX_OLD_WEIGHT = 4
-"""Old corrections count as much as all replay, but none more than this."""
+"""Old corrections count as much as all replay, but each no more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class CorrectedImage:
     correction: Correction
     example: CaptionedFeatures
     is_new: bool
-    """Whether the serving version was trained without it."""
+    """The served version was trained without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +72,26 @@ class Dataset:
     left_out: Mapping[str, int]
     """Corrections that could not be used, counted by reason."""
     edits: tuple[SystematicEdit, ...] = ()
-    """How the project words captions otherwise than the bundle; the replay is worded so."""
-    restated_anchors: tuple[CaptionedFeatures, ...] = ()
-    """The anchors, worded so too."""
+    """Differences between the project's wording and the bundle's; the replay is rewritten by them."""
+    rewritten_anchors: tuple[CaptionedFeatures, ...] = ()
+    """The anchors, rewritten too."""
 
     @property
-    def is_set_aside(self) -> bool:
-        """Whether all that is left out is so because it was set aside."""
+    def is_all_excluded(self) -> bool:
+        """Every correction that is left out was excluded."""
         return all(reason.startswith(SET_ASIDE) for reason in self.left_out)
 
     @property
     def is_another_language(self) -> bool:
-        """Whether annotators no longer write a word of what is proposed to them."""
-        told = [one.correction for one in (*self.learned, *self.held_out) if one.is_new]
-        pairs = [(_words(one.proposed), _words(one.caption)) for one in told if one.proposed is not None]
+        """Annotators no longer write a word of the captions that are suggested to them."""
+        new = [corrected.correction for corrected in (*self.learned, *self.held_out) if corrected.is_new]
+        pairs = [(_words(change.proposed), _words(change.caption)) for change in new if change.proposed is not None]
         apart = sum(proposed.isdisjoint(written) for proposed, written in pairs)
         return len(pairs) >= FEWEST_APART and apart >= SHARE_APART * len(pairs)
 
     @property
     def captions(self) -> list[str]:
-        """What was written for the images to train on; new words come from here, never from the held-out ones."""
+        """Captions to train on; new words come from here, never from the held-out ones."""
         return [learned.correction.caption for learned in self.learned]
 
     @property
@@ -101,55 +101,52 @@ class Dataset:
 
     @property
     def requests(self) -> list[str]:
-        """Ids of the requests that told of the new corrections."""
-        new = [one.correction.request_id for one in (*self.learned, *self.held_out) if one.is_new]
+        """Ids of the requests that brought the new corrections."""
+        new = [corrected.correction.request_id for corrected in (*self.learned, *self.held_out) if corrected.is_new]
         return sorted({request_id for request_id in new if request_id is not None})
 
     @property
     def known_states(self) -> list[str]:
-        """States of all corrections that are trained or measured on: what is new to the next version is not here."""
-        return sorted(one.correction.state for one in (*self.learned, *self.held_out))
+        """States of all corrections that are trained or measured on; all others are new to the next version."""
+        return sorted(corrected.correction.state for corrected in (*self.learned, *self.held_out))
 
-    def restated(self, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit] = ()) -> "Dataset":
-        """Return the dataset with the bundle's captions as the project would have them.
+    def rewritten(self, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit] = ()) -> "Dataset":
+        """Return the dataset with the bundle's captions in the project's words.
 
         Args:
-            edits: how the project words captions otherwise than the bundle.
-            served: how the serving version does, which knows the bundle's captions so.
+            edits: differences between the project's wording and the bundle's.
+            served: differences between the served version's wording and the bundle's.
         """
 
-        def told(examples: Sequence[CaptionedFeatures]) -> tuple[CaptionedFeatures, ...]:
-            return tuple(
-                replace(example, caption=wanted, wordings=tuple(dict.fromkeys((example.caption, known, wanted))))
-                for example in examples
-                for known, wanted in [(restate(example.caption, served), restate(example.caption, edits))]
-            )
+        def rewrite_all(examples: Sequence[CaptionedFeatures]) -> tuple[CaptionedFeatures, ...]:
+            return tuple(_rewritten(example, edits, served) for example in examples)
 
         return replace(
             self,
             edits=tuple(edits),
-            learned=tuple(_explained(learned, edits, served) for learned in self.learned),
-            replay=told(self.replay),
-            restated_anchors=told(self.anchors) if edits else (),
+            learned=tuple(_with_paraphrases(learned, edits, served) for learned in self.learned),
+            replay=rewrite_all(self.replay),
+            rewritten_anchors=rewrite_all(self.anchors) if edits else (),
         )
 
     def training_examples(self, seed: int) -> list[CaptionedFeatures]:
-        """Return new corrections, repeated so that every batch has some, beside a draw of all else, weighted.
+        """Return new corrections, repeated so that every batch has some, beside a weighted draw of everything else.
 
-        Old ones are learned already: of them the serving version's expectations are to be kept.
+        Old corrections are learned already, so only the served version's expectations of them are to be kept.
         """
         new = [learned.example for learned in self.learned if learned.is_new]
         old = [learned.example for learned in self.learned if not learned.is_new]
         draw = random.Random(seed)
-        rehearsed = [replace(one, wordings=(one.caption,)) for one in draw.sample(old, min(REHEARSED, len(old)))]
+        rehearsed = draw.sample(old, min(REHEARSED, len(old)))
+        rehearsed = [replace(example, paraphrases=(example.caption,)) for example in rehearsed]
         replayed = draw.sample(self.replay, min(len(self.replay), max(REPLAYED, len(new))))
-        much = max(len(rehearsed), min(len(replayed), MAX_OLD_WEIGHT * len(rehearsed)))
-        rest = [*_weighing(rehearsed, much), *replayed]
+        old_weight = max(len(rehearsed), min(len(replayed), MAX_OLD_WEIGHT * len(rehearsed)))
+        rest = [*_share_weight(rehearsed, old_weight), *replayed]
         if not new or not rest:
             return [*new, *rest]
         repeats = min(MAX_REPEATS, max(1, len(rest) // len(new)))
         share = LANGUAGE_SHARE if self.is_another_language else NEW_SHARE
-        return [*_weighing(new * repeats, share * sum(one.weight for one in rest)), *rest]
+        return [*_share_weight(new * repeats, share * sum(example.weight for example in rest)), *rest]
 
 
 def build_dataset(
@@ -158,11 +155,12 @@ def build_dataset(
     bundle_replay: Sequence[CaptionedFeatures],
     holdout: Holdout,
     known_states: Collection[str] = (),
-    set_aside: Mapping[str, str] | None = None,
+    excluded: Mapping[str, str] | None = None,
+    limits: SelectionLimits = LIMITS,
 ) -> Dataset:
     """Split the corrections of one project, oldest first, and the bundle's replay.
 
-    A correction that is set aside, whose image nobody has read, or whose features are not stored, is left out and
+    Corrections that are excluded, whose image was never read, or whose features are not stored, are left out and
     counted.
 
     Args:
@@ -170,15 +168,16 @@ def build_dataset(
         features: of their images.
         bundle_replay: captions of the bundle.
         holdout: of the project.
-        known_states: of corrections that the serving version was trained or measured on.
-        set_aside: names of corrections that are not used, and why.
+        known_states: of corrections that the served version was trained or measured on.
+        excluded: names of corrections that are not used, and the reasons.
+        limits: the number of corrections to use.
     """
-    used, left_out = find_usable(corrections, features, known_states, set_aside or {})
-    held_out = holdout.decide({str(one.correction.image_key): one.example.features for one in used})
+    used, left_out = find_usable(corrections, features, known_states, excluded or {}, limits)
+    held_out = holdout.decide({str(usable.correction.image_key): usable.example.features for usable in used})
     replay, anchors = _split_replay(bundle_replay)
     return Dataset(
-        learned=tuple(one for one in used if not held_out[str(one.correction.image_key)]),
-        held_out=tuple(one for one in used if held_out[str(one.correction.image_key)]),
+        learned=tuple(usable for usable in used if not held_out[str(usable.correction.image_key)]),
+        held_out=tuple(usable for usable in used if held_out[str(usable.correction.image_key)]),
         replay=tuple(replay),
         anchors=tuple(anchors[:MAX_ANCHORS]),
         left_out={reason: count for reason, count in left_out.items() if count},
@@ -189,76 +188,88 @@ def find_usable(
     corrections: Sequence[Correction],
     features: FeatureStore,
     known_states: Collection[str],
-    set_aside: Mapping[str, str],
+    excluded: Mapping[str, str],
+    limits: SelectionLimits = LIMITS,
 ) -> tuple[list[CorrectedImage], Counter[str]]:
-    """Return what can be trained or measured on, oldest first, and how many corrections cannot, by reason."""
-    selection = select_corrections(corrections, set_aside)
+    """Return the corrections that can be trained or measured on, oldest first, and the count of others by reason."""
+    selection = select_corrections(corrections, excluded, limits)
     left_out = selection.left_out.copy()
     return _with_features(selection.used, features, known_states, left_out), left_out
 
 
-def find_wording(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
-    """Return how the newest corrections to train on word captions otherwise than the bundle does.
+def find_project_edits(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
+    """Return the differences between the wording of the newest corrections to train on and the bundle's.
 
-    First what the serving version was taught, then what is new beside it: a new habit of twenty captions is not to be
-    outvoted by hundreds that were written before anybody had it, and one that was given up is taken back. The bundle
-    is asked as what a later version proposed has the project's words already.
+    The edits that the served version was taught come first, then those of the new corrections beside them. So a new
+    habit of twenty captions is not outvoted by hundreds of older captions, and a habit that annotators gave up is
+    taken back. Corrections are compared with the bundle's captions, because a later version's suggestions have the
+    project's words already.
     """
     newest = dataset.learned[-MAX_COMPARED:]
-    known = find_systematic_edits(_wording_pairs([one for one in newest if not one.is_new], bundle))
-    new = _wording_pairs([one for one in newest if one.is_new], bundle)
-    return [*known, *find_systematic_edits((restate(ours, known), theirs) for ours, theirs in new)]
+    taught = find_systematic_edits(_wording_pairs([learned for learned in newest if not learned.is_new], bundle))
+    new = _wording_pairs([learned for learned in newest if learned.is_new], bundle)
+    return [*taught, *find_systematic_edits((rewrite(ours, taught), theirs) for ours, theirs in new)]
 
 
-def find_served_wording(dataset: Dataset, serving: Captioner, bundle: Captioner) -> list[SystematicEdit]:
-    """Return how the serving version words captions otherwise than the bundle, as told by the newest images.
+def find_served_edits(dataset: Dataset, serving: Captioner, bundle: Captioner) -> list[SystematicEdit]:
+    """Return the differences between the served version's wording and the bundle's, on the newest images.
 
-    A habit that annotators gave up stands in no correction any more, and the serving version still has it: unless it
-    is known for a wording, it would be kept.
+    No correction has a habit any more that annotators gave up, but the served version still has it. The training would
+    keep that habit if it were not recognised as a paraphrase.
     """
-    features = torch.stack([one.example.features for one in dataset.learned[-BATCH:]])
-    said = (captioner.caption(features, MOST_PROBABLE) for captioner in (bundle, serving))
-    return find_systematic_edits((before[0].text, now[0].text) for before, now in zip(*said, strict=True))
+    features = torch.stack([learned.example.features for learned in dataset.learned[-BATCH:]])
+    written = (captioner.caption(features, MOST_PROBABLE) for captioner in (bundle, serving))
+    return find_systematic_edits((before[0].text, now[0].text) for before, now in zip(*written, strict=True))
 
 
 def _wording_pairs(corrected: Sequence[CorrectedImage], bundle: Captioner) -> list[tuple[str, str]]:
-    """Return what the bundle says of each image, and what people wrote."""
+    """Return for each image the bundle's caption, and the one that people wrote."""
     pairs = []
     for start in range(0, len(corrected), BATCH):
         batch = corrected[start : start + BATCH]
-        features = torch.stack([one.example.features for one in batch])
-        ours = bundle.caption(features, MOST_PROBABLE)
-        pairs += [(found[0].text, one.correction.caption) for found, one in zip(ours, batch, strict=True)]
+        ours = bundle.caption(torch.stack([image.example.features for image in batch]), MOST_PROBABLE)
+        pairs += [(captions[0].text, image.correction.caption) for captions, image in zip(ours, batch, strict=True)]
     return pairs
 
 
-def _weighing(examples: Sequence[CaptionedFeatures], total: float) -> list[CaptionedFeatures]:
+def _share_weight(examples: Sequence[CaptionedFeatures], total: float) -> list[CaptionedFeatures]:
     """Let the examples share this weight."""
     return [replace(example, weight=total / len(examples)) for example in examples]
 
 
-def _explained(
+def _rewritten(
+    example: CaptionedFeatures, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit]
+) -> CaptionedFeatures:
+    """Return a caption of the bundle in the project's words, with the wordings that the decoder may know."""
+    rewritten, as_served = rewrite(example.caption, edits), rewrite(example.caption, served)
+    paraphrases = tuple(dict.fromkeys((example.caption, as_served, rewritten)))
+    return replace(example, caption=rewritten, paraphrases=paraphrases)
+
+
+def _with_paraphrases(
     learned: CorrectedImage, edits: Sequence[SystematicEdit], served: Sequence[SystematicEdit]
 ) -> CorrectedImage:
-    """Say of a correction that is what we proposed, in the project's words, that we know the rest of it."""
+    """Add our suggestion as a paraphrase of the correction, if systematic edits are the only difference."""
     proposed, caption = learned.correction.proposed, learned.correction.caption
-    if proposed is None or not (_same(restate(proposed, edits), caption) or _same(proposed, restate(caption, served))):
+    if proposed is None:
         return learned
-    return replace(learned, example=replace(learned.example, wordings=tuple(dict.fromkeys((proposed, caption)))))
+    if not (_is_same(rewrite(proposed, edits), caption) or _is_same(proposed, rewrite(caption, served))):
+        return learned
+    return replace(learned, example=replace(learned.example, paraphrases=tuple(dict.fromkeys((proposed, caption)))))
 
 
 def _words(caption: str) -> set[str]:
     return {word.casefold() for word in cut(caption) if any(map(str.isalnum, word))}
 
 
-def _same(caption: str, other: str) -> bool:
+def _is_same(caption: str, other: str) -> bool:
     return [*cut(caption)] == [*cut(other)]
 
 
 def _with_features(
     corrections: Sequence[Correction], features: FeatureStore, known_states: Collection[str], left_out: Counter[str]
 ) -> list[CorrectedImage]:
-    found = []
+    images = []
     for correction in corrections:
         stored = features.get(str(correction.image_key))
         if stored is None:
@@ -266,14 +277,14 @@ def _with_features(
             continue
         example = CaptionedFeatures(features=stored, caption=correction.caption)
         is_new = correction.state not in known_states
-        found.append(CorrectedImage(correction=correction, example=example, is_new=is_new))
-    return found
+        images.append(CorrectedImage(correction=correction, example=example, is_new=is_new))
+    return images
 
 
 def _split_replay(
     replay: Sequence[CaptionedFeatures],
 ) -> tuple[list[CaptionedFeatures], list[CaptionedFeatures]]:
-    """Return what to train on and what to measure on; the captions of one image stay together."""
+    """Return the captions to train on and those to measure on; the captions of one image stay together."""
     trained: list[CaptionedFeatures] = []
     anchors: list[CaptionedFeatures] = []
     for example in replay:

@@ -1,4 +1,4 @@
-"""How the serving decoder learns a project's corrections, within the seconds it is given."""
+"""Fine-tuning of the served decoder on a project's corrections, within a time budget."""
 
 import math
 import time
@@ -26,24 +26,25 @@ from worker.queue.job_progress import Progress
 
 BATCH = 64
 HIDDEN = 256
-"""State size of the decoder that the next three are for: one twice as wide learns as much by half as many steps at
-half the rates, and forgets less than by more."""
+"""State size of the decoder that the next three constants are for. A decoder twice as wide learns as much in half as
+many steps at half the rates; with more it forgets more."""
 STEPS = 64
-"""Of one retraining, if the budget allows."""
+"""Steps of one retraining, if the budget allows."""
 RATE = 2e-3
 INNER_RATE = 5e-4
-"""Of attention and LSTM: at one rate for all, more unseen suggestions lose a right fact."""
+"""Learning rate of attention and LSTM. With the rate of the other parts, more suggestions for other images become
+wrong."""
 
 
 def fine_tune(
     serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
 ) -> tuple[Captioner, TrainingRecord]:
-    """Return the serving version as it is after training on the dataset, new words included.
+    """Return the served version after training on the dataset, with the dataset's new words.
 
-    A short and gentle course: the decoder can caption already and replay is little, so more of either would teach
-    it the replay by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
+    The training is short and its rates are low: the decoder can caption already, and it would learn the few replayed
+    captions by heart. Held-out captions judge the candidate afterwards, so they choose no epoch.
     """
-    # Even a word that was typed once gets a token: the decoder writes nothing it would have to spell.
+    # Even a word that was typed once gets a token: the decoder cannot write words that it would have to spell.
     tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
     examples = dataset.training_examples(seed)
     decoder = with_new_words(serving.decoder, tokenizer, examples)
@@ -66,7 +67,7 @@ def fine_tune(
 
 
 def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:
-    """Tell whether one forward and backward pass over everything to train on gives numbers only."""
+    """Return True if a forward and backward pass over everything to train on gives finite numbers only."""
     examples = [*(learned.example for learned in dataset.learned), *dataset.replay]
     tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)
     decoder = with_new_words(serving.decoder, tokenizer, examples)
@@ -81,9 +82,9 @@ def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:
 def affordable_epochs(
     decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], steps: int, budget_s: float
 ) -> int:
-    """Return how many epochs make so many steps, or fewer if the budget allows no more by the time a batch takes now.
+    """Return the number of epochs that make so many steps, or fewer if a batch takes too long for the budget.
 
-    The learning rate falls over the planned steps; a plan that the budget cuts short would stop while it is high.
+    The learning rate falls over the planned steps; if the budget ended the training early, it would still be high.
     """
     batch = examples[:: max(1, len(examples) // BATCH)][:BATCH]
     took_s = 0.0

@@ -1,11 +1,15 @@
-"""The gate: whether a candidate may serve in the place of the version it was trained from.
+"""The gate: may a candidate serve in place of the version it was trained from?
 
-Both are measured on the same captions, which no version was ever trained on: what annotators wrote since the serving
-version was trained (new), what they had written before (old), and captions of the bundle (anchors). By how much the
-candidate expects them better is known only as well as the sample is large, so the gate asks a paired bootstrap (Efron
-1979; Koehn 2004, https://aclanthology.org/W04-3250): in how many of a thousand samples like this one it would be so.
+Both are measured on the same held-out captions, which no version was trained on:
+- new: captions that annotators wrote since the served version was trained;
+- old: captions that they had written before;
+- anchors: captions of the bundle.
 
-Losses are in nats per word of a caption, its end counted as one, so that decoders with different vocabularies compare.
+A small sample shows a gain less surely than a large one. So the gate uses a paired bootstrap (Efron 1979; Koehn 2004,
+https://aclanthology.org/W04-3250): it draws a thousand samples like the measured one and counts those with a gain.
+
+Losses are in nats per word of a caption, its end counted as a word, so that decoders with different vocabularies can be
+compared.
 """
 
 import math
@@ -18,13 +22,13 @@ from worker.learning.relevance import FEWEST, WON_ENOUGH, Relevance
 
 DRAWS = 1000
 ENOUGH_TO_SHOW = 10
-"""Held-out captions by which a candidate may show that captions mean something which the serving version cannot read:
-a language used by mistake in one batch is not taken up, one that is meant comes again."""
+"""Held-out captions that a candidate needs to show that captions have a meaning which the served version cannot read.
+A language used by mistake in one batch is not learned. A deliberate change of language comes again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The loss of each caption to the candidate and to the serving version."""
+    """The loss of each caption, by the candidate and by the served version."""
 
     candidate: tuple[float, ...]
     serving: tuple[float, ...]
@@ -33,7 +37,7 @@ class Sample:
         return len(self.candidate)
 
     def summary(self) -> dict[str, float | int]:
-        """Return what is kept of it: sample size, both means, and in how many draws the candidate is better."""
+        """Return the sample's size, both means, and the share of draws in which the candidate is better."""
         if not self:
             return {"captions": 0}
         return {
@@ -50,31 +54,31 @@ class Sample:
         return float((gains[drawn].mean(dim=1) > gain).float().mean())
 
     def __str__(self) -> str:
-        return f"{_mean(self.candidate):.3f} against {_mean(self.serving):.3f} nats per word on {len(self)}"
+        return f"{_mean(self.candidate):.3f} against {_mean(self.serving):.3f} ({len(self)} captions)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """All that the gate knows of a candidate."""
+    """All measurements of a candidate that the gate uses."""
 
     new: Sample
-    """On held-out captions written since the serving version was trained."""
+    """On held-out captions written since the served version was trained."""
     old: Sample
-    """On held-out captions it was measured on already."""
+    """On held-out captions that the served version was measured on already."""
     anchors: Sample
     """On captions of the bundle."""
     relevance: Relevance | None = None
-    """Of the new captions, as the serving version sees them; None when there are too few to compare."""
+    """Of the new captions, judged by the served version; None when there are too few to compare."""
     own: Relevance | None = None
-    """Of what the serving version itself writes about the same images."""
+    """Of captions that the served version itself writes about the same images."""
     learned: Relevance | None = None
-    """Of the new held-out captions, as the candidate sees them."""
+    """Of the new held-out captions, judged by the candidate."""
     is_another_language: bool = False
-    """Whether annotators no longer write a word of what is proposed to them."""
+    """Annotators no longer write a word of the captions that are suggested to them."""
 
     @property
     def shows_sense(self) -> bool:
-        """Whether the candidate can tell enough images apart by what annotators wrote about them."""
+        """The candidate can tell enough images apart by what annotators wrote about them."""
         return self.learned is not None and self.learned.captions >= ENOUGH_TO_SHOW and self.learned.is_sure
 
     @property
@@ -83,14 +87,14 @@ class Trial:
         return all(math.isfinite(loss) for sample in samples for loss in (*sample.candidate, *sample.serving))
 
     def relevances(self) -> dict[str, Relevance]:
-        """Return what is known of them, by name."""
-        known = {"people": self.relevance, "own": self.own, "learned": self.learned}
-        return {name: found for name, found in known.items() if found is not None}
+        """Return the measured relevances by name."""
+        relevances = {"people": self.relevance, "own": self.own, "learned": self.learned}
+        return {name: relevance for name, relevance in relevances.items() if relevance is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Whether a candidate may serve, and why, in words for a person."""
+    """The answer of the gate, with the reason in words for a person."""
 
     publish: bool
     reason: str
@@ -100,58 +104,67 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
     """Decide whether a candidate may serve: captions that make sense, better on new ones, not worse on old ones.
 
     Args:
-        trial: what was measured.
+        trial: the measurements.
         confidence: share of draws that must be better on the new captions, 0 to 1.
-        tolerance: nats per word by which old captions and anchors may become less probable: a project's own wording
-            differs from the bundle's, and who writes "crimson" for "red" makes each "red" less probable.
+        tolerance: nats per word by which old captions and anchors may become less probable. A project's own wording
+            differs from the bundle's: if annotators write "crimson" for "red", each "red" becomes less probable.
     """
-    told = _told(trial)
-    for refusal in (_no_number(trial), _irrelevant(trial), _forgetful(trial, tolerance)):
+    losses = _losses(trial)
+    for refusal in (_not_finite(trial), _irrelevant(trial), _forgetful(trial, tolerance)):
         if refusal is not None:
-            return Decision(publish=False, reason=f"{refusal}; {told}")
+            return Decision(publish=False, reason=f"Not published: {refusal} {losses}")
     if not trial.new:
-        return Decision(publish=True, reason=f"not worse, and no new correction is held out; {told}")
+        reason = "The new model is not worse on older captions; no new caption was held out to measure it on."
+        return Decision(publish=True, reason=f"{reason} {losses}")
     better_in = trial.new.share_of_draws(0.0)
     if better_in < confidence:
-        said = f"not better: only in {better_in:.0%} of draws, {confidence:.0%} are needed"
-        return Decision(publish=False, reason=f"{said}; {told}")
-    return Decision(publish=True, reason=f"better in {better_in:.0%} of draws; {told}")
+        refusal = (
+            f"the new model is better on new captions in only {better_in:.0%} of random samples "
+            f"({confidence:.0%} are needed)."
+        )
+        return Decision(publish=False, reason=f"Not published: {refusal} {losses}")
+    reason = f"The new model is better on new captions in {better_in:.0%} of random samples."
+    return Decision(publish=True, reason=f"{reason} {losses}")
 
 
-def _no_number(trial: Trial) -> str | None:
-    return None if trial.is_finite else "broken: a loss is no number"
+def _not_finite(trial: Trial) -> str | None:
+    return None if trial.is_finite else "a loss is not a number, so the training went wrong."
 
 
 def _irrelevant(trial: Trial) -> str | None:
-    """Unless one of the two versions sees that the new captions are about their images, they teach nothing.
+    """Refuse new captions that do not describe their own images, unless one of the two versions sees that they do.
 
-    One that cannot tell these images apart by its own captions is not asked.
+    A served version whose own captions do not tell these images apart cannot judge other captions.
     """
-    seen, own = trial.relevance, trial.own
-    if seen is None or own is None or own.won < WON_ENOUGH:
+    people, own = trial.relevance, trial.own
+    if people is None or own is None or own.won < WON_ENOUGH:
         return None
-    suits = seen.is_sure if seen.captions >= FEWEST else seen.won >= WON_ENOUGH
-    if suits or trial.shows_sense:
+    is_relevant = people.is_sure if people.captions >= FEWEST else people.won >= WON_ENOUGH
+    if is_relevant or trial.shows_sense:
         return None
     return (
-        f"the new captions suit other images as well: of comparisons they win {seen.won:.0%} "
-        f"({seen.captions} captions; chance is 50%, the serving version's own win {own.won:.0%}); "
-        f"more captions may show that they mean something"
+        f"new captions must describe their own images. They fit their own image better than another one in only "
+        f"{people.won:.0%} of comparisons ({people.captions} captions; 50% is chance, and {own.won:.0%} is what the "
+        f"served model's own captions reach), so we assume a mistake. A deliberate change is accepted once enough "
+        f"captions show it."
     )
 
 
 def _forgetful(trial: Trial, tolerance: float) -> str | None:
     if trial.is_another_language and trial.shows_sense:
-        return None  # who turns to another language gives up the one before
-    for name, sample in (("anchors", trial.anchors), ("old corrections", trial.old)):
+        return None  # annotators who change the language give up the one before
+    for name, sample in (("captions of the bundle", trial.anchors), ("older captions", trial.old)):
         if sample and sample.share_of_draws(-tolerance) < 0.5:
-            return f"it forgets: {name} lose more than {tolerance:.2f} nats per word"
+            return f"the new model got worse on {name} (limit {tolerance:.2f} nats per word)."
     return None
 
 
-def _told(trial: Trial) -> str:
-    samples = {"new corrections": trial.new, "old ones": trial.old, "anchors": trial.anchors}
-    return ", ".join(f"{name} {sample}" for name, sample in samples.items() if sample) or "nothing is held out"
+def _losses(trial: Trial) -> str:
+    samples = {"new captions": trial.new, "older captions": trial.old, "captions of the bundle": trial.anchors}
+    losses = ", ".join(f"{name} {sample}" for name, sample in samples.items() if sample)
+    if not losses:
+        return "No caption was held out to measure on."
+    return f"Loss in nats per word, new model against served model: {losses}."
 
 
 def _mean(losses: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
-"""What two versions write about the same images, for a person to look at: kept with the record of the younger one.
+"""Captions of two versions for the same images, for a person to compare; kept with the record of the newer version.
 
-Held-out images only, and the newest: no version was trained on them, and their annotators are still around. Kept and
-not made again when somebody looks, as the weights of a refused version are not.
+The samples are the newest held-out images: no version was trained on them, and their annotators are still around. They
+are made once and kept, because the weights of a refused version are not kept.
 """
 
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ def side_by_side(
     newest = list(held_out[-SHOWN:])[::-1]
     if not newest:
         return ()
-    features = torch.stack([one.example.features for one in newest])
+    features = torch.stack([corrected.example.features for corrected in newest])
     captions = [captioner.caption(features, DecodingOptions()) for captioner in (serving, candidate)]
     return tuple(
         {
-            "correction": one.correction.name,
-            "written": one.correction.caption,
-            "before": _told(before[0]),
-            "after": _told(after[0]),
+            "correction": corrected.correction.name,
+            "written": corrected.correction.caption,
+            "before": _as_json(before[0]),
+            "after": _as_json(after[0]),
         }
-        for one, before, after in zip(newest, *captions, strict=True)
+        for corrected, before, after in zip(newest, *captions, strict=True)
     )
 
 
-def _told(caption: Caption) -> dict[str, Any]:
+def _as_json(caption: Caption) -> dict[str, Any]:
     rows = [(token, hexadecimal(row)) for token, row in zip(caption.tokens, caption.attention, strict=True)]
     return {"caption": caption.text, "columns": grid_columns(caption.attention), "words": rows}

@@ -1,26 +1,28 @@
-"""The retraining of one project's decoder: corrections in, a new model version out."""
+"""The retraining of one project's decoder: prepare -> train -> decide -> publish."""
 
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from redis import Redis
 from rq import Retry, get_current_job
 
 from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner, prefer_fast_products
 from model.errors import JobError, TrainingError
-from model.registry import ModelRegistry
+from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.vision.features import FeatureStore
 from worker.feedback.corrections import CorrectionInbox
-from worker.learning.bad_corrections import problem_with_training
-from worker.learning.candidate import Attempt, attempt
+from worker.learning.bad_corrections import find_bad_corrections
+from worker.learning.candidate import Candidate, train_candidate
 from worker.learning.dataset import Dataset, build_dataset, find_usable
+from worker.learning.gate import Decision
 from worker.learning.holdout import Holdout
 from worker.learning.rollback import calibrate, roll_back_if_accepted_less
 from worker.learning.version_record import find_unfinished, finish, outcome, record
-from worker.queue.job_failure import find_culprits, may_come_from_items
+from worker.queue.job_failure import may_come_from_items
 from worker.queue.job_progress import Progress
 from worker.queue.retraining import enqueue_retraining, last_before_pause, only_training, remember_beginning
 from worker.redis_client import connect_patiently
@@ -28,166 +30,222 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-
 WHILE_ANOTHER_TRAINS = Retry(max=40, interval=15)
-"""Only after something went wrong: a retraining is enqueued to follow the one that runs."""
+"""Needed only after something went wrong: normally a retraining is enqueued to follow the running one."""
+
+
+class NoVersion(Exception):  # noqa: N818 - it is no failure
+    """The retraining ends here and makes no version; the message says why."""
 
 
 def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
-    """RQ job: train the project's serving decoder on its corrections and publish the result if it is better.
+    """RQ job: train the project's decoder on its corrections, and publish the result if it is better.
 
-    May run twice without harm: when nothing changed since the last training it says so and does nothing.
+    The job may run twice without harm: if nothing changed since the last training, it says so and does nothing.
 
     Args:
         project_id: Label Studio's.
-        reason: what triggered it, for the record.
+        reason: the trigger, for the record.
 
     Returns:
-        what came of it, or a Retry while another process trains this project.
+        the outcome as JSON, or a Retry while another process trains this project.
 
     Raises:
-        TrainingError: no correction can be used; the message counts why. The serving version stays.
+        TrainingError: no correction can be used; the message counts the reasons. The served version stays.
     """
     settings = Settings.from_env()
-    prefer_fast_products()  # as the backend, which will serve what is judged here
-    redis, store = connect_patiently(settings.redis_url), Store(settings.model_store)
-    inbox, progress = CorrectionInbox(redis), Progress(get_current_job(), settings.redis_url)
-
-    if last_before_pause(redis, project_id) not in {None, progress.job_id}:
-        return no_version(project_id, "retraining of the project is paused")
-    with only_training(redis, project_id, progress.job_id) as is_ours:
-        if not is_ours:
-            return WHILE_ANOTHER_TRAINS
-        remember_beginning(redis, project_id)
-        change_number = inbox.take(project_id)
-        if change_number == inbox.trained_number(project_id):
-            return no_version(project_id, "no correction came, changed or went since the last training")
-
-        progress.phase("loading")
-        bundle = load_bundle(settings.caption_bundle)
-        registry = ModelRegistry(store, bundle.version)
-        unfinished = find_unfinished(inbox, registry, project_id)
-        if unfinished is not None:
-            finish(redis, settings, unfinished)
-            if inbox.trained_number(project_id) == change_number:
-                return no_version(project_id, f"{unfinished.name} is made of the same corrections; its worker was lost")
-        roll_back_if_accepted_less(redis, registry, settings, project_id)
-        serving = registry.load(project_id, registry.serving(project_id), bundle)
-        features = FeatureStore(store, bundle.encoder.fingerprint)
-        holdout = Holdout(store, project_id, bundle.encoder.fingerprint)
-        known_states = registry.known_states(project_id, serving.version)
-
-        lesson = Lesson(
-            project_id=project_id,
-            inbox=inbox,
-            features=features,
-            holdout=holdout,
-            known_states=known_states,
-            serving=serving,
-            bundle=bundle,
-            settings=settings,
-            change_number=change_number,
-            progress=progress,
-        )
-        change_number, dataset, made = lesson.learn()
-        if made is None:
-            return nothing_learned(inbox, project_id, change_number, dataset)
-
-        progress.phase("publishing")
-        if registry.serving(project_id) != serving.version:
-            with suppress(JobError):  # paused meanwhile; the corrections wait
-                enqueue_retraining(redis, settings, project_id, "another version was promoted during the training")
-            return no_version(project_id, f"{serving.version} serves no more; the one that does is trained next")
-        version = record(registry, project_id, made, change_number, serving.version, reason)
-        finish(redis, settings, version)
-        calibrate(redis, store, project_id)
-
+    prefer_fast_products()  # as in the backend, which will serve the version that is judged here
+    redis, progress = connect_patiently(settings.redis_url), Progress(get_current_job(), settings.redis_url)
+    try:
+        stop_while_paused(redis, project_id, progress.job_id)
+        with only_training(redis, project_id, progress.job_id) as is_ours:
+            if not is_ours:
+                return WHILE_ANOTHER_TRAINS
+            run = prepare(redis, settings, project_id, progress)
+            candidate = run.train()
+            decision = candidate.decide(settings)
+            version = run.publish(candidate, decision, reason)
+    except NoVersion as ending:
+        logger.info("retraining done project=%s version=None reason=%r", project_id, str(ending))
+        return {"project_id": project_id, "version": None, "published": False, "decision": str(ending)}
     progress.phase("done")
-    return outcome(version, made)
+    return outcome(version, candidate)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What one retraining works with."""
+def stop_while_paused(redis: Redis, project_id: int, job_id: str) -> None:
+    """Raise NoVersion if the project is paused and this is not the last job that may still train."""
+    if last_before_pause(redis, project_id) not in {None, job_id}:
+        raise NoVersion("Retraining of the project is paused.")
+
+
+def prepare(redis: Redis, settings: Settings, project_id: int, progress: Progress) -> "TrainingRun":
+    """Claim the waiting corrections, tidy up after a lost worker, and load the served version.
+
+    Raises:
+        NoVersion: nothing changed since the last training.
+    """
+    remember_beginning(redis, project_id)
+    inbox = CorrectionInbox(redis)
+    change_number = inbox.take(project_id)
+    if change_number == inbox.trained_number(project_id):
+        raise NoVersion("No correction was added, changed or removed since the last training.")
+    progress.phase("loading")
+    bundle, store = load_bundle(settings.caption_bundle), Store(settings.model_store)
+    registry = ModelRegistry(store, bundle.version)
+    finish_after_lost_worker(redis, settings, registry, project_id, change_number)
+    roll_back_if_accepted_less(redis, registry, settings, project_id)
+    return TrainingRun(
+        project_id=project_id,
+        redis=redis,
+        settings=settings,
+        store=store,
+        registry=registry,
+        bundle=bundle,
+        serving=registry.load(project_id, registry.serving(project_id), bundle),
+        seed=change_number,
+        change_number=change_number,
+        progress=progress,
+    )
+
+
+def finish_after_lost_worker(
+    redis: Redis, settings: Settings, registry: ModelRegistry, project_id: int, change_number: int
+) -> None:
+    """Finish the newest version if its worker was lost before it could do so.
+
+    Raises:
+        NoVersion: that version was trained on the same corrections.
+    """
+    inbox = CorrectionInbox(redis)
+    unfinished = find_unfinished(inbox, registry, project_id)
+    if unfinished is None:
+        return
+    finish(redis, settings, unfinished)
+    if inbox.trained_number(project_id) == change_number:
+        raise NoVersion(f"{unfinished.name} was trained on the same corrections before its worker was lost.")
+
+
+@dataclass(kw_only=True)
+class TrainingRun:
+    """One retraining of one project, and everything it works with."""
 
     project_id: int
-    inbox: CorrectionInbox
-    features: FeatureStore
-    holdout: Holdout
-    known_states: frozenset[str]
-    """Of corrections that the serving version was trained or measured on."""
-    serving: Captioner
-    bundle: Bundle
+    redis: Redis
     settings: Settings
+    store: Store
+    registry: ModelRegistry
+    bundle: Bundle
+    serving: Captioner
+    """The served version, which the training starts from."""
+    seed: int
     change_number: int
-    """The newest change that was taken; the seed too."""
+    """The newest change of the corrections that this training knows."""
     progress: Progress
 
-    def learn(self) -> tuple[int, Dataset, "Attempt | None"]:
-        """Train on what is in the inbox, once more if it fails for certain corrections; these are set aside then.
+    @property
+    def inbox(self) -> CorrectionInbox:
+        return CorrectionInbox(self.redis)
 
-        Returns:
-            the newest change it knows, what it was, and what came of it: None when there is nothing to train on.
+    @property
+    def features(self) -> FeatureStore:
+        return FeatureStore(self.store, self.bundle.encoder.fingerprint)
+
+    @property
+    def trained_states(self) -> frozenset[str]:
+        """States of the corrections that the served version was trained or measured on."""
+        return self.registry.known_states(self.project_id, self.serving.version)
+
+    def train(self) -> Candidate:
+        """Train a candidate on the project's corrections.
+
+        If the training fails because of certain corrections, these are excluded and the training starts once more.
 
         Raises:
-            Exception: it fails, and not for any correction.
+            NoVersion: there is nothing to train on.
+            TrainingError: the project has corrections, but none of them can be used.
         """
         try:
-            dataset, made = self._attempt()
+            dataset, candidate = self._train_once()
         except Exception as problem:
-            if may_come_from_items(problem) and self._set_culprits_aside():
-                return self._learn_the_rest()
-            raise
-        if made is not None and not made.trial.is_finite and self._set_culprits_aside():
-            return self._learn_the_rest()
-        return self.change_number, dataset, made
+            if not may_come_from_items(problem) or not self._exclude_bad_corrections():
+                raise
+            dataset, candidate = self._train_once()
+        else:
+            if candidate is not None and not candidate.trial.is_finite and self._exclude_bad_corrections():
+                dataset, candidate = self._train_once()
+        if candidate is None:
+            self._end_without_training(dataset)
+        return candidate
 
-    def _learn_the_rest(self) -> tuple[int, Dataset, "Attempt | None"]:
-        """Train once more; that something was set aside is a change that this training knows."""
-        change_number = self.inbox.take(self.project_id)
-        return change_number, *self._attempt()
+    def publish(self, candidate: Candidate, decision: Decision, reason: str) -> ModelVersion:
+        """Record the candidate as published or refused, and do what follows from that.
 
-    def _attempt(self) -> tuple[Dataset, "Attempt | None"]:
-        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
-        replay = self.bundle.replay
-        dataset = build_dataset(corrections, self.features, replay, self.holdout, self.known_states, aside)
+        Raises:
+            NoVersion: another version was promoted during the training.
+        """
+        self.progress.phase("publishing")
+        if self.registry.serving(self.project_id) != self.serving.version:
+            with suppress(JobError):  # if the project was paused meanwhile, the corrections wait
+                trigger = "another version was promoted during the training"
+                enqueue_retraining(self.redis, self.settings, self.project_id, trigger)
+            raise NoVersion(
+                f"{self.serving.version} is not served any more; the next training starts from the version that is."
+            )
+        version = record(
+            self.registry,
+            self.project_id,
+            candidate,
+            decision,
+            change_number=self.change_number,
+            parent=self.serving.version,
+            reason=reason,
+        )
+        finish(self.redis, self.settings, version)
+        calibrate(self.redis, self.store, self.project_id)
+        return version
+
+    def _train_once(self) -> tuple[Dataset, Candidate | None]:
+        """Return the dataset and the candidate trained on it; None if the dataset has nothing to train on."""
+        dataset = build_dataset(
+            self.inbox.corrections(self.project_id),
+            self.features,
+            self.bundle.replay,
+            Holdout(self.store, self.project_id, self.bundle.encoder.fingerprint),
+            self.trained_states,
+            self.inbox.set_aside_names(self.project_id),
+        )
         if not dataset.learned:
             return dataset, None
-        bundle = self.bundle.captioner()
-        return dataset, attempt(self.serving, bundle, dataset, self.settings, self.change_number, self.progress)
+        budget_s, bundle = self.settings.retrain_budget_s, self.bundle.captioner()
+        return dataset, train_candidate(self.serving, bundle, dataset, budget_s, self.seed, self.progress)
 
-    def _set_culprits_aside(self) -> int:
-        """Find the corrections that make a training fail, and set them aside; returns how many that are."""
+    def _exclude_bad_corrections(self) -> int:
+        """Exclude the corrections that make the training fail; return their number."""
         self.progress.phase("searching")
-        corrections, aside = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
-        used, _ = find_usable(corrections, self.features, self.known_states, aside)
-        bundle, replay = self.bundle.captioner(), self.bundle.replay
-        found = find_culprits(used, lambda tried: problem_with_training(tried, self.serving, bundle, replay))
-        for one, problem in found:
-            name = one.correction.name
-            self.inbox.set_aside(self.project_id, name, f"no training is possible with it: {problem}", by_job=True)
-            logger.warning("correction set aside project=%s correction=%s problem=%r", self.project_id, name, problem)
-        return len(found)
+        corrections, excluded = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        usable, _ = find_usable(corrections, self.features, self.trained_states, excluded)
+        bad = find_bad_corrections(usable, self.serving, self.bundle.captioner(), self.bundle.replay)
+        for corrected, problem in bad:
+            name, reason = corrected.correction.name, f"training fails with it: {problem}"
+            self.inbox.set_aside(self.project_id, name, reason, by_job=True)
+            logger.warning("correction excluded project=%s correction=%s problem=%r", self.project_id, name, problem)
+        if bad:  # each exclusion is a change, and the next attempt knows it
+            self.change_number = self.inbox.take(self.project_id)
+        return len(bad)
 
-
-def no_version(project_id: int, why: str) -> dict[str, Any]:
-    """Return the outcome of a retraining that made no version."""
-    logger.info("retraining done project=%s version=None reason=%r", project_id, why)
-    return {"project_id": project_id, "version": None, "published": False, "decision": why}
-
-
-def nothing_learned(inbox: CorrectionInbox, project_id: int, change_number: int, dataset: Dataset) -> dict[str, Any]:
-    """Say why there is nothing to train on; it is an error if corrections are there that should have been usable."""
-    if dataset.held_out:
-        return no_version(
-            project_id, f"the only {len(dataset.held_out)} usable corrections are held out; more must come"
+    def _end_without_training(self, dataset: Dataset) -> NoReturn:
+        """Say why there is nothing to train on; this is a failure if some corrections should have been usable."""
+        if dataset.held_out:
+            raise NoVersion(
+                f"All usable corrections ({len(dataset.held_out)}) are held out for evaluation. Correct more images."
+            )
+        if not dataset.is_all_excluded:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
+            raise TrainingError(
+                f"No correction of project {self.project_id} can be used for training ({reasons}). "
+                f"Check that the worker can reach Label Studio: run `captioner doctor`."
+            )
+        self.inbox.mark_trained(self.project_id, self.change_number)
+        raise NoVersion(
+            "All corrections of the project are excluded." if dataset.left_out else "The project has no corrections."
         )
-    if not dataset.is_set_aside:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.left_out.items())
-        raise TrainingError(
-            f"no correction of project {project_id} can be trained on ({reasons}); can the worker reach Label Studio? "
-            f"`captioner doctor` says what is wrong"
-        )
-    inbox.mark_trained(project_id, change_number)
-    why = "all its corrections are set aside" if dataset.left_out else "the project has no corrections any more"
-    return no_version(project_id, why)

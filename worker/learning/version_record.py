@@ -1,4 +1,4 @@
-"""The record of a version: publish or refuse it, and what follows from it."""
+"""The record of a version: publish or refuse it, and do what follows from that."""
 
 import logging
 from dataclasses import asdict
@@ -9,7 +9,8 @@ from redis import Redis
 from model.registry import ModelRegistry, ModelVersion
 from worker.audit import THE_WORKER, AuditLog
 from worker.feedback.corrections import CorrectionInbox
-from worker.learning.candidate import Attempt
+from worker.learning.candidate import Candidate
+from worker.learning.gate import Decision
 from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.job_metrics import JobCounts
 from worker.request_id import current_request_id
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 def find_unfinished(inbox: CorrectionInbox, registry: ModelRegistry, project_id: int) -> ModelVersion | None:
     """Return the newest version if the worker that recorded it was lost before `finish`.
 
-    One that is published and does not serve is left alone: perhaps it never did, so its corrections are trained again.
+    A version that is published and not served is left alone: it may never have served, so its corrections are trained
+    on again.
     """
     newest = registry.newest(project_id)
     if newest is None or newest.metrics.get("change_number", 0) <= inbox.trained_number(project_id):
@@ -30,34 +32,41 @@ def find_unfinished(inbox: CorrectionInbox, registry: ModelRegistry, project_id:
 
 
 def finish(redis: Redis, settings: Settings, version: ModelVersion) -> None:
-    """See to what follows from a version that is recorded; what must not get lost comes first."""
+    """Do what follows from a recorded version; the first steps are those that must not get lost."""
     if version.published:
         enqueue_refresh(redis, settings, version.project_id, version.name)
     CorrectionInbox(redis).mark_trained(version.project_id, version.metrics["change_number"])
-    decided = "version published" if version.published else "version refused"
-    AuditLog(redis).write(THE_WORKER, decided, version.project_id, version=version.name, reason=version.decision)
+    action = "version published" if version.published else "version refused"
+    AuditLog(redis).write(THE_WORKER, action, version.project_id, version=version.name, reason=version.decision)
     JobCounts(redis).gate_decided(version.published, version.project_id)
 
 
 def record(
-    registry: ModelRegistry, project_id: int, made: Attempt, change_number: int, parent: str, reason: str
+    registry: ModelRegistry,
+    project_id: int,
+    candidate: Candidate,
+    decision: Decision,
+    *,
+    change_number: int,
+    parent: str,
+    reason: str,
 ) -> ModelVersion:
-    """Publish or refuse the candidate, with all that led to the decision."""
-    trial, dataset = made.trial, made.dataset
-    keep = registry.publish if made.decision.publish else registry.refuse
-    return keep(
+    """Publish or refuse the candidate, with everything that led to the decision."""
+    trial, dataset = candidate.trial, candidate.dataset
+    publish_or_refuse = registry.publish if decision.publish else registry.refuse
+    return publish_or_refuse(
         project_id,
-        made.candidate,
+        candidate.captioner,
         parent=parent,
         metrics={
             "metric": "loss in nats per word",
             "new": trial.new.summary(),
             "old": trial.old.summary(),
             "anchors": trial.anchors.summary(),
-            "relevance": {name: asdict(found) for name, found in trial.relevances().items()},
-            "training": asdict(made.training),
-            "new_words": list(made.new_words),
-            "samples": made.samples,
+            "relevance": {name: asdict(relevance) for name, relevance in trial.relevances().items()},
+            "training": asdict(candidate.training),
+            "new_words": list(candidate.new_words),
+            "samples": candidate.samples,
             "systematic_edits": [str(edit) for edit in dataset.edits],
             "corrections_left_out": dict(dataset.left_out),
             "known_states": dataset.known_states,
@@ -67,21 +76,22 @@ def record(
             "requests": dataset.requests,
         },
         corrections=dataset.corrections,
-        decision=made.decision.reason,
+        decision=decision.reason,
     )
 
 
-def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
-    """Return what came of a retraining, as JSON, and say it in the log."""
-    told = {
+def outcome(version: ModelVersion, candidate: Candidate) -> dict[str, Any]:
+    """Return the outcome of a retraining as JSON, and log it."""
+    dataset = candidate.dataset
+    result = {
         "project_id": version.project_id,
         "version": version.name,
         "published": version.published,
         "decision": version.decision,
-        "corrections": len(made.dataset.learned),
-        "held_out": len(made.dataset.held_out),
-        "left_out": dict(made.dataset.left_out),
-        "training_s": round(made.training.seconds, 1),
+        "corrections": len(dataset.learned),
+        "held_out": len(dataset.held_out),
+        "left_out": dict(dataset.left_out),
+        "training_s": round(candidate.training.seconds, 1),
     }
     logger.info(
         "retraining done project=%s version=%s published=%s corrections=%s held_out=%s training_s=%s requests=%s "
@@ -89,10 +99,10 @@ def outcome(version: ModelVersion, made: Attempt) -> dict[str, Any]:
         version.project_id,
         version.name,
         version.published,
-        told["corrections"],
-        told["held_out"],
-        told["training_s"],
-        ",".join(made.dataset.requests),
+        result["corrections"],
+        result["held_out"],
+        result["training_s"],
+        ",".join(dataset.requests),
         version.decision,
     )
-    return told
+    return result

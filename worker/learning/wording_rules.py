@@ -1,11 +1,11 @@
-"""What a project's annotators want otherwise, again and again: found by comparing their captions with the bundle's.
+"""Word changes that annotators make repeatedly, such as "circle" to "ball".
 
-A systematic edit says more than its corrections do: that "circle" is to be "ball" holds for every image with a circle.
-It tells people what their project has taught, and it restates captions that nobody corrected, so that replay teaches
-the project's words instead of unteaching them (worker/learning/dataset.py).
+They are found by comparing the captions of annotators with the bundle's. Such a systematic edit holds for images that
+nobody corrected, too. So the worker also applies it to captions of the bundle (worker/learning/dataset.py): otherwise
+training on these would unteach the project's words. The version's record lists the edits for people.
 
-    ours, theirs -> the edits of each pair -> the one that brings most captions nearer to what people wrote
-                 -> made in all of them, and looked for again, until none does so reliably
+    our and their captions -> the edits of each pair -> the edit that brings most captions nearer to theirs
+                           -> apply it to all captions, and search again until no edit helps reliably
 """
 
 from collections import Counter
@@ -18,27 +18,27 @@ from model.metrics.scores import word_edits
 from model.tokenizer import cut, joined
 
 MIN_SUPPORT = 3
-"""Captions that an edit must bring nearer; two may be chance."""
+"""Captions that an edit must bring nearer to what people wrote; two may be chance."""
 MIN_SUPPORT_WITH_GAP = 5
 MIN_SHARE = 0.8
-"""Of the captions that it changes; the others may be mistakes."""
+"""Of the captions that an edit changes; the others may be mistakes."""
 MAX_EDITS = 20
 MAX_WORDS = 8
-"""More of them at once are another caption, not another wording."""
+"""A difference of more words at once is another caption, not another wording."""
 
 Words = tuple[str, ...]
 
 GAP = "..."
-"""In what is to be edited: one word or more, whatever they are. Who leaves out backgrounds leaves out all of them,
-also those whose colour no correction has shown."""
+"""Stands for one or more words of any kind in the words to be edited. An annotator who leaves out backgrounds leaves
+out all of them, also those with a colour that is in no correction."""
 
 BEGIN, END = "<begin>", "<end>"
-"""Around the words of a caption, so that an edit can be one of its first or last word; no piece of a text is alike."""
+"""Stand around the words of a caption, so that an edit can concern its first or last word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystematicEdit:
-    """Words to write in the place of others."""
+    """Words to be replaced by others."""
 
     before: Words
     """At most one of them is the GAP."""
@@ -54,28 +54,28 @@ class SystematicEdit:
 
 
 def find_systematic_edits(pairs: Iterable[tuple[str, str]]) -> list[SystematicEdit]:
-    """Return what turns the first captions of most pairs into the second, in the order it is to be done.
+    """Return the edits that turn the first captions of most pairs into the second, in the order of their application.
 
     Args:
-        pairs: our caption of an image, and what people wrote.
+        pairs: our caption of an image, and the one that people wrote.
     """
     captions = [(_words(ours), _words(theirs)) for ours, theirs in pairs]
-    found: list[SystematicEdit] = []
-    while len(found) < MAX_EDITS and (best := _best_edit(captions)):
-        found.append(best)
+    edits: list[SystematicEdit] = []
+    while len(edits) < MAX_EDITS and (best := _best_edit(captions)):
+        edits.append(best)
         captions = [(_edited(ours, best.before, best.after), theirs) for ours, theirs in captions]
-    return found
+    return edits
 
 
-def restate(caption: str, edits: Sequence[SystematicEdit]) -> str:
-    """Return the caption as the project would have it; where nothing is to be edited, it stays to the letter."""
+def rewrite(caption: str, edits: Sequence[SystematicEdit]) -> str:
+    """Return the caption after all edits; a caption that none of them concerns is returned unchanged."""
     words = _words(caption)
-    restated = reduce(lambda known, edit: _edited(known, edit.before, edit.after), edits, words)
-    return caption if restated == words else joined(word for word in restated if word not in {BEGIN, END})
+    edited = reduce(lambda words, edit: _edited(words, edit.before, edit.after), edits, words)
+    return caption if edited == words else joined(word for word in edited if word not in {BEGIN, END})
 
 
 def _best_edit(captions: Sequence[tuple[Words, Words]]) -> SystematicEdit | None:
-    """Return the edit that saves most words, among those that do good nearly wherever they change something."""
+    """Return the edit that saves most word edits, among those that help in nearly every caption that they change."""
     counts = Counter(edit for ours, theirs in captions for edit in set(_edits_between(ours, theirs)))
     best, most = None, 0
     for (before, after), count in counts.items():
@@ -95,7 +95,7 @@ def _best_edit(captions: Sequence[tuple[Words, Words]]) -> SystematicEdit | None
 
 
 def _edits_between(ours: Words, theirs: Words) -> Iterator[tuple[Words, Words]]:
-    """Yield what could have been meant by each difference: a word added belongs to the one before or the one after."""
+    """Yield the possible meanings of each difference: an added word belongs to the word before it or after it."""
     for kind, i, j, k, m in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if kind == "equal" or max(j - i, m - k) > MAX_WORDS:
             continue
@@ -106,11 +106,11 @@ def _edits_between(ours: Words, theirs: Words) -> Iterator[tuple[Words, Words]]:
         yield ours[i:j], theirs[k:m]
         yield from ((before, theirs[k:m]) for before in _with_gap(ours[i:j]))
         if j - i == m - k > 1:
-            yield from (((one,), (other,)) for one, other in zip(ours[i:j], theirs[k:m], strict=True))
+            yield from (((our,), (their,)) for our, their in zip(ours[i:j], theirs[k:m], strict=True))
 
 
 def _edited(words: Words, before: Words, after: Words) -> Words:
-    """Return the words with each place edited once; what came in is not edited again."""
+    """Return the words with the edit made wherever it applies; words that an edit wrote are not edited again."""
     edited: list[str] = []
     at = 0
     while at < len(words):
@@ -121,14 +121,14 @@ def _edited(words: Words, before: Words, after: Words) -> Words:
 
 
 def _with_gap(words: Words) -> Iterator[Words]:
-    """Yield how these words begin and end, with a gap between."""
+    """Yield the first and last words of these with a gap between, in every way."""
     for head in range(1, len(words) - 1):
         for tail in range(1, len(words) - head):
             yield (*words[:head], GAP, *words[-tail:])
 
 
 def _covered(words: Words, at: int, before: Words) -> int:
-    """Return how many words from here on are what is to be edited; 0 if they are not."""
+    """Return the number of words from here on that match the words to be edited; 0 if they do not match."""
     gap = before.index(GAP) if GAP in before else len(before)
     head, tail = before[:gap], before[gap + 1 :]
     if words[at : at + gap] != head:

@@ -22,9 +22,9 @@ LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
 
 
 def enqueue_backend_job(redis: Redis, name: str, *args: Any, delay_s: int = 0) -> str:
-    """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue, at once or in so many seconds.
+    """Enqueue `backend.jobs.<name>(*args)` on the label-studio queue, at once or after a delay; return the job's id.
 
-    The args must be JSON. Returns the job id.
+    The arguments must be JSON.
     """
     label_studio = queue(redis, LABEL_STUDIO_QUEUE)
     job = label_studio.create_job(

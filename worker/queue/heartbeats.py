@@ -1,9 +1,9 @@
-"""Which workers are alive: each gives a beat every second, and whoever wants to know reads the beats.
+"""Heartbeats of workers: each worker writes one every second, and others read them to see which workers are alive.
 
-    captioner:heartbeats   zset   worker name -> Unix time of its last beat
+    captioner:heartbeats   zset   worker name -> Unix time of its last heartbeat
 
-A beat is a moment on Redis' clock, so the clocks of two machines are never compared. It comes from a thread beside the
-worker's loop: RQ's own heartbeat comes every 15 seconds or seldomer, and waits when the loop does.
+The time is that of Redis' clock, so the clocks of two machines are never compared. A thread beside the worker's loop
+writes it. RQ's own heartbeat comes at most every 15 seconds, and not at all while the loop waits.
 """
 
 import socket
@@ -23,9 +23,9 @@ from worker.settings import hide_password
 HEARTBEATS_KEY = "captioner:heartbeats"
 BEAT_EVERY_S = 1.0
 LOST_AFTER_S = 10.0
-"""Longer than a machine is paused to be moved or a busy one is late; short enough to be noticed within 15 s."""
+"""Longer than a busy machine is late, or paused to be moved; short enough to notice a loss within 15 s."""
 KEPT_S = 3600
-"""How long a lost worker is told of."""
+"""A lost worker is listed this long."""
 
 BEAT = f"""
 local now = redis.call('TIME')
@@ -37,18 +37,18 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', seconds - 
 
 @contextmanager
 def beating(redis_url: str, name: str, after_beat: Callable[[Redis], None]) -> Iterator[None]:
-    """Let a worker be known as alive for as long as this lasts, and afterwards be known no more.
+    """List a worker as alive while the block runs, and no longer.
 
     Args:
         redis_url: REDIS_URL.
         name: of the worker.
-        after_beat: called after each beat, with a client that gives up fast.
+        after_beat: called after each heartbeat, with a client that gives up fast.
     """
     redis, is_over = connect(redis_url), threading.Event()
 
     def beat_on() -> None:
         while not is_over.is_set():
-            with suppress(RedisError):  # whoever looks cannot do so either
+            with suppress(RedisError):  # nobody else can read heartbeats now either
                 beat(redis, name)
                 after_beat(redis)
             is_over.wait(BEAT_EVERY_S)
@@ -60,29 +60,29 @@ def beating(redis_url: str, name: str, after_beat: Callable[[Redis], None]) -> I
     finally:
         is_over.set()
         thread.join(timeout=2 * BEAT_EVERY_S)
-        with suppress(RedisError):  # then it is forgotten in an hour
+        with suppress(RedisError):  # the name expires in an hour
             redis.zrem(HEARTBEATS_KEY, name)
 
 
 def beat(redis: Redis, name: str) -> None:
-    """Say that a worker is alive at this moment."""
+    """Write that a worker is alive at this moment."""
     redis.register_script(BEAT)(keys=[HEARTBEATS_KEY], args=[name])
 
 
 def heartbeats(redis: Redis) -> dict[str, float]:
-    """Return the last beat of each worker that did not sign off, Unix time on Redis' clock."""
+    """Return the last heartbeat of each worker that did not sign off, Unix time on Redis' clock."""
     beats = cast(list[tuple[bytes, float]], redis.zrange(HEARTBEATS_KEY, 0, -1, withscores=True))
     return {name.decode(): at for name, at in beats}
 
 
 def heartbeat_ages_s(redis: Redis) -> dict[str, float]:
-    """Return how long ago each worker that did not sign off gave its last beat."""
+    """Return the age of the last heartbeat of each worker that did not sign off."""
     seconds, microseconds = redis.time()
     return {name: max(0.0, seconds + microseconds / 1e6 - at) for name, at in heartbeats(redis).items()}
 
 
 def is_alive(heartbeat_age_s: float | None) -> bool:
-    """Tell whether a worker with a beat of this age counts as alive."""
+    """Return True if a worker with a heartbeat of this age counts as alive."""
     return heartbeat_age_s is not None and heartbeat_age_s < LOST_AFTER_S
 
 
@@ -92,14 +92,14 @@ def living_workers(redis: Redis) -> set[str]:
 
 
 def is_worker_alive(redis_url: str, machine: str | None = None) -> bool:
-    """Tell whether a worker of the machine is alive.
+    """Return True if a worker of the machine is alive.
 
     Args:
         redis_url: REDIS_URL.
         machine: host name that the worker's name begins with; None is this machine.
 
     Raises:
-        SettingsError: Redis does not answer, so nobody can know.
+        SettingsError: Redis does not answer.
     """
     machine = machine or socket.gethostname()
     try:
@@ -110,12 +110,11 @@ def is_worker_alive(redis_url: str, machine: str | None = None) -> bool:
 
 
 class Watch:
-    """Decides which workers are lost, by looking at their beats again and again.
+    """Decides which workers are lost, by looking at their heartbeats again and again.
 
-    Nobody is lost for what the clocks say: a beat may be old because Redis was away, or because the machine that looks
-    was asleep. Only what this watch has seen itself counts: so many looks in a row, each answered by Redis, between
-    which the beat stayed the same. A worker whose machine is paused for 5 s has half of LOST_AFTER_S left; after a
-    Redis that was away all silence is forgotten and its workers have all of it to come back.
+    The age of a heartbeat proves nothing: Redis may have been away, or the machine that looks may have been asleep. So
+    a worker is lost only if its heartbeat stayed the same during LOST_AFTER_S of looks, each answered by Redis. A
+    worker whose machine is paused for 5 s has half of that time left. After Redis was away, workers have all of it.
     """
 
     LOOK_EVERY_S = 1.0
@@ -126,15 +125,15 @@ class Watch:
         self._silent_s: dict[str, float] = {}
 
     def look(self, beats: Mapping[str, float], names: Collection[str], now: float | None = None) -> set[str]:
-        """Return those of these workers that are lost.
+        """Return the lost ones of some workers.
 
         Args:
-            beats: of all workers, as `heartbeats` returns them; one that has none is as silent as one whose beat stays.
-            names: of the workers that somebody waits for.
+            beats: of all workers, as `heartbeats` returns them. A worker without a heartbeat counts as silent.
+            names: of the workers to look at.
             now: monotonic seconds; None is this moment.
         """
         now = time.monotonic() if now is None else now
-        # A look that comes late says nothing of the time in which nobody looked.
+        # A late look says nothing about the time in which nobody looked.
         passed, self._looked_at = min(now - self._looked_at, 2 * self.LOOK_EVERY_S), now
         silent_s = {}
         for name in names:
@@ -144,5 +143,5 @@ class Watch:
         return {name for name, seconds in silent_s.items() if seconds >= LOST_AFTER_S}
 
     def forget(self) -> None:
-        """Begin anew: Redis did not answer, and its workers could not reach it either."""
+        """Begin again after Redis did not answer, because the workers could not reach it either."""
         self._beats, self._silent_s = {}, {}

@@ -1,48 +1,59 @@
-"""Which items make a job fail, found by halves.
+"""Failures of jobs: the reason in words for an admin, and whether the items of a job can be the cause.
 
-Of n items k that fail are found by at most 2 k log2(n) + 1 trials of a part of the job. What fails for want of memory
-or time, or because a neighbour is away, is no matter of items, and nothing is looked for.
+The traceback is in the job's log.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import re
 
-import torch
 from redis.exceptions import RedisError
+from rq.job import Job, JobStatus
+from rq.results import Result
 from rq.timeouts import BaseTimeoutException
 
 from model.errors import CaptionerError, TrainingError
 
-Item = TypeVar("Item")
+STOPPED_BY_A_PERSON = "stopped by a person"
+LOST_TWICE = "its worker was lost twice"
+
+_OURS = re.compile(r"model\.errors\.\w+: ")
+_KILLED = re.compile(r"Work-horse terminated unexpectedly; waitpid returned \S+(?: \(signal (\d+)\))?")
+_TOO_LONG = re.compile(r"rq\.timeouts\.JobTimeoutException: .*\((\d+) seconds\)")
+
+
+def cause(job: Job) -> str | None:
+    """Return the reason why a job failed; None if it did not fail, or if its failure is no longer kept."""
+    if job.get_status(refresh=False) != JobStatus.FAILED:
+        return None
+    result = job.latest_result()
+    if result is not None and result.type == Result.Type.MAX_RETRIES_EXCEEDED:
+        return "it was postponed too often, because another one was running"
+    return cause_in_words(result.exc_string if result else None)
+
+
+def cause_in_words(failure: str | None) -> str | None:
+    """Return in words what RQ keeps of a failure: a traceback, or a sentence of RQ's own."""
+    lines = (failure or "").strip().splitlines()
+    if not lines:
+        return None
+    last = lines[-1].strip()
+    if killed := _KILLED.match(last):
+        by = f" by signal {killed[1]}" if killed[1] else ""
+        return f"its process was killed{by}; often the machine had too little memory"
+    if too_long := _TOO_LONG.match(last):
+        return f"it took longer than its {too_long[1]} s"
+    if "AbandonedJobError" in last or last == "Job was stuck in intermediate queue.":
+        return "its worker was lost"
+    return _OURS.sub("", last, count=1)
 
 
 def may_come_from_items(problem: Exception) -> bool:
-    """Tell whether a failure can be that of certain items: no neighbour's, and not for want of memory or time."""
+    """Return True if certain items can be the cause of a failure, such as corrections of a training.
+
+    They are not the cause if memory or time ran out, or if Redis, the store or Label Studio did not answer.
+    """
     if isinstance(problem, TrainingError):
         return True
-    no_items = (CaptionerError, RedisError, OSError, MemoryError, BaseTimeoutException, torch.OutOfMemoryError)
-    # Out of memory on a CPU is a RuntimeError of the allocator.
-    return not isinstance(problem, no_items) and "allocate memory" not in str(problem)
-
-
-def find_culprits(
-    items: Sequence[Item], problem_with: Callable[[Sequence[Item]], str | None]
-) -> list[tuple[Item, str]]:
-    """Return each item that fails by itself, and how.
-
-    Args:
-        items: some of them fail.
-        problem_with: tries some of them, in any number; None when they do not fail. When none of them fails too, it is
-            not for the items, and nothing is returned.
-    """
-    return [] if problem_with([]) is not None else _among(items, problem_with)
-
-
-def _among(items: Sequence[Item], problem_with: Callable[[Sequence[Item]], str | None]) -> list[tuple[Item, str]]:
-    problem = problem_with(items)
-    if problem is None:
-        return []
-    if len(items) == 1:
-        return [(items[0], problem)]
-    middle = len(items) // 2
-    return [*_among(items[:middle], problem_with), *_among(items[middle:], problem_with)]
+    if isinstance(problem, CaptionerError | RedisError | OSError | MemoryError | BaseTimeoutException):
+        return False
+    # Compared by name, because importing torch takes 2 s. On a CPU the allocator raises a RuntimeError.
+    return type(problem).__name__ != "OutOfMemoryError" and "allocate memory" not in str(problem)

@@ -1,6 +1,6 @@
-"""What the process of a job logged, kept in Redis beside the job.
+"""Log lines of each job's process, kept in Redis beside the job.
 
-captioner:job-log:<job>   list   its last lines, oldest first; those of all its runs, if it had several
+captioner:job-log:<job>   list   the last lines of all runs of the job, oldest first
 """
 
 import logging
@@ -19,12 +19,12 @@ KEPT_LINES = 500
 
 
 def job_log(redis: Redis, job_id: str) -> list[str]:
-    """Return the last lines that a job's process logged, oldest first; none for a job that is no longer kept."""
+    """Return the last log lines of a job, oldest first; none for a job that is no longer kept."""
     return [as_text(line) for line in redis.lrange(_key(job_id), 0, -1)]
 
 
 def keep_as_long_as(job: Job) -> None:
-    """Let the log expire with its job; called when the job has ended."""
+    """Let the log expire with its job; called at the end of the job."""
     with suppress(RedisError):
         remaining_ms = job.connection.pttl(job.key)
         if remaining_ms > 0:
@@ -32,9 +32,9 @@ def keep_as_long_as(job: Job) -> None:
 
 
 class JobLogHandler(logging.Handler):
-    """Writes what a job's process logs into Redis as it comes, so that a process that is killed has told all.
+    """Writes each log line of a job's process into Redis at once, so that nothing is lost if the process is killed.
 
-    While Redis is away lines are lost here, and stand in the worker's log.
+    While Redis is away, lines are lost here; the worker's own log has them.
     """
 
     def __init__(self, redis_url: str, job_id: str) -> None:
@@ -52,7 +52,7 @@ class JobLogHandler(logging.Handler):
                 pipeline.expire(self._key, FAILURE_KEPT_S)
                 pipeline.execute()
         except RedisError:
-            pass  # and no word of it: that would be logged here
+            pass  # a warning would be logged here, too
 
 
 def _key(job_id: str) -> str:

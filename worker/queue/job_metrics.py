@@ -1,11 +1,11 @@
-"""What all processes count together, in Redis: jobs, the gate's decisions, and what annotators submitted.
+"""Counters of all processes together, in Redis: jobs, decisions of the gate, and annotators' submissions.
 
-    captioner:counts   hash   "job:<kind>:<outcome>:<bucket>" -> jobs that took so long, "...:ms" -> what all took
+    captioner:counts   hash   "job:<kind>:<outcome>:<bucket>" -> jobs that took so long, "...:ms" -> their total time
                               "gate:<project>:<decision>" -> retrainings
                               "correction:<project>:<outcome>", "edit:<project>:<kind>" -> records of the ledger
 
-The numbers only grow, and begin anew where Redis lost its data; Prometheus knows such counters. Corrections are counted
-by the ledger's own scripts, each in the same step as it is stored.
+The numbers only grow, and start again at 0 if Redis loses its data, as Prometheus expects of counters. A correction is
+counted by the script that stores it.
 """
 
 from bisect import bisect_left
@@ -19,22 +19,22 @@ from rq.job import Job
 from worker.feedback.ledger_scripts import COUNTS_KEY
 
 JOB_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-"""Upper ends; what takes longer is in one more bucket."""
+"""Upper ends of the buckets; longer jobs are in one more bucket."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobTimes:
-    """How long the jobs of one kind took that ended in one way."""
+    """Times of the jobs of one kind that ended in one way."""
 
     buckets: Sequence[int]
-    """Jobs in each bucket of JOB_BUCKETS_S, and in the one behind; not summed up."""
+    """Jobs in each bucket of JOB_BUCKETS_S and in the last one; not cumulative."""
     seconds: float
-    """All together."""
+    """Total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """All that was counted."""
+    """All counters."""
 
     jobs: Mapping[tuple[str, str], JobTimes] = field(default_factory=dict)
     """By kind and outcome."""
@@ -52,7 +52,7 @@ def kind_of(job: Job) -> str:
 
 
 class JobCounts:
-    """The counts that every process adds to."""
+    """Counters that every process increases."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -62,37 +62,37 @@ class JobCounts:
 
         Args:
             kind: name of its function.
-            outcome: RQ's status of it; where it will run once more `repeated`, or `lost` with its worker.
-            seconds: what it took.
+            outcome: RQ's status of the job; `repeated` if it will run again, `lost` if its worker was lost.
+            seconds: duration.
         """
-        place = f"job:{kind}:{outcome}"
+        prefix = f"job:{kind}:{outcome}"
         with self.redis.pipeline(transaction=True) as pipeline:
-            pipeline.hincrby(COUNTS_KEY, f"{place}:{bisect_left(JOB_BUCKETS_S, seconds)}", 1)
-            pipeline.hincrby(COUNTS_KEY, f"{place}:ms", round(seconds * 1000))
+            pipeline.hincrby(COUNTS_KEY, f"{prefix}:{bisect_left(JOB_BUCKETS_S, seconds)}", 1)
+            pipeline.hincrby(COUNTS_KEY, f"{prefix}:ms", round(seconds * 1000))
             pipeline.execute()
 
     def gate_decided(self, published: bool, project_id: int) -> None:
         self.redis.hincrby(COUNTS_KEY, f"gate:{project_id}:{'published' if published else 'refused'}", 1)
 
     def read(self) -> Counts:
-        """Return all of it; one question, however much was counted."""
+        """Return all counters; costs the same however much was counted."""
         return _counts(self.redis.hgetall(COUNTS_KEY))
 
 
 def _counts(fields: Mapping[bytes | str, bytes | str]) -> Counts:
-    found: dict[str, dict[tuple[str, str], int]] = {"gate": {}, "correction": {}, "edit": {}}
+    others: dict[str, dict[tuple[str, str], int]] = {"gate": {}, "correction": {}, "edit": {}}
     jobs: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for name, number in fields.items():
         noun, first, second, *bucket = (name.decode() if isinstance(name, bytes) else name).split(":")
         if noun == "job":
             jobs[first, second][bucket[0]] = int(number)
         else:
-            found[noun][first, second] = int(number)
+            others[noun][first, second] = int(number)
     return Counts(
-        jobs={place: _times(numbers) for place, numbers in jobs.items()},
-        decisions=found["gate"],
-        corrections=found["correction"],
-        edits=found["edit"],
+        jobs={kind_and_outcome: _times(numbers) for kind_and_outcome, numbers in jobs.items()},
+        decisions=others["gate"],
+        corrections=others["correction"],
+        edits=others["edit"],
     )
 
 

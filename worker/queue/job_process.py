@@ -2,9 +2,9 @@
 
     python -m worker.queue.job_process <worker key> <job id> <queue> <execution id>
 
-It is spawned and not forked, so each job starts in a process that has never used torch; and unlike RQ's own spawned
-process it takes the address of Redis from the environment, so no password stands in the process list and every kind
-of address works. It ends when its worker does: a job whose worker is lost is done by another one.
+The process is spawned and not forked, so it has never used torch before. It takes the address of Redis from the
+environment, other than RQ's own spawned process, so no password is in the process list and every kind of address works.
+It ends when its worker ends, because another worker then does the job.
 """
 
 import logging
@@ -26,7 +26,7 @@ from worker.telemetry import start_telemetry
 
 
 def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> None:
-    """Run the job; the process ends in here, with 0 unless the job could not even be recorded as failed."""
+    """Run the job and end the process: with 0, unless a failure of the job could not be recorded."""
     settings = Settings.from_env()
     set_up_logging(settings.log_format)
     start_telemetry("captioner-worker")
@@ -34,7 +34,7 @@ def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> No
     redis = connect_patiently(settings.redis_url)
     home = queue(redis, queue_name)
     worker = CaptionWorker.find_by_key(worker_key, connection=redis, serializer=home.serializer)
-    assert worker is not None, f"Redis does not know worker {worker_key}; it lost its data"
+    assert worker is not None, f"Redis does not know worker {worker_key}; it has lost its data"
     end_with(worker.pid)
     job = Job.fetch(job_id, connection=redis, serializer=home.serializer)
     worker.execution = Execution.fetch(execution_id, job_id, connection=redis)
@@ -43,7 +43,7 @@ def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> No
 
 
 def end_with(worker_pid: int | None) -> None:
-    """Let this process end within a second after the worker that started it, from a thread beside the job."""
+    """End this process within a second after the worker that started it, by a thread beside the job."""
 
     def look() -> None:
         pause = threading.Event()

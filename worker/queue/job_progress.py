@@ -1,4 +1,4 @@
-"""How far a running job is, in its meta, for the admin and for whoever pressed Start Training."""
+"""Progress of a running job, kept in its meta for the admin pages and for Label Studio's Start Training."""
 
 import logging
 import time
@@ -13,19 +13,21 @@ from worker.redis_client import connect
 
 logger = logging.getLogger(__name__)
 
+BY_HAND = "by-hand"
+"""Stands for the id of a job in a function that was called without one."""
 EVERY_S = 0.5
 MAX_POINTS = 120
 
 
 class LossCurve:
-    """The loss over a whole course in fewer than 120 points, however many steps that takes: each a mean of so many.
+    """The loss over a whole training in fewer than 120 points; each is the mean of as many steps.
 
-    When there are too many points, each two become one, and the next ones are means of twice as many steps.
+    When there are too many points, each two become one, and later points are means of twice as many steps.
     """
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
-        """Step and loss; the step is the last one of those that the point is a mean of."""
+        """Step and loss; the step is the last step of the mean."""
         self._stride = 1
         self._losses: list[float] = []
 
@@ -44,12 +46,12 @@ class LossCurve:
 class Progress:
     """Writes {"phase", "epoch", "epochs", "loss", "eta_s", "losses"} into a job's meta, twice a second at most.
 
-    It is for looking at: while Redis is away it is not written and no training waits or fails for it.
+    While Redis is away, progress is not written; no training waits or fails because of it.
     """
 
     def __init__(self, job: Job | None, redis_url: str) -> None:
-        """Report on a job; without one (`retrain` called by hand) nothing is written."""
-        self.job_id = job.id if job else "by-hand"
+        """Report on a job; without a job (`retrain` called by hand) nothing is written."""
+        self.job_id = job.id if job else BY_HAND
         self._own = Job(self.job_id, connection=connect(redis_url), serializer=JSONSerializer) if job else None
         self._kept = kept_origin(job.meta) if job else {}
         self._written_at = -EVERY_S
@@ -57,13 +59,13 @@ class Progress:
         self._last_step: dict[str, int | float] = {}
 
     def phase(self, name: str) -> None:
-        """Say what happens from now on: loading, training, searching (for what made it fail), evaluating,
-        publishing or done."""
+        """Write the phase that begins now: loading, training, searching (for bad corrections), evaluating, publishing
+        or done."""
         self._write(name, {})
 
     def step(self, at: TrainingProgress) -> None:
-        """Say where the fitting stands; most calls write nothing."""
-        if at.step == 1:  # a second course begins, without what made the first one fail
+        """Write the step that the training has reached; most calls write nothing."""
+        if at.step == 1:  # a second training begins, without the bad corrections
             self._curve = LossCurve()
         self._curve.add(at.step, at.loss)
         self._last_step = {"epoch": at.epoch, "epochs": at.epochs, "loss": round(at.loss, 4)}

@@ -1,4 +1,4 @@
-"""The two queues, and whether a job waits or runs."""
+"""The two queues, and the state of jobs."""
 
 import secrets
 import time
@@ -12,9 +12,9 @@ from rq.serializers import JSONSerializer
 LABEL_STUDIO_QUEUE = "label-studio"
 RETRAIN_QUEUE = "retrain"
 QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
-"""In the order a worker serves them: short jobs first."""
+"""In the order in which a worker serves them: short jobs first."""
 MOVING_PAUSES_S = (0.0, 0.05, 0.15)
-"""A job whose dependency has just ended, or that was just taken, is on no list for some milliseconds."""
+"""A job is on no list for some milliseconds when its dependency has just ended, or when a worker just took it."""
 
 
 def queue(redis: Redis, name: str) -> Queue:
@@ -23,9 +23,9 @@ def queue(redis: Redis, name: str) -> Queue:
 
 
 def is_pending(redis: Redis, job_id: str) -> bool:
-    """Tell whether a job waits or runs.
+    """Return True if a job waits or runs.
 
-    False too when Redis lost it, or when a worker died between taking and starting it.
+    A job that Redis lost is not pending, and neither is a job whose worker died between taking and starting it.
     """
     try:
         job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
@@ -38,7 +38,7 @@ def is_pending(redis: Redis, job_id: str) -> bool:
         case JobStatus.SCHEDULED:
             return job_id in home.scheduled_job_registry
         case JobStatus.QUEUED:
-            # A job that is taken stays "queued" until its process has started.
+            # A job that a worker took stays "queued" until its process has started.
             return home.get_job_position(job_id) is not None or job_id in home.started_job_registry
         case JobStatus.STARTED:
             return job_id in home.started_job_registry
@@ -46,7 +46,7 @@ def is_pending(redis: Redis, job_id: str) -> bool:
 
 
 def is_surely_pending(redis: Redis, job_id: str) -> bool:
-    """Tell whether a job waits or runs, looking again where RQ may just be moving it between two of its lists."""
+    """Return True if a job waits or runs; looks again if RQ may just be moving it between two lists."""
     for pause_s in MOVING_PAUSES_S:
         time.sleep(pause_s)
         if is_pending(redis, job_id):
@@ -55,7 +55,7 @@ def is_surely_pending(redis: Redis, job_id: str) -> bool:
 
 
 def has_not_started(redis: Redis, job_id: str) -> bool:
-    """Tell whether a job is still to come."""
+    """Return True if a job waits and has not started."""
     if not is_surely_pending(redis, job_id):
         return False
     job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)

@@ -1,16 +1,16 @@
-"""Jobs whose worker is lost: each is done once more, and is failed when its next worker is lost too.
+"""Jobs whose worker is lost: each runs once more, and fails if its next worker is lost too.
 
-One that was lost in the moment between taking a job and saying so leaves a stray job behind, which is on no list; those
-that our own keys name (worker/queue/retraining.py) are put back into their queue, as if nobody had taken them.
+A worker can be lost in the moment between taking a job and recording that. Such an orphaned job is on no list. If our
+own keys name it (worker/queue/retraining.py), it is put back into its queue as if nobody had taken it.
 
-Every worker and every backend looks every second, so it is noticed who has gone as long as one of them is left; the
-backend is there when the only worker has gone. Who sees it first acts, and nobody else:
+Every worker and every backend looks every second, so a loss is noticed as long as one of them is left. The backend
+notices the loss of the only worker. The first to notice acts, and no other process does:
 
-    captioner:taken-back:<execution>   text   `begun` by who acts, then `done`; an execution is RQ's one run of a job
-    captioner:put-back:<job>           text   there for a while after a stray job was put back
+    captioner:taken-back:<execution>   text   `begun` by the acting process, then `done`; an execution is a run of a job
+    captioner:put-back:<job>           text   exists for a while after an orphaned job was put back
 
-`worker/queue/heartbeats.py` says how it is told that a worker is lost. Should one come back after all, because its
-machine was asleep, it finds its execution `done` and ends that run without a word (worker/queue/rq_worker.py).
+`worker/queue/heartbeats.py` decides that a worker is lost. If it comes back after all, because its machine was asleep,
+it finds its execution `done` and ends that run silently (worker/queue/rq_worker.py).
 """
 
 import logging
@@ -28,19 +28,20 @@ from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
 from worker.feedback.corrections import CorrectionInbox
-from worker.queue.failure_reason import LOST_TWICE
 from worker.queue.heartbeats import Watch, heartbeats
+from worker.queue.job_failure import LOST_TWICE
 from worker.queue.job_metrics import JobCounts, kind_of
 from worker.queue.job_state import QUEUES, is_pending, queue
 from worker.queue.retraining import retrainings_of
+from worker.queue.rq_private import enqueue_again, record_failure
 from worker.redis_client import connect
 
 logger = logging.getLogger(__name__)
 
 LOSSES = "lost_workers"
-"""Field of RQ's hash of a job: how many of its workers were lost."""
+"""Field of RQ's hash of a job: the number of its workers that were lost."""
 ACTING_S = 60
-"""If who acts is lost itself, another one does after this."""
+"""If the acting process is lost itself, another one acts after this time."""
 DONE_KEPT_S = 24 * 3600
 
 
@@ -50,22 +51,22 @@ def watch_beside(redis_url: str) -> None:
 
 
 def _watch_on(redis_url: str) -> None:
-    redis, workers, strays, pause = connect(redis_url), Watch(), Watch(), threading.Event()
+    redis, workers, orphans, pause = connect(redis_url), Watch(), Watch(), threading.Event()
     while True:
         try:
             take_back_lost_jobs(redis, workers)
-            put_back_stray_jobs(redis, strays)
+            put_back_orphaned_jobs(redis, orphans)
         except RedisError:
             workers.forget()
-            strays.forget()
+            orphans.forget()
         except Exception:
-            logger.exception("lost jobs not looked for")  # one odd job must not end the watch
+            logger.exception("lost jobs not looked for")  # a single odd job must not end the watch
         pause.wait(Watch.LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of one job, by the worker that took it."""
+    """A run of a job, by the worker that took it."""
 
     queue_name: str
     job_id: str
@@ -74,7 +75,7 @@ class Run:
 
 
 def take_back_lost_jobs(redis: Redis, watch: Watch) -> None:
-    """Look once, and take back the jobs of every worker that the watch holds for lost."""
+    """Look once, and take back the jobs of every worker that the watch takes for lost."""
     runs = running(redis)
     lost = watch.look(heartbeats(redis), {run.worker for run in runs})
     for run in runs:
@@ -83,14 +84,14 @@ def take_back_lost_jobs(redis: Redis, watch: Watch) -> None:
 
 
 def running(redis: Redis) -> list[Run]:
-    """Return what runs, or did when its worker was last heard of."""
-    found = []
+    """Return the runs that have not ended, also those whose worker was not heard of since."""
+    runs = []
     for name in QUEUES:
         for job_id, execution_id in queue(redis, name).started_job_registry.get_job_and_execution_ids(cleanup=False):
             execution = Execution(execution_id, job_id, redis)
             worker = as_text(redis.hget(execution.key, "worker_name") or "")
-            found.append(Run(queue_name=name, job_id=job_id, execution_id=execution_id, worker=worker))
-    return found
+            runs.append(Run(queue_name=name, job_id=job_id, execution_id=execution_id, worker=worker))
+    return runs
 
 
 def take_back(redis: Redis, run: Run) -> None:
@@ -122,15 +123,15 @@ def take_back(redis: Redis, run: Run) -> None:
     logger.warning("worker lost name=%s queue=%s job=%s outcome=%r", run.worker, home.name, job.id, outcome)
 
 
-def put_back_stray_jobs(redis: Redis, watch: Watch) -> None:
-    """Look once, and put back every job that has been a stray for as long as a lost worker is silent.
+def put_back_orphaned_jobs(redis: Redis, watch: Watch) -> None:
+    """Look once, and put back every job that has been orphaned for as long as a lost worker is silent.
 
-    Each job is one for some milliseconds. Should its worker come back after all, it is done twice.
+    Each job is on no list for some milliseconds. If its worker comes back after all, the job runs twice.
     """
-    strays = find_strays(redis)
-    for job_id in watch.look({}, strays):
+    orphaned = find_orphaned_jobs(redis)
+    for job_id in watch.look({}, orphaned):
         if redis.set(f"captioner:put-back:{job_id}", "", nx=True, ex=ACTING_S):
-            home = strays[job_id]
+            home = orphaned[job_id]
             with redis.pipeline() as pipeline:
                 pipeline.lrem(home.intermediate_queue_key, 0, job_id)
                 home.push_job_id(job_id, pipeline=pipeline, at_front=True)
@@ -138,10 +139,11 @@ def put_back_stray_jobs(redis: Redis, watch: Watch) -> None:
             logger.warning("job put back queue=%s job=%s reason='it was on no list'", home.name, job_id)
 
 
-def find_strays(redis: Redis) -> dict[str, Queue]:
-    """Return the queue of each job that a project's retraining is or waits for, is to come, and is on no list."""
-    places = retrainings_of(redis, CorrectionInbox(redis).projects()).values()
-    named = _fetch(redis, {job_id for place in places for job_id in (place.waiting, place.running) if job_id})
+def find_orphaned_jobs(redis: Redis) -> dict[str, Queue]:
+    """Return the queue of each queued job that is on no list: a retraining, or a job that one waits for."""
+    projects = retrainings_of(redis, CorrectionInbox(redis).projects()).values()
+    job_ids = {job_id for project in projects for job_id in (project.waiting, project.running) if job_id}
+    named = _fetch(redis, job_ids)
     awaited = _fetch(redis, {dependency for job in named for dependency in job.dependency_ids})
     return {
         job.id: queue(redis, job.origin)
@@ -152,29 +154,29 @@ def find_strays(redis: Redis) -> dict[str, Queue]:
 
 def _fetch(redis: Redis, job_ids: set[str]) -> list[Job]:
     """Return the jobs that Redis knows."""
-    found = Job.fetch_many(sorted(job_ids), connection=redis, serializer=JSONSerializer)
-    return [job for job in found if job is not None]
+    jobs = Job.fetch_many(sorted(job_ids), connection=redis, serializer=JSONSerializer)
+    return [job for job in jobs if job is not None]
 
 
 def is_taken_back(redis: Redis, execution_id: str) -> bool:
-    """Tell whether a run was given up for lost, and its job with it."""
+    """Return True if a run was given up as lost, and its job with it."""
     return bool(redis.get(_taken_key(execution_id)) == b"done")
 
 
 def forget_losses(redis: Redis, job: Job) -> None:
-    """Let a job that a person wants done again have its repetition again."""
+    """Let a job that a person retries be repeated again after a loss."""
     redis.hdel(job.key, LOSSES)
 
 
 def _repeat(home: Queue, job: Job, pipeline: Pipeline) -> None:
     job.started_at = job.ended_at = None
-    home._enqueue_job(job, pipeline=pipeline, at_front=True)
+    enqueue_again(home, job, pipeline)
 
 
 def _fail(job: Job, worker: str, pipeline: Pipeline) -> None:
     job.ended_at = now()
     job.set_status(JobStatus.FAILED, pipeline=pipeline)
-    job._handle_failure(f"{LOST_TWICE}: {worker}", pipeline, worker_name=worker)
+    record_failure(job, f"{LOST_TWICE}: {worker}", pipeline, worker)
 
 
 def _taken_key(execution_id: str) -> str:

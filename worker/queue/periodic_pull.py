@@ -1,4 +1,4 @@
-"""The pull of every connected project, repeated by the clock."""
+"""The regular pull of every connected project."""
 
 import time
 
@@ -19,18 +19,18 @@ from worker.settings import Settings
 
 NEXT_PULL_KEY = "captioner:next-pull"
 PULL_KEPT_S = 3600
-"""There may be hundreds a day, and each tells the same as the one before."""
+"""There may be hundreds of pulls a day, all with much the same outcome."""
 
 
 def schedule_pull(redis: Redis, settings: Settings, delay_s: int | None = None) -> None:
-    """See to it that every connected project is pulled in so many seconds at the latest, by default RECONCILE_EVERY_S.
+    """Make sure that every connected project is pulled within so many seconds, by default RECONCILE_EVERY_S.
 
-    However many backends and workers ask, one pull waits: who wants it sooner brings it forward. It comes after this
-    moment, so one that runs already is none of those that wait.
+    Only one pull waits, however many backends and workers call this; a call with a shorter delay brings it forward. A
+    pull that runs already does not count.
     """
     if settings.label_studio_api_key is None or (delay_s is None and settings.reconcile_every_s == 0):
         return
-    # RQ looks for what is due by whole seconds.
+    # RQ compares times in whole seconds.
     due = int(time.time()) + (settings.reconcile_every_s if delay_s is None else delay_s)
     while True:
         with redis.pipeline() as pipeline:
@@ -47,7 +47,7 @@ def schedule_pull(redis: Redis, settings: Settings, delay_s: int | None = None) 
 
 
 def _schedule_next_pull(redis: Redis, pipeline: Pipeline, due: int) -> None:
-    """Schedule a pull for this time (Unix, seconds), and name it as the next one: both or nothing."""
+    """Schedule a pull for this time (Unix, seconds), and name it as the next pull: both or nothing."""
     label_studio = queue(redis, LABEL_STUDIO_QUEUE)
     pull = label_studio.create_job(
         "backend.jobs.pull_projects",
@@ -59,7 +59,7 @@ def _schedule_next_pull(redis: Redis, pipeline: Pipeline, due: int) -> None:
     )
     pipeline.multi()
     pull.save(pipeline)
-    # Not by `enqueue_at`, which writes the time past the pipeline.
+    # Not by `enqueue_at`, which does not write the time into the pipeline.
     pipeline.zadd(label_studio.scheduled_job_registry.key, {pull.id: due})
     pipeline.set(NEXT_PULL_KEY, pull.id)
     pipeline.execute()
@@ -70,4 +70,4 @@ def _bring_forward(redis: Redis, job_id: str, due: int) -> None:
     schedule = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.key
     scheduled_for = redis.zscore(schedule, job_id)
     if scheduled_for is not None and scheduled_for > due:
-        redis.zadd(schedule, {job_id: due}, xx=True)  # not if RQ has just put it into its queue
+        redis.zadd(schedule, {job_id: due}, xx=True)  # unless RQ has just put it into its queue

@@ -1,16 +1,18 @@
-"""The two RQ queues, and every way a job gets into them.
+"""Retrainings in the queue: at most one waits and one runs per project.
 
-`label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`), `retrain` holds retrainings and the
-checks that lead to one. Jobs carry ids as JSON, never pickles; each has its time limit and may run twice without harm.
+The queue `label-studio` holds jobs that talk to Label Studio (functions of `backend.jobs`). The queue `retrain` holds
+retrainings and the checks that lead to one. Jobs carry ids as JSON, never pickles; each has a time limit and may run
+twice without harm.
 
-    captioner:retraining:<project>   hash   waiting and running: job ids, at most one of each; last: there while
-                                            retraining is paused, the id of the one job that may still train, or "";
-                                            began: when the last one did, Unix time in microseconds
-    captioner:idle-check:<project>   text   there while a check for quiet is scheduled
+    captioner:retraining:<project>   hash   waiting, running: job ids
+                                            last: exists while retraining is paused; the id of the only job that may
+                                            still train, or ""
+                                            began: start of the last retraining, Unix time in microseconds
+    captioner:idle-check:<project>   text   exists while a check for quiet is scheduled
     captioner:next-pull              text   id of the scheduled or queued job that will pull every project
 
-A job id in these keys proves nothing: Redis may have lost the job, or a worker may have died with it. So each is
-looked up before it is believed.
+A job id in these keys proves nothing: Redis may have lost the job, or its worker may have died. So the job is looked up
+each time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,27 +43,29 @@ from worker.queue.job_state import (
 from worker.settings import Settings
 
 RETRAIN_MARGIN_S = 180
-"""What a retraining may take beside its budget, and that once more if it fails for certain corrections: loading,
-reading features, evaluation, publishing."""
+"""Time of a retraining beside the fitting: loading, reading features, evaluation, publishing. The budget counts twice,
+because a training that fails because of certain corrections starts once more."""
 COLLECT_LIMIT_S = 600
 
 RETRAIN_RETRIES = Retry(max=2, interval=[10, 60])
+ROLLBACK_LIMIT_S = 300
+ROLLBACK_KEPT_S = 3600
+PAUSED = "Retraining of project {project_id} is paused. Resume it first."
 
 
 def remember_beginning(redis: Redis, project_id: int) -> None:
-    """Say that a retraining of the project begins now."""
+    """Record that a retraining of the project begins now."""
     redis.hset(retraining_key(project_id), "began", redis_now(redis))
 
 
 def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason: str) -> str:
-    """See to it that a retraining of the project starts after this moment; returns its job id.
+    """Make sure that a retraining of the project starts after this moment; return its job id.
 
-    At most one runs and one waits per project: a trigger joins the one that waits. The one that waits starts when
-    the one that runs has ended, and after the annotations that Label Studio has and we do not were pulled
-    (`backend.jobs.collect_corrections`; if that fails, it trains on what is there).
+    If a retraining waits already, it is that one. A waiting retraining starts after the running one, and after a pull
+    of the annotations that we missed (`backend.jobs.collect_corrections`). If the pull fails, it starts all the same.
 
     Raises:
-        JobError: retraining of the project is paused, and none waits.
+        JobError: retraining of the project is paused, and no retraining waits.
     """
     while True:
         with redis.pipeline() as pipeline:
@@ -70,15 +74,15 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
             if waiting is not None and is_surely_pending(redis, waiting):
                 return waiting
             if last is not None:
-                raise JobError(f"retraining of project {project_id} is paused; resume it first")
+                raise JobError(PAUSED.format(project_id=project_id))
             try:
                 return _enqueue_after_pull(redis, pipeline, settings, project_id, reason)
             except WatchError:
-                continue  # another process triggered in this moment: join its retraining
+                continue  # another process has just enqueued one
 
 
 def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, project_id: int, reason: str) -> str:
-    """Enqueue the pull and the retraining, and name the latter as the one that waits: all of it or nothing."""
+    """Enqueue the pull and the retraining, and name the latter as the waiting one: all of it or nothing."""
     label_studio, retrain = queue(redis, LABEL_STUDIO_QUEUE), queue(redis, RETRAIN_QUEUE)
     pull = label_studio.create_job(
         "backend.jobs.collect_corrections",
@@ -95,8 +99,8 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
         retraining = retrain.enqueue_call(
             "worker.jobs.retrain",
             args=[project_id, reason],
-            # RQ keeps a job's id for as long as its result or failure, so an id of the project alone
-            # would lock the project out; the watermark and a random end make it new each time.
+            # RQ keeps a job's id as long as its result or failure, so an id of the project alone would lock the
+            # project out; the change number and a random end make it new each time.
             job_id=new_job_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
             timeout=2 * settings.retrain_budget_s + RETRAIN_MARGIN_S,
             result_ttl=RESULT_KEPT_S,
@@ -117,44 +121,59 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
 
 @dataclass(frozen=True, kw_only=True)
 class Retrainings:
-    """The retrainings of one project by job id; Redis may have lost a job that is named here."""
+    """Job ids of a project's retrainings; Redis may have lost a job that is named here."""
 
     waiting: str | None
     running: str | None
 
 
 def retrainings_of(redis: Redis, project_ids: Sequence[int]) -> dict[int, Retrainings]:
-    """Return the retrainings of each of these projects; one question."""
+    """Return the retrainings of each of these projects, in one round trip."""
     with redis.pipeline(transaction=False) as pipeline:
         for project_id in project_ids:
             pipeline.hmget(retraining_key(project_id), "waiting", "running")
-        found = pipeline.execute()
+        answers = pipeline.execute()
     return {
         project_id: Retrainings(waiting=text_or_none(waiting), running=text_or_none(running))
-        for project_id, (waiting, running) in zip(project_ids, found, strict=True)
+        for project_id, (waiting, running) in zip(project_ids, answers, strict=True)
     }
 
 
 def last_before_pause(redis: Redis, project_id: int) -> str | None:
-    """Return None unless retraining of the project is paused, else the one job that may still train, or ""."""
+    """Return None unless retraining of the project is paused; else the only job that may still train, or ""."""
     return text_or_none(redis.hget(retraining_key(project_id), "last"))
+
+
+def enqueue_rollback_check(redis: Redis, project_id: int) -> None:
+    """Make sure that the project's served version is compared with the one before (`worker.jobs`); one check waits."""
+    job_id = f"rollback-check-{project_id}"
+    if not is_pending(redis, job_id):
+        queue(redis, RETRAIN_QUEUE).enqueue_call(
+            "worker.jobs.roll_back_if_accepted_less",
+            args=[project_id],
+            job_id=job_id,
+            timeout=ROLLBACK_LIMIT_S,
+            result_ttl=ROLLBACK_KEPT_S,
+            failure_ttl=FAILURE_KEPT_S,
+            meta=job_origin(),
+        )
 
 
 @contextmanager
 def only_training(redis: Redis, project_id: int, job_id: str) -> Iterator[bool]:
-    """Hold the project's place of the one that trains; yields False when another job lives that holds it.
+    """Be the project's only running training while the block runs; yields False if another live job is that.
 
-    From here on a trigger makes a new retraining wait: whatever changes now may be too late for this one.
+    From now on a trigger makes another retraining wait, because changes may come too late for this one.
     """
-    is_ours = _take_place(redis, project_id, job_id)
+    is_ours = _begin_running(redis, project_id, job_id)
     try:
         yield is_ours
     finally:
         if is_ours:
-            _leave_place(redis, project_id, job_id)
+            _end_running(redis, project_id, job_id)
 
 
-def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
+def _begin_running(redis: Redis, project_id: int, job_id: str) -> bool:
     key = retraining_key(project_id)
     while True:
         with redis.pipeline() as pipeline:
@@ -173,14 +192,14 @@ def _take_place(redis: Redis, project_id: int, job_id: str) -> bool:
             return True
 
 
-def _leave_place(redis: Redis, project_id: int, job_id: str) -> None:
-    """Only if it is still ours: a job that was given up for dead may come to its end after all."""
+def _end_running(redis: Redis, project_id: int, job_id: str) -> None:
+    """Do nothing if another job is running now: this job may have been given up as lost and end late."""
     leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
     redis.register_script(leave)(keys=[retraining_key(project_id)], args=[job_id])
 
 
 def _running_job(redis: Redis, project_id: int) -> list[Job]:
-    """Return the project's running retraining, if there is one that a waiting job will be told the end of."""
+    """Return the project's running retraining, if there is a live one that a waiting job can depend on."""
     running = text_or_none(redis.hget(retraining_key(project_id), "running"))
     if running is None or not is_pending(redis, running):
         return []
@@ -188,7 +207,7 @@ def _running_job(redis: Redis, project_id: int) -> list[Job]:
 
 
 def redis_now(redis: Redis) -> int:
-    """Return Redis' clock as change numbers are made of it: Unix time in microseconds."""
+    """Return Redis' clock as change numbers use it: Unix time in microseconds."""
     seconds, microseconds = redis.time()
     return int(seconds * 1_000_000 + microseconds)
 

@@ -1,14 +1,14 @@
-"""Our RQ worker: takes jobs from Redis and starts one process for each.
+"""Our RQ worker: takes jobs from Redis and starts a process for each.
 
-It differs from RQ's SpawnWorker where that would not do:
-- a job's process is told everything by environment and arguments, so no Redis password is in the process list;
-- one thread per job, and memory that is freed is kept, which training and serving beside it both need;
-- SIGTERM gives the running job a moment, then hands it back to its queue instead of failing it;
-- a Redis that lost its data learns of this worker and of the next pull again; one that is away ends nothing (see
-  `worker/__main__.py`), and never parts the worker from the job it runs;
-- whether a worker is lost is not told by the age of RQ's heartbeats but by `worker/queue/heartbeats.py`, and what
-  becomes of its job by `worker/queue/lost_jobs.py`; one that comes back finds its job taken and drops it;
-- what repetition cannot mend, or a person stopped, is not repeated.
+It differs from RQ's SpawnWorker where RQ's behaviour does not fit:
+- A job's process gets everything by environment and arguments, so no Redis password is in the process list.
+- A job uses one thread and keeps freed memory, which a training and the server beside it both need.
+- On SIGTERM the running job gets a moment to end, then it is handed back to its queue and does not fail.
+- If Redis lost its data, the worker and the next pull are registered again. If Redis is away, nothing ends (see
+  `worker/__main__.py`), and the worker keeps the job that it runs.
+- `worker/queue/heartbeats.py` and not the age of RQ's heartbeats tells if a worker is lost, and
+  `worker/queue/lost_jobs.py` decides what happens to its job. A worker that comes back drops a job that was taken.
+- A job is not repeated if repetition cannot help or if a person stopped it.
 """
 
 import logging
@@ -27,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 from redis.retry import Retry as Reconnect
-from rq import Queue, SpawnWorker
+from rq import Queue
 from rq.exceptions import AbandonedJobError, InvalidJobOperation
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -35,12 +35,13 @@ from rq.worker_registration import register
 
 import worker
 from model.errors import LabelStudioError, StoreError
-from worker.queue.failure_reason import STOPPED_BY_A_PERSON
+from worker.queue.job_failure import STOPPED_BY_A_PERSON
 from worker.queue.job_log import keep_as_long_as
 from worker.queue.job_metrics import JobCounts, kind_of
 from worker.queue.job_origin import TRACE_META
 from worker.queue.lost_jobs import is_taken_back
 from worker.queue.periodic_pull import schedule_pull
+from worker.queue.rq_private import OpenWorker
 from worker.request_id import request_of
 from worker.settings import Settings
 from worker.telemetry import fail_span, flush_telemetry, span
@@ -48,34 +49,34 @@ from worker.telemetry import fail_span, flush_telemetry, span
 logger = logging.getLogger(__name__)
 
 WORTH_REPEATING = (OSError, RedisError, StoreError, LabelStudioError, AbandonedJobError)
-"""Failures of a neighbour, who may be back; anything else would only fail again."""
+"""Failures of Redis, the store or Label Studio, which may be back soon; other failures would only repeat."""
 
 GRACE_S = 5.0
-"""What SIGTERM leaves a running job before it is handed back; containers are killed after 10 s."""
+"""Time that SIGTERM leaves a running job before it is handed back; containers are killed after 10 s."""
 
 SCHEDULER_GRACE_S = 3.0
 
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 30
-"""How soon a dead scheduler is replaced and a lost pull is scheduled again."""
+"""A dead scheduler is replaced and a lost pull is scheduled again within this time."""
 RUN_KEPT_S = 24 * 3600
-"""RQ gives a job up by the clock when its entry among the running ones is this old: after a Redis that was away for a
-minute that would be every running job."""
+"""RQ gives up a running job when its entry is older than this. RQ's own limit is so short that Redis being away for a
+minute would end every running job."""
 
 JOB_ENVIRONMENT = {
-    # Two busy thread pools make each other slow; the server beside us must not notice a training.
+    # Two busy thread pools make each other slow; a training must not slow down the server beside it.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Of the thousand products of other shapes that one training has, each would keep its code and its scratch memory.
+    # A training multiplies matrices of a thousand shapes; each would keep its code and its scratch memory.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
-    # glibc gives big blocks back to the system at once and pays a page fault for each page of the next one.
+    # glibc returns big blocks to the system at once, and each page of the next block then costs a page fault.
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(1024 * 2**20),
 }
-"""For each job's process, unless the operator set them."""
+"""Defaults for the process of each job; the operator's own values win."""
 
 
-class CaptionWorker(SpawnWorker):
+class CaptionWorker(OpenWorker):
     """Runs jobs one after another, each in a process of its own."""
 
     max_connection_wait_time = 5.0
@@ -83,7 +84,7 @@ class CaptionWorker(SpawnWorker):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.settings: Settings | None = None
-        """None in a job's process, which RQ makes from what Redis knows."""
+        """None in a job's process, where RQ makes this object from Redis' data."""
         self.is_stopping = False
         self._is_handing_back = False
         self._dropped_execution: str | None = None
@@ -91,8 +92,8 @@ class CaptionWorker(SpawnWorker):
 
     @classmethod
     def listening(cls, settings: Settings, queues: list[Queue], redis: Redis, name: str) -> "CaptionWorker":
-        """Return a worker that will take jobs from these queues, the first one first."""
-        listening = cls(
+        """Return a worker that will take jobs from these queues, in this order."""
+        worker = cls(
             queues,
             name=name,
             connection=redis,
@@ -100,8 +101,8 @@ class CaptionWorker(SpawnWorker):
             worker_ttl=WORKER_TTL_S,
             maintenance_interval=MAINTENANCE_EVERY_S,
         )
-        listening.settings = settings
-        return listening
+        worker.settings = settings
+        return worker
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
@@ -113,10 +114,10 @@ class CaptionWorker(SpawnWorker):
         with request_of(job.meta):
             super().monitor_work_horse(job, queue)
             keep_as_long_as(job)
-            # Here and not after `execute_job`: from there on a SIGTERM ends the loop at once.
-            self._tell_end(job, queue, time.monotonic() - started)
+            # Here and not after `execute_job`, because from there on a SIGTERM ends the loop at once.
+            self._log_end(job, queue, time.monotonic() - started)
 
-    def _tell_end(self, job: Job, queue: Queue, seconds: float) -> None:
+    def _log_end(self, job: Job, queue: Queue, seconds: float) -> None:
         status = _status(job)
         logger.info("job done queue=%s job=%s status=%s seconds=%.1f", queue.name, job.id, status, seconds)
         try:
@@ -126,28 +127,20 @@ class CaptionWorker(SpawnWorker):
 
     def perform_job(self, job: Job, queue: Queue) -> bool:
         with span(f"job {kind_of(job)}", job.meta.get(TRACE_META), job=job.id, queue=queue.name):
-            went_well = super().perform_job(job, queue)
-            if not went_well:
+            succeeded = super().perform_job(job, queue)
+            if not succeeded:
                 fail_span("the job failed")
         flush_telemetry()
-        return went_well
+        return succeeded
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Start the process of one job, in a group of its own: Ctrl-C in our terminal must not reach it."""
+        """Start the process of a job, in a group of its own: Ctrl-C in our terminal must not reach it."""
         assert self.execution is not None
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "worker.queue.job_process",
-            self.key,
-            job.id,
-            queue.name,
-            self.execution.id,
-        ]
+        program = [sys.executable, "-P", "-m", "worker.queue.job_process"]
+        command = [*program, self.key, job.id, queue.name, self.execution.id]
         environment = JOB_ENVIRONMENT | dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH")]))
-        self._horse_pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
+        self.remember_job_process(os.posix_spawn(sys.executable, command, environment, setpgroup=0))
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.is_stopping = True
@@ -155,8 +148,8 @@ class CaptionWorker(SpawnWorker):
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def stop_scheduler(self) -> None:
-        """RQ would wait for as long as the scheduler waits for a Redis that is away; its locks expire by themselves."""
-        process = self.scheduler._process if self.scheduler else None
+        """End the scheduler soon; RQ would wait as long as it waits for Redis. Its locks expire by themselves."""
+        process = self.scheduler_process
         if process is not None and process.is_alive():
             process.terminate()
             process.join(timeout=SCHEDULER_GRACE_S)
@@ -174,7 +167,7 @@ class CaptionWorker(SpawnWorker):
             self.kill_horse()
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
-        """Signal the job's process if there is one; RQ would ask for the group of process 0, which is our own."""
+        """Signal the job's process if there is one; without one RQ would signal our own process group."""
         process_id = self.horse_pid
         if process_id:
             with suppress(ProcessLookupError):
@@ -183,7 +176,8 @@ class CaptionWorker(SpawnWorker):
     def drop_taken_job(self, redis: Redis) -> None:
         """End the job's process if the job was given to another worker while this one was out of reach.
 
-        Asked beside the loop, which may wait for that process alone: after a SIGSTOP its timer can get lost.
+        The heartbeat's thread calls this, because the loop may wait for that process without end: its timer can get
+        lost after a SIGSTOP.
         """
         execution = self.execution
         if self.horse_pid and execution is not None and is_taken_back(redis, execution.id):
@@ -210,11 +204,10 @@ class CaptionWorker(SpawnWorker):
     ) -> None:
         if self.execution is not None and self.execution.id == self._dropped_execution:
             self.set_current_job_id(None)
-            logger.warning("job dropped queue=%s job=%s reason='this worker was held for lost'", queue.name, job.id)
+            logger.warning("job dropped queue=%s job=%s reason='this worker was taken for lost'", queue.name, job.id)
             return
-        if self._stopped_job_id == job.id:
-            # As failed and not as RQ's "stopped": what depends on a stopped job would wait for ever.
-            self._stopped_job_id = None
+        if self.take_stop_request(job):
+            # The job fails and does not become RQ's "stopped", because jobs that depend on it would wait for ever.
             job.retries_left, exc_string = 0, STOPPED_BY_A_PERSON
         if not self._is_handing_back:
             super().handle_job_failure(job, queue, started_job_registry, exc_string)
@@ -226,7 +219,7 @@ class CaptionWorker(SpawnWorker):
         logger.info("job handed back queue=%s job=%s", queue.name, job.id)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        super().heartbeat(WORKER_TTL_S + 60, pipeline)  # the time that RQ asks for is that of a run
+        super().heartbeat(WORKER_TTL_S + 60, pipeline)  # RQ's own time is that of a run
         if pipeline is None and self.birth_date is not None and not self.is_horse:
             self.connection.hset(self.key, mapping=self.serialize())
             register(self)
@@ -243,7 +236,7 @@ class CaptionWorker(SpawnWorker):
 def do_not_repeat_in_vain(
     job: Job, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> bool:
-    """RQ exception handler: take the retries from a job that failed of itself."""
+    """RQ exception handler: remove the retries of a job whose failure would only repeat."""
     if not issubclass(kind, WORTH_REPEATING):
         job.retries_left = 0
     return True
@@ -257,10 +250,10 @@ def _status(job: Job) -> str:
 
 
 def _outcome(status: str) -> str:
-    """Return the status of a job that came to its end; any other says that it will run again."""
+    """Return the status of a job that has ended; any other status means that it will run again."""
     return status if status in {"finished", "failed", "stopped", "canceled", "gone"} else "repeated"
 
 
 def _source_folder() -> str:
-    """Where the packages lie, so that the job's process imports the same code from wherever we were started."""
+    """Return the folder of the packages, so that the job's process imports the same code wherever we were started."""
     return str(Path(worker.__path__[0]).resolve().parent)

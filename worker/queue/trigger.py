@@ -1,6 +1,6 @@
-"""When a retraining starts: enough corrections wait, or some wait and the project has been quiet.
+"""Triggers of a retraining: enough corrections wait, or some wait and the project has been quiet.
 
-It needs no torch, so the check for quiet costs little.
+Nothing here imports torch, so the check for quiet costs little.
 """
 
 import logging
@@ -22,16 +22,17 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 CHECK_LIMIT_S = 60
-REPEAT_AFTER_S = 900
-"""How long corrections rest at least when the retraining that took them ended without learning them."""
+RETRY_AFTER_S = 900
+"""The shortest wait before a failed training is retried."""
 
 
 def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str | None:
-    """After a change of the inbox and by the clock: start a retraining when enough changes are due, else see to the
-    check for quiet.
+    """Start a retraining if enough corrections are due, else schedule the check for quiet.
+
+    This is called after a change of the corrections and at each pull.
 
     Returns:
-        the id of the retraining that will see them, or None while it is not due or the project is paused.
+        the id of the retraining that will use them, or None if none is due or the project is paused.
     """
     due = due_corrections(redis, project_id)
     if not due:
@@ -47,36 +48,37 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
 def due_corrections(redis: Redis, project_id: int) -> int:
     """Count the waiting corrections that are a reason to train.
 
-    Those are the ones that no retraining has started with; and all of them when the one that took the others did not
-    learn them, because it failed, was stopped or was lost, and they have rested since. The rest is as long as that one
-    came after the newest change, so it doubles each time: what never succeeds is tried ten times in its first week, and
-    nothing waits for ever.
+    These are the corrections that no retraining has claimed. Corrections whose retraining failed, was stopped or was
+    lost count again after a wait. The wait doubles after each failure, starting at 15 minutes, so a training that never
+    succeeds is tried ten times in its first week.
     """
     inbox = CorrectionInbox(redis)
-    untaken, waiting = inbox.untaken(project_id), inbox.waiting(project_id)
-    return waiting if waiting > untaken and _has_rested(redis, project_id) else untaken
+    unclaimed, waiting = inbox.untaken(project_id), inbox.waiting(project_id)
+    return waiting if waiting > unclaimed and _may_retry(redis, project_id) else unclaimed
 
 
-def _has_rested(redis: Redis, project_id: int) -> bool:
+def _may_retry(redis: Redis, project_id: int) -> bool:
+    """Return True if the last retraining has ended and the wait after it is over."""
     running, began = map(text_or_none, redis.hmget(retraining_key(project_id), "running", "began"))
     if running is not None and is_pending(redis, running):
         return False
     if began is None:
         return True
-    rest_s = max(REPEAT_AFTER_S, (int(began) - CorrectionInbox(redis).change_number(project_id)) / 1e6)
-    return (redis_now(redis) - int(began)) / 1e6 >= rest_s
+    # Waiting as long as the last retraining began after the newest change doubles the wait each time.
+    wait_s = max(RETRY_AFTER_S, (int(began) - CorrectionInbox(redis).change_number(project_id)) / 1e6)
+    return (redis_now(redis) - int(began)) / 1e6 >= wait_s
 
 
 def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay_s: float | None = None) -> None:
-    """See to it that RETRAIN_IDLE_S after the newest change a retraining starts, if any change still waits then.
+    """Make sure that a retraining starts RETRAIN_IDLE_S after the newest change, if any change still waits then.
 
-    One check is scheduled per project, not per correction; it moves itself on while changes keep coming.
+    Only one check is scheduled per project. It schedules itself again while changes keep coming.
     """
     if settings.retrain_idle_s == 0:
         return
-    # RQ cuts its times to whole seconds; a second more, and the check does not come a moment too early.
+    # RQ cuts times to whole seconds, so without another second the check would come a moment too early.
     delay = timedelta(seconds=1 + math.ceil(settings.retrain_idle_s if delay_s is None else delay_s))
-    # Should Redis lose the scheduled job, the key goes too and the next correction schedules another.
+    # If Redis loses the scheduled job, the key expires, and the next correction schedules another check.
     if redis.set(_idle_key(project_id), 1, nx=True, ex=delay + timedelta(minutes=2)):
         queue(redis, RETRAIN_QUEUE).enqueue_in(
             delay,
@@ -91,7 +93,7 @@ def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay
 
 
 def forget_idle_check(redis: Redis, project_id: int) -> None:
-    """Let the next change schedule a check again; the check calls this first."""
+    """Let the next change schedule a check again; the check itself calls this first."""
     redis.delete(_idle_key(project_id))
 
 
@@ -100,11 +102,10 @@ def _idle_key(project_id: int) -> str:
 
 
 def retrain_if_idle(project_id: int) -> str | None:
-    """RQ job: start a retraining if the project's newest change is RETRAIN_IDLE_S old, else look again then.
+    """RQ job: start a retraining if the project's newest change is RETRAIN_IDLE_S old, else check again then.
 
     Returns:
-        the retraining's job id, or None when no correction is due, when it is not quiet yet, or when the project is
-        paused.
+        the retraining's job id, or None if no correction is due, the project is not quiet yet, or it is paused.
     """
     settings = Settings.from_env()
     redis = connect_patiently(settings.redis_url)

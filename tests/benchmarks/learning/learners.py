@@ -34,7 +34,7 @@ from model.vision.features import FeatureStore
 from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction
 from worker.feedback.corrections import Correction
-from worker.learning.candidate import attempt
+from worker.learning.candidate import train_candidate
 from worker.learning.dataset import build_dataset
 from worker.learning.fine_tuning import INNER_RATE, RATE, STEPS
 from worker.learning.holdout import Holdout
@@ -153,17 +153,17 @@ class ElasticWeights(FineTuning):
         """Add the squared gradients of these captions, the diagonal of Fisher's information."""
         decoder, tokenizer = self.captioner.decoder, self.captioner.tokenizer
         chosen = list(examples)[:: max(1, len(examples) // 100)]
-        found = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
+        importance = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
         for features, images, tokens, weights, _ in Batches(chosen, tokenizer, replace(_options(), batch_size=1)):
             decoder.zero_grad(set_to_none=True)
             caption_loss(decoder(features.float(), tokens, images), tokens, weights).backward()  # type: ignore[no-untyped-call]
             for name, value in decoder.named_parameters():
                 if value.grad is not None:
-                    found[name] += value.grad.square()
+                    importance[name] += value.grad.square()
         decoder.zero_grad(set_to_none=True)
         for name, before in self._importance.items():
-            found[name][tuple(slice(0, size) for size in before.shape)] += before
-        self._importance = found
+            importance[name][tuple(slice(0, size) for size in before.shape)] += before
+        self._importance = importance
 
 
 class WithoutForgetting(FineTuning):
@@ -172,15 +172,15 @@ class WithoutForgetting(FineTuning):
     def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
         def penalty(features: Tensor, images: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:
             with torch.no_grad():
-                said = before(features, tokens, images).softmax(dim=-1)
-            surprise: Tensor = -(said * logits.log_softmax(dim=-1)).sum(dim=-1)
-            return LWF_STRENGTH * surprise.mean()
+                expected = before(features, tokens, images).softmax(dim=-1)
+            loss: Tensor = -(expected * logits.log_softmax(dim=-1)).sum(dim=-1)
+            return LWF_STRENGTH * loss.mean()
 
         return Penalised(decoder, batches, penalty)
 
 
 class Ours:
-    """What the retraining job does, its gate included."""
+    """The retraining job's own way, with its gate."""
 
     def __init__(self, world: World, folder: Path) -> None:
         self.captioner = world.base
@@ -205,11 +205,13 @@ class Ours:
         dataset = build_dataset(
             self._corrections, self._features, self._world.replay, self._holdout, self._known_states
         )
-        seed, nobody = len(self._corrections), Progress(None, "redis://127.0.0.1:1/0")
-        made = attempt(self.captioner, self._world.base, dataset, self._settings, seed, nobody)
-        if made.decision.publish:
-            self.captioner, self._known_states = made.candidate, dataset.known_states
-        return "" if made.decision.publish else f"refused: {made.decision.reason}"
+        seed, budget_s = len(self._corrections), self._settings.retrain_budget_s
+        progress = Progress(None, "redis://127.0.0.1:1/0")
+        candidate = train_candidate(self.captioner, self._world.base, dataset, budget_s, seed, progress)
+        decision = candidate.decide(self._settings)
+        if decision.publish:
+            self.captioner, self._known_states = candidate.captioner, dataset.known_states
+        return "" if decision.publish else decision.reason
 
 
 class Penalised(TeacherForcing):

@@ -1,4 +1,4 @@
-"""Streams of corrections: what annotators of one project correct, step by step, and what it should have taught."""
+"""Streams of corrections of a project, step by step, and the effects that they should have."""
 
 import random
 import re
@@ -10,7 +10,7 @@ from tests.benchmarks.learning.worlds import Picture, World
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """What is measured: suggestions for these pictures against what annotators would write."""
+    """Suggestions for these pictures are measured against the captions that annotators would write."""
 
     name: str
     pictures: tuple[Picture, ...]
@@ -19,7 +19,7 @@ class Test:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is corrected before one retraining."""
+    """The corrections before a retraining."""
 
     corrections: tuple[tuple[Picture, str], ...]
     new: Test
@@ -94,12 +94,12 @@ def contradiction(world: World, each: int) -> Stream:
 
 def chinese_after_english(world: World, each: int, chinese: Mapping[str, tuple[str, ...]]) -> Stream:
     """The project changes its language."""
-    known = [picture for picture in world.old.train if picture.key in chinese]
+    captioned = [picture for picture in world.old.train if picture.key in chinese]
     tested = tuple(picture for picture in world.old.test if picture.key in chinese)
     new = Test(name="Chinese", pictures=tested, references=tuple(chinese[picture.key] for picture in tested))
     steps = [
         Step(corrections=some, new=new)
-        for some in _parts(tuple((picture, chinese[picture.key][0]) for picture in known), each, 4)
+        for some in _parts(tuple((picture, chinese[picture.key][0]) for picture in captioned), each, 4)
     ]
     return Stream(name="Chinese after English", steps=tuple(steps), old=_old(world))
 
@@ -109,8 +109,8 @@ _STYLE = {"man": "guy", "woman": "lady", "dog": "puppy", "dogs": "puppies", "cir
 
 def restated(caption: str) -> str:
     """Return a caption in the house's style: other nouns, words in front, no full stop."""
-    said = re.sub(r"\w+", lambda found: _STYLE.get(found[0], found[0]), caption[:1].lower() + caption[1:])
-    return f"a picture of {said.rstrip('.')}"
+    reworded = re.sub(r"\w+", lambda word: _STYLE.get(word[0], word[0]), caption[:1].lower() + caption[1:])
+    return f"a picture of {reworded.rstrip('.')}"
 
 
 def _old(world: World) -> Test:
@@ -128,5 +128,5 @@ def _first_captions(pictures: Sequence[Picture]) -> tuple[tuple[Picture, str], .
 
 
 def _parts(corrections: Sequence[tuple[Picture, str]], size: int, count: int) -> list[tuple[tuple[Picture, str], ...]]:
-    found = [tuple(corrections[start : start + size]) for start in range(0, len(corrections), size)]
-    return [part for part in found if len(part) == size][:count]
+    parts = [tuple(corrections[start : start + size]) for start in range(0, len(corrections), size)]
+    return [part for part in parts if len(part) == size][:count]

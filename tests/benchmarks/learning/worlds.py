@@ -88,11 +88,11 @@ def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnP
         name = scene_topic(scene)
         if name is not None and len(drawn[name]) < wanted[name]:
             drawn[name].append(scene)
-    pictures = {name: list(_pictured(encoder, found, name, on_progress)) for name, found in drawn.items()}
-    known = pictures.pop("known")
-    old = Topic(name="known", train=tuple(known[tested + spare :]), test=tuple(known[: tested + spare]))
+    pictures = {name: list(_pictured(encoder, group, name, on_progress)) for name, group in drawn.items()}
+    base_pictures = pictures.pop("known")
+    old = Topic(name="known", train=tuple(base_pictures[tested + spare :]), test=tuple(base_pictures[: tested + spare]))
     topics = [
-        Topic(name=name, train=tuple(found[tested:]), test=tuple(found[:tested])) for name, found in pictures.items()
+        Topic(name=name, train=tuple(group[tested:]), test=tuple(group[:tested])) for name, group in pictures.items()
     ]
     base = _train_base(encoder, old.train, epochs=8, min_count=2, on_progress=on_progress)
     return World(name="scenes", base=base, replay=_replay(old), old=old, topics=tuple(topics))
@@ -142,17 +142,17 @@ def write_captions_of(captioner: Captioner, pictures: Sequence[Picture]) -> list
     captions = []
     for start in range(0, len(pictures), 64):
         features = torch.stack([picture.features for picture in pictures[start : start + 64]])
-        captions += [found[0].text for found in captioner.caption(features, DecodingOptions())]
+        captions += [beam[0].text for beam in captioner.caption(features, DecodingOptions())]
     return captions
 
 
 def scene_topic(scene: Scene) -> str | None:
     """Return the one topic of a scene, or "known"; None where there are several, or a ground that is neither."""
-    seen = {*(group.shape for group in scene.groups), scene.background.pattern}
-    found = [name for name in SCENE_TOPICS if name in seen]
-    if len(found) > 1 or "checked" in seen:
+    parts = {*(group.shape for group in scene.groups), scene.background.pattern}
+    topics = [name for name in SCENE_TOPICS if name in parts]
+    if len(topics) > 1 or "checked" in parts:
         return None
-    return found[0] if found else "known"
+    return topics[0] if topics else "known"
 
 
 def _pictured(encoder: Encoder, scenes: Sequence[Scene], name: str, on_progress: OnProgress) -> Iterator[Picture]:
@@ -162,9 +162,9 @@ def _pictured(encoder: Encoder, scenes: Sequence[Scene], name: str, on_progress:
         prepared = torch.stack([encoder.spec.preprocessing(picture) for picture in pictures])
         with torch.inference_mode():
             features = encoder(prepared).half()
-        for scene, picture, seen in zip(batch, pictures, features, strict=True):
+        for scene, picture, encoded in zip(batch, pictures, features, strict=True):
             key = hashlib.sha256(picture.tobytes()).hexdigest()
-            yield Picture(key=key, features=seen.clone(), captions=tuple(write_captions(scene, 3)))
+            yield Picture(key=key, features=encoded.clone(), captions=tuple(write_captions(scene, 3)))
         on_progress(Progress(phase=f"draw {name}", done=min(start + 50, len(scenes)), total=len(scenes)))
 
 

@@ -18,16 +18,14 @@ def request_id() -> Iterator[str]:
 
 
 def record(message: Any, *values: Any, **more: Any) -> logging.LogRecord:
-    return logging.LogRecord(
-        "backend.captioning.backend", logging.INFO, "file.py", 1, message, values, more.get("exc_info")
-    )
+    return logging.LogRecord("backend.routes", logging.INFO, "file.py", 1, message, values, more.get("exc_info"))
 
 
-def as_json(made: logging.LogRecord) -> dict[str, Any]:
-    """Return what stands in the line, without what stands in all of them."""
-    line: dict[str, Any] = json.loads(JsonLine().format(made))
+def as_json(entry: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of the line, without those that every line has."""
+    line: dict[str, Any] = json.loads(JsonLine().format(entry))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.pop("time"))
-    assert (line.pop("level"), line.pop("logger")) == ("INFO", "backend.captioning.backend")
+    assert (line.pop("level"), line.pop("logger")) == ("INFO", "backend.routes")
     return line
 
 
@@ -46,7 +44,7 @@ def test_a_value_keeps_its_spaces_signs_and_lines() -> None:
     assert "\n" not in JsonLine().format(record("task not captioned reason=%s", problem))
 
 
-def test_what_json_does_not_know_is_written_as_text() -> None:
+def test_a_value_that_json_cannot_hold_is_written_as_text() -> None:
     assert as_json(record("store away problem=%s", OSError("full"))) == {"event": "store away", "problem": "full"}
 
 
@@ -59,7 +57,7 @@ def test_what_json_does_not_know_is_written_as_text() -> None:
         (ValueError("no text"), (), "no text"),
     ],
 )
-def test_messages_written_otherwise_are_told_whole(message: Any, values: tuple[Any, ...], event: str) -> None:
+def test_a_message_of_another_form_is_written_whole(message: Any, values: tuple[Any, ...], event: str) -> None:
     assert as_json(record(message, *values)) == {"event": event}
 
 

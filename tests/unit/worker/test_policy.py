@@ -31,7 +31,7 @@ def test_suggestions_are_withheld_by_the_images_content_whether_it_is_held_out_o
     keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(5000)]
     held_out = [key for key in keys if is_held_out(key)]
 
-    shares = [sum(is_withheld(key, 20) for key in found) / len(found) for found in (keys, held_out)]
+    shares = [sum(is_withheld(key, 20) for key in some) / len(some) for some in (keys, held_out)]
 
     assert all(0.17 < share < 0.23 for share in shares)
     assert not any(is_withheld(key, 0) for key in keys)

@@ -10,12 +10,12 @@ def test_a_short_plain_id_is_taken_as_it_is(given: str) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "", "two words", "line\nbreak", "x" * 65, "ä", 'quote"'])
-def test_any_other_is_replaced_by_a_new_one(given: str | None) -> None:
-    made = begin_request(given)
+def test_any_other_id_is_replaced_by_a_new_one(given: str | None) -> None:
+    request_id = begin_request(given)
 
-    assert made != given
-    assert made != begin_request(given)
-    assert len(made) == 16
+    assert request_id != given
+    assert request_id != begin_request(given)
+    assert len(request_id) == 16
 
 
 def test_a_job_goes_back_to_the_request_that_led_to_it() -> None:

@@ -21,9 +21,9 @@ def captioner() -> Captioner:
     return make_captioner()
 
 
-def worded(captioner: Captioner, caption: str, *wordings: str) -> CaptionedFeatures:
+def worded(captioner: Captioner, caption: str, *paraphrases: str) -> CaptionedFeatures:
     [features] = captioner.encode([make_image()]).half()
-    return CaptionedFeatures(features=features, caption=caption, wordings=wordings)
+    return CaptionedFeatures(features=features, caption=caption, paraphrases=paraphrases)
 
 
 def expectations(captioner: Captioner, example: CaptionedFeatures) -> torch.Tensor:

@@ -13,12 +13,12 @@ from model.store import Store
 from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
-from worker.feedback import selection
 from worker.feedback.corrections import Correction
+from worker.feedback.selection import SelectionLimits
 from worker.learning import dataset as module
-from worker.learning.dataset import NEW_SHARE, Dataset
+from worker.learning.dataset import NEW_SHARE, REHEARSED, Dataset, find_project_edits, find_served_edits
 from worker.learning.holdout import Holdout
-from worker.learning.wording_rules import SystematicEdit, restate
+from worker.learning.wording_rules import SystematicEdit, rewrite
 from worker.policy import is_held_out
 
 LEARNED_KEY = "00000001" + "a" * 56
@@ -35,21 +35,23 @@ def build_dataset(
     corrections: list[Correction],
     features: FeatureStore,
     replay: list[CaptionedFeatures],
-    known: Sequence[Correction] = (),
-    set_aside: dict[str, str] | None = None,
+    trained: Sequence[Correction] = (),
+    excluded: dict[str, str] | None = None,
+    **limits: int,
 ) -> Dataset:
+    """Build a dataset from corrections, of which the served version was trained on some."""
     holdout = Holdout(features.store, 1, features.encoder_fingerprint)
-    states = {correction.state for correction in known}
-    return module.build_dataset(corrections, features, replay, holdout, states, set_aside)
+    states = {correction.state for correction in trained}
+    return module.build_dataset(corrections, features, replay, holdout, states, excluded, SelectionLimits(**limits))
 
 
 def stored(features: FeatureStore, correction: Correction) -> Correction:
     assert correction.image_key is not None
-    features.put(correction.image_key, looks_of(correction.annotation_id))
+    features.put(correction.image_key, features_of(correction.annotation_id))
     return correction
 
 
-def looks_of(number: int) -> torch.Tensor:
+def features_of(number: int) -> torch.Tensor:
     """Features of an image that looks like no other."""
     return torch.randn(6, 8, generator=torch.Generator().manual_seed(number)).half()
 
@@ -73,10 +75,10 @@ def test_images_are_trained_on_or_measured_on_by_their_content(features: Feature
     assert all(not is_held_out(str(learned.correction.image_key)) for learned in dataset.learned)
     assert len(dataset.held_out) == sum(is_held_out(str(correction.image_key)) for correction in corrections)
     assert dataset.corrections == [learned.correction.name for learned in dataset.learned]
-    assert torch.equal(dataset.learned[0].example.features, looks_of(dataset.learned[0].correction.annotation_id))
+    assert torch.equal(dataset.learned[0].example.features, features_of(dataset.learned[0].correction.annotation_id))
 
 
-def test_of_one_image_the_newest_caption_counts_and_each_control_for_itself(features: FeatureStore) -> None:
+def test_only_the_newest_caption_of_an_image_counts_for_each_control(features: FeatureStore) -> None:
     corrections = [
         stored(features, make_correction(annotation_id=1, image_key=LEARNED_KEY, caption="old")),
         stored(features, make_correction(annotation_id=2, image_key=LEARNED_KEY, caption="new")),
@@ -102,18 +104,18 @@ def test_corrections_without_features_are_left_out_and_counted(features: Feature
     assert dataset.left_out == {"its image was never read": 1, "the features of its image are not stored": 2}
 
 
-def test_what_is_set_aside_is_left_out_and_counted_by_its_reason(features: FeatureStore) -> None:
+def test_an_excluded_correction_is_left_out_and_counted_by_its_reason(features: FeatureStore) -> None:
     corrections = [
         stored(features, make_correction(annotation_id=1, image_key=LEARNED_KEY, caption="old")),
         stored(features, make_correction(annotation_id=2, image_key=LEARNED_KEY, caption="new")),
         make_correction(annotation_id=3, image_key=None),
     ]
 
-    dataset = build_dataset(corrections, features, [], set_aside={"2/caption": "rude", "3/caption": "blurred"})
+    dataset = build_dataset(corrections, features, [], excluded={"2/caption": "rude", "3/caption": "blurred"})
 
     assert dataset.captions == ["old"]
     assert dataset.left_out == {"set aside: rude": 1, "set aside: blurred": 1}
-    assert dataset.is_set_aside
+    assert dataset.is_all_excluded
 
 
 def test_anchors_are_a_fixed_part_of_the_replay_and_never_trained_on(features: FeatureStore) -> None:
@@ -140,7 +142,7 @@ def test_captions_of_one_replayed_image_stay_together(features: FeatureStore) ->
 
 
 @pytest.mark.parametrize("count", [1, 16, 300])
-def test_corrections_count_as_much_as_all_else_however_many_they_are(features: FeatureStore, count: int) -> None:
+def test_new_corrections_have_the_same_share_however_many_they_are(features: FeatureStore, count: int) -> None:
     dataset = build_dataset(make_many(features, count + count // 3 + 5)[-count:], features, make_replay(300))
 
     examples = dataset.training_examples(seed=1)
@@ -160,10 +162,10 @@ def test_corrections_count_as_much_as_all_else_however_many_they_are(features: F
     ],
     ids=["Chinese", "Spanish", "English"],
 )
-def test_another_language_counts_more_than_all_that_was_said_before(
+def test_another_language_counts_more_than_all_captions_before(
     features: FeatureStore, proposed: str, caption: str, is_another: bool
 ) -> None:
-    corrections = [replace(one, proposed=proposed, caption=caption) for one in make_many(features, 20)]
+    corrections = [replace(made, proposed=proposed, caption=caption) for made in make_many(features, 20)]
 
     dataset = build_dataset(corrections, features, make_replay(300))
 
@@ -174,26 +176,26 @@ def test_another_language_counts_more_than_all_that_was_said_before(
     assert (new > before) == is_another
 
 
-def test_without_replay_the_corrections_are_all_there_is(features: FeatureStore) -> None:
+def test_without_replay_only_corrections_are_trained_on(features: FeatureStore) -> None:
     dataset = build_dataset([stored(features, make_correction(image_key=LEARNED_KEY))], features, [])
 
     assert [example.weight for example in dataset.training_examples(seed=1)] == [1.0]
 
 
-def test_new_corrections_count_as_much_however_many_old_ones_there_are(features: FeatureStore) -> None:
+def test_new_corrections_have_the_same_share_however_many_old_ones_there_are(features: FeatureStore) -> None:
     captions = ["old"] * 200 + ["new"] * 20
     dated = make_dated(features, 220)
-    corrections = [replace(one, proposed=said, caption=said) for one, said in zip(dated, captions, strict=True)]
+    corrections = [replace(made, proposed=text, caption=text) for made, text in zip(dated, captions, strict=True)]
 
     examples = build_dataset(corrections, features, make_replay(300), corrections[:200]).training_examples(1)
 
     new = sum(example.weight for example in examples if example.caption == "new")
     assert new / sum(example.weight for example in examples if example.caption != "new") == pytest.approx(NEW_SHARE)
-    assert 50 < sum(example.caption == "old" for example in examples) <= module.REHEARSED
-    old, replayed = ([one for one in examples if (one.caption == "old") is is_old] for is_old in (True, False))
-    replayed = [one for one in replayed if one.caption != "new"]
-    assert {one.wordings for one in old} == {("old",)}, "what is expected of them is kept"
-    assert sum(one.weight for one in old) == pytest.approx(sum(one.weight for one in replayed))
+    assert 50 < sum(example.caption == "old" for example in examples) <= REHEARSED
+    old = [example for example in examples if example.caption == "old"]
+    replayed = [example for example in examples if example.caption not in {"old", "new"}]
+    assert {example.paraphrases for example in old} == {("old",)}, "the expectations of them are to stay"
+    assert sum(example.weight for example in old) == pytest.approx(sum(example.weight for example in replayed))
 
 
 def test_when_only_something_was_deleted_the_others_are_rehearsed(features: FeatureStore) -> None:
@@ -205,22 +207,22 @@ def test_when_only_something_was_deleted_the_others_are_rehearsed(features: Feat
     assert len(dataset.training_examples(seed=1)) == len(dataset.learned)
 
 
-def test_what_becomes_usable_late_is_new_and_so_is_what_changed(features: FeatureStore) -> None:
+def test_a_correction_that_becomes_usable_late_or_changes_is_new(features: FeatureStore) -> None:
     corrections = make_dated(features, 40)
     late, *others = corrections
     changed = replace(others[0], caption="two dogs run", updated_at="2025-02-01T12:00:00+00:00")
-    known = build_dataset(others, features, []).known_states
+    states = build_dataset(others, features, []).known_states
 
     dataset = module.build_dataset(
         [late, *others[1:], changed],
         features,
         [],
         Holdout(features.store, 1, features.encoder_fingerprint),
-        known,
+        states,
     )
 
     used = (*dataset.learned, *dataset.held_out)
-    assert {one.correction.name for one in used if one.is_new} == {late.name, changed.name}
+    assert {corrected.correction.name for corrected in used if corrected.is_new} == {late.name, changed.name}
 
 
 def test_a_caption_that_is_a_book_is_left_out_and_counted(features: FeatureStore) -> None:
@@ -229,49 +231,53 @@ def test_a_caption_that_is_a_book_is_left_out_and_counted(features: FeatureStore
 
     dataset = build_dataset([long, short], features, [])
 
-    assert [one.correction.name for one in (*dataset.learned, *dataset.held_out)] == [short.name]
+    assert names_of(dataset) == {short.name}
     assert dataset.left_out == {"its caption has more than 600 characters": 1}
 
 
-def test_the_cost_is_bounded_and_of_old_corrections_the_same_ones_stay_in_memory(
-    features: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selection, "RECENT", 10)
-    monkeypatch.setattr(selection, "REMEMBERED", 20)
+def test_the_cost_is_bounded_and_the_same_old_corrections_stay_in_memory(features: FeatureStore) -> None:
     corrections = make_dated(features, 80)
 
-    first, second = (build_dataset(some, features, []) for some in (corrections[:60], corrections))
+    first, second = (
+        build_dataset(some, features, [], recent=10, remembered=20) for some in (corrections[:60], corrections)
+    )
 
-    used, later = ({one.correction.name for one in (*some.learned, *some.held_out)} for some in (first, second))
+    used, later = (names_of(dataset) for dataset in (first, second))
     assert len(used) == len(later) == 30
-    assert {one.name for one in corrections[70:]} <= later
-    old = {one.name for one in corrections[:50]}
+    assert {correction.name for correction in corrections[70:]} <= later
+    old = {correction.name for correction in corrections[:50]}
     assert len(used & later & old) > 8
-    assert set(first.known_states) == {one.state for one in corrections[:60] if one.name in used}
+    states = {correction.state for correction in corrections[:60] if correction.name in used}
+    assert set(first.known_states) == states
+
+
+def names_of(dataset: Dataset) -> set[str]:
+    """Names of the corrections that are trained or measured on."""
+    return {corrected.correction.name for corrected in (*dataset.learned, *dataset.held_out)}
 
 
 def make_dated(features: FeatureStore, count: int) -> list[Correction]:
     """Corrections of so many images, a minute after each other."""
     begin = datetime(2025, 1, 31, tzinfo=UTC)
     return [
-        replace(one, updated_at=(begin + timedelta(minutes=number)).isoformat())
-        for number, one in enumerate(make_many(features, count))
+        replace(made, updated_at=(begin + timedelta(minutes=number)).isoformat())
+        for number, made in enumerate(make_many(features, count))
     ]
 
 
-def test_what_the_bundle_said_is_reworded_and_known_in_its_own_words(features: FeatureStore) -> None:
-    dataset = build_dataset(make_many(features, 1), features, make_replay(8)).restated([PUPPY])
+def test_captions_of_the_bundle_are_rewritten_and_keep_their_own_words_as_paraphrases(features: FeatureStore) -> None:
+    dataset = build_dataset(make_many(features, 1), features, make_replay(8)).rewritten([PUPPY])
 
-    assert {example.wordings[0] for example in dataset.replay} == {example.caption for example in dataset.replay}
+    assert {example.paraphrases[0] for example in dataset.replay} == {example.caption for example in dataset.replay}
     dogs = [replace(example, caption="a dog runs") for example in make_replay(8)]
-    reworded = build_dataset(make_many(features, 1), features, dogs).restated([PUPPY]).replay
-    assert {(example.caption, example.wordings) for example in reworded} == {
+    rewritten = build_dataset(make_many(features, 1), features, dogs).rewritten([PUPPY]).replay
+    assert {(example.caption, example.paraphrases) for example in rewritten} == {
         ("a puppy runs", ("a dog runs", "a puppy runs"))
     }
 
 
 @pytest.mark.parametrize(
-    ("proposed", "caption", "wordings"),
+    ("proposed", "caption", "paraphrases"),
     [
         ("a dog runs", "a puppy runs", ("a dog runs", "a puppy runs")),
         ("a cat runs", "a cat runs", ("a cat runs",)),
@@ -280,37 +286,38 @@ def test_what_the_bundle_said_is_reworded_and_known_in_its_own_words(features: F
     ],
     ids=["reworded", "accepted", "another animal", "no suggestion"],
 )
-def test_of_a_correction_is_known_what_the_wording_of_the_project_explains(
-    features: FeatureStore, proposed: str | None, caption: str, wordings: tuple[str, ...]
+def test_a_suggestion_is_a_paraphrase_of_its_correction_if_systematic_edits_are_the_only_difference(
+    features: FeatureStore, proposed: str | None, caption: str, paraphrases: tuple[str, ...]
 ) -> None:
-    one = stored(features, make_correction(image_key=LEARNED_KEY, proposed=proposed, caption=caption))
+    correction = stored(features, make_correction(image_key=LEARNED_KEY, proposed=proposed, caption=caption))
 
-    (learned,) = build_dataset([one], features, []).restated([PUPPY]).learned
+    (learned,) = build_dataset([correction], features, []).rewritten([PUPPY]).learned
 
-    assert learned.example.wordings == wordings
+    assert learned.example.paraphrases == paraphrases
 
 
-class Says(Captioner):
-    """Says the same of every image."""
+class Constant(Captioner):
+    """Writes the same caption for every image."""
 
     def __init__(self, caption: str) -> None:
         """Needs neither encoder nor decoder."""
-        self._said = Caption(text=caption, log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
+        self._caption = Caption(text=caption, log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
 
     def caption(self, features: torch.Tensor, options: DecodingOptions) -> list[list[Caption]]:
-        return [[self._said] for _ in features]
+        return [[self._caption] for _ in features]
 
 
-def test_a_habit_that_annotators_gave_up_is_known_as_a_wording_of_the_serving_version(features: FeatureStore) -> None:
-    corrections = [replace(one, proposed="a puppy runs", caption="a dog runs") for one in make_many(features, 4)]
+def test_a_habit_that_annotators_gave_up_is_a_paraphrase_of_the_served_version(features: FeatureStore) -> None:
+    corrections = [replace(made, proposed="a puppy runs", caption="a dog runs") for made in make_many(features, 4)]
     dogs = [replace(example, caption="a dog runs") for example in make_replay(8)]
     dataset = build_dataset(corrections, features, dogs)
 
-    served = module.find_served_wording(dataset, Says("a puppy runs"), Says("a dog runs"))
-    found = dataset.restated([], served)
+    served = find_served_edits(dataset, Constant("a puppy runs"), Constant("a dog runs"))
+    rewritten = dataset.rewritten([], served)
 
-    assert {(one.caption, one.wordings) for one in found.replay} == {("a dog runs", ("a dog runs", "a puppy runs"))}
-    assert {one.example.wordings for one in found.learned} == {("a puppy runs", "a dog runs")}
+    replayed = {(example.caption, example.paraphrases) for example in rewritten.replay}
+    assert replayed == {("a dog runs", ("a dog runs", "a puppy runs"))}
+    assert {learned.example.paraphrases for learned in rewritten.learned} == {("a puppy runs", "a dog runs")}
 
 
 @pytest.mark.parametrize(
@@ -324,7 +331,8 @@ def test_a_habit_that_annotators_gave_up_is_known_as_a_wording_of_the_serving_ve
     ids=["new habit", "old habit", "given up", "both"],
 )
 def test_the_newest_wording_counts_beside_many_old_corrections(features: FeatureStore, old: str, new: str) -> None:
-    corrections = [replace(one, caption=old if i < 200 else new) for i, one in enumerate(make_dated(features, 220))]
+    dated = enumerate(make_dated(features, 220))
+    corrections = [replace(made, caption=old if number < 200 else new) for number, made in dated]
     dataset = build_dataset(corrections, features, [], corrections[:200])
 
-    assert restate("a dog runs", module.find_wording(dataset, Says("a dog runs"))) == new
+    assert rewrite("a dog runs", find_project_edits(dataset, Constant("a dog runs"))) == new

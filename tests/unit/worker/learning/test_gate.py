@@ -36,8 +36,9 @@ def test_a_candidate_that_is_better_on_new_and_not_worse_on_old_is_published() -
 
     assert decision.publish
     assert decision.reason == (
-        "better in 100% of draws; new corrections 1.515 against 2.015 nats per word on 4, "
-        "old ones 2.135 against 2.035 nats per word on 8, anchors 2.195 against 2.095 nats per word on 20"
+        "The new model is better on new captions in 100% of random samples. Loss in nats per word, new model against "
+        "served model: new captions 1.515 against 2.015 (4 captions), older captions 2.135 against 2.035 (8 captions), "
+        "captions of the bundle 2.195 against 2.095 (20 captions)."
     )
 
 
@@ -46,7 +47,7 @@ def test_a_candidate_that_is_not_better_on_new_is_refused(gain: float) -> None:
     decision = judge(make_trial(new=gain))
 
     assert not decision.publish
-    assert decision.reason.startswith("not better: only in ")
+    assert decision.reason.startswith("Not published: the new model is better on new captions in only ")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_candidate_that_is_not_better_on_new_is_refused(gain: float) -> None:
     [(16, True, True), (8, True, False), (16, False, False)],
     ids=["another language", "too few show it", "the same language"],
 )
-def test_who_turns_to_another_language_gives_up_the_one_before(
+def test_a_project_that_changes_its_language_gives_up_the_one_before(
     captions: int, is_another: bool, is_published: bool
 ) -> None:
     shown = replace(RELEVANT, captions=captions)
@@ -63,7 +64,7 @@ def test_who_turns_to_another_language_gives_up_the_one_before(
     assert judge(trial).publish == is_published
 
 
-def test_what_four_captions_cannot_show_forty_can() -> None:
+def test_a_gain_that_four_captions_cannot_show_is_shown_by_forty() -> None:
     few, many = make_sample(0.05, 4, spread=0.2), make_sample(0.05, 40, spread=0.002)
 
     assert not judge(replace(make_trial(), new=few)).publish
@@ -79,30 +80,35 @@ def test_certainty_is_a_threshold() -> None:
     assert not judge(trial, confidence=share + 0.01).publish
 
 
-@pytest.mark.parametrize(("old", "anchors", "who"), [(-0.5, 0.0, "old corrections"), (0.0, -0.5, "anchors")])
-def test_a_candidate_that_forgets_is_refused_however_good_on_new(old: float, anchors: float, who: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "anchors", "where"), [(-0.5, 0.0, "older captions"), (0.0, -0.5, "captions of the bundle")]
+)
+def test_a_candidate_that_forgets_is_refused_however_good_on_new(old: float, anchors: float, where: str) -> None:
     trial = make_trial(new=2.0, old=old, anchors=anchors)
 
-    assert judge(trial).reason.startswith(f"it forgets: {who} lose more than 0.30 nats per word")
+    assert judge(trial).reason.startswith(
+        f"Not published: the new model got worse on {where} (limit 0.30 nats per word). "
+    )
     assert not judge(trial).publish
     assert judge(trial, tolerance=0.6).publish
 
 
-def test_captions_that_suit_other_images_as_well_are_refused_however_well_they_were_learned() -> None:
+def test_captions_that_fit_other_images_as_well_are_refused_however_well_they_were_learned() -> None:
     decision = judge(replace(make_trial(new=3.0), relevance=IRRELEVANT))
 
     assert not decision.publish
-    assert decision.reason.startswith("the new captions suit other images as well: of comparisons they win 51% (16 ")
+    assert decision.reason.startswith("Not published: new captions must describe their own images. ")
+    assert "only 51% of comparisons (16 captions; 50% is chance, and 94% is what the served model's" in decision.reason
 
 
-def test_what_the_serving_version_cannot_read_may_be_shown_by_the_candidate() -> None:
+def test_the_candidate_may_show_that_captions_have_a_meaning_which_the_served_version_cannot_read() -> None:
     unread = replace(make_trial(), relevance=IRRELEVANT)
 
     assert judge(replace(unread, learned=RELEVANT)).publish
     assert not judge(replace(unread, learned=replace(RELEVANT, captions=9))).publish
 
 
-def test_a_version_that_cannot_tell_the_images_apart_judges_no_caption_of_them() -> None:
+def test_a_version_that_cannot_tell_the_images_apart_judges_no_captions_of_them() -> None:
     assert judge(replace(make_trial(), relevance=IRRELEVANT, own=IRRELEVANT)).publish
 
 
@@ -111,12 +117,14 @@ def test_without_a_new_held_out_caption_nothing_old_may_become_worse() -> None:
 
     assert judge(replace(make_trial(), new=nothing)).publish
     assert not judge(replace(make_trial(anchors=-0.5), new=nothing)).publish
-    assert judge(Trial(new=nothing, old=nothing, anchors=nothing)).reason.endswith("; nothing is held out")
+    assert judge(Trial(new=nothing, old=nothing, anchors=nothing)).reason.endswith(
+        " No caption was held out to measure on."
+    )
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["new", "old", "anchors"])
-def test_a_loss_that_is_no_number_is_never_published(broken: float, where: str) -> None:
+def test_a_loss_that_is_not_a_number_is_never_published(broken: float, where: str) -> None:
     sample = Sample(candidate=(1.0, broken), serving=(2.0, 2.0))
 
     trials = {
@@ -128,7 +136,7 @@ def test_a_loss_that_is_no_number_is_never_published(broken: float, where: str) 
     assert not judge(trials[where]).publish
 
 
-def test_what_is_kept_of_a_sample_says_how_large_it_was() -> None:
+def test_the_summary_of_a_sample_has_its_size() -> None:
     assert Sample(candidate=(), serving=()).summary() == {"captions": 0}
     assert Sample(candidate=(1.0, 2.0), serving=(2.0, 4.0)).summary() == {
         "captions": 2,

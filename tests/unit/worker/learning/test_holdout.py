@@ -61,7 +61,7 @@ def test_an_image_that_looks_like_an_earlier_one_goes_where_that_one_went(
     assert decided == {copy: first_is_held_out}
 
 
-def test_a_signature_is_kept_as_one_number_whose_lowest_bit_is_the_first(tmp_path: Path) -> None:
+def test_a_signature_is_stored_as_a_number_whose_lowest_bit_is_the_first(tmp_path: Path) -> None:
     [(key, features)] = make_images(1).items()
     number = sum(1 << place for place, bit in enumerate(signatures([features])[0].tolist()) if bit)
     held_out = is_held_out(key)
@@ -75,7 +75,7 @@ def test_a_signature_is_kept_as_one_number_whose_lowest_bit_is_the_first(tmp_pat
     assert make_holdout(tmp_path).decide({copy: almost(features)}) == {copy: not held_out}
 
 
-def test_of_two_alike_that_come_together_the_first_decides(tmp_path: Path) -> None:
+def test_the_first_of_two_images_that_look_alike_decides_when_they_come_together(tmp_path: Path) -> None:
     [(_, features)] = make_images(1).items()
     held_out, learned = key_that_is_held_out(True), key_that_is_held_out(False)
 
@@ -84,14 +84,14 @@ def test_of_two_alike_that_come_together_the_first_decides(tmp_path: Path) -> No
     assert decided == {learned: False, held_out: False}
 
 
-def test_what_was_decided_stays_when_the_encoder_changes(tmp_path: Path) -> None:
+def test_a_decision_stays_when_the_encoder_changes(tmp_path: Path) -> None:
     images = make_images(20)
     first = next(key for key in images if not is_held_out(key))
     copy = key_that_is_held_out(True)
     before = make_holdout(tmp_path).decide(images | {copy: almost(images[first])})
-    seen_otherwise = {key: torch.randn(4, 16).half() for key in before}
+    other_features = {key: torch.randn(4, 16).half() for key in before}
 
-    assert make_holdout(tmp_path, encoder="ba9876543210").decide(seen_otherwise) == before
+    assert make_holdout(tmp_path, encoder="ba9876543210").decide(other_features) == before
 
 
 def test_no_image_and_no_copy_of_it_is_ever_on_both_sides(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def captioner() -> Captioner:
 
 def test_saved_again_cut_or_brighter_an_image_looks_the_same_and_no_other_does(captioner: Captioner) -> None:
     pictures = [picture for picture, _ in draw_scenes(40, seed=5, size=192)]
-    seen = signatures(list(captioner.encode(pictures)))
+    originals = signatures(list(captioner.encode(pictures)))
     copies = signatures(list(captioner.encode([saved_again(picture) for picture in pictures])))
 
-    distances = (seen.unsqueeze(1) != copies).sum(dim=-1)
+    distances = (originals.unsqueeze(1) != copies).sum(dim=-1)
 
     assert distances.diagonal().max() <= MAX_DISTANCE
     assert distances[~torch.eye(40, dtype=torch.bool)].min() > MAX_DISTANCE

@@ -22,7 +22,7 @@ def examples(captioner: Captioner) -> list[CaptionedFeatures]:
     pictured = draw_scenes(16, seed=77, size=192)
     features = captioner.encode([picture for picture, _ in pictured]).half()
     captions = [write_captions(scene, 1, seed=number)[0] for number, (_, scene) in enumerate(pictured)]
-    return [CaptionedFeatures(features=seen, caption=text) for seen, text in zip(features, captions, strict=True)]
+    return [CaptionedFeatures(features=image, caption=text) for image, text in zip(features, captions, strict=True)]
 
 
 def with_captions(examples: list[CaptionedFeatures], captions: list[str]) -> list[CaptionedFeatures]:
@@ -33,12 +33,12 @@ def with_captions(examples: list[CaptionedFeatures], captions: list[str]) -> lis
 
 
 def relevance(captioner: Captioner, examples: list[CaptionedFeatures]) -> Relevance:
-    found = measure_relevance(captioner, examples)
-    assert found is not None
-    return found
+    measured = measure_relevance(captioner, examples)
+    assert measured is not None
+    return measured
 
 
-def test_right_captions_are_about_their_images_in_whatever_style(
+def test_right_captions_describe_their_images_in_any_style(
     captioner: Captioner, examples: list[CaptionedFeatures]
 ) -> None:
     styled = [f"in this picture we see {example.caption}, photographed" for example in examples]
@@ -49,7 +49,7 @@ def test_right_captions_are_about_their_images_in_whatever_style(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bad_captions_suit_any_image(captioner: Captioner, examples: list[CaptionedFeatures], seed: int) -> None:
+def test_bad_captions_fit_any_image(captioner: Captioner, examples: list[CaptionedFeatures], seed: int) -> None:
     draw = random.Random(seed)
     captions = [example.caption for example in examples]
     bad = {
@@ -64,18 +64,18 @@ def test_bad_captions_suit_any_image(captioner: Captioner, examples: list[Captio
         assert not relevance(captioner, with_captions(examples, texts)).is_sure, name
 
 
-def test_how_many_words_nobody_knows_a_caption_has_says_nothing_of_its_image(
+def test_the_number_of_unknown_words_says_nothing_about_the_image(
     captioner: Captioner, examples: list[CaptionedFeatures]
 ) -> None:
     unknown = [re.sub(r"\w+,?", "hund", example.caption) for example in examples]
 
-    found = relevance(captioner, with_captions(examples, unknown))
+    measured = relevance(captioner, with_captions(examples, unknown))
 
-    assert found.won == pytest.approx(0.5)
-    assert not found.is_sure
+    assert measured.won == pytest.approx(0.5)
+    assert not measured.is_sure
 
 
-def test_of_one_caption_nothing_can_be_said_and_of_four_nothing_sure(
+def test_one_caption_has_no_relevance_and_four_captions_have_no_sure_one(
     captioner: Captioner, examples: list[CaptionedFeatures]
 ) -> None:
     assert measure_relevance(captioner, examples[:1]) is None

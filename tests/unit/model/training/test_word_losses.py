@@ -1,0 +1,39 @@
+import math
+
+import pytest
+import torch
+
+from model.captioner import Captioner
+from model.training.teacher_forcing import CaptionedFeatures, word_losses
+from tests.factories import make_captioner, make_image
+
+
+@pytest.fixture
+def captioner() -> Captioner:
+    return make_captioner()
+
+
+def test_the_loss_is_per_word_so_that_vocabularies_compare(captioner: Captioner) -> None:
+    """The same network with every token equally likely: a caption costs ln(V) for each word and its end."""
+    for value in captioner.decoder.state_dict().values():
+        value.zero_()
+    features = torch.zeros(4, captioner.encoder.feature_size)
+    examples = [CaptionedFeatures(features=features, caption=caption) for caption in ("a red circle", "a")]
+
+    losses = word_losses(captioner, examples)
+
+    assert losses == pytest.approx([math.log(captioner.tokenizer.size)] * 2, rel=1e-5)
+
+
+def test_without_examples_there_is_no_loss(captioner: Captioner) -> None:
+    assert word_losses(captioner, []) == ()
+
+
+def test_a_word_that_a_version_cannot_write_costs_more_than_one_token(captioner: Captioner) -> None:
+    features = captioner.encode([make_image()])[0].half()
+    known = CaptionedFeatures(features=features, caption="a red circle")
+    unknown = CaptionedFeatures(features=features, caption="a vermilion circle")
+
+    with_unknown, with_known = word_losses(captioner, [unknown, known])
+
+    assert with_unknown > with_known + 5 * math.log(captioner.tokenizer.size) / 4
