@@ -54,7 +54,8 @@ class Sample:
         return float((gains[drawn].mean(dim=1) > gain).float().mean())
 
     def __str__(self) -> str:
-        return f"{_mean(self.candidate):.3f} against {_mean(self.serving):.3f} ({len(self)} captions)"
+        count = "1 caption" if len(self) == 1 else f"{len(self)} captions"
+        return f"{_mean(self.candidate):.3f} against {_mean(self.serving):.3f} ({count})"
 
 
 @dataclass(frozen=True, kw_only=True)
