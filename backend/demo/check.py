@@ -1,7 +1,7 @@
 """`make demo-check`: a program plays the annotator in the demo and judges what Label Studio then suggests.
 
-The annotator's team calls a circle a ball. Nobody told the captioner; it must learn it from corrections, use it
-on pictures nobody corrected, and still get their facts right.
+The annotator's team calls a circle a ball. The captioner must learn this from corrections, use it for pictures that
+nobody corrected, and still describe them correctly.
 """
 
 import json
@@ -21,13 +21,13 @@ from model.errors import CaptionerError, ServiceError
 HOUSE_WORDS = {"circle": "ball", "circles": "balls"}
 CORRECTIONS = 20
 ONLY_WHEN_ASKED = {"RETRAIN_AFTER": "1000", "RETRAIN_IDLE_S": "0"}
-"""The check presses Start Training, so nothing else may start one."""
+"""Only the check itself starts a training, with Start Training."""
 TRAINING_LIMIT_S = 300
 SERVES_WITHIN_S = 5
 """A published version serves within 2 s; a slow machine gets more."""
 RIGHT_SHARE = 0.9
-"""Of the suggestions with a circle on unseen pictures, this share at least must follow the house style; and of all,
-at least this share of as many as before must state no wrong fact."""
+"""Of the suggestions for unseen pictures with a circle, at least this share must use the team's word. And the number of
+suggestions without a wrong fact must be at least this share of the number before."""
 
 
 @dataclass(kw_only=True)
@@ -40,11 +40,11 @@ class CheckReport:
     versions: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, int] = field(default_factory=dict)
     suggestions: dict[str, int] = field(default_factory=dict)
-    """On pictures nobody annotated: how many there are, and of how many something holds."""
+    """Counts of the pictures that nobody annotated."""
 
 
 def check_demo(setup_s: float) -> int:
-    """Play the demo; print one line per step and a JSON summary; return 0 only if the product did all it promises."""
+    """Play the demo; print one line per step and a JSON summary; return 0 only if all expectations hold."""
     narrator = Narrator(setup_s)
     report = CheckReport(seconds={"install": round(setup_s, 1)})
     try:
@@ -62,7 +62,7 @@ def check_demo(setup_s: float) -> int:
 
 
 def play(product: DemoProduct, narrator: Narrator, report: CheckReport) -> None:
-    """Annotate, train and judge as an annotator would; what does not hold is in the report."""
+    """Annotate, train and judge as an annotator would; the report has the expectations that do not hold."""
     checks = _Checks(narrator, report)
     before = _see_first_suggestions(product, checks)
     _annotate(product, checks)
@@ -79,7 +79,7 @@ class _Before:
 
 
 class _Checks:
-    """Tells each step and notes those that did not hold."""
+    """Prints each expectation, and notes in the report those that do not hold."""
 
     def __init__(self, narrator: Narrator, report: CheckReport) -> None:
         self.narrator = narrator
@@ -122,7 +122,7 @@ def _annotate(product: DemoProduct, checks: _Checks) -> None:
         user.submit(project_id, task, caption)
         counted["accepted" if caption == suggestion.caption else "corrected"] += 1
         if counted["corrected"] == 1:
-            checks.narrator.say(f"       the annotator makes of {suggestion.caption!r}: {caption!r}")
+            checks.narrator.say(f"       the annotator changes {suggestion.caption!r} to {caption!r}")
     checks.report.annotations = counted
     checks.narrator.say(f"       the annotator did this: {counted}")
 
@@ -216,7 +216,7 @@ def scene_of(task: ShownTask) -> Scene:
 
 
 def decision(product: DemoProduct) -> str | None:
-    """Return why the last retraining was published or refused, as the admin's pages tell it; None before the first."""
+    """Return why the last retraining was published or refused, as the admin pages show it; None before the first."""
     login = product.settings["BASIC_AUTH_USER"], product.settings["BASIC_AUTH_PASS"]
     try:
         overview = requests.get(f"{product.backend_url}/admin/api/overview", auth=login, timeout=20).json()

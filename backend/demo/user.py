@@ -1,8 +1,7 @@
-"""A person signed in to Label Studio: the requests that their browser sends, with its cookies.
+"""A person signed in to Label Studio: sends the requests that a browser sends, with its cookies.
 
-The project owner's half makes a project and connects the backend; the annotator's half opens tasks as the
-label stream and Quick View do, submits, updates, skips and deletes. Requests and replies are those of Label Studio
-1.23.
+As project owner the person creates a project and connects the backend. As annotator the person opens tasks as the label
+stream and Quick View do, and submits, updates, skips and deletes. Requests and replies are those of Label Studio 1.23.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,20 +22,20 @@ LABEL_CONFIG = """<View>
 </View>"""
 BACKEND_TITLE = "captioner"
 FILES_PER_UPLOAD = 100
-"""Label Studio answers 500 to more."""
+"""Label Studio answers 500 if there are more."""
 TIMEOUT_S = 150
 """Label Studio itself waits up to 100 s for a backend."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSuggestion:
-    """A prediction as a task brings it along."""
+    """A prediction, as it comes with a task."""
 
     prediction_id: int
     model_version: str
     caption: str
     region: Mapping[str, Any]
-    """What the label stream copies into the new annotation."""
+    """The region that the label stream copies into the new annotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class LabelStudioUser:
         return int(self._json("POST", "/api/ml/", json=backend)["id"])
 
     def serving_version(self, backend_id: int) -> str:
-        """Return the model version the backend serves, as Label Studio is told it right now."""
+        """Return the model version that the backend answers to Label Studio right now."""
         return str(self._json("GET", f"/api/ml/{backend_id}")["model_version"])
 
     def start_training(self, backend_id: int) -> None:
@@ -127,7 +126,7 @@ class LabelStudioUser:
         return self._annotate(project_id, task, suggestion, [region], {})
 
     def skip(self, project_id: int, task: ShownTask) -> int:
-        """Skip a task; the suggestion nobody approved is sent along, as the page does."""
+        """Skip a task. The suggestion is sent along although nobody approved it, as the page does."""
         suggestion = task.prefilled
         region = [] if suggestion is None else [{**suggestion.region, "origin": "prediction"}]
         return self._annotate(project_id, task, suggestion, region, {"was_cancelled": 1})
@@ -140,7 +139,7 @@ class LabelStudioUser:
         self._ask("PATCH", path, params={"project": project_id}, json=change)
 
     def convert_to_draft(self, annotation_id: int) -> None:
-        """Make a draft of an annotation, which is gone then; Label Studio reports it to nobody."""
+        """Make a draft of an annotation, which is gone then; Label Studio sends no webhook."""
         self._ask("POST", f"/api/annotations/{annotation_id}/convert-to-draft")
 
     def delete_annotation(self, project_id: int, annotation_id: int) -> None:

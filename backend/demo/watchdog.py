@@ -1,7 +1,7 @@
 """Stop processes together with everything they started, even when the one that started them was killed.
 
-`services` starts this file as a process of its own and tells it every process id it starts (`+pid`) or has
-stopped (`-pid`), one a line. When that pipe closes, however the other end died, what is left is stopped.
+`Services` starts this file as a process and sends it a line for each process that it starts (`+pid`) or has stopped
+(`-pid`). When that pipe closes, whatever the reason, the watchdog stops the processes that are left.
 """
 
 import signal
@@ -19,7 +19,7 @@ PATIENCE_S = 10.0
 def stop_trees(pids: Iterable[int], patience_s: float = PATIENCE_S) -> None:
     """Ask each process to end; after `patience_s` kill it and whatever it had started."""
     leaders = [process for pid in pids if (process := _process(pid)) is not None]
-    # Taken before the first signal: an orphan no longer tells whose child it was.
+    # Listed before the first signal, because an orphan no longer has its parent's id.
     descendants = [child for leader in leaders for child in _children(leader)]
     for leader in leaders:
         _signal(leader, signal.SIGTERM)
@@ -31,7 +31,7 @@ def stop_trees(pids: Iterable[int], patience_s: float = PATIENCE_S) -> None:
 
 
 class Watchdog:
-    """The watching process; it ends when told so by `close`, or when this process ends in any way."""
+    """The watching process; it ends after `close`, or when this process ends in any way."""
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C in the terminal must not reach it.

@@ -1,4 +1,4 @@
-"""The `scenes` bundle's world: draw small scenes, describe them, and check what a caption says of them."""
+"""The drawn world of the `scenes` bundle: draw small scenes, describe them, and check captions of them."""
 
 from backend.demo.scenes.checking import wrong_facts
 from backend.demo.scenes.drawing import draw_scene, draw_scenes

@@ -1,11 +1,11 @@
-"""Read what a caption claims of a scene, and name every claim that is not true.
+"""Read the claims of a caption about a scene, and name every claim that is not true.
 
     caption    = [ "there is" | "there are" ] clause { ( "," | "and" | "with" | ", with" ) clause } [ background ]
     clause     = objects [ position ] [ relation objects [ "and" objects ] | relation ( "it" | "them" ) ]
     objects    = number [ size ] colour shape
     background = "on a" [ pattern ] [ colour ] "background"
 
-The sentence decides nothing but its claims: any wording that reads by this grammar is fair.
+Only the claims matter: every wording that this grammar can read is allowed.
 """
 
 import re
@@ -21,12 +21,12 @@ COUNT_OF_WORD = {"an": 1, "one": 1} | {word: count for count, word in enumerate(
 
 
 class UnreadableCaptionError(ValueError):
-    """The caption is no sentence of this world's grammar."""
+    """The grammar cannot read the caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mention:
-    """One noun phrase: what it says of a group."""
+    """One noun phrase, which describes a group."""
 
     count: int
     size: str | None
@@ -36,7 +36,7 @@ class Mention:
 
 @dataclass(kw_only=True)
 class Claims:
-    """Everything a caption states; mentions are named by their place in the sentence."""
+    """Everything a caption states. Other fields name a mention by its index."""
 
     mentions: list[Mention] = field(default_factory=list)
     positions: list[tuple[int, str]] = field(default_factory=list)
@@ -49,7 +49,7 @@ def wrong_facts(caption: str, scene: Scene) -> list[str]:
     """Return one line for each claim of the caption that is not true of the scene; none if all are.
 
     Each mention stands for a different group, and the reading with the fewest wrong facts counts.
-    A caption that does not read by the grammar, an empty one too, is one wrong fact.
+    A caption that the grammar cannot read, such as an empty one, counts as one wrong fact.
     """
     try:
         claims = parse_claims(caption)
@@ -89,10 +89,10 @@ def _wrong_in_reading(claims: Claims, groups: Sequence[Group | None], scene: Sce
 def _wrong_mention(mention: Mention, group: Group | None) -> list[str]:
     if group is None:
         return [f"object: there is no further {mention.colour} {mention.shape}"]
-    said = {"count": mention.count, "size": mention.size, "colour": mention.colour, "shape": mention.shape}
+    claimed = {"count": mention.count, "size": mention.size, "colour": mention.colour, "shape": mention.shape}
     return [
         f"{fact}: said {value}, but it is {getattr(group, fact)}"
-        for fact, value in said.items()
+        for fact, value in claimed.items()
         if value is not None and value != getattr(group, fact)
     ]
 
@@ -178,10 +178,10 @@ class _Reader:
                 self.claims.relations.append((subject, relation, further))
 
     def _objects(self) -> int:
-        found = self._take(_OBJECTS)
-        if found is None:
+        objects = self._take(_OBJECTS)
+        if objects is None:
             raise self._unreadable()
-        number, size, colour, word = found.groups()
+        number, size, colour, word = objects.groups()
         count, shape = COUNT_OF_WORD[number], SHAPE_OF_WORD[word]
         is_plural = word != shape
         needs_an = (size or colour)[0] in "aeiou"
@@ -191,11 +191,11 @@ class _Reader:
         return len(self.claims.mentions) - 1
 
     def _take(self, phrase: re.Pattern[str]) -> re.Match[str] | None:
-        """Cut the phrase from the front of what is left to read, if it stands there."""
-        found = phrase.match(self.rest)
-        if found:
-            self.rest = self.rest[found.end() :].removeprefix(" ")
-        return found
+        """Take the phrase from the beginning of the rest, if the rest begins with it."""
+        match = phrase.match(self.rest)
+        if match:
+            self.rest = self.rest[match.end() :].removeprefix(" ")
+        return match
 
     def _unreadable(self) -> UnreadableCaptionError:
         return UnreadableCaptionError(f"wording: not a sentence of this world, at {self.rest!r}")

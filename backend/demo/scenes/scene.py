@@ -1,4 +1,4 @@
-"""A small world of drawn scenes: what a scene is, what is true in it, and a seeded sampler.
+"""A small world of drawn scenes: the parts of a scene, the facts that are true in it, and a sampler with a seed.
 
 A scene holds one to three groups of equal objects on a background. Lengths are fractions of the
 picture's side; x grows to the right and y grows downwards. The sampler keeps a margin around every
