@@ -134,9 +134,9 @@ class FakeLabelStudio:
             self.tasks[task["id"]] = _recorded_task() | {"project": 1} | fields
             place = {"task": task["id"], "project": self.tasks[task["id"]]["project"]}
             for child in task.get("annotations", ()):
-                self._put_annotation({"unique_id": str(uuid.uuid4())} | place | child)
+                self._put_annotation({"unique_id": str(uuid.uuid4())} | child | place)
             for child in task.get("predictions", ()):
-                self.predictions[child["id"]] = _recorded_prediction() | place | child
+                self.predictions[child["id"]] = _recorded_prediction() | child | place
 
     def prepare(self, method: str, path: str, *replies: Reply | Callable[[Request], Reply]) -> None:
         """Answer this method and path with these replies, one after the other; the last one stays.
