@@ -20,6 +20,7 @@ PROJECT_JOBS_AMONG = 100
 WORK = {
     "retrain": "train a new version",
     "retrain_if_idle": "check if a training is due",
+    "roll_back_if_accepted_less": "compare acceptance with the version before",
     "collect_corrections": "pull corrections",
     "pull_projects": "pull corrections of all projects",
     "refresh_predictions": "replace stored suggestions",

@@ -184,22 +184,13 @@ class TrainingRun:
             NoVersion: another version was promoted during the training.
         """
         self.progress.phase("publishing")
-        if self.registry.serving(self.project_id) != self.serving.version:
+        parent = self.serving.version
+        if self.registry.serving(self.project_id) != parent:
             with suppress(JobError):  # if the project was paused meanwhile, the corrections wait
                 trigger = "another version was promoted during the training"
                 enqueue_retraining(self.redis, self.settings, self.project_id, trigger)
-            raise NoVersion(
-                f"{self.serving.version} is not served any more; the next training starts from the version that is."
-            )
-        version = record(
-            self.registry,
-            self.project_id,
-            candidate,
-            decision,
-            change_number=self.change_number,
-            parent=self.serving.version,
-            reason=reason,
-        )
+            raise NoVersion(f"{parent} is not served any more; the next training starts from the version that is.")
+        version = record(self.registry, self.project_id, candidate, decision, self.change_number, parent, reason)
         finish(self.redis, self.settings, version)
         calibrate(self.redis, self.store, self.project_id)
         return version

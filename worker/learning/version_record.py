@@ -46,7 +46,6 @@ def record(
     project_id: int,
     candidate: Candidate,
     decision: Decision,
-    *,
     change_number: int,
     parent: str,
     reason: str,
@@ -93,15 +92,11 @@ def outcome(version: ModelVersion, candidate: Candidate) -> dict[str, Any]:
         "left_out": dict(dataset.left_out),
         "training_s": round(candidate.training.seconds, 1),
     }
+    logged = ("project_id", "version", "published", "corrections", "held_out", "training_s")
     logger.info(
         "retraining done project=%s version=%s published=%s corrections=%s held_out=%s training_s=%s requests=%s "
         "decision=%r",
-        version.project_id,
-        version.name,
-        version.published,
-        result["corrections"],
-        result["held_out"],
-        result["training_s"],
+        *(result[name] for name in logged),
         ",".join(dataset.requests),
         version.decision,
     )

@@ -9,6 +9,7 @@ import pytest
 from rq.utils import import_attribute
 
 import worker
+from backend.admin.job_records import WORK
 from worker import idle, jobs
 from worker.queue import trigger
 
@@ -49,6 +50,12 @@ def test_a_door_calls_its_function_with_the_same_arguments_and_returns_its_resul
 
 def test_the_check_for_quiet_is_the_triggers() -> None:
     assert idle.retrain_if_idle is trigger.retrain_if_idle
+
+
+def test_the_admin_pages_say_the_purpose_of_every_job() -> None:
+    functions = [*vars(jobs).values(), idle.retrain_if_idle]
+
+    assert {function.__name__ for function in functions if inspect.isfunction(function)} <= set(WORK)
 
 
 @pytest.mark.parametrize("door", [jobs.retrain, jobs.roll_back_if_accepted_less])
