@@ -1,4 +1,4 @@
-"""A web server of our own on a free port, that serves images and plays the tricks servers play."""
+"""A web server on a free port that serves images and can misbehave like real servers."""
 
 import io
 import ssl
@@ -12,14 +12,14 @@ from PIL import Image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReceivedRequest:
     """One request that arrived."""
 
     path: str
     headers: Mapping[str, str]
     """Names in lower case."""
     connection: int
-    """The caller's port: the same for requests on one kept connection."""
+    """Port of the client: the same for all requests on one connection."""
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -30,11 +30,11 @@ class QuietServer(ThreadingHTTPServer):
 
 
 class ImageServer:
-    """Answers what `pages` holds: bytes as they are, or a function that writes the reply itself."""
+    """Answers from `pages`: with bytes, or by a function that writes the reply itself."""
 
     def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.stopping = threading.Event()
         self._server = QuietServer((host, 0), self._make_handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -53,12 +53,12 @@ class ImageServer:
         self._thread.join()
 
     def show(self, path: str, color: str = "red") -> str:
-        """Serve a picture of one colour at this path; returns its address."""
+        """Serve an image of one color at this path; return its address."""
         self.pages[path] = png(color)
         return self.url + path
 
     def redirect(self, path: str, target: str) -> str:
-        """Send whoever asks for this path elsewhere; returns its address."""
+        """Redirect this path to another address; return the address of the path."""
 
         def reply(handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(303)
@@ -79,7 +79,9 @@ class ImageServer:
 
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                server.asked.append(Asked(path=self.path, headers=headers, connection=self.client_address[1]))
+                server.requests.append(
+                    ReceivedRequest(path=self.path, headers=headers, connection=self.client_address[1])
+                )
                 page = server.pages.get(self.path)
                 if callable(page):
                     page(self)

@@ -1,4 +1,4 @@
-"""Who gets into /admin, who may act there, and what is written down about it."""
+"""Sign-in to /admin, permissions there, and the entries of the audit log."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ DELETE = "/admin/queues/job/{}/delete"
 
 @pytest.fixture
 def make_house(make_backend: Callable[..., BackendClient], tmp_path: Path) -> Callable[..., BackendClient]:
-    """Make a backend with three users: captioner by the settings, anna an operator, vera a viewer."""
+    """Make a backend with three users: captioner from the settings, the operator anna, the viewer vera."""
 
     def make(**changes: Any) -> BackendClient:
         house = make_backend(
@@ -55,7 +55,7 @@ def signed_in(house: BackendClient, user: tuple[str, str] = ANNA, address: str =
 
 
 def ask(house: BackendClient, path: str, user: tuple[str, str], address: str = "192.0.2.1") -> TestResponse:
-    """Ask as a script does."""
+    """Send a request as a script does."""
     return house.app.test_client().get(path, headers=basic_auth(*user), environ_base={"REMOTE_ADDR": address})
 
 
@@ -64,14 +64,14 @@ def audited(house: BackendClient) -> list[AuditEntry]:
 
 
 def admin_addresses(app: Flask) -> Iterator[tuple[str, set[str]]]:
-    """Yield an address for each route below /admin, and the methods that act there."""
+    """Yield an address for each route below /admin, with the methods that change something there."""
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/admin"):
             path = re.sub(r"<int:[^>]*>", "1", rule.rule)
             yield re.sub(r"<[^>]*>", "x", path), (rule.methods or set()) - {"GET", "HEAD", "OPTIONS"}
 
 
-def test_a_browser_is_led_to_the_login_page_and_then_to_where_it_wanted(house: BackendClient) -> None:
+def test_a_browser_is_sent_to_the_login_page_and_then_to_the_page_it_asked_for(house: BackendClient) -> None:
     browser = Browser(house)
 
     led = browser.open("/admin/audit/?before=5-0")
@@ -85,7 +85,7 @@ def test_a_browser_is_led_to_the_login_page_and_then_to_where_it_wanted(house: B
     assert "vera, viewer" in page.text
 
 
-def test_a_script_is_asked_for_basic_auth_and_a_page_s_script_is_not(house: BackendClient) -> None:
+def test_a_program_is_asked_for_basic_auth_and_a_script_of_a_page_is_not(house: BackendClient) -> None:
     client = house.app.test_client()
 
     script = client.get("/admin/api/overview")
@@ -106,7 +106,7 @@ def test_no_browser_opens_a_password_window_of_its_own(house: BackendClient, pat
     assert "WWW-Authenticate" not in answer.headers
 
 
-def test_a_form_whose_session_is_over_leads_to_the_login_page_and_back(house: BackendClient) -> None:
+def test_a_form_sent_after_the_session_ended_leads_to_the_login_page_and_back(house: BackendClient) -> None:
     house.inbox.store(make_correction())
     browser = signed_in(house)
     token = browser.token()
@@ -120,7 +120,7 @@ def test_a_form_whose_session_is_over_leads_to_the_login_page_and_back(house: Ba
     assert "learning paused" not in [entry.action for entry in audited(house)]
 
 
-def test_what_an_action_has_to_say_is_kept_for_the_person_while_a_page_refreshes_itself(house: BackendClient) -> None:
+def test_the_message_of_an_action_is_shown_even_if_the_page_refreshes_itself_first(house: BackendClient) -> None:
     house.inbox.store(make_correction())
     browser = signed_in(house)
     browser.press("/admin/api/projects/1/pause", browser.token(), back="/admin/projects/1/")
@@ -163,7 +163,7 @@ def test_nothing_below_admin_answers_without_login(house: BackendClient) -> None
             assert client.open(path, method=method).status_code == 401, (method, path)
 
 
-def test_viewers_act_nowhere(house: BackendClient) -> None:
+def test_viewers_may_change_nothing(house: BackendClient) -> None:
     job_id = failed_job(house)
     browser = signed_in(house, VERA)
     token = browser.token()
@@ -194,7 +194,7 @@ def test_operators_act_with_the_page_s_token_in_the_form_or_in_the_header(house:
     assert queue(house.services.redis, LABEL_STUDIO_QUEUE).failed_job_registry.get_job_ids() == []
 
 
-def test_a_browser_s_action_without_its_session_s_token_is_refused(house: BackendClient) -> None:
+def test_an_action_of_a_browser_without_the_token_of_its_session_is_refused(house: BackendClient) -> None:
     job_id = failed_job(house)
     browser = signed_in(house)
     token_of_another = signed_in(house).token()
@@ -266,7 +266,7 @@ ELSEWHERE = (
 
 
 @pytest.mark.parametrize("wanted", ELSEWHERE)
-def test_after_signing_in_nobody_is_sent_elsewhere(house: BackendClient, wanted: str) -> None:
+def test_signing_in_redirects_only_to_our_own_pages(house: BackendClient, wanted: str) -> None:
     browser = Browser(house)
     token = browser.token("/admin/login")
 
@@ -282,7 +282,7 @@ def test_after_signing_in_nobody_is_sent_elsewhere(house: BackendClient, wanted:
 
 
 @pytest.mark.parametrize("back", ELSEWHERE)
-def test_after_an_action_nobody_is_sent_elsewhere(house: BackendClient, back: str) -> None:
+def test_an_action_redirects_only_to_our_own_pages(house: BackendClient, back: str) -> None:
     house.inbox.store(make_correction())
     browser = signed_in(house)
 
@@ -300,7 +300,7 @@ def test_signing_in_needs_the_token_of_the_login_page(house: BackendClient) -> N
     assert browser.open("/admin/").status_code == 302
 
 
-def test_the_session_is_kept_from_scripts_and_other_sites_and_behind_https_from_plain_connections(
+def test_the_session_cookie_is_hidden_from_scripts_other_sites_and_with_https_plain_connections(
     house: BackendClient,
 ) -> None:
     plain = Browser(house).sign_in(*ANNA)
@@ -382,14 +382,14 @@ def test_two_backends_with_the_same_settings_share_sessions_and_one_with_another
     assert answers == [200, 401]
 
 
-def test_people_of_the_file_get_in_where_no_basic_auth_is_set(make_house: Callable[..., BackendClient]) -> None:
+def test_users_of_the_file_can_sign_in_where_no_basic_auth_is_set(make_house: Callable[..., BackendClient]) -> None:
     house = make_house(basic_auth_user=None, basic_auth_pass=None)
 
     assert signed_in(house).open("/admin/").status_code == 200
     assert house.get("/health").status_code == 200  # Label Studio's side stays open
 
 
-def test_people_of_the_file_do_not_get_into_label_studio_s_side(house: BackendClient) -> None:
+def test_users_of_the_file_cannot_call_the_routes_of_label_studio(house: BackendClient) -> None:
     assert ask(house, "/health", ANNA).status_code == 401
     assert ask(house, "/health", BOSS).status_code == 200
 
@@ -408,12 +408,12 @@ def test_an_error_is_a_page_with_a_way_back_for_people_and_a_sentence_for_script
 
 
 def wait_is_over(redis: Redis) -> None:
-    """Let the counters expire, as they do by themselves minutes later."""
+    """Let the counters expire; they would do so by themselves minutes later."""
     for key in redis.scan_iter("captioner:wrong-passwords:*/minute"):
         redis.delete(key)
 
 
-def test_after_some_wrong_passwords_even_the_right_one_waits(house: BackendClient, redis: Redis) -> None:
+def test_after_several_wrong_passwords_even_the_right_password_must_wait(house: BackendClient, redis: Redis) -> None:
     wrong = [ask(house, "/admin/api/overview", (ANNA[0], f"guess {number}")) for number in range(5)]
 
     held_back = ask(house, "/admin/api/overview", ANNA)
@@ -437,7 +437,7 @@ def test_wrong_passwords_in_the_form_count_too(house: BackendClient) -> None:
     assert answers == [401] * 5 + [429]
 
 
-def test_an_address_that_tries_many_names_is_held_back_and_others_are_not(house: BackendClient) -> None:
+def test_an_address_that_tries_many_names_must_wait_and_other_addresses_need_not(house: BackendClient) -> None:
     for number in range(20):
         ask(house, "/admin/api/overview", (f"name {number}", "guess"), address="198.51.100.9")
 
@@ -455,7 +455,7 @@ def test_the_addresses_of_one_ipv6_network_count_together_and_those_of_ipv4_do_n
     assert ask(house, "/admin/api/overview", ANNA, address="::ffff:198.51.100.99").status_code == 200
 
 
-def test_label_studio_s_side_is_no_way_around_and_unknown_paths_neither(house: BackendClient) -> None:
+def test_wrong_passwords_count_on_the_routes_of_label_studio_and_on_unknown_paths_too(house: BackendClient) -> None:
     paths = ["/health", "/nothing", "/static/nothing", "/predict", "/admin/api/nothing"]
     for path in paths:
         assert ask(house, path, (BOSS[0], "guess")).status_code == 401
@@ -471,7 +471,7 @@ def test_all_processes_count_together(make_house: Callable[..., BackendClient]) 
     assert ask(second, "/admin/api/overview", ANNA).status_code == 429
 
 
-def test_a_process_counts_by_itself_while_redis_is_away(
+def test_a_process_counts_alone_while_redis_does_not_answer(
     make_house: Callable[..., BackendClient], own_redis: RedisServer
 ) -> None:
     house = make_house(redis_url=own_redis.url)
@@ -485,7 +485,7 @@ def test_a_process_counts_by_itself_while_redis_is_away(
     assert ask(house, "/health", BOSS).status_code == 200
 
 
-def test_strangers_keep_nobody_out_who_has_been_in(house: BackendClient) -> None:
+def test_strangers_cannot_lock_out_a_user_who_has_signed_in_before(house: BackendClient) -> None:
     browser = signed_in(house)
     browser.press("/admin/logout", browser.token())
     assert ask(house, "/health", BOSS, address="192.0.2.7").status_code == 200
@@ -500,7 +500,7 @@ def test_strangers_keep_nobody_out_who_has_been_in(house: BackendClient) -> None
     assert ask(house, "/health", BOSS, address="192.0.2.7").status_code == 200
 
 
-def test_a_known_browser_that_guesses_is_held_back(house: BackendClient) -> None:
+def test_a_browser_that_signed_in_before_and_then_guesses_must_wait(house: BackendClient) -> None:
     browser = signed_in(house)
     browser.press("/admin/logout", browser.token())
 
@@ -510,7 +510,7 @@ def test_a_known_browser_that_guesses_is_held_back(house: BackendClient) -> None
 
 
 @pytest.mark.parametrize("name", [ANNA[0], BOSS[0], "nobody"])
-def test_a_wrong_answer_costs_the_same_for_known_and_unknown_names(
+def test_a_wrong_password_takes_the_same_time_for_existing_and_unknown_names(
     house: BackendClient, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = []
@@ -529,7 +529,7 @@ def test_a_wrong_answer_costs_the_same_for_known_and_unknown_names(
 # The audit log.
 
 
-def test_sign_ins_and_refused_ones_are_written_down_without_what_was_typed(house: BackendClient) -> None:
+def test_the_audit_log_has_sign_ins_and_refusals_without_the_typed_password(house: BackendClient) -> None:
     browser = Browser(house)
     browser.sign_in("my secret by mistake", "guess")
     browser.sign_in(ANNA[0], "guess")
@@ -550,7 +550,7 @@ def test_sign_ins_and_refused_ones_are_written_down_without_what_was_typed(house
     assert "my secret" not in str(entries)
 
 
-def test_what_people_do_in_the_raw_queues_is_written_down_once_it_is_done(house: BackendClient) -> None:
+def test_the_audit_log_has_an_action_in_the_raw_queues_once_it_is_done(house: BackendClient) -> None:
     job_id = failed_job(house)
 
     house.app.test_client().post(f"/admin/queues/job/{job_id}/requeue", headers=basic_auth(*ANNA))
@@ -582,14 +582,14 @@ def test_the_audit_log_is_a_page_and_json_page_by_page(house: BackendClient) -> 
 
 
 @pytest.mark.parametrize("before", ["yesterday", "1-2-3", "-", "("])
-def test_an_audit_entry_that_cannot_be_is_refused(house: BackendClient, before: str) -> None:
+def test_an_impossible_position_in_the_audit_log_is_refused(house: BackendClient, before: str) -> None:
     answer = ask(house, f"/admin/api/audit?before={before}", VERA)
 
     assert answer.status_code == 400
     assert answer.get_json()["error"].startswith("before must be the entry_id")
 
 
-def test_while_redis_is_away_people_sign_in_and_the_audit_page_says_so(
+def test_while_redis_does_not_answer_people_sign_in_and_the_audit_page_says_so(
     make_house: Callable[..., BackendClient], own_redis: RedisServer
 ) -> None:
     house = make_house(redis_url=own_redis.url)

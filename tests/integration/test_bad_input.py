@@ -1,4 +1,4 @@
-"""Whatever arrives, the answer is one sentence of JSON with the right status, never a traceback."""
+"""Bad input of every kind is answered by one sentence in JSON with the right status, never by a traceback."""
 
 import copy
 import functools
@@ -26,7 +26,7 @@ POSTED = ("/setup", "/predict", "/webhook", "/train", "/versions", "/job_status"
 
 
 def sentence(response: Any) -> str:
-    """Return the error of an answer, after checking that it is one sentence of JSON and no traceback."""
+    """Return the error of an answer; check that it is one sentence in JSON and no traceback."""
     body = response.get_json()
     assert list(body) == ["error"], body
     assert "\n" not in body["error"]
@@ -144,7 +144,7 @@ def test_a_config_without_a_caption_is_a_400_that_lists_what_was_found(
     assert 'found Choices "c" -> "t"; Text "t" value="$text"' in sentence(response)
 
 
-def test_what_is_not_there_is_a_404_and_the_wrong_verb_a_405(backend: BackendClient) -> None:
+def test_an_unknown_path_is_a_404_and_a_wrong_method_a_405(backend: BackendClient) -> None:
     missing, wrong = backend.get("/nothing"), backend.get("/predict")
 
     assert (missing.status_code, sentence(missing)) == (404, "there is nothing at /nothing")
@@ -169,7 +169,7 @@ def test_a_bug_is_a_500_without_its_traceback_and_the_log_has_it(
     assert "ZeroDivisionError: the bug" in caplog.text
 
 
-def test_with_redis_down_what_needs_it_is_a_503_and_the_rest_is_answered(
+def test_with_redis_down_requests_that_need_it_are_a_503_and_others_are_answered(
     make_backend: Callable[..., BackendClient], own_redis: RedisServer
 ) -> None:
     backend = make_backend(redis_url=own_redis.url)
@@ -208,7 +208,7 @@ def test_a_damaged_bundle_is_a_503_that_names_the_file(
 
 
 def bomb() -> bytes:
-    """A PNG of a few hundred bytes that declares 10 thousand million pixels."""
+    """Return a PNG of a few hundred bytes that declares 10 thousand million pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -238,7 +238,7 @@ def cut_off() -> bytes:
     ],
     ids=["text", "empty", "bomb", "cut off", "svg", "postscript", "too large"],
 )
-def test_bad_images_get_their_reason_and_the_rest_captions(
+def test_bad_images_get_their_reason_and_the_other_images_their_captions(
     backend: BackendClient, image_server: ImageServer, content: bytes, said: str
 ) -> None:
     image_server.pages["/bad.jpg"] = content
@@ -300,7 +300,7 @@ STRANGE: tuple[Any, ...] = (None, True, -1, 1.5, 2**60, 10**400, "", "x", "\ud83
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path to every value inside a body; of the large project only what is read."""
+    """Yield the path to every value in a body; of the large project only the values that we read."""
     keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in keys:
         if path[:1] != ("project",) or key in {"id", "label_config"}:
@@ -321,7 +321,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         ("/predict", "14_predict_open_task_s3"),
     ],
 )
-def test_whatever_one_value_is_replaced_by_the_answer_is_no_bug(
+def test_a_body_with_any_single_value_replaced_is_never_answered_as_a_bug(
     make_backend: Callable[..., BackendClient], path: str, name: str
 ) -> None:
     backend = make_backend(label_studio_url="http://127.0.0.1:9")
@@ -342,7 +342,7 @@ def webhook() -> dict[str, Any]:
 
 
 class CountedZeros(io.RawIOBase):
-    """A body of zeros that is never in memory, and that knows how much of it was asked for at once."""
+    """A body of zeros that is never in memory; it counts the most bytes that were read at once."""
 
     def __init__(self, size: int) -> None:
         self.left = size

@@ -1,4 +1,4 @@
-"""Images from wherever Label Studio says they are: bounded, and the token goes to Label Studio only."""
+"""Fetching images: limits of time and size, redirects, and the token that only Label Studio may get."""
 
 import base64
 import ssl
@@ -24,20 +24,20 @@ def label_studio(image_server: ImageServer) -> ImageServer:
 
 @pytest.fixture
 def elsewhere() -> Iterator[ImageServer]:
-    """Another host of the network."""
+    """Another host in the network."""
     with ImageServer() as server:
         yield server
 
 
 @pytest.fixture
 def authority() -> trustme.CA:
-    """Who signed the certificate of the secured server."""
+    """The authority that signed the certificate of the https server."""
     return trustme.CA()
 
 
 @pytest.fixture
 def secured(authority: trustme.CA) -> Iterator[ImageServer]:
-    """A host that speaks https."""
+    """A host with https."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     with ImageServer(tls=tls) as server:
@@ -46,7 +46,7 @@ def secured(authority: trustme.CA) -> Iterator[ImageServer]:
 
 @pytest.fixture
 def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes this machine trust the authority, as REQUESTS_CA_BUNDLE does for a company's own."""
+    """Trust the authority, as a company does for its own with REQUESTS_CA_BUNDLE."""
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
 
@@ -64,7 +64,7 @@ def test_files_of_label_studio_are_fetched_with_the_token(
     label_studio.show(path)
 
     assert fetcher.fetch(path, 1) == png()
-    assert label_studio.asked[0].headers["authorization"] == TOKEN["Authorization"]
+    assert label_studio.requests[0].headers["authorization"] == TOKEN["Authorization"]
 
 
 def test_a_sub_path_of_label_studio_is_not_doubled(label_studio: ImageServer) -> None:
@@ -83,8 +83,8 @@ def test_cloud_files_are_resolved_by_label_studio_and_the_token_stays_there(
     label_studio.redirect(f"/tasks/194/resolve/?fileuri={encoded}", signed)
 
     assert fetcher.fetch(uri, 194) == png()
-    assert label_studio.asked[0].headers["authorization"] == TOKEN["Authorization"]
-    assert "authorization" not in elsewhere.asked[0].headers
+    assert label_studio.requests[0].headers["authorization"] == TOKEN["Authorization"]
+    assert "authorization" not in elsewhere.requests[0].headers
 
 
 def test_label_studio_may_also_send_the_cloud_file_itself(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
@@ -96,12 +96,12 @@ def test_label_studio_may_also_send_the_cloud_file_itself(label_studio: ImageSer
 
 def test_other_hosts_get_no_token(elsewhere: ImageServer, fetcher: ImageFetcher) -> None:
     assert fetcher.fetch(elsewhere.show("/dog.png"), 1) == png()
-    assert "authorization" not in elsewhere.asked[0].headers
+    assert "authorization" not in elsewhere.requests[0].headers
 
 
 def test_an_address_on_label_studio_itself_gets_the_token(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
     assert fetcher.fetch(label_studio.show("/data/upload/1/a.png"), 1) == png()
-    assert "authorization" in label_studio.asked[0].headers
+    assert "authorization" in label_studio.requests[0].headers
 
 
 @pytest.mark.usefixtures("trusted")
@@ -109,11 +109,11 @@ def test_images_come_by_https_too(secured: ImageServer, fetcher: ImageFetcher) -
     assert fetcher.fetch(secured.show("/dog.png"), 1) == png()
 
 
-def test_a_certificate_of_nobody_we_trust_is_said_so(secured: ImageServer, fetcher: ImageFetcher) -> None:
+def test_an_untrusted_certificate_is_refused_with_a_way_out(secured: ImageServer, fetcher: ImageFetcher) -> None:
     with pytest.raises(ImageError, match="REQUESTS_CA_BUNDLE"):
         fetcher.fetch(secured.show("/dog.png"), 1)
 
-    assert not secured.asked
+    assert not secured.requests
 
 
 @pytest.mark.parametrize("trick", ["//{other}/x.png", "http://{label_studio}@{other}/x.png"])
@@ -124,8 +124,8 @@ def test_addresses_that_only_look_like_label_studio_get_no_token(
     hosts = {"label_studio": label_studio.url.removeprefix("http://"), "other": elsewhere.url.removeprefix("http://")}
 
     assert fetcher.fetch(trick.format(**hosts), 1) == png()
-    assert elsewhere.asked[0].headers.get("authorization") != TOKEN["Authorization"]
-    assert label_studio.asked == []
+    assert elsewhere.requests[0].headers.get("authorization") != TOKEN["Authorization"]
+    assert label_studio.requests == []
 
 
 def test_a_redirect_back_to_label_studio_gets_the_token_again_and_one_away_loses_it(
@@ -136,8 +136,8 @@ def test_a_redirect_back_to_label_studio_gets_the_token_again_and_one_away_loses
 
     fetcher.fetch(start, 1)
 
-    assert "authorization" not in elsewhere.asked[0].headers
-    assert "authorization" in label_studio.asked[0].headers
+    assert "authorization" not in elsewhere.requests[0].headers
+    assert "authorization" in label_studio.requests[0].headers
 
 
 def test_redirects_are_followed_three_times_and_no_more(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
@@ -185,14 +185,14 @@ def test_a_redirect_to_a_metadata_service_is_not_followed(label_studio: ImageSer
 def test_a_name_that_leads_to_a_metadata_service_is_refused_before_anything_is_sent(
     label_studio: ImageServer, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What counts is where the connection really went, so we let ours claim that it went there."""
+    """The address of the connection decides, so this connection claims to have such an address."""
     monkeypatch.setattr("socket.socket.getpeername", lambda _: ("169.254.169.254", 80), raising=False)
 
     with pytest.raises(ImageError, match=r"169\.254\.169\.254 is a link-local address"):
         fetcher.fetch("/data/upload/1/a.png", 1)
 
     monkeypatch.undo()
-    assert label_studio.asked == []
+    assert label_studio.requests == []
 
 
 def test_too_many_bytes_are_refused_while_they_stream(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
@@ -252,7 +252,7 @@ def drip_head(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("drip", [drip_body, drip_chunk, drip_head])
-def test_a_server_that_drips_byte_by_byte_is_left(
+def test_a_server_that_sends_byte_by_byte_is_cut_off(
     label_studio: ImageServer,
     fetcher: ImageFetcher,
     drip: Callable[[BaseHTTPRequestHandler, threading.Event], None],
@@ -264,14 +264,16 @@ def test_a_server_that_drips_byte_by_byte_is_left(
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_server_that_drips_under_https_is_left_too(secured: ImageServer, fetcher: ImageFetcher) -> None:
+def test_a_server_that_sends_byte_by_byte_over_https_is_cut_off_too(
+    secured: ImageServer, fetcher: ImageFetcher
+) -> None:
     secured.pages["/a.png"] = swallow_broken_pipe(lambda handler: drip_head(handler, secured.stopping))
 
     with pytest.raises(ImageError, match="cannot be fetched"):
         fetcher.fetch(secured.url + "/a.png", 1)
 
 
-def test_a_silent_server_is_left(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+def test_a_silent_server_is_cut_off(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
     def stay_silent(_: BaseHTTPRequestHandler) -> None:
         label_studio.stopping.wait(10)
 
@@ -294,7 +296,7 @@ def test_a_packed_reply_is_refused_because_it_could_unpack_to_anything(
     ("status", "advice"),
     [(401, "refuses LABEL_STUDIO_API_KEY"), (404, "no such file"), (500, "no such file"), (418, "answered 418")],
 )
-def test_what_label_studio_answers_comes_with_a_way_out(
+def test_a_refusal_of_label_studio_comes_with_a_way_out(
     label_studio: ImageServer, fetcher: ImageFetcher, status: int, advice: str
 ) -> None:
     label_studio.pages["/a.png"] = lambda handler: send(handler, status, b"{}")
@@ -303,12 +305,12 @@ def test_what_label_studio_answers_comes_with_a_way_out(
         fetcher.fetch("/a.png", 1)
 
 
-def test_a_host_that_is_not_there_is_said_so(fetcher: ImageFetcher) -> None:
+def test_the_message_says_that_a_host_cannot_be_reached(fetcher: ImageFetcher) -> None:
     with pytest.raises(ImageError, match=r"^http://127.0.0.1:9/a.png cannot be fetched: its host cannot be reached$"):
         fetcher.fetch("http://127.0.0.1:9/a.png?signature=secret", 1)
 
 
-def test_a_token_that_cannot_be_renewed_is_said_so(label_studio: ImageServer) -> None:
+def test_the_message_says_that_the_token_cannot_be_renewed(label_studio: ImageServer) -> None:
     def fail() -> dict[str, str]:
         raise LabelStudioError("Label Studio refuses LABEL_STUDIO_API_KEY")
 
@@ -324,14 +326,14 @@ def test_connections_are_kept_and_cookies_are_not(label_studio: ImageServer, fet
     for _ in range(3):
         fetcher.fetch("/a.png", 1)
 
-    assert len({asked.connection for asked in label_studio.asked}) == 1
-    assert "cookie" not in label_studio.asked[-1].headers
+    assert len({request.connection for request in label_studio.requests}) == 1
+    assert "cookie" not in label_studio.requests[-1].headers
 
 
 def swallow_broken_pipe(
     reply: Callable[[BaseHTTPRequestHandler], None],
 ) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Let a reply end quietly when the other side has had enough."""
+    """Let a reply end without an error when the client closes the connection."""
 
     def quiet(handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True

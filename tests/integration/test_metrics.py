@@ -1,4 +1,4 @@
-"""/metrics: what a backend counts, what all processes share, and what a scrape costs."""
+"""/metrics: numbers of one backend, numbers that all processes share, and the cost of a scrape."""
 
 import re
 import sys
@@ -25,49 +25,51 @@ from worker.queue.retraining import enqueue_retraining
 ACCEPTED = "20_webhook_ANNOTATION_CREATED_accepted"
 
 
-def test_metrics_count_what_happened(backend: BackendClient, image_server: ImageServer) -> None:
+def test_metrics_count_requests_predictions_and_images(backend: BackendClient, image_server: ImageServer) -> None:
     good = make_task(data={"captioning": image_server.show("/a.png")})
     backend.predict([good, make_task(data={"captioning": "/missing.png"}), make_task(data={})])
     backend.replay(ACCEPTED)
     backend.replay(ACCEPTED)
     backend.get("/nothing")
 
-    found = scrape(backend)
+    metrics = scrape(backend)
 
-    assert found['captioner_requests_total{route="/webhook",status="201"}'] == 1
-    assert found['captioner_requests_total{route="/webhook",status="200"}'] == 1
-    assert found['captioner_requests_total{route="none",status="404"}'] == 1
-    assert found['captioner_predictions_total{outcome="captioned"}'] == 1
-    assert found['captioner_predictions_total{outcome="failed"}'] == 2
-    assert found['captioner_image_failures_total{reason="missing"}'] == 1
-    assert found['captioner_image_failures_total{reason="absent"}'] == 1
-    assert found['captioner_features_total{outcome="missed"}'] == 1
-    assert found['captioner_predict_stage_seconds_count{stage="decode"}'] == 1
-    assert found["captioner_predict_seconds_count"] == 1
-    assert found["captioner_webhook_seconds_count"] == 2
-    assert found['captioner_corrections_waiting{project="6"}'] == 1
-    assert 0 <= found['captioner_corrections_oldest_seconds{project="6"}'] < DEADLINE_S
+    assert metrics['captioner_requests_total{route="/webhook",status="201"}'] == 1
+    assert metrics['captioner_requests_total{route="/webhook",status="200"}'] == 1
+    assert metrics['captioner_requests_total{route="none",status="404"}'] == 1
+    assert metrics['captioner_predictions_total{outcome="captioned"}'] == 1
+    assert metrics['captioner_predictions_total{outcome="failed"}'] == 2
+    assert metrics['captioner_image_failures_total{reason="missing"}'] == 1
+    assert metrics['captioner_image_failures_total{reason="absent"}'] == 1
+    assert metrics['captioner_features_total{outcome="missed"}'] == 1
+    assert metrics['captioner_predict_stage_seconds_count{stage="decode"}'] == 1
+    assert metrics["captioner_predict_seconds_count"] == 1
+    assert metrics["captioner_webhook_seconds_count"] == 2
+    assert metrics['captioner_corrections_waiting{project="6"}'] == 1
+    assert 0 <= metrics['captioner_corrections_oldest_seconds{project="6"}'] < DEADLINE_S
     base_version = backend.services.captioners.registry.base_version
-    assert found[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
-    assert found[f'captioner_info{{bundle="{base_version}",version="{version("label-studio-captioner")}"}}'] == 1
-    assert found['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
-    assert found["captioner_workers_alive"] == 0
+    assert metrics[f'captioner_serving_version{{project="6",version="{base_version}"}}'] == 1
+    assert metrics[f'captioner_info{{bundle="{base_version}",version="{version("label-studio-captioner")}"}}'] == 1
+    assert metrics['captioner_queue_jobs{queue="retrain",state="scheduled"}'] == 1
+    assert metrics["captioner_workers_alive"] == 0
 
 
-def test_metrics_tell_why_images_could_not_be_had(backend: BackendClient, image_server: ImageServer) -> None:
+def test_metrics_count_the_reasons_why_images_could_not_be_read(
+    backend: BackendClient, image_server: ImageServer
+) -> None:
     image_server.pages["/broken.png"] = b"no image"
     image_server.pages["/private.png"] = lambda handler: send(handler, 401, b"")
     refs = ("/missing.png", "/broken.png", "/private.png", "ftp://host/a.png", "http://127.0.0.1:9/a.png")
 
     backend.predict([make_task(id=number, data={"captioning": ref}) for number, ref in enumerate(refs)])
 
-    found = scrape(backend)
+    metrics = scrape(backend)
     assert {
-        name.split('"')[1]: count for name, count in found.items() if "image_failures_total" in name
+        name.split('"')[1]: count for name, count in metrics.items() if "image_failures_total" in name
     } == dict.fromkeys(("missing", "unreadable", "refused", "address", "unreachable"), 1)
 
 
-def test_metrics_tell_what_annotators_made_of_the_serving_version(backend: BackendClient) -> None:
+def test_metrics_count_how_annotators_judged_the_serving_version(backend: BackendClient) -> None:
     serving = backend.services.captioners.version_of(1)
     shown = [make_suggestion(caption="a dog", model_version=serving)]
     for number, caption in enumerate(("a dog", "a dog", "a black cat", "a dog on grass"), start=1):
@@ -78,33 +80,33 @@ def test_metrics_tell_what_annotators_made_of_the_serving_version(backend: Backe
         backend.services.ledger.store(record_submission(correction, shown))
     backend.services.ledger.remove(1, [4])
 
-    found = scrape(backend)
+    metrics = scrape(backend)
 
-    place = f'project="1",version="{serving}"'
-    assert found[f"captioner_suggestions_judged{{{place}}}"] == 3
-    assert found[f"captioner_accept_rate{{{place}}}"] == pytest.approx(2 / 3)
-    assert found[f"captioner_word_edits_mean{{{place}}}"] == pytest.approx(2 / 3)
-    assert found['captioner_corrections_total{outcome="accepted",project="1"}'] == 2
-    assert found['captioner_corrections_total{outcome="edited",project="1"}'] == 2
-    assert found['captioner_corrections_total{outcome="removed",project="1"}'] == 1
-    assert found['captioner_edits_total{kind="attribute",project="1"}'] == 1
-    assert found['captioner_edits_total{kind="background",project="1"}'] == 1
+    labels = f'project="1",version="{serving}"'
+    assert metrics[f"captioner_suggestions_judged{{{labels}}}"] == 3
+    assert metrics[f"captioner_accept_rate{{{labels}}}"] == pytest.approx(2 / 3)
+    assert metrics[f"captioner_word_edits_mean{{{labels}}}"] == pytest.approx(2 / 3)
+    assert metrics['captioner_corrections_total{outcome="accepted",project="1"}'] == 2
+    assert metrics['captioner_corrections_total{outcome="edited",project="1"}'] == 2
+    assert metrics['captioner_corrections_total{outcome="removed",project="1"}'] == 1
+    assert metrics['captioner_edits_total{kind="attribute",project="1"}'] == 1
+    assert metrics['captioner_edits_total{kind="background",project="1"}'] == 1
 
 
-def test_metrics_tell_how_long_the_next_job_waits(backend: BackendClient) -> None:
+def test_metrics_show_how_long_the_next_job_has_waited(backend: BackendClient) -> None:
     jobs = queue(backend.services.redis, LABEL_STUDIO_QUEUE)
     first = jobs.enqueue_call("math.sqrt", args=[4])
     jobs.enqueue_call("math.sqrt", args=[9])
     backend.services.redis.hset(first.key, "enqueued_at", "2025-01-31T12:00:00.000000Z")
 
-    found = scrape(backend)
+    metrics = scrape(backend)
 
-    assert found['captioner_queue_jobs{queue="label-studio",state="waiting"}'] == 2
-    assert found['captioner_queue_oldest_seconds{queue="label-studio"}'] > 24 * 3600
-    assert found['captioner_queue_oldest_seconds{queue="retrain"}'] == 0
+    assert metrics['captioner_queue_jobs{queue="label-studio",state="waiting"}'] == 2
+    assert metrics['captioner_queue_oldest_seconds{queue="label-studio"}'] > 24 * 3600
+    assert metrics['captioner_queue_oldest_seconds{queue="retrain"}'] == 0
 
 
-def test_metrics_count_what_workers_did(workplace: Workplace, start_worker: Callable[..., WorkerProcess]) -> None:
+def test_metrics_count_the_work_of_workers(workplace: Workplace, start_worker: Callable[..., WorkerProcess]) -> None:
     worker = start_worker(workplace.environment())
     workplace.correct(range(1, 9))
     outcome = workplace.result(enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")).return_value or {}
@@ -112,17 +114,17 @@ def test_metrics_count_what_workers_did(workplace: Workplace, start_worker: Call
     workplace.result(jobs.enqueue_call("math.sqrt", args=[-1]).id)
     worker.stop()
 
-    found = scrape(BackendClient(workplace.settings))
+    metrics = scrape(BackendClient(workplace.settings))
 
     decision = "published" if outcome["published"] else "refused"
-    assert found[f'captioner_gate_decisions_total{{decision="{decision}",project="1"}}'] == 1
-    assert found['captioner_job_seconds_count{kind="retrain",outcome="finished"}'] == 1
-    assert found['captioner_job_seconds_bucket{kind="retrain",le="+Inf",outcome="finished"}'] == 1
-    assert found['captioner_job_seconds_sum{kind="retrain",outcome="finished"}'] > 0
-    assert found['captioner_job_seconds_count{kind="sqrt",outcome="failed"}'] == 1
+    assert metrics[f'captioner_gate_decisions_total{{decision="{decision}",project="1"}}'] == 1
+    assert metrics['captioner_job_seconds_count{kind="retrain",outcome="finished"}'] == 1
+    assert metrics['captioner_job_seconds_bucket{kind="retrain",le="+Inf",outcome="finished"}'] == 1
+    assert metrics['captioner_job_seconds_sum{kind="retrain",outcome="finished"}'] > 0
+    assert metrics['captioner_job_seconds_count{kind="sqrt",outcome="failed"}'] == 1
 
 
-def test_metrics_say_who_is_away(
+def test_metrics_show_which_dependency_does_not_answer(
     make_backend: Callable[..., BackendClient], own_redis: RedisServer, image_server: ImageServer
 ) -> None:
     image_server.pages["/health"] = b"{}"
@@ -133,13 +135,13 @@ def test_metrics_say_who_is_away(
 
     after, nobody = scrape(backend), scrape(alone)
 
-    assert neighbours(before) == {"redis": 1, "store": 1, "label_studio": 1}
-    assert neighbours(after) == {"redis": 0, "store": 1, "label_studio": 1}
-    assert neighbours(nobody) == {"redis": 0, "store": 1, "label_studio": 0}
+    assert dependencies(before) == {"redis": 1, "store": 1, "label_studio": 1}
+    assert dependencies(after) == {"redis": 0, "store": 1, "label_studio": 1}
+    assert dependencies(nobody) == {"redis": 0, "store": 1, "label_studio": 0}
     assert "captioner_workers_alive" not in after
 
 
-def test_a_scrape_asks_the_same_of_redis_however_much_was_corrected(backend: BackendClient, redis: Redis) -> None:
+def test_a_scrape_costs_redis_the_same_for_few_and_for_many_corrections(backend: BackendClient, redis: Redis) -> None:
     def annotate(numbers: range) -> None:
         for number in numbers:
             correction = make_correction(annotation_id=number, annotator=number, model_version=f"v{number}-0a1b2c3d")
@@ -147,7 +149,7 @@ def test_a_scrape_asks_the_same_of_redis_however_much_was_corrected(backend: Bac
             backend.services.ledger.store(record_submission(correction, []))
 
     def cost() -> tuple[int, int]:
-        """In commands, and in kB that Redis sends."""
+        """Return the number of commands, and the size of the replies of Redis in units of 4 kB."""
         before = redis.info("stats")
         scrape(backend)
         after = redis.info("stats")
@@ -162,7 +164,7 @@ def test_a_scrape_asks_the_same_of_redis_however_much_was_corrected(backend: Bac
     assert cost() == few
 
 
-def test_two_apps_in_one_process_count_for_themselves(make_backend: Callable[..., BackendClient]) -> None:
+def test_two_apps_in_one_process_count_separately(make_backend: Callable[..., BackendClient]) -> None:
     first, second = make_backend(), make_backend()
 
     first.get("/health")
@@ -182,24 +184,24 @@ def test_two_processes_of_gunicorn_answer_as_one(workplace: Workplace, services:
     environ = our_environment(workplace.environment(PROMETHEUS_MULTIPROC_DIR=str(shared)))
     url = f"http://127.0.0.1:{port}"
     server = services.start("gunicorn", command, url=url, environ=environ)
-    asked = 0
+    sent = 0
 
     def both_have_counted() -> bool:
-        nonlocal asked
+        nonlocal sent
         try:
             requests.post(f"{url}/setup", json={"project": "1.1", "schema": "<View/>"}, timeout=DEADLINE_S)
         except requests.ConnectionError:
             return False
-        asked += 1
+        sent += 1
         return len(list(shared.glob("counter_*.db"))) == 2
 
     wait_until(server, both_have_counted, DEADLINE_S, "to answer in both processes")
 
-    found = [samples(requests.get(f"{url}/metrics", timeout=DEADLINE_S).text) for _ in range(6)]
+    scrapes = [samples(requests.get(f"{url}/metrics", timeout=DEADLINE_S).text) for _ in range(6)]
 
-    assert asked >= 2
-    assert [one['captioner_requests_total{route="/setup",status="400"}'] for one in found] == [asked] * 6
-    assert [one['captioner_neighbour_up{neighbour="redis"}'] for one in found] == [1] * 6
+    assert sent >= 2
+    assert [counts['captioner_requests_total{route="/setup",status="400"}'] for counts in scrapes] == [sent] * 6
+    assert [counts['captioner_neighbour_up{neighbour="redis"}'] for counts in scrapes] == [1] * 6
 
 
 def scrape(backend: BackendClient) -> dict[str, float]:
@@ -209,6 +211,6 @@ def scrape(backend: BackendClient) -> dict[str, float]:
     return samples(response.text)
 
 
-def neighbours(found: dict[str, float]) -> dict[str, float]:
+def dependencies(metrics: dict[str, float]) -> dict[str, float]:
     names = ("redis", "store", "label_studio")
-    return {name: found[f'captioner_neighbour_up{{neighbour="{name}"}}'] for name in names}
+    return {name: metrics[f'captioner_neighbour_up{{neighbour="{name}"}}'] for name in names}

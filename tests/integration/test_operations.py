@@ -1,4 +1,4 @@
-"""What an operator sees: readiness, the admin's pages and who may see them."""
+"""Pages and probes for an operator: readiness, the admin pages, and the login that they need."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ ADMIN = ("admin", "right")
 
 @pytest.fixture
 def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
-    """A protected backend, and a caller who is logged in."""
+    """A client that is logged in to a backend with a login."""
     return make_backend(login=ADMIN, basic_auth_user=ADMIN[0], basic_auth_pass=ADMIN[1])
 
 
@@ -102,7 +102,7 @@ def test_the_overview_shows_projects_queues_and_jobs_as_page_and_as_json(admin: 
     base_version = admin.services.captioners.registry.base_version
     (project,) = facts["projects"]
     assert (project["project_id"], project["serving"], project["waiting"]) == (6, base_version, 1)
-    assert {found["name"]: found["waiting"] for found in facts["queues"]} == {"label-studio": 1, "retrain": 0}
+    assert {waiting["name"]: waiting["waiting"] for waiting in facts["queues"]} == {"label-studio": 1, "retrain": 0}
     assert {job["status"] for job in facts["jobs"]} == {"queued", "deferred"}
     assert facts["problems"] == []
     assert page.status_code == 200
@@ -131,8 +131,9 @@ def test_the_pages_open_and_say_so_while_redis_is_down(
 
 
 def health(admin: BackendClient, name: str) -> tuple[bool, str]:
-    (found,) = [one for one in admin.get("/admin/api/overview").get_json()["health"] if one["name"] == name]
-    return found["is_well"], found["words"]
+    overview = admin.get("/admin/api/overview").get_json()
+    (status,) = [status for status in overview["health"] if status["name"] == name]
+    return status["is_well"], status["words"]
 
 
 def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: BackendClient, tmp_path: Path) -> None:
@@ -150,11 +151,11 @@ def test_a_model_store_that_is_gone_is_told_from_one_that_is_still_empty(admin: 
 def test_a_redis_that_does_not_get_its_file_written_is_not_well(
     admin: BackendClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = admin.services.redis.info()
+    info = admin.services.redis.info()
     assert health(admin, "Redis")[1].endswith("everything written to disk")
 
     monkeypatch.setattr(
-        admin.services.redis, "info", lambda: told | {"aof_last_write_status": "err"}
+        admin.services.redis, "info", lambda: info | {"aof_last_write_status": "err"}
     )  # its disk is full
 
     is_well, words = health(admin, "Redis")
@@ -254,7 +255,7 @@ def test_the_queue_pages_show_json_jobs_and_their_failures(admin: BackendClient)
 
 
 class Trap:
-    """Unpickling it makes a folder."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

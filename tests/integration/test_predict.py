@@ -1,4 +1,4 @@
-"""/setup and /predict as Label Studio calls them: the real app, a tiny real captioner, a real Redis."""
+"""/setup and /predict as Label Studio calls them, with the real app, a small real captioner and a real Redis."""
 
 import base64
 import logging
@@ -75,7 +75,7 @@ def test_a_recorded_task_gets_a_caption_of_the_version_that_setup_names(
     assert [type(text) for text in region["value"]["text"]] == [str]
 
 
-def test_the_score_is_the_probability_of_being_accepted_once_enough_was_judged(
+def test_the_score_is_the_probability_of_acceptance_once_the_project_has_a_calibration(
     backend: BackendClient, image_server: ImageServer
 ) -> None:
     address = image_server.show("/dog.png")
@@ -108,7 +108,7 @@ def test_local_files_web_addresses_and_cloud_files_are_captioned(
         ]
     )
 
-    # The same picture four times: one caption.
+    # It is the same image four times.
     assert len({entry["result"][0]["value"]["text"][0] for entry in results}) == 1
 
 
@@ -116,17 +116,17 @@ def test_all_selected_tasks_of_retrieve_predictions_are_answered_in_order(
     backend: BackendClient, image_server: ImageServer
 ) -> None:
     tasks = load_payload("15_predict_batch_retrieve_predictions")["body"]["tasks"]
-    for number, asked in enumerate(tasks):
-        image_server.show(asked["data"]["captioning"], ("red", "green", "blue")[number % 3])
+    for number, selected in enumerate(tasks):
+        image_server.show(selected["data"]["captioning"], ("red", "green", "blue")[number % 3])
 
     together = backend.replay("15_predict_batch_retrieve_predictions").get_json()["results"]
 
-    alone = [backend.predict([asked])[0] for asked in tasks]
+    alone = [backend.predict([selected])[0] for selected in tasks]
     assert len(together) == len(tasks) > 1
     assert [entry["result"][0]["value"] for entry in together] == [entry["result"][0]["value"] for entry in alone]
 
 
-def test_a_broken_image_gets_an_error_and_the_rest_are_captioned(
+def test_a_broken_image_gets_an_error_and_the_other_images_are_captioned(
     backend: BackendClient, image_server: ImageServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     image_server.pages["/text.jpg"] = b"I am a text file"
@@ -171,7 +171,7 @@ def test_send_test_request_is_answered(backend: BackendClient, image_server: Ima
 
 @pytest.mark.parametrize("name", payload_names("12_*", "13_*", "14_*"))
 def test_every_recorded_predict_is_answered_for_each_task(backend: BackendClient, name: str) -> None:
-    """Nobody serves these images, so each task says why it has no caption."""
+    """No server has these images, so each task gets the reason why it has no caption."""
     response = backend.replay(name)
 
     assert response.status_code == 200
@@ -180,9 +180,9 @@ def test_every_recorded_predict_is_answered_for_each_task(backend: BackendClient
 
 def test_each_text_area_describes_its_own_image(backend: BackendClient, image_server: ImageServer) -> None:
     left, right = image_server.show("/left.png", "red"), image_server.show("/right.png", "blue")
-    asked = make_task(data={"a": left, "b": right, "c": "text"})
+    pair = make_task(data={"a": left, "b": right, "c": "text"})
 
-    (entry,) = backend.predict([asked], TWO_PAIRS)
+    (entry,) = backend.predict([pair], TWO_PAIRS)
 
     regions = {region["from_name"]: region for region in entry["result"]}
     assert {name: region["to_name"] for name, region in regions.items()} == {"left caption": "left", "说明": "right"}
@@ -194,9 +194,9 @@ def test_each_text_area_describes_its_own_image(backend: BackendClient, image_se
 
 
 def test_an_empty_field_of_one_control_leaves_the_others(backend: BackendClient, image_server: ImageServer) -> None:
-    asked = make_task(data={"a": image_server.show("/left.png"), "b": "", "c": "text"})
+    pair = make_task(data={"a": image_server.show("/left.png"), "b": "", "c": "text"})
 
-    (entry,) = backend.predict([asked], TWO_PAIRS)
+    (entry,) = backend.predict([pair], TWO_PAIRS)
 
     assert [region["from_name"] for region in entry["result"]] == ["left caption"]
 
@@ -205,14 +205,14 @@ def test_alternatives_are_distinct_and_the_best_comes_last(
     make_backend: Callable[..., BackendClient], image_server: ImageServer
 ) -> None:
     backend = make_backend(alternatives=3, beam_size=5, label_studio_url=image_server.url)
-    asked = task(1, image_server.show("/a.png"))
+    tasks = [task(1, image_server.show("/a.png"))]
 
-    (entry,) = backend.predict([asked])
+    (entry,) = backend.predict(tasks)
 
     texts = [prediction["result"][0]["value"]["text"][0] for prediction in entry]
     assert len(set(texts)) == len(texts) == 3
     assert {prediction["model_version"] for prediction in entry} == {backend.services.captioners.version_of(1)}
-    (best,) = make_backend(beam_size=5, label_studio_url=image_server.url).predict([asked])
+    (best,) = make_backend(beam_size=5, label_studio_url=image_server.url).predict(tasks)
     assert best["result"][0]["value"]["text"][0] == texts[-1]
 
 
@@ -226,13 +226,14 @@ def test_hidden_images_get_an_empty_prediction_of_the_version_and_are_remembered
     again = backend.predict(tasks)
 
     version = backend.services.captioners.version_of(1)
-    hidden = {asked["id"] for asked, entry in zip(tasks, results, strict=True) if not entry["result"]}
+    hidden = {number for number, entry in enumerate(results, start=1) if not entry["result"]}
     assert 4 <= len(hidden) <= 16
     assert all(entry == {"result": [], "model_version": version} for entry in results if not entry["result"])
     assert again == results
-    for asked in tasks:
-        (known,) = backend.services.suggestions.find(1, asked["id"], "caption", asked["data"]["captioning"])
-        assert (known.withheld, known.model_version) == (asked["id"] in hidden, version)
+    for number in range(1, 21):
+        image_ref = tasks[number - 1]["data"]["captioning"]
+        (remembered,) = backend.services.suggestions.find(1, number, "caption", image_ref)
+        assert (remembered.withheld, remembered.model_version) == (number in hidden, version)
     ledger = read_ledger(backend.services.redis, 1)
     assert (ledger.withheld.tally.tasks, ledger.shown.tally.tasks) == (len(hidden), 20 - len(hidden))
     assert all(entry["result"] for entry in make_backend(label_studio_url=image_server.url).predict(tasks))
@@ -250,21 +251,21 @@ def test_of_two_images_of_a_task_one_may_be_hidden(
     assert [[region["from_name"] for region in prediction["result"]] for prediction in entry] == [["说明"], ["说明"]]
 
 
-def test_the_encoder_looks_once_at_each_image_content(
+def test_each_image_content_is_encoded_once(
     backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, put = threading.Semaphore(0), FeatureStore.put
+    stored, put = threading.Semaphore(0), FeatureStore.put
 
-    def put_and_tell(features: FeatureStore, key: str, values: Tensor) -> None:
+    def put_and_count(features: FeatureStore, key: str, values: Tensor) -> None:
         put(features, key, values)
-        kept.release()
+        stored.release()
 
-    monkeypatch.setattr(FeatureStore, "put", put_and_tell)
+    monkeypatch.setattr(FeatureStore, "put", put_and_count)
     addresses = [image_server.show(f"/{number}.png", "red") for number in range(3)] + [image_server.show("/b", "blue")]
     tasks = [task(number, address) for number, address in enumerate(addresses)]
     first = backend.predict(tasks)
     for _ in ("red", "blue"):
-        assert kept.acquire(timeout=30)
+        assert stored.acquire(timeout=30)
     monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("encoded again"))
 
     again = backend.predict(tasks)
@@ -298,11 +299,11 @@ def test_what_was_suggested_is_remembered_for_the_correction(
     (entry,) = backend.predict([task(7, address)])
 
     remembered = backend.services.suggestions.find(1, 7, "caption", address)
-    assert [found.caption for found in remembered] == [
+    assert [suggestion.caption for suggestion in remembered] == [
         prediction["result"][0]["value"]["text"][0] for prediction in reversed(entry)
     ]
     assert isinstance(remembered[0], Suggestion)
-    assert {found.model_version for found in remembered} == {entry[0]["model_version"]}
+    assert {suggestion.model_version for suggestion in remembered} == {entry[0]["model_version"]}
 
 
 def test_with_redis_down_annotators_still_get_suggestions(
@@ -361,7 +362,7 @@ def test_a_labeling_config_can_be_validated(backend: BackendClient) -> None:
     }
 
 
-def test_a_project_can_start_where_another_one_is_and_start_over(backend: BackendClient) -> None:
+def test_a_project_can_start_with_the_version_of_another_and_can_start_over(backend: BackendClient) -> None:
     registry = backend.services.captioners.registry
     candidate = backend.services.captioners.bundle().captioner()
     version = registry.publish(
@@ -375,14 +376,14 @@ def test_a_project_can_start_where_another_one_is_and_start_over(backend: Backen
     assert backend.post("/delete", {"project": "1.5"}).get_json()["model_version"] == registry.base_version
     assert registry.serving(1) == registry.base_version
     assert registry.serving(2) == copied["model_version"]
-    assert [found.name for found in registry.versions(1)] == [version.name]
+    assert [published.name for published in registry.versions(1)] == [version.name]
     deleted, duplicated = AuditLog(backend.services.redis).read()
     assert (duplicated.who, duplicated.action) == ("POST /duplicate_model", "version copied")
     assert (duplicated.project_id, duplicated.details["source"]) == (2, 1)
     assert (deleted.who, deleted.action, deleted.project_id) == ("POST /delete", "version promoted", 1)
 
 
-def test_every_route_of_label_studios_side_exists(backend: BackendClient) -> None:
+def test_every_route_that_label_studio_calls_exists(backend: BackendClient) -> None:
     rules = {rule.rule for rule in backend.app.url_map.iter_rules() if rule.endpoint.startswith(routes.name)}
 
     assert rules == {

@@ -1,4 +1,4 @@
-"""One request from its webhook to the version it led to, by the logs of real processes."""
+"""The id of one request, from its webhook to the version that follows, in the logs of real processes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from worker.request_id import current_request_id
 
 ACCEPTED = "20_webhook_ANNOTATION_CREATED_accepted"
 PROJECT = 6
-"""Of the recorded webhook."""
+"""Project of the recorded webhook."""
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         yield services
 
 
-def test_one_id_leads_from_the_webhook_over_the_job_to_the_version(
+def test_the_webhook_the_job_and_the_version_carry_one_id(
     workplace: Workplace,
     services: Services,
     start_worker: Callable[..., WorkerProcess],
@@ -55,7 +55,7 @@ def test_one_id_leads_from_the_webhook_over_the_job_to_the_version(
     services.stop(backend)
 
     [version] = workplace.registry.versions(PROJECT)
-    corrections = {found.annotation_id: found for found in workplace.inbox.corrections(PROJECT)}
+    corrections = {correction.annotation_id: correction for correction in workplace.inbox.corrections(PROJECT)}
     of_backend, of_worker = lines(backend.log), lines(worker.log)
     assert answer.headers["X-Request-ID"] == "find-me-7"
     assert corrections[body["annotation"]["id"]].request_id == "find-me-7"
@@ -64,19 +64,19 @@ def test_one_id_leads_from_the_webhook_over_the_job_to_the_version(
     assert (version.metrics["request"], version.metrics["requests"]) == ("find-me-7", ["find-me-7"])
     assert events(of_backend, "find-me-7") == ["correction stored", "webhook done", "request done"]
     assert set(events(of_worker, "find-me-7")) == {
-        "annotations not pulled reason=LABEL_STUDIO_API_KEY is not set",
+        "annotations not pulled",
         "audit",
         "features completed",
         "job done",
         "retraining done",
     }
-    [made] = [line for line in of_worker if line["event"] == "retraining done"]
-    assert (made["project"], made["version"], made["requests"]) == (PROJECT, version.name, "find-me-7")
+    [trained] = [line for line in of_worker if line["event"] == "retraining done"]
+    assert (trained["project"], trained["version"], trained["requests"]) == (PROJECT, version.name, "find-me-7")
     [served] = [line for line in of_backend if line["event"] == "request done" and line["route"] == "/webhook"]
     assert (served["method"], served["status"]) == ("POST", 201)
 
 
-def test_every_answer_tells_its_id_and_probes_are_not_logged(
+def test_every_answer_has_its_id_and_probes_are_not_logged(
     backend: BackendClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -89,10 +89,10 @@ def test_every_answer_tells_its_id_and_probes_are_not_logged(
     ]
 
 
-def events(told: list[dict[str, Any]], request_id: str) -> list[str]:
-    return [line["event"] for line in told if line.get("request") == request_id]
+def events(log_lines: list[dict[str, Any]], request_id: str) -> list[str]:
+    return [line["event"] for line in log_lines if line.get("request") == request_id]
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
-    """Read a log of which every line must be JSON."""
+    """Read a log; every line of it must be JSON."""
     return [json.loads(line) for line in log.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""OpenTelemetry's spans: what they tell, how a trace goes on in a job's process, and that nobody needs them."""
+"""Spans of OpenTelemetry: their content, traces that continue in the process of a job, and work without them."""
 
 import logging
 import sys
@@ -26,7 +26,7 @@ from worker.telemetry import carried_trace, span, start_telemetry
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Everything that this process exports from now on."""
+    """The spans that this process exports."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
@@ -44,14 +44,14 @@ def test_a_prediction_is_one_trace_of_its_stages(
 ) -> None:
     backend.predict([make_task(data={"captioning": image_server.show("/a.png")})])
 
-    found = {one.name: one for one in exported.get_finished_spans()}
+    spans = {finished.name: finished for finished in exported.get_finished_spans()}
 
-    assert set(found) == {"predict", "fetch", "encode", "decode"}
-    assert {trace_of(one) for one in found.values()} == {trace_of(found["predict"])}
-    assert [found[stage].parent for stage in ("fetch", "encode", "decode")] == [found["predict"].context] * 3
+    assert set(spans) == {"predict", "fetch", "encode", "decode"}
+    assert {trace_of(finished) for finished in spans.values()} == {trace_of(spans["predict"])}
+    assert [spans[stage].parent for stage in ("fetch", "encode", "decode")] == [spans["predict"].context] * 3
 
 
-def test_the_job_of_a_webhook_carries_its_trace_and_its_span_names_the_request(
+def test_a_job_continues_the_trace_of_its_webhook_and_the_span_has_the_request_id(
     backend: BackendClient, exported: InMemorySpanExporter
 ) -> None:
     body = {"action": "START_TRAINING", "project": {"id": 6}}
@@ -64,7 +64,7 @@ def test_the_job_of_a_webhook_carries_its_trace_and_its_span_names_the_request(
     assert carried["traceparent"].split("-")[1] == f"{trace_of(webhook):032x}"
 
 
-def test_spans_of_a_job_s_process_go_on_with_the_trace_and_are_exported_before_it_ends(
+def test_the_process_of_a_job_continues_the_trace_and_exports_its_spans_before_it_ends(
     workplace: Workplace,
     start_worker: Callable[..., WorkerProcess],
     collector: SpanCollector,
@@ -81,20 +81,21 @@ def test_spans_of_a_job_s_process_go_on_with_the_trace_and_are_exported_before_i
         )
 
     arrived = {}
-    for service, found in collector.spans(DEADLINE_S):
-        arrived[found.name] = (service, found)
+    for service, finished in collector.spans(DEADLINE_S):
+        arrived[finished.name] = (service, finished)
         if {"job retrain", "job collect_corrections", "job sqrt"} <= set(arrived):
             break
 
     [webhook] = exported.get_finished_spans()
     assert {service for service, _ in arrived.values()} == {"captioner-worker"}
-    assert {int.from_bytes(found.trace_id) for _, found in arrived.values()} == {trace_of(webhook)}
-    failed = {name for name, (_, found) in arrived.items() if found.status.code == found.status.STATUS_CODE_ERROR}
+    assert {int.from_bytes(finished.trace_id) for _, finished in arrived.values()} == {trace_of(webhook)}
+    statuses = {name: finished.status for name, (_, finished) in arrived.items()}
+    failed = {name for name, status in statuses.items() if status.code == status.STATUS_CODE_ERROR}
     assert failed == {"job sqrt"}
     assert workplace.result(failing.id).type.name == "FAILED"
 
 
-def test_without_its_packages_nothing_is_told_and_everything_works(
+def test_without_the_packages_of_opentelemetry_no_span_is_exported_and_everything_works(
     backend: BackendClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(telemetry, "trace", None)
@@ -119,6 +120,6 @@ def test_without_an_endpoint_no_span_is_made(monkeypatch: pytest.MonkeyPatch) ->
         assert carried_trace() == {}
 
 
-def trace_of(found: ReadableSpan) -> int:
-    assert found.context is not None
-    return int(found.context.trace_id)
+def trace_of(finished: ReadableSpan) -> int:
+    assert finished.context is not None
+    return int(finished.context.trace_id)

@@ -1,4 +1,4 @@
-"""Who may ask what, without a server."""
+"""Login, secret and origin of requests, checked without a server."""
 
 import pytest
 from flask import Flask, request
@@ -41,7 +41,7 @@ def test_a_login_is_user_and_password(headers: dict[str, str], settings: Setting
         ({}, PROTECTED, False),
     ],
 )
-def test_events_are_believed_with_the_login_or_the_secret(
+def test_events_are_trusted_with_the_login_or_the_secret(
     headers: dict[str, str], settings: Settings, may: bool
 ) -> None:
     with APP.test_request_context(headers=headers):

@@ -40,17 +40,17 @@ def test_the_serving_version_is_marked(settings: Settings, version: ModelVersion
 
 
 def test_the_bundle_can_serve_again(settings: Settings, version: ModelVersion) -> None:
-    told = promote_version(settings, PROJECT, version.parent, by="test")
+    message = promote_version(settings, PROJECT, version.parent, by="test")
 
     assert open_registry(settings).serving(PROJECT) == version.parent
-    assert told.startswith(f"{version.parent} serves project {PROJECT}")
+    assert message.startswith(f"{version.parent} serves project {PROJECT}")
 
 
 def test_rolling_back_serves_the_version_before(settings: Settings, version: ModelVersion) -> None:
-    told = roll_back(settings, PROJECT, by="test")
+    message = roll_back(settings, PROJECT, by="test")
 
     assert open_registry(settings).serving(PROJECT) == version.parent
-    assert told.startswith(f"{version.parent} serves project {PROJECT} again")
+    assert message.startswith(f"{version.parent} serves project {PROJECT} again")
 
 
 def test_an_unknown_version_is_refused_with_those_there_are(settings: Settings, version: ModelVersion) -> None:
@@ -59,7 +59,7 @@ def test_an_unknown_version_is_refused_with_those_there_are(settings: Settings, 
 
 
 def test_another_version_serves_even_while_redis_is_away(settings: Settings, version: ModelVersion) -> None:
-    told = roll_back(changed_settings(settings, refresh_predictions=True), PROJECT, by="test")
+    message = roll_back(changed_settings(settings, refresh_predictions=True), PROJECT, by="test")
 
     assert open_registry(settings).serving(PROJECT) == version.parent
-    assert "not refreshed, because Redis does not answer" in told
+    assert "not refreshed, because Redis does not answer" in message

@@ -16,7 +16,7 @@ from tests.factories import write_bundle
 
 
 class Clock:
-    """A clock that stands still until it is told to go."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ def test_the_version_is_known_before_any_weights_are_loaded(
     assert not captioners.is_loaded
 
 
-def test_the_bundle_is_loaded_once_however_many_ask(
+def test_the_bundle_is_loaded_once_for_all_threads(
     captioners: ServingCaptioners, bundle_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
@@ -102,10 +102,10 @@ def test_a_published_version_serves_within_a_second(
 def test_the_pointer_is_read_at_most_once_a_second(
     captioners: ServingCaptioners, registry: ModelRegistry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    read: list[int] = []
 
     def note(project_id: int) -> str:
-        asked.append(project_id)
+        read.append(project_id)
         return registry.base_version
 
     monkeypatch.setattr(registry, "serving", note)
@@ -114,12 +114,10 @@ def test_the_pointer_is_read_at_most_once_a_second(
         clock.now = moment
         captioners.version_of(7)
 
-    assert asked == [7, 7]
+    assert read == [7, 7]
 
 
-def test_only_the_projects_asked_for_lately_stay_in_memory(
-    captioners: ServingCaptioners, registry: ModelRegistry
-) -> None:
+def test_only_recently_used_captioners_stay_in_memory(captioners: ServingCaptioners, registry: ModelRegistry) -> None:
     bundle = captioners.bundle()
     for project_id in (1, 2, 3, 4):
         publish(registry, bundle, project_id)
@@ -134,7 +132,7 @@ def test_only_the_projects_asked_for_lately_stay_in_memory(
     assert captioners.captioner_for(1) is not first
 
 
-def test_while_the_store_is_away_the_last_known_version_serves(
+def test_while_the_store_does_not_answer_the_last_known_version_serves(
     captioners: ServingCaptioners,
     registry: ModelRegistry,
     clock: Clock,
@@ -156,7 +154,7 @@ def test_while_the_store_is_away_the_last_known_version_serves(
         captioners.version_of(2)
 
 
-def test_a_damaged_bundle_is_reported_once_loaded_and_at_each_prediction(
+def test_a_damaged_bundle_is_reported_when_it_is_loaded_and_at_each_prediction(
     captioners: ServingCaptioners, bundle_folder: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (Path(bundle_folder) / "encoder.safetensors").write_bytes(b"damaged")

@@ -1,4 +1,4 @@
-"""References to images, read without a network."""
+"""Image addresses, read without a network."""
 
 import base64
 
@@ -38,7 +38,7 @@ def test_an_image_inside_the_task_is_decoded(image_ref: str, content: bytes) -> 
         ("C:\\pictures\\a.png", "is no image address"),
     ],
 )
-def test_what_is_no_image_address_is_refused(image_ref: str, reason: str) -> None:
+def test_a_value_that_is_no_image_address_is_refused(image_ref: str, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         FETCHER.fetch(image_ref, 1)
 

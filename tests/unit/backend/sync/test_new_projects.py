@@ -1,4 +1,4 @@
-"""Projects that connect get a job that gives their webhook our credentials; /setup waits for nobody."""
+"""A project that connects gets a job that adds our credentials to its webhook; /setup does not wait for it."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def meet(new_projects: NewProjects, project_id: int) -> None:
+def check_webhook(new_projects: NewProjects, project_id: int) -> None:
     thread = new_projects.check_webhook(project_id)
     if thread is not None:
         thread.join()
@@ -37,27 +37,27 @@ def meet(new_projects: NewProjects, project_id: int) -> None:
     ],
     ids=["open", "key alone", "secret without key", "secret", "login"],
 )
-def test_a_webhook_is_looked_after_where_credentials_are_needed_and_can_be_given(
+def test_a_webhook_is_checked_where_credentials_are_needed_and_can_be_added(
     enqueued: list[tuple[Any, ...]], settings: Settings, jobs: int
 ) -> None:
-    meet(NewProjects(settings, REDIS), 7)
+    check_webhook(NewProjects(settings, REDIS), 7)
 
     assert enqueued == [("connect_project", 7)] * jobs
 
 
-def test_a_project_is_looked_after_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
+def test_the_webhook_of_a_project_is_checked_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
     moments = iter([0.0, 1.0, AGAIN_AFTER_S - 1, AGAIN_AFTER_S])
     new_projects = NewProjects(
         Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS, clock=lambda: next(moments)
     )
 
     for _ in range(4):
-        meet(new_projects, 7)
+        check_webhook(new_projects, 7)
 
     assert len(enqueued) == 2
 
 
-def test_while_redis_is_away_the_next_setup_tries_again(
+def test_if_redis_does_not_answer_the_next_setup_tries_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -66,7 +66,7 @@ def test_while_redis_is_away_the_next_setup_tries_again(
     monkeypatch.setattr("backend.sync.new_projects.enqueue_backend_job", fail)
     new_projects = NewProjects(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS)
 
-    meet(new_projects, 7)
+    check_webhook(new_projects, 7)
 
     assert "problem=away" in caplog.text
     assert new_projects.check_webhook(7) is not None
