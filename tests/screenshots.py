@@ -7,7 +7,7 @@ A program plays the annotator as in `make demo-check`. For the overview it start
 
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from backend.demo.check import ONLY_WHEN_ASKED, CheckReport, final_caption, play
 from backend.demo.product import DemoProduct, Narrator, demo_product
@@ -15,7 +15,7 @@ from tests.browser import launched_browser
 
 DOCS = Path("docs")
 CAPTIONS_BEFORE_THE_SECOND_TRAINING = 10
-SIZE = {"width": 1280, "height": 900}
+SIZE: ViewportSize = {"width": 1280, "height": 900}
 
 
 def main() -> None:
