@@ -1,1 +1,1 @@
-"""Captions images: encoder, attention LSTM decoder, beam search, training, bundles, versions."""
+"""The captioner: encoder, decoder, beam search, training, bundles and model versions."""

@@ -1,4 +1,4 @@
-"""Attention as pages show it: where a decoder looked for each word, as bytes of a grid.
+"""Attention weights in the form in which pages show them: bytes of a grid.
 
 Shapes:  T tokens   P image regions, row by row
 """
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def grid_columns(attention: Tensor) -> int:
-    """Return the side of the grid of regions: encoders see squares, and their features are squares of regions."""
+    """Return the side of the square grid of regions; regions that fill no square are shown in one row."""
     regions = attention.shape[-1]
     side = math.isqrt(regions)
     return side if side * side == regions else max(regions, 1)
 
 
 def hexadecimal(weights: Tensor) -> str:
-    """Return the weights [P] as two digits each, the greatest being ff."""
+    """Return the weights [P] as two hexadecimal digits each; the largest weight is ff."""
     greatest = float(weights.max()) if len(weights) else 0.0
     return bytes(round(255 * float(weight) / greatest) for weight in weights).hex() if greatest > 0 else ""

@@ -1,10 +1,10 @@
-"""A bundle: everything needed to start captioning, in one directory of safetensors and JSON; no pickle is loaded.
+"""Bundles: everything that a captioner needs, in one directory of safetensors and JSON. No pickle is loaded.
 
-bundle.json          names, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
+bundle.json          name, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
 encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
 MODEL_CARD.md        for people
 
-Weights and replay are stored in any of `model/precision.py`'s ways; a file tells by its tensors which one it is.
+Weights and replay are stored in a precision of `model/precision.py`; the tensors of a file show which one.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import CaptionDecoder, DecoderSizes
@@ -26,7 +27,6 @@ from model.errors import BundleError
 from model.precision import restored, stored
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
-from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.vision.images import Preprocessing
 
@@ -36,22 +36,22 @@ BUILT_IN = Path(__file__).parent / "bundles"
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A captioner as it was published, before any project taught it more."""
+    """A captioner as it is shipped, before a project retrains it."""
 
     name: str
     digest: str
-    """SHA-256 of bundle.json, which holds those of the other files."""
+    """SHA-256 of bundle.json, which contains the SHA-256 of each other file."""
     encoder: Encoder
     decoder: CaptionDecoder
     tokenizer: Tokenizer
     replay: tuple[CaptionedFeatures, ...]
     """Captions of the original training data, kept so that retraining does not forget them."""
     record: Mapping[str, Any]
-    """How it was trained and what it reached."""
+    """The options and the results of its training."""
 
     @property
     def version(self) -> str:
-        """The model version under which the bundle itself serves, such as `scenes-1a2b3c4d`."""
+        """Name of the bundle as a model version, such as `scenes-1a2b3c4d`."""
         return f"{self.name}-{self.digest[:8]}"
 
     def captioner(self) -> Captioner:
@@ -59,7 +59,7 @@ class Bundle:
 
 
 def bundle_path(name_or_path: str) -> Path:
-    """Return the directory of a built-in bundle (`scenes`, `photos`) or of a path.
+    """Return the directory of a built-in bundle (`scenes`, `photos`), or the given directory.
 
     Raises:
         BundleError: there is no bundle; the message lists the built-in ones.
@@ -67,21 +67,21 @@ def bundle_path(name_or_path: str) -> Path:
     for path in (BUILT_IN / name_or_path, Path(name_or_path)):
         if (path / "bundle.json").is_file():
             return path
-    known = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/bundle.json"))) or "none"
-    raise BundleError(f"no bundle at {name_or_path!r}: give a directory with bundle.json, or one of: {known}")
+    names = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/bundle.json"))) or "none"
+    raise BundleError(f"no bundle at {name_or_path!r}: give a directory with bundle.json, or one of: {names}")
 
 
 def bundle_version(name_or_path: str) -> str:
-    """Return a bundle's model version without loading any weights."""
+    """Return the version of a bundle without loading weights."""
     content = (bundle_path(name_or_path) / "bundle.json").read_bytes()
     return f"{parse_manifest(content)['name']}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def load_bundle(name_or_path: str) -> Bundle:
-    """Load a bundle and check that its files are whole and fit together.
+    """Load a bundle and check its files.
 
     Raises:
-        BundleError: it is missing, damaged, of another format, or its parts do not fit.
+        BundleError: the bundle is missing, damaged, of another format, or its parts do not fit.
     """
     path = bundle_path(name_or_path)
     content = (path / "bundle.json").read_bytes()
@@ -104,7 +104,7 @@ def load_bundle(name_or_path: str) -> Bundle:
             encoder=encoder,
             decoder=decoder,
             tokenizer=tokenizer,
-            replay=tuple(CaptionedFeatures(features=seen, caption=caption) for seen, caption in replay),
+            replay=tuple(CaptionedFeatures(features=values, caption=caption) for values, caption in replay),
             record=manifest["record"],
         )
     except (KeyError, TypeError, ValueError) as cause:
@@ -125,9 +125,9 @@ def save_bundle(
     """Write a bundle and return its version.
 
     Args:
-        replay: captions to keep beside corrections; may be empty.
-        record: anything JSON that says how it was trained.
-        precision: of the weights, one of PRECISIONS; replay is never more than half, as features are.
+        replay: captions that retraining mixes with corrections; may be empty.
+        record: options and results of the training, as JSON values.
+        precision: of the weights, one of PRECISIONS. The replay has at most half precision.
     """
     regions = torch.zeros(0, encoder.regions, encoder.feature_size)
     features = torch.stack([example.features for example in replay]) if replay else regions
@@ -147,7 +147,8 @@ def save_bundle(
         "files": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
     }
     path.mkdir(parents=True, exist_ok=True)
-    contents["bundle.json"] = (json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode()  # makes it a bundle
+    # Written last, because it makes the directory a bundle.
+    contents["bundle.json"] = (json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode()
     for file, content in contents.items():
         with replaced_file(path / file) as written:
             written.write(content)
@@ -171,10 +172,10 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read a safetensors file whose SHA-256 is known, as it is stored.
+    """Return the stored tensors of a safetensors file.
 
     Raises:
-        BundleError: the file is missing or not the one that was written.
+        BundleError: the file is missing, or its SHA-256 is another one.
     """
     try:
         content = path.read_bytes()
@@ -194,7 +195,7 @@ def parse_tensors(content: bytes) -> dict[str, Tensor]:
 
 
 def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
-    """Build a frozen encoder from its stored description and weights."""
+    """Return the frozen encoder of a stored description and weights."""
     preprocessing = fields["preprocessing"]
     spec = EncoderSpec(
         name=fields["name"],
@@ -208,14 +209,14 @@ def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> E
 
 
 def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> CaptionDecoder:
-    """Build a decoder from its stored sizes and weights, ready to decode."""
+    """Return the decoder of stored sizes and weights, in evaluation mode."""
     decoder = build_decoder(DecoderSizes(**sizes))
     load_strictly(decoder, weights)
     return decoder.eval()
 
 
 def load_strictly(network: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights of whatever precision into a float32 network.
+    """Load weights of any precision into a float32 network.
 
     Raises:
         BundleError: a tensor is missing, unexpected or of another shape, or its scales are damaged.

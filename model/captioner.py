@@ -1,4 +1,4 @@
-"""Image to caption: preprocessing, encoder, decoder and vocabulary of one model version, held together."""
+"""The captioner: encoder, decoder and vocabulary of one model version, from image to caption."""
 
 import math
 import unicodedata
@@ -27,16 +27,16 @@ class Caption:
     score: float
     """Geometric mean of the tokens' probabilities, 0 to 1."""
     tokens: tuple[str, ...]
-    """The words as the decoder wrote them, one per row of attention."""
+    """Readable forms of its token ids, one per row of attention."""
     attention: Tensor
     """Weights over the regions for each token, [T, P]."""
 
 
 def prefer_fast_products() -> None:
-    """Let torch choose how products are computed in this process, for every thread.
+    """Let torch multiply matrices with oneDNN instead of MKL, in all threads of this process.
 
-    That is oneDNN instead of MKL: with the few rows of a beam it writes captions twice as fast on a CPU
-    (tests/benchmarks/RESULTS.md). Where the CPU multiplies bfloat16 itself, near ties may fall the other way.
+    On a CPU that makes beam search twice as fast (tests/benchmarks/RESULTS.md). On a CPU with bfloat16 instructions two
+    captions of nearly the same score may change places.
     """
     torch.set_float32_matmul_precision("medium")
 
@@ -55,18 +55,18 @@ class Captioner:
         return self.encoder.encode([self.encoder.spec.preprocessing(image) for image in images])
 
     def caption(self, features: Tensor, options: DecodingOptions) -> list[list[Caption]]:
-        """Return for each image of features [B, P, D] up to `options.alternatives` captions, the best first.
+        """Return up to `options.alternatives` captions for each image of features [B, P, D], the best first.
 
-        No two say the same (see `gist`).
+        No two captions of an image are the same after `normalized_caption`.
         """
-        found = beam_search(self.decoder, features.float(), options)
-        return [self._distinct(hypotheses)[: options.alternatives] for hypotheses in found]
+        searched = beam_search(self.decoder, features.float(), options)
+        return [self._distinct(hypotheses)[: options.alternatives] for hypotheses in searched]
 
     def _distinct(self, hypotheses: list[Hypothesis]) -> list[Caption]:
         captions: dict[str, Caption] = {}
         for hypothesis in hypotheses:
             caption = self._read(hypothesis)
-            captions.setdefault(gist(caption.text), caption)
+            captions.setdefault(normalized_caption(caption.text), caption)
         return list(captions.values())
 
     def _read(self, hypothesis: Hypothesis) -> Caption:
@@ -80,7 +80,7 @@ class Captioner:
         )
 
 
-def gist(caption: str) -> str:
-    """Return what tells a caption from another: not case, punctuation, articles or spaces."""
+def normalized_caption(caption: str) -> str:
+    """Return the caption without case, punctuation, articles and spaces, to compare it with others."""
     plain = "".join(" " if unicodedata.category(sign)[0] in "PZC" else sign for sign in caption.casefold())
     return "".join(word for word in plain.split() if word not in ARTICLES)

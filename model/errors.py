@@ -1,35 +1,35 @@
-"""The errors of the captioner, sorted by whose matter each is.
+"""The captioner's errors, sorted by the person or process that they concern.
 
 CaptionerError
-├── SettingsError         the operator's: the process stops at start
-├── RequestError          the caller's: a request's body lacks a key or holds a wrong type
-├── LabelConfigError      the project owner's: the labeling config cannot be captioned
-├── TaskError             this task gets an empty prediction, the batch goes on
-│   └── ImageError        its image cannot be had or read
+├── SettingsError         for the operator: the process does not start
+├── RequestError          for the caller: a request's body lacks a key or has a wrong type
+├── LabelConfigError      for the project owner: the labeling config cannot be captioned
+├── TaskError             this task gets an empty prediction; the others continue
+│   └── ImageError        its image cannot be fetched or decoded
 ├── CorrectionError       this annotation is not stored
 ├── CaptionFileError      a captions file for training or evaluation cannot be read
 ├── StoreError            the model store cannot be read or written
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
-│   ├── BundleError       a bundle is missing, damaged or does not fit together
+│   ├── BundleError       a bundle is missing, damaged, or its parts do not fit
 │   └── VersionChoiceError  a person chose a version that cannot serve
-├── JobError              a job is in no state for what a person asked of it
-├── TrainingError         nothing is published, the current version keeps serving
-├── LabelStudioError      Label Studio cannot be reached or refuses
+├── JobError              a job cannot be changed as requested in its state
+├── TrainingError         nothing is published; the current version keeps serving
+├── LabelStudioError      Label Studio cannot be reached or refuses a request
 └── ServiceError          a process of the product did not start (demo, tests)
 """
 
 from typing import Literal
 
 ImageProblem = Literal["absent", "address", "unreachable", "refused", "missing", "slow", "large", "unreadable"]
-"""Why an image cannot be had, in one word, for counting; `absent` where the task names none."""
+"""Reason why an image is not available, in one word, for metrics; `absent` if the task names no image."""
 
 
 class CaptionerError(Exception):
-    """Something a person can mend; the message says what was wrong, what was expected and the way out."""
+    """A problem that a person can solve. The message says what was wrong, what was expected and the way out."""
 
 
 class SettingsError(CaptionerError):
-    """A setting has a value that cannot work."""
+    """A setting has a value that cannot be used."""
 
 
 class RequestError(CaptionerError):
@@ -59,7 +59,7 @@ class CorrectionError(CaptionerError):
 
 
 class CaptionFileError(CaptionerError):
-    """A captions file is missing or not in a known format."""
+    """A captions file is missing or has no known format."""
 
 
 class StoreError(CaptionerError):
@@ -75,19 +75,19 @@ class BundleError(ModelVersionError):
 
 
 class VersionChoiceError(ModelVersionError):
-    """A version that a person wants to serve is unknown, was refused, or is made for another encoder."""
+    """A version that a person wants to serve is unknown, was refused, or needs another encoder."""
 
 
 class JobError(CaptionerError):
-    """A job is in no state for what was asked of it, or unknown, or its project is paused."""
+    """A job is unknown, its project is paused, or its state does not allow the request."""
 
 
 class TrainingError(CaptionerError):
-    """A training cannot start or came to nothing."""
+    """A training cannot start or gave no result."""
 
 
 class LabelStudioError(CaptionerError):
-    """Label Studio cannot be reached, refuses our token, or did not do what was asked."""
+    """Label Studio cannot be reached, refuses our token, or did not do what we requested."""
 
 
 class ServiceError(CaptionerError):

@@ -1,9 +1,9 @@
-"""How words that the decoder has never seen enter its vocabulary.
+"""Adds new words to a decoder's vocabulary.
 
-Training alone would take hundreds of steps to lift a new word from nothing to where it is ever chosen. So a new word
-starts as what the decoder would have said in its place: the mean of the old words' embeddings, weighted by how
-probable each of them is where the captions say the new one (a kind of weight imprinting, Qi et al. 2018,
-https://arxiv.org/abs/1712.07136). Where annotators write "crimson" for our "red", it starts as a second "red".
+Training alone would need hundreds of steps until a decoder writes a new word. Therefore a new word starts as the mean
+of the old words' embeddings, weighted by the probability of each old word at the places where the captions have the new
+one (similar to weight imprinting, Qi et al. 2018, https://arxiv.org/abs/1712.07136). If annotators write "crimson" for
+the decoder's "red", "crimson" starts as a second "red".
 
 Shapes:  M predicted tokens   V old vocabulary   N new words
 """
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.decoders.base import CaptionDecoder, predicted
 from model.tokenizer import Tokenizer
-from model.training.teacher_forcing import CaptionedFeatures, caption_tokens, padded
+from model.training.batches import caption_tokens, padded
 
 BATCH = 64
 
@@ -23,12 +24,12 @@ BATCH = 64
 def with_new_words(
     decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
 ) -> CaptionDecoder:
-    """Return a copy of the decoder with a row for each new word of the tokenizer; old logits stay as they are.
+    """Return a copy of the decoder with a row for each new word of the tokenizer. The old words' logits do not change.
 
     Args:
-        decoder: knows the first words of the tokenizer.
+        decoder: its vocabulary is the first part of the tokenizer's.
         tokenizer: of the copy.
-        examples: captions in which the new words stand.
+        examples: captions with the new words.
     """
     old = decoder.sizes.vocabulary
     wide = decoder.widened(tokenizer.size).eval()
@@ -43,8 +44,8 @@ def with_new_words(
         logits = wide(torch.stack([example.features for example in chosen]).float(), tokens)  # [M, V]
         expected = logits[is_new, :old].softmax(dim=-1)
         substitutes.index_add_(0, targets[is_new] - old, expected)
-    seen = substitutes.sum(dim=1) > 0
-    weights = substitutes[seen] / substitutes[seen].sum(dim=1, keepdim=True)
-    wide.embedding.weight[old:][seen] = weights @ decoder.embedding.weight
-    wide.bias[old:][seen] = weights @ decoder.bias
+    used = substitutes.sum(dim=1) > 0
+    weights = substitutes[used] / substitutes[used].sum(dim=1, keepdim=True)
+    wide.embedding.weight[old:][used] = weights @ decoder.embedding.weight
+    wide.bias[old:][used] = weights @ decoder.bias
     return wide.train(decoder.training)

@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: the work reports, a display shows."""
+"""Progress of long work: the work reports it, and a display shows it."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ LINE_EVERY_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where one phase of the work stands."""
+    """State of one phase of the work."""
 
     phase: str
     """Such as "encode images"."""
@@ -32,7 +32,7 @@ def ignore_progress(progress: Progress) -> None:
 
 
 class ProgressDisplay:
-    """Shows progress on standard error: a bar on a terminal, a line now and then elsewhere.
+    """Shows progress on standard error: a bar on a terminal, else a line every 10 seconds.
 
     with ProgressDisplay() as show:
         train_bundle(..., on_progress=show)

@@ -1,8 +1,9 @@
-"""Model versions of each project, in the store: immutable, content-addressed, with one movable pointer.
+"""The model versions of each project, in the store. Versions never change; a pointer says which one serves.
 
 projects/<project>/versions/<version>/decoder.safetensors
-projects/<project>/versions/<version>/version.json         written last: without it there is no version
-projects/<project>/serving.json                            which version serves, and which ones did before
+projects/<project>/versions/<version>/decoder.json         SHA-256 of the weights, sizes and vocabulary
+projects/<project>/versions/<version>/version.json         written last: without it the version does not exist
+projects/<project>/serving.json                            the version that serves, and those that did before
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from model.tokenizer import Tokenizer
 REMEMBERED_POINTERS = 100
 _NAME = re.compile(r"v\d+-[0-9a-f]{8}")
 BY_RETRAINING = "retraining"
-"""Who moved the pointer when a version was published."""
+"""Value of `by` in the pointer after a retraining published a version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,10 @@ class ModelVersion:
     """The result of one retraining, published or refused."""
 
     name: str
-    """Such as `v3-9f8e7d6c`: the project's third retraining, and the start of its content's SHA-256."""
+    """Such as `v3-9f8e7d6c`: the project's third retraining, and 8 hex digits of its weights' SHA-256."""
     project_id: int
     parent: str
-    """The version it was trained from and measured against."""
+    """The version that it was trained from and compared with."""
     bundle: str
     """Version of the bundle whose encoder it needs."""
     encoder: str
@@ -44,16 +45,16 @@ class ModelVersion:
     created_at: str
     """ISO 8601, UTC."""
     published: bool
-    """False when it was not better, or another version was chosen meanwhile; then its weights are not kept."""
+    """False if it was not better, or a person chose another version meanwhile. Its weights are then not stored."""
     decision: str
-    """Why it was published or refused, in words."""
+    """The reason why it was published or refused, in words."""
     metrics: Mapping[str, Any]
-    """Of the candidate and of the version it challenged, on the same held-out captions."""
+    """Of the candidate and of its parent, on the same held-out captions."""
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
 
     def misfit(self, bundle: Bundle) -> str | None:
-        """Return why it cannot serve beside the encoder of this bundle; None when it can."""
+        """Return the reason why it cannot serve with the encoder of this bundle; None if it can."""
         if self.encoder == bundle.encoder.fingerprint:
             return None
         return f"version {self.name} was trained on bundle {self.bundle}, not on {bundle.version}"
@@ -66,8 +67,8 @@ class ModelRegistry:
         """Open the versions in a store.
 
         Args:
-            store: where versions are kept.
-            base_version: the bundle's version; it serves every project that has no version of its own.
+            store: holds the versions.
+            base_version: the bundle's version. It serves the projects that have no version of their own.
         """
         self._store = store
         self.base_version = base_version
@@ -83,31 +84,31 @@ class ModelRegistry:
         return cls(Store(model_store), bundle_version(caption_bundle))
 
     def serving(self, project_id: int) -> str:
-        """Return the version that serves a project; never loads weights."""
+        """Return the name of the version that serves a project, without loading weights."""
         pointer = self._pointer(project_id)
         return str(pointer["version"]) if pointer["bundle"] == self.base_version else self.base_version
 
     def succeeded(self, project_id: int) -> str | None:
-        """Return the version that served before the one that a retraining published, if such a one serves.
+        """Return the version that served before, if a retraining published the serving one.
 
-        None where the bundle serves, or a version that a person chose or that was gone back to.
+        None if the bundle serves, or a version that a person chose.
         """
         pointer = self._pointer(project_id)
         return str(pointer["before"][-1]) if pointer.get("by") == BY_RETRAINING else None
 
     def versions(self, project_id: int) -> list[ModelVersion]:
-        """Return the project's retrainings, oldest first; the bundle itself is not among them."""
+        """Return the records of the project's retrainings, oldest first; the bundle is not one of them."""
         paths = self._store.list(f"projects/{project_id}/versions")
-        found = [self._version(path) for path in paths if path.endswith("/version.json")]
-        return sorted(found, key=lambda version: (version.created_at, version.name))
+        versions = [self._version(path) for path in paths if path.endswith("/version.json")]
+        return sorted(versions, key=lambda version: (version.created_at, version.name))
 
     def names(self, project_id: int) -> list[str]:
-        """Return the names of the project's retrainings, the last one first; one without a record is not finished."""
+        """Return the names of the project's retrainings, the last one first, with those that are not yet recorded."""
         return sorted(self._store.names(f"projects/{project_id}/versions"), key=_number, reverse=True)
 
     def newest(self, project_id: int) -> ModelVersion | None:
-        """Return the project's last retraining, published or refused; None before the first."""
-        for name in self.names(project_id):  # not by their records, as a project may have hundreds of versions
+        """Return the record of the project's last retraining, published or refused; None before the first."""
+        for name in self.names(project_id):  # reads one record, because a project may have hundreds
             path = f"{self._folder(project_id, name)}/version.json"
             if self._store.exists(path):
                 return self._version(path)
@@ -117,29 +118,29 @@ class ModelRegistry:
         """Return one retraining's record.
 
         Raises:
-            ModelVersionError: the project has no such version; the message lists those it has.
+            ModelVersionError: the project has no such version; the message lists the versions it has.
         """
-        found = self.find(project_id, name)
-        if found is None:
+        version = self.find(project_id, name)
+        if version is None:
             raise ModelVersionError(self._unknown(project_id, name))
-        return found
+        return version
 
     def find(self, project_id: int, name: str) -> ModelVersion | None:
-        """Return one retraining's record; None when the project has no such version."""
-        # What is no name may still be the path of a record: "v1-9f8e7d6c/".
+        """Return one retraining's record; None if the project has no such version."""
+        # The pattern is needed: "v1-9f8e7d6c/" is not a name, but leads to a record.
         path = f"{self._folder(project_id, name)}/version.json"
         return self._version(path) if _NAME.fullmatch(name) and self._store.exists(path) else None
 
     def known_states(self, project_id: int, name: str) -> frozenset[str]:
-        """Return which states of corrections a version was trained or measured on; none for a bundle."""
-        known = [] if name == self.base_version else self.version(project_id, name).metrics.get("known_states", [])
-        return frozenset(known)
+        """Return the states of corrections that a version was trained or measured on; none for a bundle."""
+        is_bundle = name == self.base_version
+        return frozenset([] if is_bundle else self.version(project_id, name).metrics.get("known_states", []))
 
     def load(self, project_id: int, name: str, bundle: Bundle) -> Captioner:
         """Load a version's decoder beside the bundle's encoder.
 
         Raises:
-            ModelVersionError: it is unknown, was refused, or is made for another encoder.
+            ModelVersionError: the version is unknown, was refused, or needs another encoder.
         """
         if name == bundle.version:
             return bundle.captioner()
@@ -163,32 +164,24 @@ class ModelRegistry:
         corrections: Sequence[str],
         decision: str,
     ) -> ModelVersion:
-        """Store a candidate and let it serve. A reader sees the old version or the new one, never half.
+        """Store a candidate and let it serve. A reader sees the old version or the new one, never half of it.
 
-        Where a person has let another version serve than its parent by then, that one stays and this one is refused.
+        If a person has chosen another version than its parent meanwhile, that one stays and the candidate is refused.
         """
-        content = save(stored(candidate.decoder.state_dict(), "fp32"))
-        digest = hashlib.sha256(content).hexdigest()
-        version = self._new_version(
-            project_id, candidate, digest, parent, metrics, corrections, decision, published=True
-        )
+        content, version = self._new_version(project_id, candidate, parent, metrics, corrections, decision)
         folder = self._folder(project_id, version.name)
         self._store.write(f"{folder}/decoder.safetensors", content)
-        if (chosen := self.serving(project_id)) != parent:  # the weights take a while to write
+        if (chosen := self.serving(project_id)) != parent:  # checked here, because writing the weights takes a while
             self._store.delete(f"{folder}/decoder.safetensors")
-            why = f"{chosen} was chosen to serve meanwhile; without that: {decision}"
-            version = replace(version, published=False, decision=why)
-            self._write_json(f"{folder}/version.json", asdict(version))
-            return version
-        self._write_json(
-            f"{folder}/decoder.json",
-            {
-                "sha256": digest,
-                "sizes": vars(candidate.decoder.sizes),
-                "tokenizer": candidate.tokenizer.to_json(),
-            },
-        )
-        self._write_json(f"{folder}/version.json", asdict(version))
+            reason = f"{chosen} was chosen to serve meanwhile; without that: {decision}"
+            return self._record(replace(version, published=False, decision=reason))
+        decoder = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "sizes": vars(candidate.decoder.sizes),
+            "tokenizer": candidate.tokenizer.to_json(),
+        }
+        self._write_json(f"{folder}/decoder.json", decoder)
+        self._record(version)
         self._move_pointer(project_id, version.name, by=BY_RETRAINING)
         return version
 
@@ -202,25 +195,21 @@ class ModelRegistry:
         corrections: Sequence[str],
         decision: str,
     ) -> ModelVersion:
-        """Record a candidate that was not better, without its weights; the serving version stays."""
-        digest = hashlib.sha256(save(stored(candidate.decoder.state_dict(), "fp32"))).hexdigest()
-        version = self._new_version(
-            project_id, candidate, digest, parent, metrics, corrections, decision, published=False
-        )
-        self._write_json(f"{self._folder(project_id, version.name)}/version.json", asdict(version))
-        return version
+        """Record a candidate that was not better, without its weights. The serving version stays."""
+        _, version = self._new_version(project_id, candidate, parent, metrics, corrections, decision)
+        return self._record(replace(version, published=False))
 
     def promote(self, project_id: int, name: str, *, by: str, bundle: Callable[[], Bundle]) -> None:
-        """Let a published version, or the bundle itself, serve the project.
+        """Let a published version, or the bundle, serve the project.
 
         Args:
             project_id: of the project.
-            name: of the version, or the bundle's.
-            by: who chose it.
-            bundle: returns the bundle; asked only about a version that was trained on another one.
+            name: of the version, or the bundle's version.
+            by: the person who chose it.
+            bundle: returns the bundle; called only for a version that was trained on another bundle.
 
         Raises:
-            VersionChoiceError: the version is unknown, was refused, or is made for another encoder.
+            VersionChoiceError: the version is unknown, was refused, or needs another encoder.
         """
         if name != self.base_version:
             version = self.find(project_id, name)
@@ -233,10 +222,10 @@ class ModelRegistry:
         self._move_pointer(project_id, name, by=by)
 
     def rollback(self, project_id: int, *, by: str) -> str:
-        """Let the version serve that served before, and return its name.
+        """Let the version that served before serve again, and return its name.
 
         Raises:
-            VersionChoiceError: no other version ever served this project.
+            VersionChoiceError: no other version has served this project.
         """
         pointer = self._pointer(project_id)
         if not pointer["before"]:
@@ -246,35 +235,38 @@ class ModelRegistry:
         return str(name)
 
     def _unknown(self, project_id: int, name: str) -> str:
-        known = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
-        return f"project {project_id} has no version {name!r}; it has: {known}"
+        names = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
+        return f"project {project_id} has no version {name!r}; it has: {names}"
 
     def _new_version(
         self,
         project_id: int,
         candidate: Captioner,
-        digest: str,
         parent: str,
         metrics: Mapping[str, Any],
         corrections: Sequence[str],
         decision: str,
-        *,
-        published: bool,
-    ) -> ModelVersion:
-        # By folders: a damaged record stops nobody, and the number of a deleted one does not come again.
+    ) -> tuple[bytes, ModelVersion]:
+        """Return a candidate's weights as they are stored, and its record as a published version."""
+        content = save(stored(candidate.decoder.state_dict(), "fp32"))
+        # The number comes from the folders: a damaged record does not matter, and no number is given twice.
         number = 1 + max(map(_number, self._store.names(f"projects/{project_id}/versions")), default=0)
-        return ModelVersion(
-            name=f"v{number}-{digest[:8]}",
+        return content, ModelVersion(
+            name=f"v{number}-{hashlib.sha256(content).hexdigest()[:8]}",
             project_id=project_id,
             parent=parent,
             bundle=self.base_version,
             encoder=candidate.encoder.fingerprint,
             created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            published=published,
+            published=True,
             decision=decision,
             metrics=metrics,
             corrections=tuple(corrections),
         )
+
+    def _record(self, version: ModelVersion) -> ModelVersion:
+        self._write_json(f"{self._folder(version.project_id, version.name)}/version.json", asdict(version))
+        return version
 
     def _move_pointer(self, project_id: int, name: str, *, by: str) -> None:
         pointer = self._pointer(project_id)
@@ -294,7 +286,7 @@ class ModelRegistry:
         )
 
     def _pointer(self, project_id: int) -> dict[str, Any]:
-        """Return the pointer; one that another bundle left behind does not count."""
+        """Return the pointer; that of another bundle does not count."""
         path = f"projects/{project_id}/serving.json"
         first = {"version": self.base_version, "bundle": self.base_version, "before": []}
         pointer = self._json(path) if self._store.exists(path) else first
@@ -327,6 +319,6 @@ class ModelRegistry:
 
 
 def _number(name: str) -> int:
-    """Return which retraining a version is of; 0 for a folder that is none."""
+    """Return the number of a version's retraining; 0 for a folder that is not a version."""
     number = name.removeprefix("v").partition("-")[0]
     return int(number) if number.isdecimal() else 0

@@ -1,7 +1,7 @@
-"""Files of the model store, in a directory or at any URL that fsspec knows (s3://, gs://, memory://).
+"""The model store: files in a directory or at any URL that fsspec supports (s3://, gs://, memory://).
 
-A reader sees the old bytes or the new ones, never half. Several processes may read and write at once;
-of two writers of one path the last one stays.
+A reader sees the old content of a file or the new one, never a part. Several processes may read and write at once. If
+two write the same path, the last one wins.
 """
 
 import os
@@ -22,7 +22,7 @@ class Store:
     """Reads and writes whole files by relative path ("versions/7/serving.json")."""
 
     def __init__(self, location: str | Path) -> None:
-        """Name the place; nothing is created before the first write.
+        """Open the store. Nothing is created before the first write.
 
         Args:
             location: a directory, or a URL of an fsspec file system.
@@ -40,11 +40,11 @@ class Store:
 
     @property
     def folder(self) -> Path | None:
-        """The directory, be it there or not; None for a store elsewhere."""
+        """The directory, which need not exist yet; None for a store at a URL."""
         return Path(self._root) if self._is_local else None
 
     def read(self, path: str) -> bytes | None:
-        """Return the file's bytes, or None when there is no such file."""
+        """Return the content of the file; None if it does not exist."""
         with self._reported("read", path):
             try:
                 content = self._remote.cat_file(self._full(path))
@@ -53,7 +53,7 @@ class Store:
             return bytes(content)
 
     def write(self, path: str, content: bytes) -> None:
-        """Put the whole file in place; when this returns it survives a crash."""
+        """Replace the file. When this returns, the content survives a crash."""
         with self._reported("write", path):
             if self._is_local:
                 with replaced_file(Path(self._full(path))) as file:
@@ -62,7 +62,7 @@ class Store:
                 self._remote.pipe_file(self._full(path), content)
 
     def exists(self, path: str) -> bool:
-        """Say whether there is a file at this path."""
+        """Return True if there is a file at this path."""
         with self._reported("look for", path):
             try:
                 return bool(self._remote.info(self._full(path))["type"] == "file")
@@ -70,7 +70,7 @@ class Store:
                 return False
 
     def names(self, prefix: str) -> list[str]:
-        """Return the sorted names of what lies directly in the folder `prefix`, files and folders; none without it."""
+        """Return the sorted names of the files and folders directly in the folder `prefix`."""
         with self._reported("list", prefix):
             try:
                 paths = self._remote.ls(self._full(prefix), detail=False)
@@ -79,14 +79,14 @@ class Store:
             return sorted(PurePosixPath(str(path)).name for path in paths if not str(path).endswith(_UNFINISHED))
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the sorted paths of all files below the folder `prefix`; empty when there is none."""
+        """Return the sorted paths of all files below the folder `prefix`."""
         with self._reported("list", prefix):
             folder = self._full(prefix) if prefix else self._root
             paths = (str(path).removeprefix(self._root).lstrip("/") for path in self._remote.find(folder))
             return sorted(path for path in paths if not path.endswith(_UNFINISHED))
 
     def delete(self, path: str) -> None:
-        """Remove the file; a file that is not there is no error."""
+        """Remove the file, if it exists."""
         with self._reported("delete", path), suppress(FileNotFoundError):
             self._remote.rm_file(self._full(path))
 
@@ -106,13 +106,13 @@ class Store:
             yield
         except StoreError:
             raise
-        except Exception as cause:  # each fsspec file system raises errors of its own
+        except Exception as cause:  # every fsspec file system has its own errors
             raise StoreError(f"cannot {verb} {path!r} in model store {self.location!r}: {cause}") from cause
 
 
 @contextmanager
 def replaced_file(target: Path) -> Iterator[BinaryIO]:
-    """Yield a file beside the target to write; when the block ends well it is flushed to disk and renamed over it."""
+    """Yield a new file to write. If the block succeeds, it is flushed to disk and renamed to the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
@@ -128,14 +128,14 @@ def replaced_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def remove_file(target: Path) -> None:
-    """Remove a file, if it is there, and what killed writers of it left behind; nobody may be writing it."""
+    """Remove a file, if it exists, and unfinished copies of killed processes; no process may be writing it."""
     target.unlink(missing_ok=True)
     for beside in target.parent.glob(f".{target.name}.*{_UNFINISHED}"):
         beside.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
+    """Make a rename in this folder survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

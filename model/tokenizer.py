@@ -1,11 +1,11 @@
-"""Lossless tokenizer: the words of a vocabulary, and bytes for everything else.
+"""A lossless tokenizer: words of a vocabulary, and bytes for everything else.
 
-Every text comes back exactly as it went in, so no correction is ever out of vocabulary.
+Decoding returns exactly the text that was encoded, so no correction is out of vocabulary.
 
-A text is cut into pieces: one Chinese, Japanese or Korean character, a run of other word characters, one
-other sign, or a run of white space. A piece of the vocabulary is one id; any other piece is `SPELL` and its
-UTF-8 bytes. Between two pieces stands one space, or nothing between two CJK characters; only exceptions
-are written: `GLUE` for nothing where a space is usual, and spelled white space for anything else.
+A text is cut into pieces. A piece is a Chinese, Japanese or Korean (CJK) character, a run of other word characters, a
+run of white space, or any other character. A piece of the vocabulary is one id; any other piece is `SPELL` and its
+UTF-8 bytes. Usually there is one space between two pieces, and none between two CJK characters. Only exceptions get
+ids: `GLUE` where the usual space is missing, and spelled white space for anything else.
 
     ids:  0 <pad>   1 <start>   2 <end>   3 <glue>   4 <spell>   5..260 bytes 0..255   261.. words
 """
@@ -34,10 +34,10 @@ _IS_CJK = re.compile(f"[{_CJK}]")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Turns captions into token ids and back."""
+    """Converts captions to token ids and back."""
 
     words: tuple[str, ...]
-    """Pieces that are one id, in id order; ids never move once given."""
+    """Pieces that have an id, in the order of their ids. An id never changes."""
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -48,11 +48,11 @@ class Tokenizer:
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 2) -> Self:
-        """Make a vocabulary of the pieces that stand at least `min_count` times in `captions`."""
+        """Return a vocabulary of the pieces that occur at least `min_count` times in `captions`."""
         return cls(()).extended(captions, min_count)
 
     def extended(self, captions: Iterable[str], min_count: int = 2) -> Self:
-        """Append the new pieces of `captions`, most frequent first; every id of this tokenizer stays."""
+        """Return this vocabulary plus the new pieces of `captions`, most frequent first. Existing ids stay."""
         counts = Counter(piece for caption in captions for piece in pieces(caption) if not piece.isspace())
         new = [word for word, count in counts.items() if count >= min_count and word not in self._ids]
         return type(self)(self.words + tuple(sorted(new, key=lambda word: (-counts[word], word))))
@@ -67,10 +67,7 @@ class Tokenizer:
         return [token_id for piece in cut(text) for token_id in self._piece_ids(piece)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`; any ids give a text, broken UTF-8 shows as U+FFFD.
-
-        `PAD`, `START` and `END` are passed over.
-        """
+        """Return the text of `ids`, without `PAD`, `START` and `END`. Broken UTF-8 becomes U+FFFD."""
         return joined(self._decoded_pieces(ids))
 
     def token(self, token_id: int) -> str:
@@ -87,7 +84,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Rebuild what `to_json` returned; raises BundleError when it is not that."""
+        """Return the tokenizer that `to_json` described; raises BundleError for anything else."""
         words = fields.get("words") if isinstance(fields, dict) else None
         if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
             raise BundleError('a vocabulary must be {"words": [list of non-empty texts]}')
@@ -101,7 +98,7 @@ class Tokenizer:
         return [SPELL, *(FIRST_BYTE + byte for byte in piece.encode(errors="replace"))]
 
     def _decoded_pieces(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield each piece's text, and "" for `GLUE`."""
+        """Yield the text of each piece, and "" for `GLUE`."""
         spelled = bytearray()
         for token_id in [*ids, END]:
             if FIRST_BYTE <= token_id < FIRST_WORD:
@@ -117,7 +114,7 @@ class Tokenizer:
 
 
 def pieces(text: str) -> list[str]:
-    """Cut a text into words, CJK characters, other signs and white space; joined they are the text again."""
+    """Cut a text into words, CJK characters, other characters and white space; together they are the text."""
     return _PIECE.findall(text)
 
 
@@ -133,7 +130,7 @@ def cut(text: str) -> Iterator[str]:
 
 
 def joined(written: Iterable[str]) -> str:
-    """Return the text that `cut` cut so."""
+    """Return the text whose `cut` gives these pieces."""
     text = ""
     glued = False
     for piece in written:
@@ -144,7 +141,7 @@ def joined(written: Iterable[str]) -> str:
 
 
 def _joiner(left: str, right: str) -> str:
-    """Return what usually stands between two neighbouring texts: one space or nothing."""
+    """Return the usual separator of two neighbouring texts: one space or nothing."""
     if not left or left[-1].isspace() or right[0].isspace():
         return ""
     return "" if _IS_CJK.match(left[-1]) and _IS_CJK.match(right[0]) else " "

@@ -1,1 +1,1 @@
-"""How the two built-in bundles were made; not part of the installed package."""
+"""Recipes of the two built-in bundles; they are not part of the installed package."""

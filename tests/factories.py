@@ -10,11 +10,11 @@ from PIL import Image
 from pydantic import SecretStr
 
 from model.bundle import Bundle, load_bundle, save_bundle
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.tokenizer import Tokenizer
-from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
 from worker.feedback.corrections import Correction

@@ -1,1 +1,1 @@
-"""Files of captions: Flickr, COCO, CSV and JSON Lines."""
+"""Captions files: Flickr, COCO, Karpathy, CSV and JSON Lines."""

@@ -1,13 +1,13 @@
-"""The formats of captions files.
+"""Parses captions files of these formats:
 
-    Flickr    picture.jpg#0<TAB>A dog runs.            (also `picture.jpg#zhc#0 ...`, as Flickr8k-CN has it)
+    Flickr    picture.jpg#0<TAB>A dog runs.            (in Flickr8k-CN `picture.jpg#zhc#0 ...`)
     COCO      {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}
     Karpathy  {"images": [{"filename", "filepath", "split", "sentences": [{"sentid", "raw"}]}]}
               dataset_coco.json and dataset_flickr8k.json of https://cs.stanford.edu/people/karpathy/deepimagesent
     CSV       a header row with the columns image and caption
     JSONL     {"image": "picture.jpg", "caption": "A dog runs."}   or "captions": [...]
 
-The format is told from the content; a file that cannot be understood stops with the line that is wrong.
+The content shows the format. An error names the line that is wrong.
 """
 
 import csv
@@ -27,12 +27,12 @@ _FLICKR = re.compile(r"(?P<key>(?P<image>[^#\t]+)#(?:\w+#)?\d+)[\t ](?P<caption>
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One caption as a file has it."""
+    """One caption of a file."""
 
     image: str
     caption: str
     key: str
-    """Equal for two rows that are the same caption twice."""
+    """Equal for two rows if they are the same caption."""
     where: str
 
 
@@ -43,10 +43,10 @@ class _KarpathyImage:
 
 
 def parse_rows(path: Path, split: str | None = None) -> Iterator[Row]:
-    """Yield the captions of a file of any known format, in its order; of a Karpathy file only those of `split`.
+    """Yield the captions of a file of any known format, in its order. `split` selects a part of a Karpathy file.
 
     Raises:
-        CaptionFileError: the file is missing, of no known format or broken in some line; or has no such split.
+        CaptionFileError: the file is missing, has no known format, a broken line or no such split.
     """
     text = read_text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -63,7 +63,7 @@ def parse_rows(path: Path, split: str | None = None) -> Iterator[Row]:
         rows = _parse_csv(text, path)
     else:
         raise CaptionFileError(
-            f"{path} is in no known format: the first line must be like 'picture.jpg#0<TAB>caption' (Flickr), a header "
+            f"{path} has no known format: the first line must be like 'picture.jpg#0<TAB>caption' (Flickr), a header "
             f"with the columns image and caption (CSV), or JSON (COCO, Karpathy, JSONL); got {first[:80]!r}"
         )
     if split is not None:
@@ -148,13 +148,13 @@ def _parse_coco(document: Any, path: Path) -> Iterator[Row]:
 
 def _parse_karpathy(document: Any, path: Path, split: str | None) -> Iterator[Row]:
     images = [_karpathy_image(image, number, path) for number, image in enumerate(document["images"])]
-    there = Counter(image.split for image in images)
-    wanted = set(split.split(",")) if split else set(there) if len(there) == 1 else set()
-    if not wanted or wanted - there.keys():
-        found = ", ".join(f"{name} ({count} images)" for name, count in sorted(there.items()))
-        asked = f"no split {', '.join(sorted(wanted - there.keys()))!r}" if wanted else "several splits"
-        raise CaptionFileError(f"{path} has {asked}: choose of {found} with --split")
-    return (row for image in images if image.split in wanted for row in image.rows)
+    counts = Counter(image.split for image in images)
+    selected = set(split.split(",")) if split else set(counts) if len(counts) == 1 else set()
+    if not selected or selected - counts.keys():
+        choices = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
+        problem = f"no split {', '.join(sorted(selected - counts.keys()))!r}" if selected else "several splits"
+        raise CaptionFileError(f"{path} has {problem}: choose of {choices} with --split")
+    return (row for image in images if image.split in selected for row in image.rows)
 
 
 def _karpathy_image(image: Any, number: int, path: Path) -> "_KarpathyImage":
@@ -196,7 +196,7 @@ def _csv_header(row: list[str]) -> list[str]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines: a caption may hold U+2028 and its like, which end no line of a file.
+    # Not splitlines, which also splits at U+2028 and similar characters within a caption.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.removesuffix("\r")

@@ -1,4 +1,4 @@
-"""Captioned images: those of a captions file whose pictures are there, and a count of what cannot be used."""
+"""Reads captioned images: the entries of a captions file whose images exist. The others are counted."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,21 +15,21 @@ _SPACE_BEFORE_STOP = re.compile(r"\s+([.,])(?=\s|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSource:
-    """Where captioned images are."""
+    """A captions file and the directory of its images."""
 
     captions: Path
-    """The captions file, in any of the known formats."""
+    """The captions file, in any known format."""
     images: Path
-    """The directory that the file's image names are relative to."""
+    """The directory of the images that the file names."""
     names: Path | None = None
-    """A list of image names, one per line: only these are taken. None takes all."""
+    """File of image names, one per line, to take only these. None takes all."""
     split: str | None = None
-    """Of a Karpathy file the split to take, or several with commas between, such as "train,restval"."""
+    """Split of a Karpathy file, or several with commas between, such as "train,restval"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImage:
-    """One image file and what people wrote about it."""
+    """One image file and people's captions for it."""
 
     file: Path
     captions: tuple[str, ...]
@@ -37,10 +37,10 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What could not be used, by reason."""
+    """Entries that could not be used, by reason."""
 
     cases: dict[str, list[str]] = field(default_factory=dict)
-    """Reason to what was left out for it, in the order of the file."""
+    """Entries by reason, in the order of the file."""
 
     def add(self, reason: str, case: str) -> None:
         self.cases.setdefault(reason, []).append(case)
@@ -53,7 +53,7 @@ class LeftOut:
         return {reason: len(cases) for reason, cases in self.cases.items()}
 
     def summary(self) -> str:
-        """Return one line with counts and the first cases, or "nothing left out"."""
+        """Return one line with counts and the first entries, or "nothing left out"."""
         parts = []
         for reason, cases in self.cases.items():
             first = ", ".join(cases[:FIRST_CASES]) + (", ..." if len(cases) > FIRST_CASES else "")
@@ -63,22 +63,22 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSet:
-    """Captioned images that are there to be used, and a count of what was not."""
+    """Captioned images that can be used, and the entries that cannot."""
 
     images: tuple[CaptionedImage, ...]
     left_out: LeftOut
 
 
 def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
-    """Read a captions file of any known format; images come in the order of the file.
+    """Read a captions file of any known format. The images keep the order of the file.
 
     Args:
         source: the file, and the directory of the images.
         strict: stop instead of leaving anything out.
 
     Raises:
-        CaptionFileError: the file is missing, of no known format or broken in some line; it has no such split;
-            nothing in it can be used; or something would be left out and `strict` is set.
+        CaptionFileError: the file is missing, has no known format, a broken line or no such split; or nothing in it can
+            be used; or something must be left out and `strict` is set.
     """
     rows = parse_rows(source.captions, source.split)
     names = read_names(source.names) if source.names else None
@@ -98,7 +98,7 @@ def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
 
 
 def tidy_caption(caption: str) -> str:
-    """Return the caption as one line, without the space that corpora put before a full stop or comma."""
+    """Return the caption as one line, without spaces before full stops and commas."""
     return _SPACE_BEFORE_STOP.sub(r"\1", " ".join(caption.split()))
 
 
@@ -106,19 +106,19 @@ def _captions_by_image(
     rows: Iterator[Row], names: Mapping[str, None] | None, left_out: LeftOut
 ) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
-    seen: set[tuple[str, str]] = set()
+    keys: set[tuple[str, str]] = set()
     for row in rows:
         if names is not None and row.image not in names:
             continue
-        found = captions.setdefault(row.image, [])
+        of_image = captions.setdefault(row.image, [])
         caption = tidy_caption(row.caption)
         if not caption:
             left_out.add("empty captions", row.where)
-        elif (row.image, row.key) in seen:
+        elif (row.image, row.key) in keys:
             left_out.add("duplicate captions", row.where)
         else:
-            seen.add((row.image, row.key))
-            found.append(caption)
+            keys.add((row.image, row.key))
+            of_image.append(caption)
     return captions
 
 
@@ -132,6 +132,6 @@ def _present_images(captions: Mapping[str, list[str]], folder: Path, left_out: L
 
 
 def read_names(path: Path) -> dict[str, None]:
-    """Return the names in order, each once."""
+    """Return the names in their order, without repetitions; raises CaptionFileError if the file cannot be read."""
     lines = (line.strip() for line in read_text(path).splitlines())
     return dict.fromkeys(line for line in lines if line)

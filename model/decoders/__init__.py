@@ -1,4 +1,4 @@
-"""Every kind of caption decoder, by the cell its sizes name."""
+"""Caption decoders: networks that write a caption word by word."""
 
 from model.decoders.base import TRANSFORMER, CaptionDecoder, DecoderSizes
 from model.decoders.recurrent import AttentionDecoder
@@ -6,6 +6,6 @@ from model.decoders.transformer import TransformerDecoder
 
 
 def build_decoder(sizes: DecoderSizes, dropout: float = 0.0) -> CaptionDecoder:
-    """Return a decoder with random weights."""
+    """Return a decoder with random weights, of the kind that `sizes.cell` names."""
     kind = TransformerDecoder if sizes.cell == TRANSFORMER else AttentionDecoder
     return kind(sizes, dropout)

@@ -1,6 +1,6 @@
-"""What every caption decoder is: a vocabulary of its own, images remembered once, one word at a time.
+"""Base class of caption decoders. A decoder projects an image once, then predicts one word at a time.
 
-The kinds are `model/decoders/recurrent.py` and `model/decoders/transformer.py`.
+The decoders are in `model/decoders/recurrent.py` and `model/decoders/transformer.py`.
 
 Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all captions   P regions   D feature size
          V vocabulary   E embedding   H hidden   A attention   L layers
@@ -21,22 +21,22 @@ TRANSFORMER = "transformer"
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSizes:
-    """The shape of the network; it belongs to the checkpoint."""
+    """Sizes of the network; they are stored with its weights."""
 
     vocabulary: int
     features: int
     hidden: int = 512
     embedding: int = 512
     attention: int = 512
-    """0 reads the mean over the regions at every step instead (Vinyals et al. 2015, https://arxiv.org/abs/1411.4555)."""
+    """0 replaces attention by the mean over all regions (Vinyals et al. 2015, https://arxiv.org/abs/1411.4555)."""
     layers: int = 1
     cell: str = "lstm"
-    """`lstm`, `peephole`, `gru`, `rnn`, or `transformer` for no recurrence at all."""
+    """`lstm`, `peephole`, `gru`, `rnn` or `transformer`."""
     recurrent_regions: bool = False
-    """The regions are read in rows, forwards and backwards, before attention looks (Shi et al. 2015,
-    https://arxiv.org/abs/1507.05717), so that each knows of those around it."""
+    """An LSTM reads the regions row by row, in both directions, before attention (Shi et al. 2015,
+    https://arxiv.org/abs/1507.05717). Each region then also describes those around it."""
     residual: bool = False
-    """Each layer above the first adds what it reads from below to what it says."""
+    """Each layer above the first adds the output of the layer below to its own."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "features", "hidden", "embedding", "attention", "layers"):
@@ -50,30 +50,30 @@ class DecoderSizes:
 
 
 class Memory(NamedTuple):
-    """What the decoder keeps of an image, computed once per caption."""
+    """Projections of an image, computed once for all its captions."""
 
     keys: Tensor
-    """What attention compares with, [B, P, A]."""
+    """Compared with the decoder's state by attention, [B, P, A]."""
     values: Tensor
-    """What attention averages, [B, P, H]."""
+    """Averaged by attention, [B, P, H]."""
 
 
 class DecoderState(NamedTuple):
-    """What is carried from word to word."""
+    """State of the decoder between two words."""
 
     hidden: Tensor
-    """Of each layer, [B, K, L, H]; of a transformer what each layer has read so far, [B, K, L, T, H]."""
+    """Hidden state of each layer, [B, K, L, H]; in a transformer the inputs of each layer so far, [B, K, L, T, H]."""
     cell: Tensor
-    """The memory of each layer, [B, K, L, H]; a transformer has none, [B, K, 0]."""
+    """Memory of each layer, [B, K, L, H]; a transformer has none, [B, K, 0]."""
     context: Tensor
-    """What attention saw for the last word, [B, K, H]."""
+    """Attention's output for the last word, [B, K, H]."""
 
 
 Parts = TypeVar("Parts", Memory, DecoderState)
 
 
 class CaptionDecoder(nn.Module):
-    """Writes captions of features; the word embedding is shared with the output layer (Press and Wolf 2017,
+    """Writes captions from features. The word embedding is also the output layer (Press and Wolf 2017,
     https://arxiv.org/abs/1608.05859)."""
 
     def __init__(self, sizes: DecoderSizes, dropout: float = 0.0) -> None:
@@ -88,8 +88,8 @@ class CaptionDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(sizes.vocabulary))
         self.dropout = nn.Dropout(dropout)
         self.feature_dropout = nn.Dropout(dropout)
-        self.tail: nn.Module | None = None
-        """While an encoder's last stages are taught too: what makes features of what the stages below them see."""
+        self.trainable_stages: nn.Module | None = None
+        """Last stages of the encoder, only while they are trained with the decoder. They give it its features."""
         nn.init.normal_(self.embedding.weight, std=sizes.embedding**-0.5)
 
     @property
@@ -97,26 +97,26 @@ class CaptionDecoder(nn.Module):
         return self.bias.device
 
     def standardise(self, features: Tensor) -> None:
-        """Measure these features [..., D]: from now on each channel is read with mean 0 and deviation 1."""
+        """Measure features [..., D], so that each channel is scaled to mean 0 and deviation 1 from now on."""
         flat = features.flatten(0, -2).float()
         self.feature_mean = flat.mean(dim=0)
         self.feature_scale = 1 / (flat.std(dim=0) + 1e-3)
 
     def remember(self, features: Tensor) -> Memory:
-        """Project encoder features [B, P, D] once, for all steps and beams."""
+        """Return the projections of encoder features [B, P, D]."""
         raise NotImplementedError
 
     def start(self, memory: Memory) -> DecoderState:
-        """Return the state before the first word; one beam."""
+        """Return the state before the first word, with one beam."""
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
-        """Read one word and predict the next.
+        """Read one word of each beam and predict the next.
 
         Args:
             tokens: the last word of each beam, [B, K].
             state: the state before it.
-            memory: the images, shared by their beams.
+            memory: of the images; the beams of an image share it.
 
         Returns:
             logits [B, K, V], the next state, and attention weights [B, K, P] (each row sums to 1).
@@ -124,28 +124,28 @@ class CaptionDecoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Tensor, tokens: Tensor, images: Tensor | None = None) -> Tensor:
-        """Teacher forcing: predict every token of every caption from those before it.
+        """Predict every token of every caption from the tokens before it (teacher forcing).
 
         Args:
             features: of the images, [B, P, D].
             tokens: of the captions from start to end, padded at the right, [N, T].
-            images: which image each caption describes, [N]; None when there is one caption per image, in order.
+            images: row of the image that each caption describes, [N]; None if caption n describes image n.
 
         Returns:
-            logits [M, V] of the tokens that `predicted` names, caption after caption.
+            logits [M, V] of the tokens that `predicted` returns, caption after caption.
         """
         raise NotImplementedError
 
     def widened(self, vocabulary: int) -> Self:
-        """Return a copy with room for more words, which shares the tail; what it says of the old ones is unchanged.
+        """Return a copy with a larger vocabulary; the logits of the old words stay the same.
 
-        New rows start as the mean embedding with a bias that makes them improbable until they are trained.
+        A new row starts as the mean embedding, with the smallest bias of all, so that an untrained word is improbable.
         """
         added = vocabulary - self.sizes.vocabulary
         if added < 0:
             raise BundleError(f"a vocabulary of {self.sizes.vocabulary} words cannot shrink to {vocabulary}")
         wide = type(self)(replace(self.sizes, vocabulary=vocabulary), dropout=self.dropout.p)
-        wide.tail = self.tail
+        wide.trainable_stages = self.trainable_stages
         weights = {name: value.clone() for name, value in self.state_dict().items()}
         old = weights["embedding.weight"]
         weights["embedding.weight"] = torch.cat([old, old.mean(dim=0, keepdim=True).expand(added, -1)])
@@ -154,20 +154,20 @@ class CaptionDecoder(nn.Module):
         return wide.train(self.training)
 
     def _values(self, features: Tensor) -> Tensor:
-        """Return what attention averages, [B, P, H]."""
-        if self.tail is not None:
-            features = self.tail(features)
+        """Return the projections that attention averages, [B, P, H]."""
+        if self.trainable_stages is not None:
+            features = self.trainable_stages(features)
         features = (features - self.feature_mean) * self.feature_scale
         values = torch.relu(self.value(self.feature_dropout(features)))
         return values + self.around(values)[0] if self.sizes.recurrent_regions else values
 
-    def _score(self, read: Tensor) -> Tensor:
-        """Return logits [..., V] of what is to be said, [..., E]."""
-        return nn.functional.linear(self.dropout(torch.tanh(read)), self.embedding.weight, self.bias)
+    def _score(self, output: Tensor) -> Tensor:
+        """Return logits [..., V] of an output [..., E]."""
+        return nn.functional.linear(self.dropout(torch.tanh(output)), self.embedding.weight, self.bias)
 
 
 def predicted(tokens: Tensor) -> Tensor:
-    """Return the tokens of captions [N, T] that a decoder predicts, all but start and padding, [M]."""
+    """Return the tokens of captions [N, T] that a decoder predicts: all but start and padding, [M]."""
     following = tokens[:, 1:]
     return following[following != PAD]
 

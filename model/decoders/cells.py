@@ -1,7 +1,7 @@
-"""Recurrent cells of the textbooks behind one interface.
+"""Recurrent cells with one interface.
 
-What a cell reads arrives projected to its gates; the cell adds its own state's part. A cell without a memory passes
-it through.
+A cell gets its inputs already projected to its gates and adds the projection of its own hidden state. A cell without a
+memory returns the memory unchanged.
 
 Shapes:  ... any leading sizes   H hidden   G gates of the cell
 """
@@ -16,7 +16,7 @@ class Cell(nn.Module):
     """One step of one layer."""
 
     gates: ClassVar[int]
-    """How many vectors of size H the inputs and the recurrent product hold."""
+    """Number of vectors of size H in the inputs."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class Cell(nn.Module):
         """Return the next hidden state and memory, [..., H] each.
 
         Args:
-            inputs: what is read, projected with its bias, [..., G * H].
-            hidden: the state before, [..., H].
+            inputs: projected with their bias, [..., G * H].
+            hidden: the hidden state before, [..., H].
             memory: the memory before, [..., H].
         """
         raise NotImplementedError
@@ -43,7 +43,7 @@ class TanhCell(Cell):
 
 
 class GRUCell(Cell):
-    """Gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078), its reset after the product.
+    """Gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078); it resets after the matrix product.
 
     r, z = sigmoid(x + U h)   n = tanh(x_n + r * U_n h)   h' = (1 - z) * n + z * h
     """
@@ -59,9 +59,10 @@ class GRUCell(Cell):
 
 
 class LSTMCell(Cell):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate that starts open.
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735); its forget
+    gate starts open.
 
-    f, i, o = sigmoid(x + U h), f's with 1 added   n = tanh(x_n + U_n h)   c' = f * c + i * n   h' = o * tanh(c')
+    f, i, o = sigmoid(x + U h), with 1 added for f   n = tanh(x_n + U_n h)   c' = f * c + i * n   h' = o * tanh(c')
     """
 
     gates = 4
@@ -73,7 +74,7 @@ class LSTMCell(Cell):
 
 
 class PeepholeCell(Cell):
-    """LSTM whose gates see the memory (Gers and Schmidhuber 2000, https://doi.org/10.1109/IJCNN.2000.861302).
+    """LSTM whose gates also read the memory (Gers and Schmidhuber 2000, https://doi.org/10.1109/IJCNN.2000.861302).
 
     f = sigmoid(x_f + U_f h + p_f * c + 1)   i = sigmoid(x_i + U_i h + p_i * c)
     c' = f * c + i * tanh(x_n + U_n h)       o = sigmoid(x_o + U_o h + p_o * c')   h' = o * tanh(c')
@@ -95,4 +96,4 @@ class PeepholeCell(Cell):
 
 
 CELLS: dict[str, type[Cell]] = {"lstm": LSTMCell, "peephole": PeepholeCell, "gru": GRUCell, "rnn": TanhCell}
-"""By the names that checkpoints and `captioner train --cell` use."""
+"""By the names in bundles and in `captioner train --cell`."""

@@ -1,4 +1,4 @@
-"""The attention LSTM that writes captions (Xu et al. 2015, https://arxiv.org/abs/1502.03044), in one layer or stacked.
+"""The recurrent decoder with attention (Xu et al. 2015, https://arxiv.org/abs/1502.03044), in one or more layers.
 
 Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all captions   P regions   E embedding
          H hidden   A attention   L layers   G gates of the cell
@@ -15,12 +15,12 @@ from model.tokenizer import PAD
 class AttentionDecoder(CaptionDecoder):
     """Recurrent layers over words, with soft attention over image regions at every step.
 
-    Attention looks after the first layer has read the last word, so "red" decides which region names its shape; what it
-    saw is read with the next word (input feeding, Luong et al. 2015, section 3.3, https://arxiv.org/abs/1508.04025).
-    Layers above the first read it at once, beside the layer below, and the first reads the topmost one's last state
-    (Anderson et al. 2018, section 3.2, https://arxiv.org/abs/1707.07998).
-
-    Wide features are projected to the hidden size once per image, keys and values before the first step.
+    1. The first layer reads the last word, the last context, and, if there are more layers, the top layer's last state
+       (input feeding, Luong et al. 2015, section 3.3, https://arxiv.org/abs/1508.04025).
+    2. Attention compares that layer's state with the regions and returns a new context.
+    3. The layers above read the context and the layer below (Anderson et al. 2018, section 3.2,
+       https://arxiv.org/abs/1707.07998).
+    4. The top layer's state, the context and the last word give the logits of the next word.
     """
 
     def __init__(self, sizes: DecoderSizes, dropout: float = 0.0) -> None:
@@ -45,7 +45,7 @@ class AttentionDecoder(CaptionDecoder):
         return Memory(self.key(values) if self.sizes.attention else values[..., :0], values)
 
     def start(self, memory: Memory) -> DecoderState:
-        """Return the state before the first word, from the mean over regions."""
+        """Return the state before the first word, computed from the mean over regions."""
         mean = memory.values.mean(dim=1, keepdim=True)  # [B, 1, H]
         both = torch.tanh(self.first(mean)).view(len(mean), 1, 2, self.sizes.layers, self.sizes.hidden)
         return DecoderState(both[:, :, 0], both[:, :, 1], mean)
@@ -63,11 +63,11 @@ class AttentionDecoder(CaptionDecoder):
         rows = longest_first if images is None else images[longest_first]
         memory, state = pick_images(memory, rows), pick_images(state, rows)
         embedded = self.dropout(self.embedding(tokens[longest_first, :-1]))  # [N, T - 1, E]
-        # Unbound and not sliced: the gradient of each slice would be as large as all of them.
+        # unbind, because the gradient of each slice would be as large as that of the whole tensor.
         words, inputs = embedded.unbind(1), self.from_word(embedded).unbind(1)
         alive = (lengths.unsqueeze(1) > torch.arange(tokens.shape[1] - 1, device=tokens.device)).sum(dim=0).tolist()
         read, tops, contexts = [], [], []
-        for t, count in enumerate(alive):  # captions that have ended leave the batch
+        for t, count in enumerate(alive):  # Captions that have ended leave the batch.
             memory, state = pick_images(memory, slice(count)), pick_images(state, slice(count))
             state, top, _ = self._recur(inputs[t][:count].unsqueeze(1), state, memory)
             read.append(words[t][:count])
@@ -78,26 +78,28 @@ class AttentionDecoder(CaptionDecoder):
         return self._logits(*(torch.cat(parts)[by_caption] for parts in (read, tops, contexts)))
 
     def _recur(self, word: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor, Tensor]:
-        """Return the next state, what the topmost layer says [B, K, H], and attention weights.
+        """Return the next state, the top layer's output [B, K, H], and attention weights.
 
         Args:
             word: projected to the first cell's gates, [B, K, G * H].
+            state, memory: as in `step`.
         """
         stacked = self.sizes.layers > 1
-        seen = torch.cat([state.context, state.hidden[:, :, -1]], dim=-1) if stacked else state.context
-        hidden, cell = self.cells[0](word + self.from_context(seen), state.hidden[:, :, 0], state.cell[:, :, 0])
+        before = torch.cat([state.context, state.hidden[:, :, -1]], dim=-1) if stacked else state.context
+        hidden, cell = self.cells[0](word + self.from_context(before), state.hidden[:, :, 0], state.cell[:, :, 0])
         context, weights = self._attend(hidden, memory)
-        says, hiddens, cells = hidden, [hidden], [cell]
+        top, hiddens, cells = hidden, [hidden], [cell]
         for layer, project in enumerate(self.from_below, start=1):
-            inputs = project(torch.cat([context, self.dropout(says)], dim=-1))
+            inputs = project(torch.cat([context, self.dropout(top)], dim=-1))
             hidden, cell = self.cells[layer](inputs, state.hidden[:, :, layer], state.cell[:, :, layer])
-            says = says + hidden if self.sizes.residual else hidden
+            top = top + hidden if self.sizes.residual else hidden
             hiddens.append(hidden)
             cells.append(cell)
-        return DecoderState(torch.stack(hiddens, dim=2), torch.stack(cells, dim=2), context), says, weights
+        return DecoderState(torch.stack(hiddens, dim=2), torch.stack(cells, dim=2), context), top, weights
 
     def _attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Additive attention, gated by the state (Xu et al. 2015, sections 3.1.2 and 4.2.1)."""
+        """Return the context and the weights of additive attention, gated by the state (Xu et al. 2015, sections 3.1.2
+        and 4.2.1)."""
         if self.sizes.attention:
             mixed = (memory.keys.unsqueeze(1) + self.query(hidden).unsqueeze(2)).tanh_()  # [B, K, P, A]
             weights = self.energy(mixed).squeeze(-1).softmax(dim=-1)  # [B, K, P]

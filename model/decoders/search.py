@@ -1,4 +1,4 @@
-"""Beam search over all images and beams at once; alternatives beside the best caption by diverse beam search.
+"""Beam search over all images and beams at once, with diverse beam search for alternatives to the best caption.
 
 Shapes:  B batch   K beams   T tokens so far   P regions   V vocabulary
 """
@@ -15,21 +15,22 @@ from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 
 NEVER = float("-inf")
 DIVERSITY = 1.0
-"""Nats by which an alternative likes a word less for each hypothesis before it that writes the same word in the same
-place; how it was chosen is in tests/benchmarks/RESULTS.md."""
+"""Penalty in nats on a word, for each earlier group that has the same word at the same place
+(chosen in tests/benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
-    """How captions are searched for."""
+    """Options of the search for captions."""
 
     beam_size: int = 3
     alternatives: int = 1
-    """How many captions per image: what the beam finds, and others beside it, made to differ."""
+    """Number of captions per image: the best of the beam, and others that are made to differ from it."""
     length_penalty: float = 0.7
-    """A hypothesis is ranked by log_prob / length ** length_penalty (Wu et al. 2016, section 7, simplified)."""
+    """Hypotheses are ranked by log_prob / length ** length_penalty (Wu et al. 2016, section 7, simplified,
+    https://arxiv.org/abs/1609.08144)."""
     max_tokens: int = 40
-    """A caption without an end is cut here."""
+    """A caption without an end is cut after this many tokens."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "alternatives", "max_tokens"):
@@ -55,9 +56,9 @@ class Hypothesis:
 def beam_search(decoder: CaptionDecoder, features: Tensor, options: DecodingOptions) -> list[list[Hypothesis]]:
     """Return the hypotheses of each image of features [B, P, D].
 
-    First the best of the beam, then the alternatives, then the rest of the beam, each of the last two best first. An
-    alternative is a group of one hypothesis in diverse beam search with Hamming diversity (Vijayakumar et al. 2016,
-    https://arxiv.org/abs/1610.02424); the beam goes before all groups, so alternatives never change what it finds.
+    The best of the beam comes first, then the alternatives, then the rest of the beam; the last two are sorted by rank.
+    Each alternative is a group with a single hypothesis in diverse beam search with Hamming diversity (Vijayakumar et
+    al. 2016, https://arxiv.org/abs/1610.02424). The beam is the first group, so alternatives do not change its results.
     """
     if not len(features):
         return []
@@ -73,21 +74,21 @@ def beam_search(decoder: CaptionDecoder, features: Tensor, options: DecodingOpti
             grow_apart(groups, log_probabilities(logits), state, weights)
         if all(group.settled.all() for group in groups):
             break
-    return [in_order(found) for found in zip(*(group.hypotheses() for group in groups), strict=True)]
+    return [in_order(of_groups) for of_groups in zip(*(group.hypotheses() for group in groups), strict=True)]
 
 
 @torch.no_grad()
 def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
-    """Draw captions word by word as probable as the decoder finds them.
+    """Sample captions word by word from the decoder's probabilities.
 
     Args:
         decoder: in evaluation mode.
         features: of the images, [B, P, D].
-        samples: captions of each image, K.
-        max_tokens: a caption without an end is cut here.
+        samples: number of captions per image, K.
+        max_tokens: a caption without an end is cut after this many tokens.
 
     Returns:
-        tokens [B * K, T] from start to end, padded at the right; the samples of an image follow each other.
+        tokens [B * K, T] from start to end, padded at the right; the samples of an image are adjacent.
     """
     memory = decoder.remember(features)
     state = decoder.start(memory)
@@ -105,10 +106,10 @@ def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log-probabilities [..., V] in which padding and start never come, and words are never spelled.
+    """Return log-probabilities [..., V] that exclude padding, start, and words that are spelled in bytes.
 
-    Spelling lets every caption be read; a decoder that wrote its own would invent words. A word that a correction
-    brings becomes a token of its own before the decoder learns it.
+    Spelling exists so that every caption can be read. A decoder that spells would invent words; retraining gives each
+    word of a correction a token of its own instead. Changes the logits in place.
     """
     logits[..., [PAD, START]] = NEVER
     logits[..., SPELL:FIRST_WORD] = NEVER
@@ -116,26 +117,25 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def grow_apart(groups: "Sequence[Beams]", log_probs: Tensor, state: DecoderState, weights: Tensor) -> None:
-    """Extend each group by its next tokens, away from those that the groups before it have just taken."""
+    """Extend each group by its next tokens, with a penalty on the tokens that earlier groups have just chosen."""
     widths = [group.last_tokens.shape[1] for group in groups]
-    handicap = torch.zeros_like(log_probs[:, 0])  # [B, V]
-    for group, mine, carried, seen in zip(
-        groups, apart(log_probs, widths), split(state, widths), apart(weights, widths), strict=True
-    ):
-        group.grow(mine, carried, seen, handicap)
-        taken = group.last_tokens
-        handicap.scatter_add_(1, taken, torch.full_like(taken, DIVERSITY, dtype=handicap.dtype))
+    penalty = torch.zeros_like(log_probs[:, 0])  # [B, V]
+    parts = zip(groups, apart(log_probs, widths), split(state, widths), apart(weights, widths), strict=True)
+    for group, group_log_probs, group_state, group_weights in parts:
+        group.grow(group_log_probs, group_state, group_weights, penalty)
+        chosen = group.last_tokens
+        penalty.scatter_add_(1, chosen, torch.full_like(chosen, DIVERSITY, dtype=penalty.dtype))
 
 
-def in_order(found: Sequence[list[Hypothesis]]) -> list[Hypothesis]:
-    """Return the hypotheses of one image, found by the beam and by the groups of alternatives after it."""
-    (best, *rest), *groups = found
+def in_order(of_groups: Sequence[list[Hypothesis]]) -> list[Hypothesis]:
+    """Return the hypotheses of one image from those of the beam and of the groups after it."""
+    (best, *rest), *groups = of_groups
     alternatives = [hypothesis for group in groups for hypothesis in group]
     return [best, *sorted(alternatives, key=lambda h: h.rank_score, reverse=True), *rest]
 
 
 class Beams:
-    """The growing hypotheses of a batch, and the best finished ones of each image."""
+    """The unfinished hypotheses of a batch, and the best finished ones of each image."""
 
     def __init__(self, state: DecoderState, memory: Memory, options: DecodingOptions, beams: int) -> None:
         images, regions = memory.keys.shape[:2]
@@ -153,61 +153,57 @@ class Beams:
     def last_tokens(self) -> Tensor:
         return self.tokens[..., -1]
 
-    def grow(self, log_probs: Tensor, state: DecoderState, weights: Tensor, handicap: Tensor | None = None) -> None:
-        """Extend each image's beams by their best next tokens; those that end leave the beam.
+    def grow(self, log_probs: Tensor, state: DecoderState, weights: Tensor, penalty: Tensor | None = None) -> None:
+        """Extend each image's beams by their best next tokens. Hypotheses that end leave the beam.
 
         Args:
-            handicap: nats by which each token is liked less at this step, [B, V]; what is chosen keeps its probability.
+            log_probs: of the next tokens, [B, K, V].
+            state: after the last tokens.
+            weights: of attention for the last tokens, [B, K, P].
+            penalty: nats subtracted from each token, [B, V], when the best are chosen; log_prob stays without it.
         """
         images, _, vocabulary = log_probs.shape
         totals = self.log_probs.unsqueeze(-1) + log_probs
-        liked = (totals if handicap is None else totals - handicap.unsqueeze(1)).view(images, -1)
-        # Twice as many candidates as beams: even if one per beam ends, enough go on.
-        ranks, index = liked.topk(min(2 * self._beams, liked.shape[1]), dim=-1)  # [B, 2K]
+        scores = (totals if penalty is None else totals - penalty.unsqueeze(1)).view(images, -1)
+        # Twice as many candidates as beams: if one per beam ends, enough others continue.
+        ranks, index = scores.topk(min(2 * self._beams, scores.shape[1]), dim=-1)  # [B, 2K]
         parent, token = index // vocabulary, index % vocabulary
         best = totals.view(images, -1).gather(1, index)
         self._finish(best, parent, token)
         has_ended = token == END
-        going_on = ranks.masked_fill(has_ended, NEVER).topk(self._beams, dim=-1).indices
-        self.log_probs = best.masked_fill(has_ended, NEVER).gather(1, going_on)
-        self._follow(parent.gather(1, going_on), token.gather(1, going_on), state, weights)
+        continuing = ranks.masked_fill(has_ended, NEVER).topk(self._beams, dim=-1).indices
+        self.log_probs = best.masked_fill(has_ended, NEVER).gather(1, continuing)
+        self._follow(parent.gather(1, continuing), token.gather(1, continuing), state, weights)
         self._settle()
 
     def hypotheses(self) -> list[list[Hypothesis]]:
-        """Return the finished hypotheses, best first; captions cut at the limit only where none has ended."""
+        """Return the finished hypotheses of each image, best first; if none has ended, those cut at the limit."""
         for image, finished in enumerate(self.finished):
             if not finished:
                 for beam in range(self._beams):
-                    if self.log_probs[image, beam] > NEVER:
-                        finished.append(self._cut(image, beam))
-        ranked = (sorted(found, key=lambda h: h.rank_score, reverse=True) for found in self.finished)
-        return [found[: self._beams] for found in ranked]
+                    log_prob = float(self.log_probs[image, beam])
+                    if log_prob > NEVER:
+                        finished.append(self._hypothesis(image, beam, log_prob, length=self.tokens.shape[2] - 1))
+        ranked = (sorted(finished, key=lambda h: h.rank_score, reverse=True) for finished in self.finished)
+        return [finished[: self._beams] for finished in ranked]
 
     def _finish(self, best: Tensor, parent: Tensor, token: Tensor) -> None:
         ended = (token == END) & (best > NEVER)
-        # Only an end among the first K candidates counts: it has beaten what would go on.
+        # An end counts only among the first K candidates, where it ranks above the hypotheses that continue.
         ended[:, self._beams :] = False
         ended[self.settled] = False
         for image, candidate in ended.nonzero().tolist():
             beam = int(parent[image, candidate])
             log_prob = float(best[image, candidate])
-            self.finished[image].append(
-                Hypothesis(
-                    token_ids=tuple(self.tokens[image, beam, 1:].tolist()),
-                    log_prob=log_prob,
-                    rank_score=self._rank(log_prob, self.tokens.shape[2]),
-                    attention=self.attention[image, beam].clone(),
-                )
-            )
+            self.finished[image].append(self._hypothesis(image, beam, log_prob, length=self.tokens.shape[2]))
 
     def _follow(self, parent: Tensor, token: Tensor, state: DecoderState, weights: Tensor) -> None:
         self.state = DecoderState(*(pick(part, parent) for part in state))
         self.tokens = torch.cat([pick(self.tokens, parent), token.unsqueeze(-1)], dim=-1)
-        seen = torch.cat([self.attention, weights.unsqueeze(2)], dim=2)
-        self.attention = pick(seen, parent)
+        self.attention = pick(torch.cat([self.attention, weights.unsqueeze(2)], dim=2), parent)
 
     def _settle(self) -> None:
-        """An image is settled once it has enough captions and its best open beam ranks below the worst of them."""
+        """Mark images as settled that have enough captions and whose best unfinished beam ranks below all of them."""
         length = self.tokens.shape[2] - 1
         leading = self.log_probs.max(dim=1).values.tolist()
         for image, finished in enumerate(self.finished):
@@ -215,13 +211,12 @@ class Beams:
                 worst = sorted(h.rank_score for h in finished)[-self._beams]
                 self.settled[image] = self._rank(leading[image], length) <= worst
 
-    def _cut(self, image: int, beam: int) -> Hypothesis:
-        log_prob = float(self.log_probs[image, beam])
+    def _hypothesis(self, image: int, beam: int, log_prob: float, length: int) -> Hypothesis:
         return Hypothesis(
             token_ids=tuple(self.tokens[image, beam, 1:].tolist()),
             log_prob=log_prob,
-            rank_score=self._rank(log_prob, self.tokens.shape[2] - 1),
-            attention=self.attention[image, beam],
+            rank_score=self._rank(log_prob, length),
+            attention=self.attention[image, beam].clone(),
         )
 
     def _rank(self, log_prob: float, length: int) -> float:
@@ -234,17 +229,17 @@ def join(states: Sequence[DecoderState]) -> DecoderState:
 
 
 def split(state: DecoderState, widths: Sequence[int]) -> list[DecoderState]:
-    """Return the state of each group, so many beams wide."""
+    """Return the states of groups with these numbers of beams."""
     return [DecoderState(*parts) for parts in zip(*(apart(part, widths) for part in state), strict=True)]
 
 
 def apart(beams: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the beams [B, K, ...] of each group."""
+    """Return the beams [B, K, ...] of groups with these numbers of beams."""
     return tuple(beams.split_with_sizes(list(widths), dim=1))
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Return the beams [B, K, ...] of several groups as those of one."""
+    """Return the beams [B, K, ...] of several groups in one tensor."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 

@@ -1,5 +1,6 @@
-"""A small transformer that writes captions, the modern comparison (Vaswani et al. 2017,
-https://arxiv.org/abs/1706.03762, with the normalisation before each part).
+"""A small transformer decoder (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), for comparison with the others.
+
+Each part normalises its inputs, not its outputs.
 
 Shapes:  B batch   K beams   N captions   T tokens   P regions   H hidden   L layers
 """
@@ -17,7 +18,7 @@ HEADS = 8
 
 
 class TransformerDecoder(CaptionDecoder):
-    """Layers that look at the words so far, then at the image."""
+    """Layers that attend to the words so far, then to the image."""
 
     def __init__(self, sizes: DecoderSizes, dropout: float = 0.0) -> None:
         super().__init__(sizes, dropout)
@@ -33,7 +34,6 @@ class TransformerDecoder(CaptionDecoder):
         return Memory(values[..., :0], values)
 
     def start(self, memory: Memory) -> DecoderState:
-        """Return the state of having read nothing."""
         images, _, hidden = memory.values.shape
         nothing = memory.values.new_zeros(images, 1, self.sizes.layers, 0, hidden)
         return DecoderState(nothing, memory.values.new_zeros(images, 1, 0), memory.values.new_zeros(images, 1, hidden))
@@ -41,29 +41,29 @@ class TransformerDecoder(CaptionDecoder):
     def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
         images, beams = tokens.shape
         past = state.hidden.flatten(0, 1)  # [B * K, L, T, H]
-        seen = memory.values.repeat_interleave(beams, dim=0)
+        regions = memory.values.repeat_interleave(beams, dim=0)
         word = self._words(tokens.reshape(-1, 1), past.shape[2])
-        read = []
+        inputs = []
         for number, layer in enumerate(self.layers):
-            known = torch.cat([past[:, number], word], dim=1)
-            read.append(known)
-            word, context, weights = layer(word, known, seen, None)
+            words = torch.cat([past[:, number], word], dim=1)
+            inputs.append(words)
+            word, context, weights = layer(word, words, regions, None)
         logits = self._score(self.readout(self.dropout(self.normal(word))))
-        hidden = torch.stack(read, dim=1)
+        hidden = torch.stack(inputs, dim=1)
         state = DecoderState(hidden.view(images, beams, *hidden.shape[1:]), state.cell, context.view(images, beams, -1))
         return logits.view(images, beams, -1), state, weights.view(images, beams, -1)
 
     def forward(self, features: Tensor, tokens: Tensor, images: Tensor | None = None) -> Tensor:
         values = self.remember(features).values
-        seen = values if images is None else values[images]
+        regions = values if images is None else values[images]
         word = self._words(tokens[:, :-1], 0)
         ahead = torch.ones(word.shape[1], word.shape[1], dtype=torch.bool, device=tokens.device).triu(1)
         for layer in self.layers:
-            word, _, _ = layer(word, word, seen, ahead)
+            word, _, _ = layer(word, word, regions, ahead)
         return self._score(self.readout(self.dropout(self.normal(word[tokens[:, 1:] != PAD]))))
 
     def _words(self, tokens: Tensor, first: int) -> Tensor:
-        """Return words [N, T, H] that stand from place `first` on, each with its place in sines."""
+        """Return the embeddings of words [N, T, H], plus sines of their positions from `first` on."""
         word = self.from_word(self.embedding(tokens))
         places = torch.arange(first, first + tokens.shape[1], device=tokens.device).unsqueeze(1)
         rates = torch.exp(torch.arange(0, word.shape[-1], 2, device=tokens.device) * (-math.log(1e4) / word.shape[-1]))
@@ -73,7 +73,7 @@ class TransformerDecoder(CaptionDecoder):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, attention over the image, and a feed-forward network, each beside its input."""
+    """Self-attention, attention over the image, and a feed-forward network; each adds its output to its input."""
 
     def __init__(self, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -84,17 +84,17 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, word: Tensor, known: Tensor, regions: Tensor, ahead: Tensor | None
+        self, word: Tensor, words: Tensor, regions: Tensor, ahead: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the layer says, what it saw of the image, and where.
+        """Return the output, the context from the image, and the attention weights over its regions.
 
         Args:
             word: the words to read, [N, T, H].
-            known: the words so far, these included, [N, T', H].
+            words: all words so far, including these, [N, T', H].
             regions: of the image of each caption, [N, P, H].
-            ahead: which of the known words each word must not see, [T, T']; None for none.
+            ahead: True where a word must not see another one, [T, T']; None hides nothing.
         """
-        normal = self.normals[0](known)
+        normal = self.normals[0](words)
         query = normal[:, -word.shape[1] :]
         word = word + self.dropout(self.over_words(query, normal, normal, attn_mask=ahead, need_weights=False)[0])
         context, weights = self.over_regions(self.normals[1](word), regions, regions)

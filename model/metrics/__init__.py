@@ -1,1 +1,1 @@
-"""How good captions are, and what to look at."""
+"""Metrics of captions, and pages that show them."""

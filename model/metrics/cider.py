@@ -1,5 +1,7 @@
-"""CIDEr-D against fixed references, quick enough to reward every caption of a training (Vedantam et al. 2015,
-https://arxiv.org/abs/1411.5726, section 5)."""
+"""CIDEr-D against fixed references (Vedantam et al. 2015, section 5, https://arxiv.org/abs/1411.5726).
+
+It is fast enough to reward each sampled caption of a training.
+"""
 
 import math
 from collections import Counter
@@ -9,9 +11,9 @@ from dataclasses import dataclass
 from model.metrics.words import Words
 
 LONGEST = 4
-"""N-grams of 1 to this many words are compared."""
+"""Largest n of the n-grams that are compared."""
 SPREAD = 6.0
-"""Standard deviation, in words, of the penalty on another length."""
+"""Standard deviation of the penalty on a different length, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,29 +27,26 @@ class _Weighed:
 
 
 class CiderD:
-    """Knows the references of a set of images and how rare each n-gram is among them.
+    """The references of a set of images, and the rarity of each n-gram among them.
 
     10 x the mean over n = 1..4 and over references r of
     exp(-(len c - len r)^2 / (2 * 6^2)) * min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|),
-    where g counts n-grams, each weighted by log(images / images that have it in a reference).
+    where g counts n-grams, each weighted by log(images / images with the n-gram in a reference).
     """
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        seen_in = Counter(gram for several in references for gram in {gram for one in several for gram in grams(one)})
+        images = Counter(
+            gram for several in references for gram in {gram for words in several for gram in grams(words)}
+        )
         self._unseen = math.log(len(references))
-        self._rarity = {gram: math.log(len(references) / count) for gram, count in seen_in.items()}
-        self._references = [[self._weigh(one) for one in several] for several in references]
+        self._rarity = {gram: math.log(len(references) / count) for gram, count in images.items()}
+        self._references = [[self._weigh(words) for words in several] for several in references]
 
     def score(self, image: int, caption: Words) -> float:
-        """Return the CIDEr-D of a caption, 0 to 10.
-
-        Args:
-            image: whose references count, by its place among them.
-            caption: the words that were written for it.
-        """
+        """Return the CIDEr-D of a caption, 0 to 10; `image` is the row of its references."""
         weighed = self._weigh(caption)
         several = self._references[image]
-        return 10 * sum(_similarity(weighed, one) for one in several) / (LONGEST * len(several))
+        return 10 * sum(_similarity(weighed, reference) for reference in several) / (LONGEST * len(several))
 
     def _weigh(self, words: Words) -> _Weighed:
         weights: tuple[dict[Words, float], ...] = tuple({} for _ in range(LONGEST))
@@ -65,7 +64,7 @@ def grams(words: Words) -> Iterator[Words]:
 
 
 def _similarity(caption: _Weighed, reference: _Weighed) -> float:
-    """Return the sum over n of the clipped cosine, less for another length."""
+    """Return the sum over n of the clipped cosine, with the penalty on a different length."""
     total = 0.0
     for mine, theirs, norm, their_norm in zip(
         caption.grams, reference.grams, caption.norms, reference.norms, strict=True

@@ -1,6 +1,6 @@
-"""How good a captioner is on captioned images it never saw."""
+"""Evaluates a captioner on captioned images, behind `captioner evaluate`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,19 @@ from model.metrics.java import JavaMetric, java_metrics
 from model.metrics.scores import ImageMetrics, Metrics, measure, measure_each
 from model.progress import OnProgress, ignore_progress
 from model.vision.features import FeatureStore
-from model.vision.files import caption_files
+from model.vision.files import CaptionedFile, caption_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedCaption:
-    """A caption beside what people wrote about the same image."""
+    """A caption with people's references for the same image, and its scores."""
 
     file: Path
     caption: str
     references: tuple[str, ...]
     metrics: ImageMetrics
     tokens: tuple[str, ...]
-    """The words as the decoder wrote them."""
+    """Readable forms of its token ids."""
     attention: Tensor = field(compare=False, repr=False)
     """Weights over the regions for each token, [T, P]."""
 
@@ -42,16 +42,16 @@ class JudgedCaption:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `captioner evaluate` reports."""
+    """Result of `captioner evaluate`."""
 
     version: str
-    """The model version that wrote the captions."""
+    """Of the model that wrote the captions."""
     metrics: Metrics
     java: tuple[JavaMetric, ...] = ()
-    """METEOR and SPICE, when they were asked for."""
+    """METEOR and SPICE, if they were requested."""
     captions: tuple[JudgedCaption, ...]
     unreadable: dict[Path, str]
-    """Image files that could not be captioned, and why; they are not in the metrics."""
+    """Image files that could not be captioned, each with the problem. The metrics do not include them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,7 +73,7 @@ class Evaluation:
         return "\n".join([*lines, *(f"  {metric.name} {metric.missing}" for metric in self.java if metric.missing)])
 
     def scores(self) -> list[tuple[str, float | None]]:
-        """Return names and scores in the order papers print them; None is a score that cannot be computed here."""
+        """Return names and scores in the order of papers; None for a score that cannot be computed here."""
         java: dict[str, float | None] = {metric.name: metric.score for metric in self.java}
         ordered = {f"BLEU-{n}": getattr(self.metrics, f"bleu_{n}") for n in range(1, 5)}
         ordered |= {name: java[name] for name in ("METEOR",) if name in java}
@@ -91,30 +91,24 @@ def evaluate(
     features: FeatureStore | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Evaluation:
-    """Caption the images and score the best caption of each against all its references.
+    """Caption images and score the best caption of each against all its references.
 
     Args:
-        captioner: the model version that writes.
-        images: captioned images that it never saw.
-        options: how captions are searched for.
-        java: METEOR and SPICE too, where their runtime is; METEOR starts a process of 2 GB.
+        captioner: writes the captions.
+        images: captioned images that it did not learn from.
+        options: of the search.
+        java: True adds METEOR and SPICE, where their runtime is installed; METEOR starts a process of 2 GB.
         strict: stop at an image that cannot be read.
-        features: where the images' features are kept; None computes them each time.
-        on_progress: told after each image.
+        features: store of the images' features.
+        on_progress: called after each batch.
 
     Raises:
-        CaptionFileError: not one of the images can be read; or one of them cannot, and `strict` is set.
+        CaptionFileError: no image can be read, or `strict` is set and one of them cannot.
     """
-    written: dict[Path, Caption] = {}
-    unreadable: dict[Path, str] = {}
-    files = [image.file for image in images]
-    for captioned in caption_files(captioner, files, options, features=features, on_progress=on_progress):
-        if captioned.problem is None:
-            written[captioned.file] = captioned.captions[0]
-            continue
-        unreadable[captioned.file] = captioned.problem
-        if strict:
-            raise CaptionFileError(unreadable_images(unreadable).summary())
+    captioned = caption_files(
+        captioner, [image.file for image in images], options, features=features, on_progress=on_progress
+    )
+    written, unreadable = _divide(captioned, strict)
     if not written:
         first = next(iter(unreadable.items()), "there is none")
         raise CaptionFileError(f"no image to evaluate on can be read: {first}")
@@ -130,8 +124,22 @@ def evaluate(
     )
 
 
+def _divide(captioned: Iterable[CaptionedFile], strict: bool) -> tuple[dict[Path, Caption], dict[Path, str]]:
+    """Return the best caption of each image, and the problems of those that cannot be read."""
+    written: dict[Path, Caption] = {}
+    unreadable: dict[Path, str] = {}
+    for image in captioned:
+        if image.problem is None:
+            written[image.file] = image.captions[0]
+            continue
+        unreadable[image.file] = image.problem
+        if strict:
+            raise CaptionFileError(unreadable_images(unreadable).summary())
+    return written, unreadable
+
+
 def unreadable_images(problems: Mapping[Path, str]) -> LeftOut:
-    """Return image files that cannot be read as something left out."""
+    """Return image files that cannot be read, as entries that were left out."""
     left_out = LeftOut()
     for file, problem in problems.items():
         left_out.add("unreadable images", f"{file.name}: {problem}")

@@ -1,6 +1,6 @@
-"""A page to look at: images, captions, references, and where the network looked for each word.
+"""Writes a page that shows images, captions, references, and the attention for each word.
 
-One HTML file that needs nothing else: images are small JPEGs inside it, and nothing is fetched from anywhere.
+The page is one HTML file. Its images are small JPEGs inside it, and it fetches nothing.
 """
 
 import base64
@@ -17,22 +17,22 @@ from model.metrics.evaluation import Evaluation, JudgedCaption
 from model.vision.images import decode_image
 
 THUMBNAIL = (480, 360)
-"""Images are made to fit into this many pixels."""
+"""Largest width and height of an image on the page, in pixels."""
 MAX_IMAGES = 100
 
 _TEMPLATE = Path(__file__).parent / "templates" / "gallery.html"
 
 
 def write_gallery(path: Path, evaluation: Evaluation, *, max_images: int = MAX_IMAGES) -> int:
-    """Write the page of an evaluation; return how many images it shows.
+    """Write the page of an evaluation and return the number of images on it.
 
     Args:
-        path: the HTML file; one that is there is replaced.
+        path: the HTML file; an existing file is replaced.
         evaluation: captions with their references, scores and attention.
-        max_images: if there are more, so many are drawn, always the same.
+        max_images: of more images this many are drawn at random, always the same ones.
 
     Raises:
-        CaptionFileError: the file cannot be written, or an image cannot be read any more.
+        CaptionFileError: the file cannot be written, or an image can no longer be read.
     """
     chosen = list(evaluation.captions)
     random.Random(0).shuffle(chosen)
@@ -79,7 +79,7 @@ def _card(judged: JudgedCaption) -> str:
 
 
 def _words(judged: JudgedCaption) -> str:
-    """Return a button for each word; Tab reaches the first, the arrow keys the others."""
+    """Return a button for each word. The Tab key reaches the first, the arrow keys the others."""
     weights = [hexadecimal(row) for row in judged.attention]
     shown = [pair for pair in zip(judged.tokens, weights, strict=True) if pair[0] != "<glue>"]
     return " ".join(

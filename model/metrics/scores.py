@@ -1,6 +1,6 @@
-"""How near captions come to what people wrote: BLEU, ROUGE-L, CIDEr-D, and the word edits that are left to do.
+"""Metrics that compare captions with people's references: BLEU, ROUGE-L, CIDEr-D, and the number of word edits.
 
-All take one caption and several references per image and compare `metric_words`. The numbers are those of the
+All take one caption and several references per image and compare their `metric_words`. The results agree with the
 reference implementation, pycocoevalcap 1.2 (https://github.com/salaniz/pycocoevalcap), to four decimals.
 """
 
@@ -17,11 +17,11 @@ from model.metrics.words import Words, metric_words
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Scores of a set of captions; higher is better, but for `word_error_rate` and `word_edits`."""
+    """Scores of a set of captions. Higher is better, except for `word_error_rate` and `word_edits`."""
 
     images: int
     bleu_1: float
-    """0 to 1, like all but CIDEr-D and those that count edits."""
+    """0 to 1, as are all metrics except CIDEr-D and those that count edits."""
     bleu_2: float
     bleu_3: float
     bleu_4: float
@@ -31,17 +31,17 @@ class Metrics:
     word_error_rate: float
     """Edits per word of the nearest reference, mean over the images; 0 or more."""
     word_edits: float
-    """Words to insert, delete or replace until the nearest reference is reached, mean over the images."""
+    """Words to insert, delete or replace to get the nearest reference, mean over the images."""
     unedited: float
-    """Share of the images whose caption is one of their references, word for word."""
+    """Share of the images whose caption is equal to one of their references, word for word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMetrics:
-    """What can be said of one caption alone."""
+    """Scores of one caption."""
 
     cider_d: float
-    """0 to 10; its weights come from the whole set of captions."""
+    """0 to 10; the rarity of n-grams comes from the references of the whole set."""
     edits: int
     """Word edits to the nearest reference."""
     reference_words: int
@@ -72,7 +72,7 @@ def measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Met
 
 
 def measure_each(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[ImageMetrics]:
-    """Score every caption by itself, in order; raises ValueError as `measure` does."""
+    """Return the scores of each caption, in order; raises ValueError as `measure` does."""
     candidates, people = _words(captions, references)
     nearest = (edits_to_nearest(*pair) for pair in zip(candidates, people, strict=True))
     return [
@@ -84,9 +84,9 @@ def measure_each(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
     """Return corpus BLEU-1 to BLEU-4 (Papineni et al. 2002, https://aclanthology.org/P02-1040).
 
-    Precision of n-grams, clipped by the reference that has most of each, over the whole corpus; geometric mean;
-    brevity penalty against the reference nearest in length (the shorter of two). Where nothing matches, the reference
-    implementation counts 1e-15 matches in 1e-9 n-grams, and so do we.
+    It is the geometric mean of the n-grams' precisions over the whole corpus. The count of an n-gram is clipped to that
+    of the reference that has it most often. The brevity penalty uses the reference nearest in length, the shorter of
+    two. As in the reference implementation, 1e-15 matches and 1e-9 n-grams are added.
     """
     length = sum(map(len, candidates))
     nearest = sum(
@@ -101,20 +101,18 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 
 
 class SmoothedBleu:
-    """BLEU-4 of one caption at a time, with one added to the counts of every longer run of words (Lin and Och 2004,
-    https://aclanthology.org/C04-1072, section 4), so that a caption without a run of four is not worth nothing."""
+    """BLEU-4 of single captions (Lin and Och 2004, section 4, https://aclanthology.org/C04-1072).
+
+    One is added to the counts of n-grams of two or more words, so that a caption without a matching run of four words
+    does not score 0.
+    """
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        self._lengths = [[len(one) for one in several] for several in references]
+        self._lengths = [[len(words) for words in several] for several in references]
         self._most = [_most_often(several) for several in references]
 
     def score(self, image: int, caption: Words) -> float:
-        """Return 0 to 1.
-
-        Args:
-            image: whose references count, by its place among them.
-            caption: the words that were written for it.
-        """
+        """Return the BLEU-4 of a caption, 0 to 1; `image` is the row of its references."""
         matched = [0] * LONGEST
         for gram, count in Counter(grams(caption)).items():
             matched[len(gram) - 1] += min(count, self._most[image][gram])
@@ -128,39 +126,38 @@ class SmoothedBleu:
 
 
 def _most_often(references: Sequence[Words]) -> Counter[Words]:
-    """Return how often each run of words stands in the reference that has it most often."""
+    """Return the largest count of each n-gram in any reference."""
     most: Counter[Words] = Counter()
-    for one in references:
-        most |= Counter(grams(one))
+    for words in references:
+        most |= Counter(grams(words))
     return most
 
 
 def rouge_l(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """Return the mean ROUGE-L (Lin 2004, https://aclanthology.org/W04-1013): F of the longest common subsequence.
-
-    Precision and recall are each the best over the references; recall weighs 1.2 times precision.
+    """Return the mean ROUGE-L, 0 to 1 (Lin 2004, https://aclanthology.org/W04-1013): the F-score of the longest common
+    subsequence. Precision and recall are each the best over the references; beta is 1.2.
     """
     scores = [_rouge_l(*pair) for pair in zip(candidates, references, strict=True)]
     return _mean(scores)
 
 
 def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """Return the CIDEr-D of each candidate, 0 to 10; how rare an n-gram is, the references of the set tell."""
+    """Return the CIDEr-D of each candidate, 0 to 10."""
     cider = CiderD(references)
     return [cider.score(image, candidate) for image, candidate in enumerate(candidates)]
 
 
 def edits_to_nearest(candidate: Words, references: Sequence[Words]) -> tuple[int, int]:
-    """Return the fewest word edits that make the candidate a reference, and that reference's length.
+    """Return the smallest number of word edits to a reference, and that reference's length.
 
-    Of references equally near the longest counts: its share of edits is the least.
+    Of several nearest references the longest one counts, because its share of edits is the smallest.
     """
     edits, shorter = min((word_edits(candidate, reference), -len(reference)) for reference in references)
     return edits, -shorter
 
 
 def word_edits(left: Words, right: Words) -> int:
-    """Return how many words must be inserted, deleted or replaced (Levenshtein distance)."""
+    """Return the number of words to insert, delete or replace (Levenshtein distance)."""
     return Levenshtein.distance(left, right)
 
 
@@ -177,9 +174,9 @@ def _precision(candidates: Sequence[Words], references: Sequence[Sequence[Words]
         allowed: Counter[Words] = Counter()
         for reference in several:
             allowed |= _grams(reference, n)
-        found = _grams(candidate, n)
-        matches += (found & allowed).total()
-        total += found.total()
+        counts = _grams(candidate, n)
+        matches += (counts & allowed).total()
+        total += counts.total()
     return (matches + 1e-15) / (total + 1e-9)
 
 

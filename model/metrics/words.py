@@ -1,12 +1,13 @@
-"""The words that metrics compare: those of the reference implementation, without Java.
+"""Cuts captions into the words that metrics compare, as the reference implementation does, but without Java.
 
-English is cut as the Penn Treebank cuts it and as the PTBTokenizer of pycocoevalcap 1.2 does (Stanford CoreNLP 3.4.1,
-lower case, its list of punctuation removed): "A dog's ball, isn't it?" is `a dog 's ball is n't it`. What that list has
-not stays a word, such as `&`, `!!` and a bracket, which is called `-lrb-`. The rules were told from its outputs; all
-39,455 captions of Flickr8k are cut alike. Rare things of the web (markup, emoticons, phone numbers) are not.
+English is cut as the PTBTokenizer of pycocoevalcap 1.2 cuts it (Penn Treebank rules of Stanford CoreNLP 3.4.1, lower
+case, without its list of punctuation): "A dog's ball, isn't it?" becomes `a dog 's ball is n't it`. Other signs, such
+as `&`, `!!` and brackets (`-lrb-`), stay words. The rules were derived from the tokenizer's outputs. All 39,455
+captions of Flickr8k are cut in the same way. Markup, emoticons and phone numbers are not.
 
-A Chinese, Japanese or Korean character is a word of its own and its punctuation is none, so that Chinese is compared by
-characters as Flickr8k-CN does (Li et al. 2016); the reference takes a whole sentence for a word.
+Each Chinese, Japanese or Korean character is a word, and their punctuation is removed, so that Chinese captions are
+compared by characters as for Flickr8k-CN (Li et al. 2016, https://doi.org/10.1145/2911996.2912049). The reference
+implementation takes a whole Chinese sentence for a word.
 """
 
 import re
@@ -65,8 +66,8 @@ _TOKEN = re.compile(
 def metric_words(text: str) -> Words:
     """Return the words that are compared, in lower case."""
     plain = unicodedata.normalize("NFC", text).translate(_PLAIN)
-    found: list[str] = _TOKEN.findall(_CJK.sub(_apart, plain))
-    return tuple(_RENAMED.get(token, token.lower()) for token in found if token not in _REMOVED)
+    tokens: list[str] = _TOKEN.findall(_CJK.sub(_apart, plain))
+    return tuple(_RENAMED.get(token, token.lower()) for token in tokens if token not in _REMOVED)
 
 
 def _apart(character: re.Match[str]) -> str:

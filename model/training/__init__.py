@@ -1,1 +1,1 @@
-"""How encoders and decoders learn."""
+"""Training of decoders and encoders."""

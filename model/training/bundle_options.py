@@ -1,4 +1,4 @@
-"""What `captioner train` makes, and how; the defaults are what came out best (tests/benchmarks/RESULTS.md)."""
+"""Options of `captioner train`. The defaults gave the best results (tests/benchmarks/RESULTS.md)."""
 
 from dataclasses import dataclass, field
 
@@ -13,12 +13,12 @@ from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
-    """What bundle is made, and how."""
+    """Sizes of a new bundle's network, and options of its training."""
 
     name: str = "photos"
-    """Versions of the bundle are called `<name>-<8 hex digits>`."""
+    """The bundle's version is `<name>-<8 hex digits>`."""
     hidden: int = 512
-    """Size of the decoder's hidden state and word embedding; attention has half of it."""
+    """Size of the decoder's hidden state and word embedding; that of attention is half as large."""
     layers: int = 2
     cell: str = "lstm"
     """`lstm`, `peephole`, `gru`, `rnn` or `transformer`."""
@@ -26,17 +26,17 @@ class BundleOptions:
     recurrent_regions: bool = False
     residual: bool = False
     taught_stages: int | None = None
-    """How many of the encoder's last stages learn with the decoder; None: those that see the final grid of regions,
-    0: none, ALL: the whole network."""
+    """Number of the encoder's last stages that are trained with the decoder. None: those that see the final grid of
+    regions; 0: none; ALL: the whole network."""
     views: int = 4
-    """How many views of each image are learned from: itself, its mirrored picture, and random ones."""
+    """Views of each image that are learned from: the image, its mirror image, and random views."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     min_count: int = 4
-    """A word that stands fewer times in the captions is spelled in bytes."""
+    """A word that occurs fewer times in the captions is not in the vocabulary; it is spelled in bytes."""
     replay: int = 200
-    """How many captions, with their images' features, the bundle keeps for retraining."""
+    """Captions, with the features of their images, that the bundle keeps for retraining."""
     held_out_share: int = 10
-    """Without a held-out source every such image is held out, chosen by its content's hash."""
+    """Without a held-out source one image in this many is held out, by the hash of its content."""
     training: TrainingOptions = field(
         default_factory=lambda: TrainingOptions(
             epochs=10,
@@ -49,9 +49,9 @@ class BundleOptions:
         )
     )
     self_critical: SelfCriticalOptions = field(default_factory=SelfCriticalOptions)
-    """What follows once the decoder captions."""
+    """Second phase, after the captions are learned."""
     decoding: DecodingOptions = field(default_factory=lambda: DecodingOptions(beam_size=5))
-    """For the held-out metrics."""
+    """Of the captions that the held-out metrics score."""
 
     def __post_init__(self) -> None:
         for name, least in (("hidden", 2), ("views", 1), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):
@@ -60,10 +60,10 @@ class BundleOptions:
 
 
 def fine_tuning_options() -> BundleOptions:
-    """Return the recipe for going on from a bundle, where a few hundred captions are all there is.
+    """Return options for training a bundle further on a few hundred captions.
 
-    Small batches make enough steps of them, and the encoder moves half as fast as in a first training. Rewards are
-    left out: they changed nothing (tests/benchmarks/RESULTS.md). The sizes of the network do not count.
+    Small batches give enough steps, and the encoder's learning rate is half that of a first training. There are no
+    rewards: they changed nothing (tests/benchmarks/RESULTS.md). The sizes of the network are those of the bundle.
     """
     training = TrainingOptions(
         epochs=15,
@@ -81,5 +81,5 @@ def fine_tuning_options() -> BundleOptions:
 
 
 def imagenet_encoder(name: str = "mobilenet_v2", size: int = 224) -> EncoderSpec:
-    """Describe a torchvision backbone with ImageNet's usual preprocessing."""
+    """Return a torchvision network's description with ImageNet's usual preprocessing."""
     return EncoderSpec(name=name, preprocessing=Preprocessing(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD))

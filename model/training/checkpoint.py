@@ -1,4 +1,4 @@
-"""The file from which a training that was interrupted goes on."""
+"""The file from which an interrupted training resumes."""
 
 import pickle
 from collections.abc import Mapping
@@ -15,45 +15,46 @@ FORMAT = 1
 
 
 class Checkpoint:
-    """One file in the directory of the coming bundle; it is whole at every moment."""
+    """One file in the output directory. It is replaced as a whole, so a reader never sees half of it."""
 
     def __init__(self, folder: Path, identity: Mapping[str, str | float | None]) -> None:
-        """Name the place.
+        """Name the file; nothing is read or written yet.
 
         Args:
-            folder: need not exist yet.
-            identity: all that the training comes from, by names for people; another training must not go on from it.
+            folder: it need not exist yet.
+            identity: everything that the training depends on, by names that users know. A checkpoint with another
+                identity is refused.
         """
         self.path = folder / FILE
         self._identity = dict(identity)
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved, on the CPU; None when there is nothing.
+        """Return the saved state, on the CPU; None when there is no file.
 
         Raises:
-            TrainingError: it is damaged, or of another training; the message says in what they differ.
+            TrainingError: the file is damaged or belongs to another training. The message lists the differences.
         """
         if not self.path.exists():
             return None
         try:
             saved = torch.load(self.path, weights_only=True, map_location="cpu")
-            written_in, identity, state = saved["format"], saved["identity"], saved["state"]
+            saved_format, identity, state = saved["format"], saved["identity"], saved["state"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as cause:
-            # Without torch's words: to a damaged file it says to load it as code.
-            raise TrainingError(f"checkpoint {self.path} is damaged; delete it to begin the training anew") from cause
-        differing = self._differences({"checkpoint format": written_in} | identity)
-        if differing:
+            # Torch's own message is left out: for a damaged file it advises to load it as code.
+            raise TrainingError(f"checkpoint {self.path} is damaged; delete it to start the training again") from cause
+        differences = self._differences({"checkpoint format": saved_format} | identity)
+        if differences:
             raise TrainingError(
-                f"the training that was interrupted in {self.path.parent} is another one: {differing}; run it as "
-                f"before to go on, or choose another directory, or delete {self.path} to begin anew"
+                f"the interrupted training in {self.path.parent} is another one: {differences}; repeat its command to "
+                f"resume it, or choose another directory, or delete {self.path} to start again"
             )
         return dict(state)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put a checkpoint in place of the last one; when this returns it survives a crash.
+        """Replace the last checkpoint. When this returns, the new one survives a crash.
 
         Args:
-            state: tensors and plain values only, as `torch.load(weights_only=True)` reads them.
+            state: only tensors and plain values, as `torch.load(weights_only=True)` reads them.
         """
         try:
             with replaced_file(self.path) as file:
@@ -71,5 +72,5 @@ class Checkpoint:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint of a training that has come to its end, if there is one."""
+    """Delete the checkpoint of a completed training, if there is one."""
     remove_file(folder / FILE)

@@ -1,5 +1,7 @@
-"""K-fold cross-validation, behind `captioner evaluate --folds`: every image is once measured by a decoder that never
-saw it, and the spread over the folds tells what a difference between two numbers is worth.
+"""K-fold cross-validation, behind `captioner evaluate --folds`.
+
+Each image is measured once, by a decoder that did not learn from it. The spread over the folds shows how large a
+difference between two numbers must be to mean something.
 """
 
 import logging
@@ -22,9 +24,8 @@ from model.training.bundle_options import BundleOptions
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.vision.encoder import Encoder, EncoderSpec, as_stored, build_encoder
-from model.vision.features import FeatureStore
 from model.vision.files import BATCH, in_batches
-from model.vision.trainable_stages import EncoderTail, part
+from model.vision.trainable_stages import TrainableStages, split_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ PRINTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """What was measured on one part of the images by a decoder that learned from the other parts."""
+    """Metrics on one part of the images, of a decoder that learned from the other parts."""
 
     number: int
     """From 1."""
@@ -50,18 +51,18 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """What `captioner evaluate --folds` reports."""
+    """Result of `captioner evaluate --folds`."""
 
     folds: tuple[Fold, ...]
     left_out: LeftOut
-    """What of the captions file could not be used."""
+    """Entries of the captions file that could not be used."""
 
     def mean(self) -> dict[str, float]:
         """Return each metric's mean over the folds."""
         return {name: fmean(values) for name, values in self._values().items()}
 
     def deviation(self) -> dict[str, float]:
-        """Return each metric's standard deviation over the folds, as estimated from them (n - 1)."""
+        """Return each metric's standard deviation over the folds, estimated with n - 1."""
         return {name: stdev(values) for name, values in self._values().items()}
 
     def table(self) -> str:
@@ -100,77 +101,69 @@ def cross_validate(
     strict: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> CrossValidation:
-    """Train once for each fold on the others and measure on it.
+    """For each fold, train a decoder on the other folds and measure it on this one.
 
     Args:
         source: captioned images; they are encoded once.
         folds: 2 or more.
-        encoder: the network that reads the images; its last stages learn too.
-        weights: its weights, as `build_encoder` takes them.
+        encoder: the network that reads the images; its last stages are trained too.
+        weights: of the encoder, as `build_encoder` takes them.
         options: sizes, training and decoding, the same for each fold.
-        features: where the images' features are kept between runs; None computes them each time.
-        strict: stop when anything in the captions file cannot be used.
-        on_progress: told after each batch.
+        features, strict, on_progress: as in ExampleReader.
 
     Raises:
-        CaptionFileError: the captions file cannot be understood, or nothing in it can be used.
+        CaptionFileError: the captions file cannot be read, or nothing in it can be used.
         BundleError: the encoder is unknown or its weights do not fit.
-        TrainingError: a training came to nothing, or there are too few images for so many folds.
+        TrainingError: a loss is no longer a number, or there are too few images for so many folds.
     """
     if folds < 2:
         raise TrainingError(f"folds must be 2 or more, got {folds}")
     network = as_stored(build_encoder(encoder, weights))
-    below, _ = part(network, options.taught_stages)
-    seen = FeatureStore(features, below.fingerprint) if features else None
-    reader = ExampleReader(below, features=seen, strict=strict, on_progress=on_progress)
+    below, _ = split_encoder(network, options.taught_stages)
+    reader = ExampleReader(below, features=features, strict=strict, on_progress=on_progress)
     others, first = reader.read(source, None, folds)
     examples = reader.with_views([*first, *others], options.views, options.augmentation)
     splits = [_split(examples, number, folds, options.held_out_share) for number in range(1, folds + 1)]
-    measured = []
-    for split in splits:
-        found = _measure_fold(split, network, options, on_progress)
-        logger.info("fold measured fold=%s of=%s cider_d=%.3f", split.number, folds, found.metrics.cider_d)
-        measured.append(found)
+    measured = [_measure_fold(split, network, options, on_progress) for split in splits]
     return CrossValidation(folds=tuple(measured), left_out=reader.left_out)
 
 
 def fold_of(image_key: str, folds: int) -> int:
-    """Return the fold of an image, from 1, by its content; the first is what `is_held_out` holds out."""
+    """Return the fold of an image, from 1, by the hash of its content; `is_held_out` holds out the first fold."""
     return int(image_key[:8], 16) % folds + 1
 
 
 @torch.inference_mode()
 def measure_examples(
     captioner: Captioner,
-    tail: EncoderTail,
+    stages: TrainableStages,
     examples: Sequence[CaptionedExample],
     options: DecodingOptions,
     on_progress: OnProgress = ignore_progress,
 ) -> Metrics:
-    """Caption images by what the stages below the tail saw of them, and score the captions."""
+    """Caption images from the output of the frozen stages below these, and score the captions."""
     captions: list[str] = []
     for batch in in_batches(examples, BATCH):
-        seen = torch.stack([example.features for example in batch]).float()
-        found = captioner.caption(tail(seen), options)
-        captions += [best[0].text for best in found]
+        inputs = torch.stack([example.features for example in batch]).float()
+        captions += [best.text for best, *_ in captioner.caption(stages(inputs), options)]
         on_progress(Progress(phase="caption images", done=len(captions), total=len(examples)))
     return measure(captions, [example.image.captions for example in examples])
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Split:
-    """Who does what for one fold."""
+    """The examples of one fold by their use."""
 
     number: int
     folds: int
     learned: Sequence[CaptionedExample]
     judged: Sequence[CaptionedExample]
-    """To choose the best epoch by; were it the fold itself, each would be measured at the epoch that suits it."""
+    """They choose the best epoch. They are not the fold itself, which would then be measured at its own best epoch."""
     measured: Sequence[CaptionedExample]
 
 
 def _split(examples: Sequence[CaptionedExample], number: int, folds: int, share: int) -> _Split:
-    """Return the fold, and of the others one image in `share` to choose the best epoch by, all by content."""
+    """Return the examples of a fold; one image in `share` of the other folds, by content, chooses the best epoch."""
     measured = [example for example in examples if fold_of(example.image_key, folds) == number]
     rest = [example for example in examples if fold_of(example.image_key, folds) != number]
     keys = sorted({example.image_key for example in rest})
@@ -189,10 +182,11 @@ def _measure_fold(split: _Split, encoder: Encoder, options: BundleOptions, on_pr
     def report(progress: Progress) -> None:
         on_progress(replace(progress, phase=f"fold {split.number} of {split.folds}: {progress.phase}"))
 
-    below, tail = part(encoder, options.taught_stages)
-    tokenizer, decoder, _ = fit_captions(split.learned, split.judged, below, tail, options, report)
+    below, stages = split_encoder(encoder, options.taught_stages)
+    tokenizer, decoder, _ = fit_captions(split.learned, split.judged, below, stages, options, report)
     captioner = Captioner(encoder, decoder, tokenizer, options.name)
-    metrics = measure_examples(captioner, tail, split.measured, options.decoding, report)
+    metrics = measure_examples(captioner, stages, split.measured, options.decoding, report)
+    logger.info("fold measured fold=%s of=%s cider_d=%.3f", split.number, split.folds, metrics.cider_d)
     return Fold(number=split.number, train_images=len(split.learned), metrics=metrics)
 
 

@@ -1,15 +1,16 @@
-"""Distillation: an encoder with weights of its own learns to see what another one sees (Romero et al. 2015,
-https://arxiv.org/abs/1412.6550); it needs images, but no captions and no labels.
+"""Distillation of an encoder: a network with random weights learns to give the features of a trained one (Romero et al.
+2015, https://arxiv.org/abs/1412.6550). It needs images, but neither captions nor labels.
 
-It has the teacher's shape and a random start. First its stages learn apart: each reads what the teacher's stage reads,
-and is to say what that says, so that no gradient has far to go. Then they learn together, each reading the one before.
+Both networks have the same shape. In the first phase the stages learn apart: each reads the output of the teacher's
+stage before it, so that gradients have a short way. In the second phase they learn together: each reads the output of
+the stage before it.
 
 Shapes:  B images of a batch   S image side   C channels
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,10 +28,10 @@ from model.store import replaced_file
 from model.training.checkpoint import Checkpoint, remove_checkpoint
 from model.training.examples import is_held_out
 from model.training.optimization import reduced_precision
+from model.training.phase import PhaseOptions, Step
 from model.training.processes import ALONE, Processes
-from model.training.trainer import Course, Plan, Step
+from model.training.trainer import Trainer, step_reporter
 from model.training.training_log import write_training_log
-from model.training.training_record import TrainingProgress
 from model.vision.augmentation import Augmentation
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
 from model.vision.files import encode_files
@@ -43,10 +44,10 @@ ENCODER_FILE = "encoder.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationOptions:
-    """How the encoder learns."""
+    """Length and learning rates of the distillation."""
 
     apart_epochs: int = 2
-    """Times each image is seen while the stages learn apart."""
+    """Passes over all images while the stages learn apart."""
     together_epochs: int = 6
     batch_size: int = 16
     apart_learning_rate: float = 3e-3
@@ -57,7 +58,7 @@ class DistillationOptions:
     warmup_steps: int = 50
     clip_norm: float = 10.0
     held_out_share: int = 50
-    """Of so many images one is only measured on, chosen by its content's hash."""
+    """One image in this many is only measured on; the hash of its content decides."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,12 +69,12 @@ class DistillationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilledEncoder:
-    """What `captioner distil` reports."""
+    """Result of `captioner distil`."""
 
     path: Path
-    """Its weights, as `build_encoder` takes them."""
+    """File of the weights, as `build_encoder` takes it."""
     unexplained: float
-    """Share of the teacher's features' variance, on images that were not learned from; 0 is a perfect copy."""
+    """Share of the variance of the teacher's features that is not explained, on held-out images; 0 is the best."""
     left_out: LeftOut
     """Images that could not be read."""
 
@@ -89,52 +90,38 @@ def distil(
     on_progress: OnProgress = ignore_progress,
     processes: Processes = ALONE,
 ) -> DistilledEncoder | None:
-    """Teach an encoder of one's own what an encoder with these weights sees, and write its weights.
+    """Train an encoder to give the features of a trained one, and write its weights; only the first process returns.
 
-    Until then `out` holds a checkpoint after each epoch, from which the same call goes on after a kill, and the
-    training's record with its curves. Only the first of several processes writes and returns.
+    While it trains, `out` holds the training log and a checkpoint, from which the same call resumes after a kill.
 
     Args:
         out: directory of the weights; it must not hold any yet.
         images: directory of images.
-        names: a list of image names, one per line: only these are read. None reads all files of the directory.
-        encoder: the network, of teacher and pupil.
+        names: file of image names, one per line, to read only these; None reads all files of the directory.
+        encoder: the network of teacher and pupil.
         weights: the teacher's, as `build_encoder` takes them.
-        options: how long and how fast.
-        on_progress: told after each batch.
+        options: length and learning rates.
+        on_progress: called after each batch.
         processes: train together.
 
     Raises:
         BundleError: the encoder is unknown or its weights do not fit.
-        TrainingError: too few images can be read, or `out` holds weights already, or another training's checkpoint.
+        TrainingError: too few images can be read, or `out` holds an encoder or another training.
     """
     if (out / ENCODER_FILE).exists():
         raise TrainingError(f"{out} holds an encoder already: choose another directory")
     teacher = build_encoder(encoder, weights)
     files = [images / name for name in read_names(names)] if names else sorted(filter(Path.is_file, images.iterdir()))
     keys, left_out = _readable(files, on_progress)
+    checkpoint = Checkpoint(out, _identity(options, teacher, keys, processes))
+    trainer = Trainer(processes, checkpoint, partial(write_training_log, out))
     learned = [file for file, key in keys.items() if not is_held_out(key, options.held_out_share)]
-    measured = [file for file, key in keys.items() if is_held_out(key, options.held_out_share)]
-    identity: dict[str, str | float | None] = {
-        **{name: str(value) for name, value in asdict(options).items()},
-        "encoder": f"{encoder.name} {teacher.fingerprint}",
-        "images": f"{len(keys)} {hashlib.sha256(repr(sorted(keys.values())).encode()).hexdigest()[:12]}",
-        "device": processes.device.type,
-        "processes": processes.count,
-    }
-    course = Course(processes, Checkpoint(out, identity), partial(write_training_log, out))
-
-    def report(phase: str, progress: TrainingProgress) -> None:
-        note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
-        on_progress(Progress(phase=f"distil {phase}", done=progress.step, total=progress.steps, note=note))
-
-    pupil = distil_encoder(teacher, learned, options, report, course)
+    pupil = distil_encoder(teacher, learned, options, on_progress, trainer)
     if not processes.is_first:
         return None
+    measured = [file for file, key in keys.items() if is_held_out(key, options.held_out_share)]
     unexplained = _unexplained(teacher, pupil, measured or learned, on_progress)
-    with replaced_file(out / ENCODER_FILE) as file:
-        file.write(save(stored(pupil.network.state_dict(), "fp16")))
-    remove_checkpoint(out)
+    _write_weights(out, pupil)
     logger.info("encoder distilled path=%s unexplained=%.3f %s", out, unexplained, left_out.summary())
     return DistilledEncoder(path=out / ENCODER_FILE, unexplained=unexplained, left_out=left_out)
 
@@ -143,49 +130,65 @@ def distil_encoder(
     teacher: Encoder,
     files: Sequence[Path],
     options: DistillationOptions,
-    on_progress: Callable[[str, TrainingProgress], None] | None = None,
-    course: Course | None = None,
+    on_progress: OnProgress = ignore_progress,
+    trainer: Trainer | None = None,
 ) -> Encoder:
-    """Return a frozen encoder of the teacher's shape that has learned to see like it.
+    """Return a frozen encoder of the teacher's shape that has learned to give its features.
 
     Args:
-        teacher: is left as it was.
+        teacher: stays as it is.
         files: images that can be read.
-        options: how long and how fast.
-        on_progress: told the phase (`apart`, `together`) and where it stands, after each step.
-        course: the training that this is; None for one that is not kept.
+        options: length and learning rates.
+        on_progress: called after each step.
+        trainer: of the training that this is; None makes one that writes nothing.
 
     Raises:
-        TrainingError: there is not one batch of images, or the loss stopped being a number.
+        TrainingError: the images do not fill a batch, or the loss is no longer a number.
     """
     if len(files) < options.batch_size:
         raise TrainingError(f"distillation needs {options.batch_size} images or more, got {len(files)}")
-    course = course or Course()
-    device = course.processes.device
+    trainer = trainer or Trainer()
     torch.manual_seed(options.seed)
     pupil = build_encoder(teacher.spec).requires_grad_(True)
-    teacher.to(device), pupil.to(device)
-    course.processes.start_alike(pupil)
-    for phase, epochs, rate in (
+    teacher.to(trainer.processes.device), pupil.to(trainer.processes.device)
+    trainer.processes.start_alike(pupil)
+    for name, epochs, rate in (
         ("apart", options.apart_epochs, options.apart_learning_rate),
         ("together", options.together_epochs, options.together_learning_rate),
     ):
-        plan = Plan(
-            phase=phase,
+        phase = PhaseOptions(
+            phase=name,
             epochs=epochs,
             warmup_steps=options.warmup_steps,
             averaging=options.averaging,
             clip_norm=options.clip_norm,
             seed=options.seed,
         )
-        lessons = Lessons(
-            teacher, pupil, Views(teacher, files, options, course.processes), together=phase == "together"
-        )
-        told = (lambda progress, phase=phase: on_progress(phase, progress)) if on_progress else None
+        views = Views(teacher, files, options, trainer.processes)
+        batches = StageImitation(teacher, pupil, views, together=name == "together")
         optimizer = torch.optim.AdamW(pupil.parameters(), rate, weight_decay=1e-5)
-        course.learn(plan, pupil, optimizer, lessons, None, told)
+        trainer.run_phase(phase, pupil, optimizer, batches, None, step_reporter(f"distil {name}", on_progress))
     teacher.cpu()
     return freeze(pupil.cpu())
+
+
+def _identity(
+    options: DistillationOptions, teacher: Encoder, keys: dict[Path, str], processes: Processes
+) -> dict[str, str | float | None]:
+    """Return everything that the weights depend on, by names for users."""
+    return {
+        **{name: str(value) for name, value in asdict(options).items()},
+        "encoder": f"{teacher.spec.name} {teacher.fingerprint}",
+        "images": f"{len(keys)} {hashlib.sha256(repr(sorted(keys.values())).encode()).hexdigest()[:12]}",
+        "device": processes.device.type,
+        "processes": processes.count,
+    }
+
+
+def _write_weights(out: Path, pupil: Encoder) -> None:
+    with replaced_file(out / ENCODER_FILE) as file:
+        file.write(save(stored(pupil.network.state_dict(), "fp16")))
+    remove_checkpoint(out)
 
 
 def _readable(files: Sequence[Path], on_progress: OnProgress) -> tuple[dict[Path, str], LeftOut]:
@@ -203,20 +206,20 @@ def _readable(files: Sequence[Path], on_progress: OnProgress) -> tuple[dict[Path
 
 
 def _unexplained(teacher: Encoder, pupil: Encoder, files: Sequence[Path], on_progress: OnProgress) -> float:
-    """Return the share of the variance of the teacher's features that the pupil's leave."""
+    """Return the share of the variance of the teacher's features that the pupil's features leave."""
     sums = torch.zeros(4, dtype=torch.float64)
     both = encode_files(teacher, files, on_progress=on_progress), encode_files(pupil, files)
-    for taught, own in zip(*both, strict=True):
-        if taught.features is not None and own.features is not None:
-            target = taught.features.double()
+    for target_file, own in zip(*both, strict=True):
+        if target_file.features is not None and own.features is not None:
+            target = target_file.features.double()
             difference = (target - own.features).square().sum()
             sums += torch.stack([difference, target.square().sum(), target.sum(), torch.tensor(target.numel())])
     difference, squares, total, count = sums
     return float(difference / (squares - total * total / count))
 
 
-class Lessons:
-    """Steps in which the pupil's stages come to say what the teacher's say."""
+class StageImitation:
+    """Steps that bring the output of the pupil's stages nearer to that of the teacher's."""
 
     def __init__(self, teacher: Encoder, pupil: Encoder, views: "Views", *, together: bool) -> None:
         self.order = views.order
@@ -231,21 +234,21 @@ class Lessons:
             yield Step(loss=self._loss(images), weight=float(len(images)))
 
     def _loss(self, images: Tensor) -> Tensor:
-        """Return the sum of what the stages leave unexplained; where they learn together the last one counts most."""
-        learning = list(zip(stages(self._teacher.network), stages(self._pupil.network), strict=True))
-        taught = own = images
+        """Return the sum of the stages' unexplained variances; in the phase `together` the last stage counts most."""
+        pairs = list(zip(stages(self._teacher.network), stages(self._pupil.network), strict=True))
+        target = own = images
         unexplained = []
         with reduced_precision(True, images.device):
-            for teacher, pupil in learning:
-                own = pupil(own if self._together else taught)
+            for teacher, pupil in pairs:
+                own = pupil(own if self._together else target)
                 with torch.no_grad():
-                    taught = teacher(taught)
-                unexplained.append(unexplained_variance(own, taught))
+                    target = teacher(target)
+                unexplained.append(unexplained_variance(own, target))
         return unexplained[-1] + (0.2 if self._together else 1.0) * sum(unexplained[:-1], torch.zeros(()))
 
 
 class Views:
-    """Views of images in batches [B, 3, S, S], other ones in each epoch; what fills no batch at its end is left."""
+    """Batches [B, 3, S, S] of random views, new in each epoch. Images that do not fill the last batch are skipped."""
 
     def __init__(
         self, encoder: Encoder, files: Sequence[Path], options: DistillationOptions, processes: Processes
@@ -264,11 +267,11 @@ class Views:
         batches = [shuffled[start : start + size] for start in range(0, len(self) * size, size)]
         shares = [[(self._files[i], numbers[i]) for i in self._processes.share(batch)] for batch in batches]
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._read, shares[0])
+            reading = reader.submit(self._read, shares[0])
             for following in [*shares[1:], None]:
-                images = coming.result()
-                if following:  # is read while this one is learned from
-                    coming = reader.submit(self._read, following)
+                images = reading.result()
+                if following:  # The next batch is read while this one is learned from.
+                    reading = reader.submit(self._read, following)
                 yield images.to(self._processes.device)
 
     def _read(self, chosen: Sequence[tuple[Path, int]]) -> Tensor:
@@ -281,13 +284,13 @@ class Views:
 
 
 def stages(network: nn.Module) -> list[nn.Module]:
-    """Return the parts of a network that follow each other; one that is not made so is one part."""
+    """Return the parts of a sequential network; any other network is one part."""
     return list(network.children()) if isinstance(network, nn.Sequential) else [network]
 
 
-def unexplained_variance(own: Tensor, taught: Tensor) -> Tensor:
-    """Return the mean squared difference of feature maps [B, C, h, w], of each channel relative to its variance."""
-    own, taught = own.float(), taught.float()
-    variance = taught.var(dim=(0, 2, 3))
+def unexplained_variance(own: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared difference of feature maps [B, C, h, w], relative to the variance of each channel."""
+    own, target = own.float(), target.float()
+    variance = target.var(dim=(0, 2, 3))
     variance = variance.clamp(min=0.05 * float(variance.mean()) + 1e-6).view(1, -1, 1, 1)
-    return ((own - taught).square() / variance).mean()
+    return ((own - target).square() / variance).mean()

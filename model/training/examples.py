@@ -1,4 +1,4 @@
-"""Captioned images with their features: what is learned from and what is held out.
+"""Captioned images with their features, divided into those to learn from and those that are held out.
 
 Shapes:  P image regions   D feature size
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 from torch import Tensor
 
 from model.caption_files.read import CaptionedImage, CaptionSource, LeftOut, read_captions
+from model.captioned_features import CaptionedFeatures
 from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, ignore_progress
+from model.store import Store
 from model.tokenizer import pieces
 from model.training.processes import ALONE, Processes
-from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.augmentation import AS_IT_IS, Augmentation, View, is_mirrored
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
@@ -35,10 +36,10 @@ class CaptionedExample:
     features: Tensor
     """[P, D], half precision."""
     views: tuple[Tensor, ...] = ()
-    """Of its views from 1 on (see Augmentation), [P, D] each."""
+    """Features of its views from number 1 on (see Augmentation), [P, D] each."""
 
     def captioned(self) -> list[CaptionedFeatures]:
-        """Return one training example per caption; they share the features."""
+        """Return one training example per caption. A caption that names a side gets no mirrored views."""
         upright = tuple(view for number, view in enumerate(self.views, 1) if not is_mirrored(number))
         return [
             CaptionedFeatures(
@@ -55,7 +56,7 @@ class ExampleReader:
         self,
         encoder: Encoder,
         *,
-        features: FeatureStore | None = None,
+        features: Store | None = None,
         strict: bool = False,
         processes: Processes = ALONE,
         on_progress: OnProgress = ignore_progress,
@@ -64,13 +65,13 @@ class ExampleReader:
 
         Args:
             encoder: the network that reads the images.
-            features: where features are kept between runs; None computes them each time.
+            features: store in which features are kept between runs; None computes them each time.
             strict: stop instead of leaving anything out.
-            processes: share out the images to encode, if there is a feature store in which each finds the others'.
-            on_progress: told after each batch of images.
+            processes: share the images to encode if there is a store, in which each finds the features of the others.
+            on_progress: called after each batch of images.
         """
         self._encoder = encoder
-        self._features = features
+        self._features = FeatureStore(features, encoder.fingerprint) if features else None
         self._strict = strict
         self._processes = processes
         self._on_progress = on_progress
@@ -79,25 +80,25 @@ class ExampleReader:
     def read(
         self, train: CaptionSource, held_out: CaptionSource | None, held_out_share: int
     ) -> tuple[list[CaptionedExample], list[CaptionedExample]]:
-        """Return what to learn from and what to measure on; no image is in both, under whatever name.
+        """Return the images to learn from and those to measure on. No image is in both, even under another name.
 
         Args:
-            train: what to learn from.
-            held_out: what to measure on; None holds back one image in `held_out_share` of `train`, by the
-                hash of its content, so that the same images are held out for ever.
+            train: images to learn from.
+            held_out: images to measure on. None holds out one image in `held_out_share` of `train`, by the hash of its
+                content, so that the same images are held out every time.
             held_out_share: 2 or more.
 
         Raises:
-            CaptionFileError: a captions file cannot be understood; or something is left out, and that is strict.
-            TrainingError: nothing is left to learn from or to measure on.
+            CaptionFileError: a captions file cannot be read, or something was left out and `strict` is set.
+            TrainingError: no image is left to learn from or to measure on.
         """
-        found = self._examples(train)
+        examples = self._examples(train)
         if held_out is None:
-            measured = [example for example in found if is_held_out(example.image_key, held_out_share)]
-            learned = [example for example in found if not is_held_out(example.image_key, held_out_share)]
+            measured = [example for example in examples if is_held_out(example.image_key, held_out_share)]
+            learned = [example for example in examples if not is_held_out(example.image_key, held_out_share)]
         else:
             measured = self._examples(held_out)
-            learned = self._without(found, measured)
+            learned = self._without(examples, measured)
         if not learned or not measured:
             raise TrainingError(
                 f"training needs images to learn from and images to measure on, got {len(learned)} and "
@@ -108,13 +109,13 @@ class ExampleReader:
     def with_views(
         self, examples: Sequence[CaptionedExample], count: int, augmentation: Augmentation
     ) -> list[CaptionedExample]:
-        """Return the examples with the features of so many views of each image, the image itself among them."""
+        """Return the examples with the features of `count` views of each image; the image itself is one of them."""
         files = [example.image.file for example in examples]
         for number in range(1, count):
-            seen = self._encoded(files, View(number=number, augmentation=augmentation))
+            views = self._encoded(files, View(number=number, augmentation=augmentation))
             examples = [
-                replace(example, views=(*example.views, *([] if found.features is None else [found.features])))
-                for example, found in zip(examples, seen, strict=True)
+                replace(example, views=(*example.views, *([] if view.features is None else [view.features])))
+                for example, view in zip(examples, views, strict=True)
             ]
         return list(examples)
 
@@ -136,18 +137,18 @@ class ExampleReader:
         """Yield the features of each file, in order."""
         encode = partial(encode_files, self._encoder, features=self._features, view=view, on_progress=self._on_progress)
         if self._processes.count > 1 and self._features is not None:
-            deque(encode(self._processes.share(files)), maxlen=0)  # into the feature store
+            deque(encode(self._processes.share(files)), maxlen=0)  # only fills the store
             self._processes.wait()
         yield from encode(files)
 
     def _without(
-        self, found: Sequence[CaptionedExample], measured: Sequence[CaptionedExample]
+        self, examples: Sequence[CaptionedExample], measured: Sequence[CaptionedExample]
     ) -> list[CaptionedExample]:
         held_out = {example.image_key for example in measured}
-        for example in found:
+        for example in examples:
             if example.image_key in held_out:
                 self._leave_out("training images that are held out too", example.image.file.name)
-        return [example for example in found if example.image_key not in held_out]
+        return [example for example in examples if example.image_key not in held_out]
 
     def _leave_out(self, reason: str, case: str) -> None:
         self.left_out.add(reason, case)
@@ -156,10 +157,10 @@ class ExampleReader:
 
 
 def names_a_side(caption: str) -> bool:
-    """Say whether a caption is no longer true of the mirrored image."""
+    """Return True if the caption names left or right, so that it is false for the mirrored image."""
     return any(piece in SIDES for piece in pieces(caption.lower()))
 
 
 def is_held_out(image_key: str, share: int) -> bool:
-    """Say whether an image is never learned from: one in `share`, by its content."""
+    """Return True for one image in `share`, by the hash of its content; it is never learned from."""
     return int(image_key[:8], 16) % share == 0

@@ -1,9 +1,9 @@
-"""Features of captioned images to a decoder that captions: vocabulary, then teacher forcing, then rewards."""
+"""Fits a decoder to features of captioned images: vocabulary, then teacher forcing, then rewards."""
 
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from model.bundle import Bundle
+from model.captioned_features import CaptionedFeatures
 from model.decoders import build_decoder
 from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.new_words import with_new_words
@@ -20,23 +21,25 @@ from model.tokenizer import Tokenizer
 from model.training.bundle_options import BundleOptions
 from model.training.checkpoint import Checkpoint
 from model.training.examples import CaptionedExample
+from model.training.losses import token_loss
 from model.training.processes import ALONE, Processes
 from model.training.rewards import reward_captions
-from model.training.teacher_forcing import CaptionedFeatures, fit_decoder, token_loss
-from model.training.trainer import Course
+from model.training.teacher_forcing import fit_decoder
+from model.training.trainer import Trainer, step_reporter
 from model.training.training_log import write_training_log
-from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
-from model.vision.trainable_stages import EncoderTail, join
+from model.vision.trainable_stages import TrainableStages, join_encoder
 
 logger = logging.getLogger(__name__)
+
+Identity = dict[str, str | float | None]
 
 
 def fit_captions(
     learned: Sequence[CaptionedExample],
     judged: Sequence[CaptionedExample],
     below: Encoder,
-    tail: EncoderTail,
+    stages: TrainableStages,
     options: BundleOptions,
     on_progress: OnProgress = ignore_progress,
     *,
@@ -47,74 +50,80 @@ def fit_captions(
     """Return the vocabulary, the trained decoder, and the record of the training.
 
     Args:
-        learned: captioned images to learn from.
-        judged: captioned images to choose the best epoch by.
-        below: what gave the features: the encoder's stages that stay as they are.
-        tail: the encoder's stages above them, which are taught in place.
+        learned: captioned images to learn from, with features of `below`.
+        judged: captioned images that choose the best epoch.
+        below: the frozen stages of the encoder.
+        stages: the stages above them; they are trained in place.
         options: sizes and training.
-        on_progress: told after each step.
-        base: the bundle whose vocabulary and decoder go on learning; None begins with nothing.
-        out: where each epoch is kept and can be looked at, and where an interrupted training goes on; None keeps none.
-        processes: train together, on their devices; each returns the same.
+        on_progress: called after each step.
+        base: bundle whose vocabulary and decoder are trained further; None starts a new decoder.
+        out: directory of the checkpoint and the training log; None writes neither.
+        processes: train together, on their devices; each gets the same result.
 
     Raises:
-        TrainingError: the training came to nothing, or another one was interrupted in `out`.
+        TrainingError: the loss is no longer a number, or `out` has the checkpoint of another training.
     """
-    train = [caption for example in learned for caption in example.captioned()]
-    held_out = [caption for example in judged for caption in example.captioned()]
-    known = base.tokenizer if base else Tokenizer(())
-    tokenizer = known.extended((example.caption for example in train), options.min_count)
-    course = Course(processes)
+    train, held_out = _captions_of(learned), _captions_of(judged)
+    vocabulary = base.tokenizer if base else Tokenizer(())
+    tokenizer = vocabulary.extended((example.caption for example in train), options.min_count)
+    trainer = Trainer(processes)
     if out is not None:
-        identity = _identity(learned, judged, tokenizer, join(below, tail), base, options, processes)
-        course = Course(processes, Checkpoint(out, identity), partial(write_training_log, out))
-        _say_where_it_goes_on(course, options, on_progress)
-    begun = _further_decoder(base, train, tokenizer, tail) if base else _new_decoder(learned, tokenizer, tail, options)
-    decoder = begun.to(processes.device)
-    processes.start_alike(decoder)
-    untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
-
-    def reporter(phase: str) -> Callable[[TrainingProgress], None]:
-        def report(progress: TrainingProgress) -> None:
-            note = f"epoch {progress.epoch}/{progress.epochs} loss {progress.loss:.3f} {progress.eta_s:.0f} s left"
-            on_progress(Progress(phase=phase, done=progress.step, total=progress.steps, note=note))
-
-        return report
-
-    fit_decoder(decoder, tokenizer, train, held_out, options.training, reporter("train decoder"), course)
-    reward_captions(
-        decoder,
-        tokenizer,
-        train,
-        options.self_critical,
-        reporter("reward captions"),
-        held_out=held_out,
-        course=course,
-    )
-    phases = course.records.items()
-    record = {
-        "untrained_loss": untrained,
-        "vocabulary": tokenizer.size,
-        "epochs": [asdict(epoch) for _, phase in phases for epoch in phase.epochs],
-        "best_epochs": {name: phase.best_epoch for name, phase in phases},
-        "steps": sum(phase.steps for _, phase in phases),
-        "seconds": sum(phase.seconds for _, phase in phases),
-        "device": processes.device.type,
-        "processes": processes.count,
-    }
-    decoder.cpu().tail = None
-    tail.eval().requires_grad_(False)
+        identity = _identity(learned, judged, tokenizer, join_encoder(below, stages), base, options, processes)
+        trainer = Trainer(processes, Checkpoint(out, identity), partial(write_training_log, out))
+        _report_resumption(trainer, options, on_progress)
+    if base is None:
+        decoder = new_decoder(learned, tokenizer, stages, options)
+    else:
+        decoder = further_decoder(base, train, tokenizer, stages)
+    record = _train(decoder, tokenizer, train, held_out, options, on_progress, trainer)
+    decoder.cpu().trainable_stages = None
+    stages.eval().requires_grad_(False)
     return tokenizer, decoder, record
 
 
-def _new_decoder(
-    learned: Sequence[CaptionedExample], tokenizer: Tokenizer, tail: EncoderTail, options: BundleOptions
+def _captions_of(examples: Sequence[CaptionedExample]) -> list[CaptionedFeatures]:
+    return [caption for example in examples for caption in example.captioned()]
+
+
+def _train(
+    decoder: CaptionDecoder,
+    tokenizer: Tokenizer,
+    train: Sequence[CaptionedFeatures],
+    held_out: Sequence[CaptionedFeatures],
+    options: BundleOptions,
+    on_progress: OnProgress,
+    trainer: Trainer,
+) -> dict[str, Any]:
+    """Train the decoder in place and return the record."""
+    processes = trainer.processes
+    decoder.to(processes.device)
+    processes.start_alike(decoder)
+    untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
+    report = step_reporter("train decoder", on_progress)
+    fit_decoder(decoder, tokenizer, train, held_out, options.training, report, trainer)
+    report = step_reporter("reward captions", on_progress)
+    reward_captions(decoder, tokenizer, train, options.self_critical, report, held_out=held_out, trainer=trainer)
+    phases = trainer.records
+    return {
+        "untrained_loss": untrained,
+        "vocabulary": tokenizer.size,
+        "epochs": [asdict(epoch) for phase in phases.values() for epoch in phase.epochs],
+        "best_epochs": {name: phase.best_epoch for name, phase in phases.items()},
+        "steps": sum(phase.steps for phase in phases.values()),
+        "seconds": sum(phase.seconds for phase in phases.values()),
+        "device": processes.device.type,
+        "processes": processes.count,
+    }
+
+
+def new_decoder(
+    learned: Sequence[CaptionedExample], tokenizer: Tokenizer, stages: TrainableStages, options: BundleOptions
 ) -> CaptionDecoder:
-    """Return a decoder with random weights that has measured the features and holds the tail, if that can learn."""
-    some = torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]])
-    with torch.no_grad():  # as they will be in training: a random start has no statistics to normalise by yet
-        batches = [some[start : start + 64].float() for start in range(0, len(some), 64)]
-        features = torch.cat([tail.train()(batch) for batch in batches])
+    """Return a decoder with random weights, standardised to the features of about 500 of the images."""
+    sample = torch.stack([example.features for example in learned[:: max(1, len(learned) // 500)]])
+    with torch.no_grad():  # In training mode, because untrained batch normalisation has no statistics yet.
+        batches = [sample[start : start + 64].float() for start in range(0, len(sample), 64)]
+        features = torch.cat([stages.train()(batch) for batch in batches])
     torch.manual_seed(options.training.seed)
     decoder = build_decoder(
         DecoderSizes(
@@ -131,20 +140,20 @@ def _new_decoder(
         dropout=options.training.dropout,
     )
     decoder.standardise(features)
-    decoder.tail = tail if list(tail.parameters()) else None
+    decoder.trainable_stages = stages if list(stages.parameters()) else None
     return decoder
 
 
-def _further_decoder(
-    base: Bundle, train: Sequence[CaptionedFeatures], tokenizer: Tokenizer, tail: EncoderTail
+def further_decoder(
+    base: Bundle, train: Sequence[CaptionedFeatures], tokenizer: Tokenizer, stages: TrainableStages
 ) -> CaptionDecoder:
-    """Return a copy of a bundle's decoder that has the new words too and holds the tail, if that can learn.
+    """Return a copy of a bundle's decoder with rows for the new words.
 
-    The bundle's own captions are not mixed in, as a project's retraining does: they are not how the new ones are
-    worded, and their features are no longer what a tail that has learned gives.
+    The bundle's own captions are not mixed in, as a project's retraining does. They are worded differently from the new
+    ones, and their features no longer fit once the encoder's stages have changed.
     """
     decoder = copy.deepcopy(base.decoder)
-    decoder.tail = tail if list(tail.parameters()) else None
+    decoder.trainable_stages = stages if list(stages.parameters()) else None
     return with_new_words(decoder, tokenizer, train)
 
 
@@ -156,8 +165,8 @@ def _identity(
     base: Bundle | None,
     options: BundleOptions,
     processes: Processes,
-) -> dict[str, str | float | None]:
-    """Return all that the weights come from, by names that people know from the command line."""
+) -> Identity:
+    """Return everything that the weights depend on, by names that users know from the command line."""
     return {
         **_flat(asdict(options)),
         "encoder": f"{encoder.spec.name} {encoder.fingerprint}",
@@ -170,27 +179,27 @@ def _identity(
     }
 
 
-def _flat(options: dict[str, Any], within: str = "") -> dict[str, str | float | None]:
-    """Return options of options by names such as `training.epochs`."""
-    flat: dict[str, str | float | None] = {}
+def _flat(options: dict[str, Any], within: str = "") -> Identity:
+    """Return nested options by names such as `training.epochs`."""
+    flat: Identity = {}
     for name, value in options.items():
         flat |= _flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value}
     return flat
 
 
 def _digest(examples: Sequence[CaptionedExample]) -> str:
-    """Return the number of images and 12 hex digits that change with an image, a caption or their order."""
+    """Return the number of images and 12 hex digits that change with any image, any caption or their order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.image_key, example.image.captions)).encode())
     return f"{len(examples)} {digest.hexdigest()[:12]}"
 
 
-def _say_where_it_goes_on(course: Course, options: BundleOptions, on_progress: OnProgress) -> None:
-    if course.interrupted is None:
+def _report_resumption(trainer: Trainer, options: BundleOptions, on_progress: OnProgress) -> None:
+    phase = trainer.interrupted
+    if phase is None:
         return
-    epochs = {"captions": options.training.epochs, "rewards": options.self_critical.epochs}[course.interrupted]
-    done = len(course.records[course.interrupted].epochs)
-    note = f"{course.interrupted}: goes on after epoch {done}"
-    logger.info("training resumed phase=%s epoch=%s", course.interrupted, done)
-    on_progress(Progress(phase="resume training", done=done, total=epochs, note=note))
+    epochs = {"captions": options.training.epochs, "rewards": options.self_critical.epochs}[phase]
+    done = len(trainer.records[phase].epochs)
+    logger.info("training resumed phase=%s epoch=%s", phase, done)
+    on_progress(Progress(phase="resume training", done=done, total=epochs, note=f"{phase}: goes on after epoch {done}"))

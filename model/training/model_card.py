@@ -3,27 +3,31 @@
 from collections.abc import Mapping
 from typing import Any
 
+TEXT = """# {version}
 
-def model_card(version: str, record: Mapping[str, Any]) -> str:
-    start = record["started_from"]
-    first = f" It went on from {start['version']}, whose model card says what that had learned." if start else ""
-    return f"""# {version}
-
-An attention LSTM over the features of {record["encoder"]}, made by `captioner train` from
-{record["train_images"]} captioned images.{first} It writes what people wrote about images like those; it sees nothing
-else, states no certainty about people, and must be corrected by the annotator where it is wrong.
+An attention LSTM over the features of {encoder}, made by `captioner train` from {train_images} captioned images.{base}
+It writes what people wrote about images like those. It sees nothing else and states no certainty about people; the
+annotator must correct it where it is wrong.
 The terms of the training images, captions and encoder weights are those of their owners.
 
-Measured on {record["held_out_images"]} images that it was not trained on:
+Measured on {held_out_images} images that it was not trained on:
 
-{metrics_table(record["held_out_metrics"], start and start["held_out_metrics"])}
+{metrics}
 
-How it was made, losses included, is the `record` in bundle.json.
+The `record` in bundle.json says how it was made, with the losses of each epoch.
 """
 
 
+def model_card(version: str, record: Mapping[str, Any]) -> str:
+    """Return the card as Markdown, with the numbers of the bundle's record."""
+    start = record["started_from"]
+    base = f" It went on from {start['version']}, whose model card says what that one learned from." if start else ""
+    metrics = metrics_table(record["held_out_metrics"], start and start["held_out_metrics"])
+    return TEXT.format(**{**record, "version": version, "base": base, "metrics": metrics})
+
+
 def metrics_table(metrics: Mapping[str, float], before: Mapping[str, float] | None) -> str:
-    """Return Markdown, with the bundle's before beside those after if it went on from one."""
+    """Return the metrics as a Markdown table; a bundle that was trained further gets a column for those before."""
     rows: list[tuple[str, ...]] = [("metric", "before", "after") if before else ("metric", "value")]
     rows.append(("---",) * len(rows[0]))
     for name, value in metrics.items():

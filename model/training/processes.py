@@ -1,4 +1,4 @@
-"""The processes that train one decoder together, as torchrun starts them; the first one measures, speaks and writes."""
+"""Processes that train one network together, as torchrun starts them. The first one measures, prints and writes."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from model.errors import TrainingError
 
 WAIT_AT_MOST = timedelta(hours=2)
-"""For the others, which may be encoding images or, the first one, measuring."""
+"""Time to wait for another process, which may be encoding images or measuring."""
 
 CPU = torch.device("cpu")
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Which of the processes this is, and the device on which it trains. What it asks of the others, all must ask."""
+    """This process's number among all, and its device. Methods that need the others must be called in all of them."""
 
     rank: int = 0
-    """The first one has 0."""
+    """0 for the first one."""
     count: int = 1
     device: torch.device = CPU
 
@@ -34,16 +34,19 @@ class Processes:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this process's part of items that all of them have in the same order; it may be empty."""
+        """Return this process's share of items that all processes have in the same order; it may be empty."""
         return items[self.rank :: self.count]
 
     def average_gradients(self, network: nn.Module, loss: Tensor, weight: float) -> float:
-        """Put the mean gradient of all processes in place of this one's, and return the mean loss.
+        """Replace the gradients by their weighted mean over all processes, and return the mean loss.
+
+        Not torch's DistributedDataParallel: it gives all processes the same weight, but their shares of a batch have
+        different numbers of tokens.
 
         Args:
             network: the same in all processes, after its backward pass.
-            loss: of this process's part of the batch.
-            weight: how much that part counts, such as its number of tokens; 0 for none.
+            loss: of this process's share of the batch.
+            weight: of that share, such as its number of tokens; 0 for an empty share.
         """
         if self.count == 1:
             return loss.item()
@@ -68,35 +71,35 @@ class Processes:
         return float(totals[0] / totals[1])
 
     def any(self, value: bool) -> bool:
-        """Say whether it is so in any process."""
+        """Return True if the value is true in any process."""
         return value if self.count == 1 else self.mean(float(value), 1.0) > 0
 
     def from_first(self, measure: Callable[[], Sequence[float]], size: int) -> list[float]:
-        """Return what the first process measures, `size` numbers; the others wait for it."""
+        """Return the `size` numbers that the first process measures; the others wait for it."""
         if self.count == 1:
             return list(measure())
         measured = measure() if self.is_first else [0.0] * size
-        told = torch.tensor(measured, dtype=torch.float64, device=self.device)
-        distributed.broadcast(told, 0)
-        return told.tolist()
+        numbers = torch.tensor(measured, dtype=torch.float64, device=self.device)
+        distributed.broadcast(numbers, 0)
+        return numbers.tolist()
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """Return the values of all processes, of the same size in each, in their order and on the CPU."""
+        """Return the tensors of all processes, in their order and on the CPU; all have the same size."""
         if self.count == 1:
             return [values]
         own = values.to(self.device)
         gathered = [torch.empty_like(own) for _ in range(self.count)]
         distributed.all_gather(gathered, own)
-        return [one.cpu() for one in gathered]
+        return [tensor.cpu() for tensor in gathered]
 
     def start_alike(self, network: nn.Module) -> None:
-        """Give the network the first process's weights in all of them."""
+        """Copy the first process's weights into the network of all processes."""
         if self.count > 1:
             for value in network.state_dict().values():
                 distributed.broadcast(value, 0)
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Return when all processes have called this."""
         self.any(False)
 
 
@@ -105,15 +108,15 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(device: str | None = None, environment: Mapping[str, str] = os.environ) -> Iterator[Processes]:
-    """Join the other processes if torchrun started this one, and leave them at the end.
+    """Yield this process's place among those that torchrun started, or a single process; leave the group at the end.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one. Of several processes on a machine each
-            takes a GPU of its own.
-        environment: says who this process is, in torchrun's variables.
+        device: `cpu`, `cuda` or `cuda:N`; None takes a GPU if there is one. Several processes on a machine take one GPU
+            each.
+        environment: holds torchrun's variables.
 
     Raises:
-        TrainingError: the device is unknown, not there, or already another process's.
+        TrainingError: the device is unknown, missing, or belongs to another process.
     """
     count, local_rank = int(environment.get("WORLD_SIZE", "1")), int(environment.get("LOCAL_RANK", "0"))
     chosen = choose_device(device, local_rank)
@@ -130,10 +133,14 @@ def join_processes(device: str | None = None, environment: Mapping[str, str] = o
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """Return the device of a name; None takes this process's GPU, or the CPU. One that is not there: TrainingError."""
-    there = torch.cuda.device_count()
+    """Return the named device; None takes this process's GPU, or the CPU if there is none.
+
+    Raises:
+        TrainingError: the device is unknown, missing, or belongs to another process.
+    """
+    count = torch.cuda.device_count()
     if name is None:
-        name = "cuda" if there else "cpu"
+        name = "cuda" if count else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as cause:
@@ -145,6 +152,6 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device.index is not None and local_rank > 0:
         raise TrainingError(f"each process needs a GPU of its own: give cuda instead of {name}")
     number = local_rank if device.index is None else device.index
-    if number >= there:
-        raise TrainingError(f"GPU {number} is not there: torch finds {there}; use fewer processes, or the device cpu")
+    if number >= count:
+        raise TrainingError(f"there is no GPU {number}: torch finds {count}; use fewer processes, or the device cpu")
     return torch.device("cuda", number)

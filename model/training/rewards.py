@@ -1,19 +1,20 @@
-"""Self-critical training: captions are sampled, and those that people would rather have written become likelier.
+"""Self-critical training: it samples captions and raises the probability of those that are most like people's.
 
-The reward is CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563) and some BLEU-4; what counts is how far a
-sample is above the mean of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971).
+The reward is CIDEr-D (Rennie et al. 2017, https://arxiv.org/abs/1612.00563) plus a share of BLEU-4. The advantage of a
+sample is its reward minus the mean reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971).
 
 Shapes:  B images   K samples of each   T tokens   M tokens of all samples   P regions   D feature size   V vocabulary
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.captioned_features import CaptionedFeatures
 from model.decoders.base import CaptionDecoder, predicted
 from model.decoders.search import log_probabilities, sample_captions
 from model.errors import TrainingError
@@ -21,30 +22,34 @@ from model.metrics.cider import CiderD
 from model.metrics.scores import SmoothedBleu
 from model.metrics.words import Words, metric_words
 from model.tokenizer import PAD, Tokenizer
+from model.training.batches import draw_view, group_by_image
+from model.training.held_out import HeldOut
 from model.training.optimization import reduced_precision
+from model.training.phase import PhaseOptions, Step
 from model.training.processes import ALONE, Processes
-from model.training.teacher_forcing import CaptionedFeatures, HeldOut, draw_view, own_and_encoder, together
-from model.training.trainer import Course, Plan, Step
-from model.training.training_record import TrainingProgress, TrainingRecord
+from model.training.teacher_forcing import own_and_encoder
+from model.training.trainer import OnStep, Trainer
+from model.training.training_record import TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalOptions:
-    """How captions are rewarded."""
+    """Options of self-critical training."""
 
     epochs: int = 6
-    """Times each image is seen; 0 leaves this training out."""
+    """Passes over all images; 0 skips this training."""
     images_per_step: int = 32
     samples: int = 5
-    """Captions that are tried for each image in one step."""
+    """Captions that are sampled for each image of a step."""
     max_tokens: int = 20
     bleu_weight: float = 0.5
-    """Of smoothed BLEU-4 beside CIDEr-D in the reward, which alone makes captions short and repeats what is rare."""
+    """Weight of smoothed BLEU-4 beside CIDEr-D. With CIDEr-D alone captions become short and repeat rare words."""
     learning_rate: float = 2e-4
     encoder_learning_rate: float = 5e-5
     """As in TrainingOptions."""
     start_share: float = 0.3
-    """Of the weights before in those after: they write longer captions, the rewarded ones likelier ones."""
+    """Share of the weights before this training in those after it. The former write longer captions, the latter more
+    probable ones."""
     clip_norm: float = 1.0
     averaging: float = 0.998
     """As in TrainingOptions."""
@@ -68,26 +73,26 @@ def reward_captions(
     tokenizer: Tokenizer,
     train: Sequence[CaptionedFeatures],
     options: SelfCriticalOptions,
-    on_progress: Callable[[TrainingProgress], None] | None = None,
+    on_progress: OnStep | None = None,
     *,
     held_out: Sequence[CaptionedFeatures] = (),
-    course: Course | None = None,
+    trainer: Trainer | None = None,
 ) -> TrainingRecord:
-    """Train a decoder that captions already, in place, on its device.
+    """Train a decoder that writes captions already, in place, on its device.
 
     Args:
-        decoder: leaves as the average of its steps, mixed with what it was.
-        tokenizer: reads the samples.
+        decoder: ends with the running average of its weights, mixed with the weights it started with.
+        tokenizer: the decoder's.
         train: captions of images; those of one image share its features.
-        options: how long and how fast.
-        on_progress: told after each step; its loss is the mean reward of the samples, negative.
+        options: length and learning rates.
+        on_progress: called after each step; the loss it gets is minus the mean reward.
         held_out: captions to measure on after each epoch; may be empty.
-        course: the training that this is a phase of; None for one that nothing else belongs to.
+        trainer: of the training that this is a phase of; None makes one for this phase alone.
     """
     if not options.epochs:
         return TrainingRecord()
-    course = course or Course()
-    plan = Plan(
+    trainer = trainer or Trainer()
+    phase = PhaseOptions(
         phase="rewards",
         epochs=options.epochs,
         warmup_steps=options.warmup_steps,
@@ -100,13 +105,13 @@ def reward_captions(
     groups: list[dict[str, Any]] = [{"params": [value for _, value in own]}]
     groups += [{"params": encoder, "lr": options.encoder_learning_rate}] if encoder else []
     optimizer = torch.optim.Adam(groups, options.learning_rate)
-    lessons = Rewards(decoder, tokenizer, train, options, course.processes)
+    batches = SampledCaptions(decoder, tokenizer, train, options, trainer.processes)
     measure = HeldOut(tokenizer, held_out).measure if held_out else None
-    return course.learn(plan, decoder, optimizer, lessons, measure, on_progress)
+    return trainer.run_phase(phase, decoder, optimizer, batches, measure, on_progress)
 
 
-class Rewards:
-    """Steps that sample captions of some images and make the good ones likelier."""
+class SampledCaptions:
+    """Steps that sample captions of some images and raise the probability of the good ones."""
 
     def __init__(
         self,
@@ -117,22 +122,23 @@ class Rewards:
         processes: Processes = ALONE,
     ) -> None:
         self.order = torch.Generator().manual_seed(options.seed)
-        self._images = [[train[number] for number in group] for group in together(train)]
-        people = [[metric_words(example.caption) for example in several] for several in self._images]
-        self._critic = Critic(people, tokenizer, options)
+        self._images = [[train[number] for number in group] for group in group_by_image(train)]
+        references = [[metric_words(example.caption) for example in captions] for captions in self._images]
+        self._critic = Critic(references, tokenizer, options)
         self._decoder, self._size, self._processes = decoder, options.images_per_step, processes
 
     def __len__(self) -> int:
         return math.ceil(len(self._images) / self._size)
 
     def __iter__(self) -> Iterator[Step]:
-        self._decoder.eval()  # samples and their gradients are those of the decoder as it will write, without dropout
+        self._decoder.eval()  # Without dropout, as the decoder writes when it serves.
         shuffled = torch.randperm(len(self._images), generator=self.order).tolist()
         for start in range(0, len(shuffled), self._size):
             batch = shuffled[start : start + self._size]
-            views = {image: draw_view(self._images[image], self.order) for image in batch}  # all processes draw alike
+            # Views are drawn for the images of all processes, so that the generators stay in the same state.
+            views = {image: draw_view(self._images[image], self.order) for image in batch}
             own = self._processes.share(batch)
-            chosen = own or batch[:1]  # too few images for all processes: this one's counts nothing
+            chosen = own or batch[:1]  # With too few images for all processes this one repeats an image with weight 0.
             features = torch.stack([views[image] for image in chosen]).to(self._decoder.device).float()
             loss, reward, tokens = self._critic.judge(self._decoder, features, chosen)
             yield Step(loss=loss, weight=float(tokens if own else 0), reward=reward, images=len(own))
@@ -148,27 +154,22 @@ class Critic:
         self._tokenizer, self._options = tokenizer, options
 
     def reward(self, image: int, caption: Words) -> float:
-        """Return what a caption is worth.
-
-        Args:
-            image: whose references count, by its place among them.
-            caption: the words that were written for it.
-        """
+        """Return the reward of a caption, 0 or more; `image` is the row of its references."""
         return self._cider.score(image, caption) + self._options.bleu_weight * self._bleu.score(image, caption)
 
     def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float, int]:
-        """Return the loss whose gradient makes good samples likelier, the mean reward, and how many tokens there are.
+        """Return the loss whose gradient raises the probability of good samples, the mean reward, and the token count.
 
         Args:
             decoder: writes the samples.
             features: of the images, [B, P, D].
-            images: whose references count, by their place among them, [B].
+            images: rows of their references, [B].
         """
         samples, faster = self._options.samples, self._options.reduced_precision
         described = torch.arange(len(images), device=features.device).repeat_interleave(samples)
         with reduced_precision(faster, features.device):
             tokens = sample_captions(decoder, features, samples, self._options.max_tokens)  # [B * K, T]
-        # In a context of its own: the one above remembers weights without gradients.
+        # A second context: the first one caches weights that were cast without gradients.
         with reduced_precision(faster, features.device):
             logits = decoder(features, tokens, described)  # [M, V]
         rewards = torch.tensor(

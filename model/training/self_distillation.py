@@ -1,10 +1,10 @@
-"""What a decoder expects along captions, kept while it learns others: distillation from itself as it was before.
+"""Self-distillation: while a decoder learns new captions, it keeps its own predictions where they already fit.
 
-A caption to learn often says the same as one that the decoder knows, in other words: "a picture of two dogs" for "two
-dogs". Where both say the same, the course keeps what the decoder expects there, every word's probability and not only
-the one that was chosen (Hinton et al. 2015, https://arxiv.org/abs/1503.02531); only the rest is to be learned.
+A new caption often says the same as one that the decoder already writes, such as "a picture of two dogs" for "two
+dogs". The words that both have in common keep the decoder's own probabilities as targets (Hinton et al. 2015,
+https://arxiv.org/abs/1503.02531). Only the other words are learned as they are written.
 
-Shapes:  M predicted tokens   K of them that are known   V vocabulary
+Shapes:  M predicted tokens   K of them with target probabilities   V vocabulary
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,37 +13,41 @@ from difflib import SequenceMatcher
 
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.tokenizer import Tokenizer
-from model.training.teacher_forcing import CaptionedFeatures, ExpectedWords, caption_tokens, padded, word_losses
-
-BATCH = 64
+from model.training.batches import caption_tokens, padded
+from model.training.losses import BATCH, ExpectedWords, word_losses
 
 
 def expected_words(
     captioner: Captioner, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
 ) -> list[ExpectedWords | None]:
-    """Return what the captioner expects along each caption, by the wording that it finds least odd; None without any.
+    """Return target probabilities for each caption, from its most probable paraphrase; None if it has no paraphrase.
 
     Args:
-        captioner: what it knows is to be kept.
-        tokenizer: of the decoder that is to learn the captions; it begins with the captioner's words.
+        captioner: its predictions are kept.
+        tokenizer: of the decoder that learns the captions; its vocabulary begins with the captioner's.
         examples: captions to learn.
     """
-    worded = {_name(example): example for example in examples if example.paraphrases}
-    tried = [replace(example, caption=wording) for example in worded.values() for wording in example.paraphrases]
-    losses = iter(word_losses(captioner, tried))
-    least_odd = [min(example.paraphrases, key=lambda _: next(losses)) for example in worded.values()]
-    known = [replace(example, caption=caption) for example, caption in zip(worded.values(), least_odd, strict=True)]
-    found = {
-        name: _along(tokenizer, example.caption, *expected)
-        for (name, example), expected in zip(worded.items(), _probabilities(captioner, known), strict=True)
+    paraphrased = {_key(example): example for example in examples if example.paraphrases}
+    candidates = [
+        replace(example, caption=paraphrase) for example in paraphrased.values() for paraphrase in example.paraphrases
+    ]
+    losses = iter(word_losses(captioner, candidates))
+    chosen = [
+        replace(example, caption=min(example.paraphrases, key=lambda _: next(losses)))
+        for example in paraphrased.values()
+    ]
+    targets = {
+        key: _align(tokenizer, example.caption, *prediction)
+        for (key, example), prediction in zip(paraphrased.items(), _probabilities(captioner, chosen), strict=True)
     }
-    return [found.get(_name(example)) for example in examples]
+    return [targets.get(_key(example)) for example in examples]
 
 
-def _name(example: CaptionedFeatures) -> tuple[int, str, tuple[str, ...]]:
-    """Return what is the same for a caption that is repeated."""
+def _key(example: CaptionedFeatures) -> tuple[int, str, tuple[str, ...]]:
+    """Return a key that is equal for repetitions of a caption."""
     return id(example.features), example.caption, example.paraphrases
 
 
@@ -51,20 +55,20 @@ def _name(example: CaptionedFeatures) -> tuple[int, str, tuple[str, ...]]:
 def _probabilities(
     captioner: Captioner, examples: Sequence[CaptionedFeatures]
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield the predicted tokens of each caption, and how probable each word is in the place of each, [M, V]."""
+    """Yield the predicted tokens of each caption, and the probability of every word at each of them, [M, V]."""
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
         tokens = [caption_tokens(captioner.tokenizer, example.caption) for example in batch]
         features = torch.stack([example.features for example in batch]).float()
-        said = captioner.decoder(features, padded(tokens)).softmax(dim=1).half()
-        for (_, *predicted), probabilities in zip(tokens, said.split([len(one) - 1 for one in tokens]), strict=True):
-            yield predicted, probabilities
+        probabilities = captioner.decoder(features, padded(tokens)).softmax(dim=1).half()
+        lengths = [len(ids) - 1 for ids in tokens]
+        yield from zip((ids[1:] for ids in tokens), probabilities.split(lengths), strict=True)
 
 
-def _along(tokenizer: Tokenizer, caption: str, known: list[int], probabilities: torch.Tensor) -> ExpectedWords:
-    """Return the expectations in the places where a caption says what the known wording says."""
-    wanted = caption_tokens(tokenizer, caption)[1:]
-    blocks = SequenceMatcher(None, known, wanted, autojunk=False).get_matching_blocks()
+def _align(tokenizer: Tokenizer, caption: str, paraphrase: list[int], probabilities: torch.Tensor) -> ExpectedWords:
+    """Return the probabilities [K, V] of a paraphrase's tokens, at the places where the caption has the same tokens."""
+    tokens = caption_tokens(tokenizer, caption)[1:]
+    blocks = SequenceMatcher(None, paraphrase, tokens, autojunk=False).get_matching_blocks()
     sources = [block.a + step for block in blocks for step in range(block.size)]
     places = [block.b + step for block in blocks for step in range(block.size)]
     return ExpectedWords(places=torch.tensor(places), probabilities=probabilities[sources])

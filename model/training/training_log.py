@@ -1,4 +1,4 @@
-"""A training that can be looked at while it runs: `training.json` and `curves.png` beside the coming bundle."""
+"""Files that show a training while it runs: `training.json` and `curves.png` in the output directory."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 RECORD_FILE = "training.json"
 CURVES_FILE = "curves.png"
 
+Curves = dict[str, Callable[[EpochRecord], float | None]]
+PANELS: dict[str, Curves] = {
+    "loss, nats per token": {"training": lambda e: e.train_loss, "held out": lambda e: e.held_out_loss},
+    "held-out captions, decoded greedily": {"CIDEr-D": lambda e: e.cider_d, "BLEU-4": lambda e: e.bleu_4},
+    "reward": {"mean of samples": lambda e: e.reward},
+    "learning rate": {"learning rate": lambda e: e.learning_rate},
+}
+
 
 def write_training_log(folder: Path, epochs: Sequence[EpochRecord]) -> None:
-    """Put both files in place of those of the epoch before; a reader sees them whole."""
-    told = {"epochs": [asdict(epoch) for epoch in epochs]}
+    """Replace both files; each is replaced as a whole."""
     with replaced_file(folder / RECORD_FILE) as file:
-        file.write((json.dumps(told, indent=1) + "\n").encode())
+        file.write((json.dumps({"epochs": [asdict(epoch) for epoch in epochs]}, indent=1) + "\n").encode())
     draw_curves(folder / CURVES_FILE, epochs)
 
 
 def draw_curves(path: Path, epochs: Sequence[EpochRecord]) -> None:
-    """Draw loss, held-out metrics, reward and learning rate over the epochs of all phases as a PNG."""
-    # Only a training draws; imported here, matplotlib costs a serving process neither time nor memory.
+    """Draw loss, held-out metrics, reward and learning rate over the epochs of all phases, as a PNG."""
+    # Imported here, because only trainings draw: a serving process must not spend memory on matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -35,34 +42,24 @@ def draw_curves(path: Path, epochs: Sequence[EpochRecord]) -> None:
     figure = Figure(figsize=(10, 7))
     figure.subplots_adjust(0.07, 0.07, 0.98, 0.95)
     FigureCanvasAgg(figure)
-    (loss, quality), (reward, rate) = figure.subplots(2, 2, sharex=True)
-    _draw(loss, epochs, {"training": lambda e: e.train_loss, "held out": lambda e: e.held_out_loss})
-    _draw(quality, epochs, {"CIDEr-D": lambda e: e.cider_d, "BLEU-4": lambda e: e.bleu_4})
-    _draw(reward, epochs, {"mean of samples": lambda e: e.reward})
-    _draw(rate, epochs, {"learning rate": lambda e: e.learning_rate})
-    for axes, title in (
-        (loss, "loss, nats per token"),
-        (quality, "held-out captions, most probable words"),
-        (reward, "reward"),
-        (rate, "learning rate"),
-    ):
+    panels = figure.subplots(2, 2, sharex=True)
+    for axes, (title, curves) in zip(panels.flat, PANELS.items(), strict=True):
+        _draw(axes, epochs, curves)
         axes.set_title(title)
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    reward.set_xlabel("epoch")
-    rate.set_xlabel("epoch")
+    for axes in panels[1]:
+        axes.set_xlabel("epoch")
     with replaced_file(path) as file:
         figure.savefig(file, format="png", dpi=100)
 
 
-def _draw(
-    axes: "Axes", epochs: Sequence[EpochRecord], curves: dict[str, Callable[[EpochRecord], float | None]]
-) -> None:
-    """Draw what is known, with a line between the phases."""
+def _draw(axes: "Axes", epochs: Sequence[EpochRecord], curves: Curves) -> None:
+    """Draw the curves that have values, and a dotted line between phases."""
     for label, read in curves.items():
-        known = [(number, value) for number, epoch in enumerate(epochs, 1) if (value := read(epoch)) is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), marker=".", label=label)
+        points = [(number, value) for number, epoch in enumerate(epochs, 1) if (value := read(epoch)) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
             axes.legend()
     for number, (before, after) in enumerate(pairwise(epochs), 1):
         if before.phase != after.phase:

@@ -1,36 +1,36 @@
-"""What a training tells: where it stands after a step, what each epoch did, and what each phase came to."""
+"""Numbers of a training: where it stands after a step, the result of each epoch, and that of each phase."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where a training stands after a step."""
+    """State of a training after a step."""
 
     epoch: int
     epochs: int
     step: int
     steps: int
     loss: float
-    """Training loss of the last batch, nats per token, or its mean reward, negative."""
+    """Training loss of the last batch in nats per token; where captions are rewarded, minus the mean reward."""
     eta_s: float
 
 
 @dataclass(frozen=True)
 class HeldOutMetrics:
-    """How good a decoder is on what it does not learn from."""
+    """Quality of a decoder on held-out captions."""
 
     loss: float
     """Nats per token."""
     cider_d: float
-    """0 to 10, of the most probable words (beam 1)."""
+    """0 to 10, of captions that are decoded greedily."""
     bleu_4: float
     """0 to 1, of the same captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """What an epoch did."""
+    """Result of an epoch. The held-out numbers are None when nothing is held out."""
 
     phase: str
     epoch: int
@@ -38,9 +38,8 @@ class EpochRecord:
     train_loss: float | None
     """Mean over the steps, nats per token; None where captions are rewarded."""
     reward: float | None
-    """Mean of the samples; None where captions are taught."""
+    """Mean over the samples; None where captions are taught."""
     held_out_loss: float | None
-    """None, as the two below, when nothing is held out."""
     cider_d: float | None
     bleu_4: float | None
     learning_rate: float
@@ -50,11 +49,11 @@ class EpochRecord:
 
 @dataclass(kw_only=True)
 class TrainingRecord:
-    """What a phase did."""
+    """Result of a phase."""
 
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
-    """1-based; the decoder is left as it was after this epoch."""
+    """From 1. The network ends with the weights of this epoch."""
     steps: int = 0
     seconds: float = 0.0
 

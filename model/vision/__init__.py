@@ -1,1 +1,1 @@
-"""From picture files to the features that decoders read."""
+"""Image files, encoders and their features."""

@@ -1,4 +1,4 @@
-"""Views: pictures turned left to right, rotated, cut and tinted at random, of which the same captions are true."""
+"""Views of an image for training: mirrored, rotated, cropped and recoloured, so that the captions stay true."""
 
 import random
 from dataclasses import astuple, dataclass, field
@@ -12,31 +12,30 @@ _TINTS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far a view may be from its picture."""
+    """Largest differences between a view and its image."""
 
     crop: float = 0.75
-    """Least share of the picture's area that is kept; 1 keeps all of it."""
+    """Smallest share of the image's area in a view; 1 does not crop."""
     rotation: float = 0.0
-    """Degrees to either side."""
+    """Degrees in both directions."""
     colour: float = 0.2
     """Largest relative change of brightness, contrast and saturation."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
-            raise TrainingError(f"crop must be a share of the picture above 0 and at most 1, got {self.crop}")
+            raise TrainingError(f"crop must be a share of the image above 0 and at most 1, got {self.crop}")
         if not 0 <= self.rotation <= 180:
             raise TrainingError(f"rotation must be 0 to 180 degrees, got {self.rotation}")
         if not 0 <= self.colour < 1:
             raise TrainingError(f"colour must be at least 0 and below 1, got {self.colour}")
 
     def view(self, image: Image.Image, image_key: str, number: int) -> Image.Image:
-        """Return one view of an RGB image, at its size; always the same for the same key and number.
+        """Return a view of an RGB image, in its size. The same key and number always give the same view.
 
         Args:
-            image: the picture.
+            image: the image.
             image_key: SHA-256 of the image's content.
-            number: 0 is the picture itself, 1 is turned left to right; from 2 on views are drawn at random, and those
-                with an odd number are turned too.
+            number: 0 is the image itself and 1 its mirror image. From 2 on views are random; odd ones are mirrored.
         """
         view = ImageOps.mirror(image) if is_mirrored(number) else image
         if number < 2:
@@ -52,7 +51,7 @@ class Augmentation:
         return view
 
     def _box(self, image: Image.Image, draw: random.Random) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom of what is kept, up to a quarter wider or higher than the picture is."""
+        """Return left, top, right and bottom of the crop, whose aspect ratio differs by at most a quarter."""
         side, stretch = draw.uniform(self.crop, 1) ** 0.5, draw.uniform(0.8, 1.25) ** 0.5
         width, height = image.width * min(1.0, side * stretch), image.height * min(1.0, side / stretch)
         left, top = draw.uniform(0, image.width - width), draw.uniform(0, image.height - height)
@@ -68,13 +67,12 @@ class View:
 
     @property
     def key(self) -> str:
-        """What it adds to the name of the image's features; empty for the picture itself."""
+        """Suffix of the image key in the feature store; empty for the image itself."""
         if self.number < 2:
             return "-mirrored" if self.number else ""
         return "-{}-{:g}-{:g}-{:g}".format(self.number, *astuple(self.augmentation))
 
     def of(self, image: Image.Image, image_key: str) -> Image.Image:
-        """Return the view of an image."""
         return self.augmentation.view(image, image_key, self.number)
 
 
@@ -82,5 +80,5 @@ AS_IT_IS = View()
 
 
 def is_mirrored(number: int) -> bool:
-    """Say whether a view shows the picture turned left to right."""
+    """Return True if the view with this number is mirrored."""
     return number % 2 == 1

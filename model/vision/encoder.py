@@ -1,4 +1,4 @@
-"""Image encoders: a convolutional network whose last feature map is read as a grid of regions.
+"""Image encoders: convolutional networks whose last feature map is a grid of image regions.
 
 Shapes:  B batch   S image side   P regions (grid height x width)   D feature size
 """
@@ -20,14 +20,14 @@ from model.vision.images import Preprocessing
 SCENE_CNN = "scene_cnn"
 
 POOLING = ("avgpool", "classifier", "fc")
-"""Where torchvision's networks leave the feature map; some pool without a layer and classify at once."""
-BESIDE = "aux"
-"""Classifiers beside the network that only help its own training."""
+"""Names of the layer after the feature map in torchvision's networks; some have a classifier and no pooling layer."""
+AUXILIARY = "aux"
+"""Names of classifiers begin with this that torchvision uses in training only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """Which network reads the images, and how they are prepared for it."""
+    """The network that reads the images, and their preprocessing."""
 
     name: str
     """`scene_cnn`, or any torchvision backbone that ends in a feature map, such as `mobilenet_v2`."""
@@ -38,13 +38,13 @@ class EncoderSpec:
 
 
 class Encoder(nn.Module):
-    """A frozen network that turns images into features; it is never trained on corrections."""
+    """A frozen network that turns images into features. Corrections never change it."""
 
     def __init__(self, spec: EncoderSpec, network: nn.Module) -> None:
-        """Take a network that ends in a feature map.
+        """Measure the feature map of a network.
 
         Raises:
-            BundleError: it cannot read images of this size.
+            BundleError: the network cannot read images of this size.
         """
         super().__init__()
         self.spec = spec
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that change with the network, its weights or the preprocessing; keys stored features."""
+        """12 hex digits that change with the network, its weights or the preprocessing; a key of stored features."""
         if self._fingerprint is None:
             digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
             for name, value in sorted(self.network.state_dict().items()):
@@ -77,16 +77,16 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> Tensor:
-        """Return features [B, P, D], float32, of preprocessed images [3, S, S], computed without gradients."""
+        """Return float32 features [B, P, D] of preprocessed images, [3, S, S] each, without gradients."""
         features: Tensor = self(torch.stack(list(images)).contiguous(memory_format=torch.channels_last))
         return features
 
 
 class SceneCNN(nn.Sequential):
-    """A compact network for small drawn scenes, trained from scratch: four strided stages to a grid of D channels.
+    """A small network for drawn scenes: four stages, each of which halves the side of the grid.
 
-    Two extra channels before each stage and in the output carry the coordinates (Liu et al. 2018,
-    https://arxiv.org/abs/1807.03247), so that "left of" and "above" can be read off a feature.
+    Two extra channels before each stage and in the output hold the coordinates (Liu et al. 2018,
+    https://arxiv.org/abs/1807.03247), so that features show where things are.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 158)) -> None:
@@ -105,17 +105,9 @@ class Coordinates(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         batch, _, height, width = images.shape
-        y = (
-            torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)
-            .view(1, 1, -1, 1)
-            .expand(batch, 1, -1, width)
-        )
-        x = (
-            torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
-            .view(1, 1, 1, -1)
-            .expand(batch, 1, height, -1)
-        )
-        return torch.cat([images, x, y], dim=1)
+        x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device).expand(batch, 1, height, -1)
+        y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device).view(-1, 1)
+        return torch.cat([images, x, y.expand(batch, 1, -1, width)], dim=1)
 
 
 def convolution(channels: int, width: int, *, stride: int) -> list[nn.Module]:
@@ -132,8 +124,8 @@ def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encod
 
     Args:
         spec: the network's name and preprocessing.
-        weights: a state dict file in torchvision's layout (classifier included), a safetensors file of the
-            encoder's own weights, the name of torchvision weights to download ("DEFAULT"), or None for a random start.
+        weights: a state dict file in torchvision's layout (with classifier), a safetensors file of the encoder's own
+            weights, the name of torchvision weights to download such as "DEFAULT", or None for random weights.
 
     Raises:
         BundleError: the name is unknown, or the weights do not fit.
@@ -146,7 +138,7 @@ def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encod
 
 
 def freeze(encoder: Encoder) -> Encoder:
-    """Set the encoder to evaluation and stop its gradients; convolutions run channels-last, which is faster."""
+    """Set the encoder to evaluation mode without gradients, and its memory to channels-last, which is faster."""
     encoder.requires_grad_(False)
     encoder.network.to(memory_format=torch.channels_last)
     encoder.eval()
@@ -154,7 +146,7 @@ def freeze(encoder: Encoder) -> Encoder:
 
 
 def as_stored(encoder: Encoder) -> Encoder:
-    """Round the weights to the half precision of the bundle, so that its features are the very ones trained on."""
+    """Round the weights to the bundle's half precision, so that training and serving compute the same features."""
     for values in encoder.network.state_dict().values():
         if values.is_floating_point():
             values.copy_(values.half())
@@ -163,7 +155,7 @@ def as_stored(encoder: Encoder) -> Encoder:
 
 def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
     """Return a torchvision network without its pooling and classifier."""
-    from torchvision import models  # 1.6 s and 170 MB that the scenes bundle need not spend in every process
+    from torchvision import models  # imported here: it costs 1.6 s and 170 MB, and the scenes bundle does not need it
 
     if name not in models.list_models(module=models):
         raise BundleError(f"encoder {name!r} is unknown: use {SCENE_CNN!r} or a torchvision classification model")
@@ -176,15 +168,15 @@ def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
     stages = dict(whole.named_children())
     pooling = next((stage for stage in stages if stage in POOLING), None)
     if pooling is None:
-        raise BundleError(f"encoder {name!r} has no feature map to attend to: choose a convolutional network")
+        raise BundleError(f"encoder {name!r} has no feature map: choose a convolutional network")
     before = list(stages)[: list(stages).index(pooling)]
-    needed = [stages[stage] for stage in before if not stage.lower().startswith(BESIDE)]
+    needed = [stages[stage] for stage in before if not stage.lower().startswith(AUXILIARY)]
     trunk = [nn.Sequential(*stage) if isinstance(stage, nn.ModuleList) else stage for stage in needed]
     return trunk[0] if len(trunk) == 1 else nn.Sequential(*trunk)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a state dict strictly; never unpickles anything but tensors."""
+    """Load a state dict strictly; nothing but tensors is unpickled."""
     try:
         is_own = path.suffix == ".safetensors"
         weights = load(path.read_bytes()) if is_own else torch.load(path, weights_only=True, map_location="cpu")

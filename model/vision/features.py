@@ -1,4 +1,4 @@
-"""The feature store: what the encoder saw in an image, computed once and kept in half precision.
+"""The feature store: an encoder's features of images, computed once and kept in half precision.
 
 Shapes:  P image regions   D feature size
 """
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureStore:
-    """Features by image content, for one encoder; safe for several processes at once.
+    """Features of one encoder by image key. Several processes may use it at once.
 
-    A file holds one image's features, so two processes that encode the same image write the same bytes.
+    A file holds the features of one image, so processes that encode the same image write the same content.
     """
 
     def __init__(self, store: Store, encoder_fingerprint: str) -> None:
@@ -27,9 +27,9 @@ class FeatureStore:
         self.encoder_fingerprint = encoder_fingerprint
 
     def get(self, image_key: str) -> Tensor | None:
-        """Return float16 [P, D], or None when they must be computed (again).
+        """Return float16 [P, D]; None if they must be computed.
 
-        A damaged file is reported and left as it is; the next `put` replaces it.
+        A damaged file is logged and counts as missing; the next `put` replaces it.
         """
         path = self._path(image_key)
         content = self.store.read(path)
@@ -42,14 +42,14 @@ class FeatureStore:
             return None
 
     def has(self, image_key: str) -> bool:
-        """Say whether there are features, damaged ones among them; costs much less than to read them."""
+        """Return True if there is a file of features, even a damaged one; much cheaper than reading it."""
         return self.store.exists(self._path(image_key))
 
     def put(self, image_key: str, features: Tensor) -> None:
-        """Keep [P, D] of any float type as float16.
+        """Store [P, D] of any float type as float16.
 
         Raises:
-            StoreError: they cannot be written, or hold a number that half precision cannot.
+            StoreError: they cannot be written, or half precision cannot hold their numbers.
         """
         if features.dim() != 2:
             raise StoreError(f"features must be [regions, channels], got shape {list(features.shape)}")

@@ -1,4 +1,4 @@
-"""Image files on disk, encoded and captioned in batches; a file that cannot be read costs only itself.
+"""Encodes and captions image files in batches. A file that cannot be read does not affect the others.
 
 Shapes:  P image regions   D feature size
 """
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedFile:
-    """The features of one image file, or why there are none."""
+    """The features of one image file, or the problem that prevented them."""
 
     file: Path
     image_key: str | None = None
@@ -41,7 +41,7 @@ class EncodedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedFile:
-    """The captions of one image file, or why there are none."""
+    """The captions of one image file, or the problem that prevented them."""
 
     file: Path
     captions: tuple[Caption, ...] = ()
@@ -66,17 +66,17 @@ def caption_files(
     """Yield the captions of each file, in order, as soon as its batch is done.
 
     Args:
-        captioner: the model version that writes.
+        captioner: writes the captions.
         files: image files.
-        options: how captions are searched for, and how many per image.
-        features: where features are kept; None computes them each time.
-        on_progress: told after each image.
+        options: beam size and number of captions per image.
+        features: store of the features; None computes them each time.
+        on_progress: called after each batch.
     """
     encoded = encode_files(captioner.encoder, files, features=features)
     done = 0
     for batch in in_batches(encoded, BATCH):
-        seen = [image.features for image in batch if image.features is not None]
-        captions = iter(captioner.caption(torch.stack(seen), options) if seen else [])
+        encodings = [image.features for image in batch if image.features is not None]
+        captions = iter(captioner.caption(torch.stack(encodings), options) if encodings else [])
         done += len(batch)
         on_progress(Progress(phase="caption images", done=done, total=len(files)))
         for image in batch:
@@ -94,14 +94,14 @@ def encode_files(
     view: View = AS_IT_IS,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
-    """Yield the features of each file, in order; those the feature store has are not computed again.
+    """Yield the features of each file, in order. Features in the store are not computed again.
 
     Args:
         encoder: reads the images.
         files: image files.
-        features: where features are kept; None computes them each time.
-        view: what is encoded of each image.
-        on_progress: told after each batch.
+        features: store of the features; None computes them each time.
+        view: the view of each image that is encoded.
+        on_progress: called after each batch.
     """
     done = 0
     for batch in in_batches(files, BATCH):
@@ -125,23 +125,23 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _encode_batch(
     encoder: Encoder, files: Sequence[Path], features: FeatureStore | None, view: View
 ) -> Iterator[EncodedFile]:
-    found: dict[Path, EncodedFile] = {}
+    encoded: dict[Path, EncodedFile] = {}
     pictures: dict[Path, tuple[str, Image.Image]] = {}
     for file in files:
         try:
             content = file.read_bytes()
             key = image_key(content)
-            known = features.get(key + view.key) if features else None
-            if known is None:
+            stored = features.get(key + view.key) if features else None
+            if stored is None:
                 pictures[file] = key, view.of(decode_image(content), key)
             else:
-                found[file] = EncodedFile(file=file, image_key=key, features=known)
+                encoded[file] = EncodedFile(file=file, image_key=key, features=stored)
         except (OSError, ImageError) as problem:
-            found[file] = EncodedFile(file=file, problem=str(problem))
+            encoded[file] = EncodedFile(file=file, problem=str(problem))
     if pictures:
-        encoded = encode_images(encoder, [picture for _, picture in pictures.values()])
-        for (file, (key, _)), values in zip(pictures.items(), encoded, strict=True):
+        computed = encode_images(encoder, [picture for _, picture in pictures.values()])
+        for (file, (key, _)), values in zip(pictures.items(), computed, strict=True):
             if features:
                 features.put(key + view.key, values)
-            found[file] = EncodedFile(file=file, image_key=key, features=values)
-    yield from (found[file] for file in files)
+            encoded[file] = EncodedFile(file=file, image_key=key, features=values)
+    yield from (encoded[file] for file in files)

@@ -1,6 +1,6 @@
-"""From the bytes of an image file to the pixels an encoder sees.
+"""Decodes image files and prepares their pixels for an encoder.
 
-Shapes:  S side of the square the encoder was trained with, in pixels
+Shapes:  S side of the encoder's square input, in pixels
 """
 
 import hashlib
@@ -12,44 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from model.errors import BundleError, ImageError
 
 MAX_PIXELS = 50_000_000
-"""Images that declare more pixels are refused before a pixel is decoded."""
+"""An image that declares more pixels is refused before it is decoded."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Formats whose decoders run nothing else: EPS, for one, would start Ghostscript.
+# Only formats that Pillow decodes itself; EPS, for example, would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO")
 
-# A JPEG decodes at a half, a quarter or an eighth of its size at a fraction of the time,
-# and no encoder looks at more than this.
+# A larger JPEG is decoded at a half, a quarter or an eighth of its size, which is faster. No encoder needs more pixels.
 _ENOUGH = (1024, 1024)
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an encoder wants its images: the whole frame squashed to a square, channels standardised."""
+    """Preprocessing of an encoder's images: the whole image is resized to a square and its channels standardised."""
 
     size: int
     """S, in pixels."""
     mean: tuple[float, float, float]
-    """Red, green and blue, on a scale of 0..1."""
+    """Red, green and blue, 0 to 1."""
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
@@ -72,18 +60,18 @@ class Preprocessing:
 
 
 def image_key(content: bytes) -> str:
-    """Return the SHA-256 of the file's bytes in hex: the name of an image everywhere in the product."""
+    """Return the SHA-256 of the file's bytes in hex, which identifies the image everywhere in the product."""
     return hashlib.sha256(content).hexdigest()
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Return the picture a person would see, upright, as RGB.
+    """Return an image upright and as RGB.
 
-    Transparency is laid on white, of an animation the first frame is taken, 16-bit and float images are
-    brought to 8 bits. Very large JPEGs come at a fraction of their size.
+    Transparent pixels become white, an animation gives its first frame, and 16-bit and float images are scaled to 8
+    bits. Very large JPEGs are decoded at a fraction of their size.
 
     Raises:
-        ImageError: the bytes are no image of a known format, are damaged, or declare too many pixels.
+        ImageError: the bytes are not an image of a known format, are damaged, or declare too many pixels.
     """
     image = _open_image(content)
     width, height = image.size
@@ -93,7 +81,7 @@ def decode_image(content: bytes) -> Image.Image:
         image.draft(None, _ENOUGH)
         image.load()
         return _to_rgb(_upright(image))
-    except Exception as cause:  # on damaged bytes a decoder may raise anything
+    except Exception as cause:  # with damaged bytes a decoder may raise any error
         raise ImageError(f"the {width} x {height} {image.format} image is damaged: {cause}") from cause
 
 
@@ -106,23 +94,24 @@ def _open_image(content: bytes) -> ImageFile.ImageFile:
         raise ImageError(f"not an image: {len(content)} bytes that begin with {content[:16]!r}") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded", "large") from cause
-    except Exception as cause:  # on damaged bytes a decoder may raise anything
+    except Exception as cause:  # with damaged bytes a decoder may raise any error
         raise ImageError(f"the image's header is damaged: {cause}") from cause
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return those of `_FORMATS` that this build of Pillow can read."""
+    """Return the members of `_FORMATS` that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001 - damaged EXIF must not cost us a good picture
+        image.getexif()  # parses EXIF and caches it,
+        image.info.pop("exif", None)  # so that Pillow does not write it again, which fails for values of odd types
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - a good picture with damaged EXIF is used as it is
         return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -136,7 +125,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: NDArray[Any], *, sixteen: bool) -> Image.Image:
-    """Scale grey values by the usual ceiling that holds the brightest one; stretch what fits none."""
+    """Scale grey values to 8 bits by the smallest usual maximum that holds them, or else by their own range."""
     grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = float(grey.min()), float(grey.max())
     fractions = values.dtype.kind == "f"

@@ -1,8 +1,8 @@
-"""The last stages of an encoder, taught together with the decoder that reads what they see.
+"""The last stages of an encoder, which are trained together with the decoder.
 
-The stages below them stay as they are, so what these see of an image is computed once and kept like features.
+The stages below them are frozen, so their output is computed once for each image and kept like features.
 
-Shapes:  B batch   P regions that the stages below see   C their channels   D feature size
+Shapes:  B batch   P regions after the frozen stages   C their channels   P' regions of the encoder   D feature size
 """
 
 import math
@@ -15,74 +15,82 @@ from model.errors import TrainingError
 from model.vision.encoder import Encoder, build_encoder, freeze
 
 ALL = -1
-"""Of the stages: the whole network, from the pixels on."""
+"""Number of stages that means the whole network."""
 
 
-class EncoderTail(nn.Module):
-    """Turns what the stages below saw into the encoder's features."""
+class TrainableStages(nn.Module):
+    """Turns the output of the frozen stages into the encoder's features."""
 
     def __init__(self, stages: nn.Sequential, *, fixed_statistics: bool) -> None:
         """Take the stages.
 
         Args:
             stages: the last ones of a network.
-            fixed_statistics: batch normalisation keeps the statistics it has; else it measures anew.
+            fixed_statistics: True keeps the statistics of batch normalisation; False measures them again.
         """
         super().__init__()
         self.stages = stages
         self._fixed_statistics = fixed_statistics
 
-    def forward(self, seen: Tensor) -> Tensor:
-        """Return features [B, P', D] of what the stages below see of square images, [B, P, C]."""
-        side = math.isqrt(seen.shape[1])
-        grid: Tensor = self.stages(seen.transpose(1, 2).reshape(*seen.shape[:1], -1, side, side))
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return features [B, P', D] of the frozen stages' output for square images, [B, P, C]."""
+        side = math.isqrt(inputs.shape[1])
+        grid: Tensor = self.stages(inputs.transpose(1, 2).reshape(*inputs.shape[:1], -1, side, side))
         return grid.flatten(2).transpose(1, 2)
 
-    def train(self, mode: bool = True) -> "EncoderTail":
+    def train(self, mode: bool = True) -> "TrainableStages":
         super().train(mode)
         if self._fixed_statistics:
             self.stages.eval()
         return self
 
 
-def part(encoder: Encoder, stages: int | None = None, *, fixed_statistics: bool = True) -> tuple[Encoder, EncoderTail]:
-    """Divide an encoder into what stays and what is taught; it is left as it was.
+def split_encoder(
+    encoder: Encoder, stages: int | None = None, *, fixed_statistics: bool = True
+) -> tuple[Encoder, TrainableStages]:
+    """Return copies of an encoder's frozen stages and of its trainable ones.
 
     Args:
-        encoder: any.
-        stages: how many stages are taught, or ALL; None takes those that see the final grid of regions.
-        fixed_statistics: as in EncoderTail.
+        encoder: stays as it is.
+        stages: number of trainable stages, or ALL. None takes the stages that see the final grid of regions.
+        fixed_statistics: as in TrainableStages.
 
     Raises:
-        TrainingError: it has fewer stages.
+        TrainingError: the encoder has fewer stages.
     """
     copy = build_encoder(encoder.spec)
     copy.network.load_state_dict(encoder.network.state_dict())
-    network = copy.network if isinstance(copy.network, nn.Sequential) else nn.Sequential(copy.network)
-    named = list(network.named_children())
-    taught = len(named) if stages == ALL else _on_final_grid(network, copy) if stages is None else stages
-    if not 0 <= taught <= len(named):
-        raise TrainingError(f"encoder {encoder.spec.name!r} has {len(named)} stages, cannot teach the last {taught}")
-    kept = len(named) - taught
-    below = Encoder(encoder.spec, nn.Sequential(OrderedDict(named[:kept])))
-    tail = EncoderTail(nn.Sequential(OrderedDict(named[kept:])), fixed_statistics=fixed_statistics)
-    tail.requires_grad_(True)
-    return freeze(below), tail
+    named = list(_sequence(copy.network).named_children())
+    trainable = len(named) if stages == ALL else _count_on_final_grid(copy) if stages is None else stages
+    if not 0 <= trainable <= len(named):
+        raise TrainingError(
+            f"encoder {encoder.spec.name!r} has {len(named)} stages: choose 0 to {len(named)} of them to train, "
+            f"got {trainable}"
+        )
+    frozen = len(named) - trainable
+    below = Encoder(encoder.spec, nn.Sequential(OrderedDict(named[:frozen])))
+    above = TrainableStages(nn.Sequential(OrderedDict(named[frozen:])), fixed_statistics=fixed_statistics)
+    above.requires_grad_(True)
+    return freeze(below), above
 
 
-def join(below: Encoder, tail: EncoderTail) -> Encoder:
-    """Return the encoder that sees what both see, one after the other; frozen."""
+def join_encoder(below: Encoder, above: TrainableStages) -> Encoder:
+    """Return the frozen encoder that consists of both."""
     whole = build_encoder(below.spec)
-    network = whole.network if isinstance(whole.network, nn.Sequential) else nn.Sequential(whole.network)
-    network.load_state_dict({**below.network.state_dict(), **tail.stages.state_dict()})
+    _sequence(whole.network).load_state_dict({**below.network.state_dict(), **above.stages.state_dict()})
     return freeze(whole)
 
 
+def _sequence(network: nn.Module) -> nn.Sequential:
+    return network if isinstance(network, nn.Sequential) else nn.Sequential(network)
+
+
 @torch.inference_mode()
-def _on_final_grid(network: nn.Sequential, encoder: Encoder) -> int:
-    """Return how many of the last stages see as many regions as the network's end."""
-    seen, regions = torch.zeros(1, 3, encoder.spec.preprocessing.size, encoder.spec.preprocessing.size), []
-    for stage in network.children():
-        seen = stage(seen)
-        regions.append(seen.shape[2] * seen.shape[3])
+def _count_on_final_grid(encoder: Encoder) -> int:
+    """Return the number of last stages whose output has as many regions as the network's."""
+    size = encoder.spec.preprocessing.size
+    outputs, regions = torch.zeros(1, 3, size, size), []
+    for stage in _sequence(encoder.network).children():
+        outputs = stage(outputs)
+        regions.append(outputs.shape[2] * outputs.shape[3])
     return sum(count == encoder.regions for count in regions)

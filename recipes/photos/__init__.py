@@ -1,1 +1,1 @@
-"""The built-in bundle `photos`: how it was made, and the card it carries."""
+"""Recipe and model card of the built-in bundle `photos`."""

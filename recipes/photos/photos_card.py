@@ -1,11 +1,11 @@
-"""The model card of the `photos` bundle, and the pictures on it."""
+"""The model card of the `photos` bundle, and its pictures."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.bundle import Bundle
-from model.metrics.evaluation import Evaluation
+from model.metrics.comparison import Comparison
 from model.store import replaced_file
 from model.vision.files import CaptionedFile
 from model.vision.images import decode_image
@@ -21,79 +21,99 @@ CREDITS = {
     "grace_hopper.jpg": "James S. Davis, US Navy, public domain",
     "rocket.jpg": "SpaceX, public domain",
 }
-"""Sample pictures of scikit-image, scikit-learn and matplotlib, and whose they are."""
+"""Sample pictures of scikit-image, scikit-learn and matplotlib, with their owners."""
 
+TEXT = """# Model card: {version}
 
-def model_card(bundle: Bundle, full: Evaluation, smaller: Evaluation, pictures: Sequence[str]) -> str:
-    """Return the card as Markdown, with the numbers of this training.
-
-    Args:
-        bundle: as it is shipped.
-        full: what the bundle scored before it was stored in 8 bits.
-        smaller: what it scores now, on the same photos.
-        pictures: names of the pictures in `gallery.jpg`, in order; without any there is none.
-    """
-    before = dict(full.scores())
-    rows = "\n".join(
-        f"| {name} | {_percent(before.get(name))} | {_percent(score)} |" for name, score in smaller.scores()
-    )
-    record, training = bundle.record, bundle.record["training"]
-    return f"""# Model card: {bundle.version}
-
-The default captioner: it writes a first draft, in English, of what a photo of people, animals and their everyday
-surroundings shows. People are to correct it; every correction teaches it.
+The default captioner. It writes a first draft, in English, of a caption for a photo of people, animals and their
+everyday surroundings. People must correct it, and every correction teaches it.
 
 ## Data and terms
 
-Trained on the {record["train_images"]:,} training photos of Flickr8k with five captions each (M. Hodosh, P. Young and
+It was trained on the {images:,} training photos of Flickr8k with five captions each (M. Hodosh, P. Young and
 J. Hockenmaier 2013, https://doi.org/10.1613/jair.3994). That data set is for non-commercial research and education,
-so these weights are for research use too. No photo of it and no list of its captions is in this bundle:
-`replay.safetensors` holds
-what the encoder makes of {len(bundle.replay)} of the photos, bundle.json what the decoder wrote about them, which
-retraining rehearses.
+so these weights are for research use too. The bundle contains no photo of it and no list of its captions.
+`replay.safetensors` holds the encoder's features of {replay} of the photos, and bundle.json the captions that the
+decoder wrote for them. Retraining repeats these so that the decoder does not forget them.
 
 ## Model
 
-{record["encoder"]} at 224 pixels, random at first: it learned to see what the same network with ImageNet's weights sees
-in the training photos, cropped, mirrored and recoloured (`model/training/distillation.py`). On its grid of 7 x 7
-regions two LSTM layers with attention and {training["vocabulary"]:,} words learned the captions, then were rewarded for
-CIDEr-D and BLEU-4 of whole captions; the encoder's last stages learned with them. Weights are stored in 8 bits.
-The same recipe on ImageNet's own weights, which are not ours to ship, reaches CIDEr-D 57.8
-(tests/benchmarks/RESULTS.md).
+The encoder is {encoder} at 224 pixels. It started with random weights and learned to give the same features as the same
+network with ImageNet's weights, on the training photos, cropped, mirrored and recoloured
+(`model/training/distillation.py`). Two LSTM layers with attention over its 7 x 7 regions and {vocabulary:,} words
+learned the captions, then were rewarded for CIDEr-D and BLEU-4 of whole captions. The encoder's last stages were
+trained with them. Weights are stored in 8 bits.
+The same recipe with ImageNet's own weights, which we may not ship, reaches CIDEr-D 57.8 (tests/benchmarks/RESULTS.md).
 
 ## Training
 
-    {record["command"]}
+    {command}
 
-Its part that is `captioner train` took {record["seconds"] / 60:.0f} minutes ({training["device"]}), with torch
-{record["torch"]}.
+The part that is `captioner train` took {minutes:.0f} minutes ({device}), with torch {torch}.
 
 ## Numbers
 
-{smaller.metrics.images} test photos of Flickr8k, five references each, beam 5, in per cent:
+{test_images} test photos of Flickr8k, five references each, beam 5, in per cent:
 
 | | half precision | as it is, 8 bits |
 |---|---|---|
 {rows}
 
-Words to edit until the nearest reference is reached: {smaller.metrics.word_edits:.1f} a caption; none in
-{smaller.metrics.unedited:.1%} of the captions. `captioner evaluate` prints all of it.
-{_gallery_section(pictures)}
+Words to edit until the nearest reference is reached: {word_edits:.1f} a caption; none in {unedited:.1%} of the
+captions. `captioner evaluate` prints all metrics.
+{gallery}
 ## Limits
 
-- It names what Flickr8k's people wrote about most: dogs, children, sports, streets, snow, water. Other things it calls
-  by one of these, with the same confidence: a cat is a dog to it.
-- It guesses gender, age and colours and is often wrong; it says nothing about who somebody is.
-- It cannot read, and misses what is small: a region is a seventh of the picture's width.
-- Some captions break off ("in a red."): the metrics that it was rewarded by hardly mind.
-- It squashes a picture to a square; very long ones suffer.
-- Whatever bias is in captions of photos that people chose to share in 2013 is in it too.
+- It names what people wrote about most in Flickr8k: dogs, children, sports, streets, snow, water. It calls other things
+  by one of these names, with the same confidence: it calls a cat a dog.
+- It guesses gender, age and colours and is often wrong. It does not know who somebody is.
+- It cannot read, and it misses small things: a region is a seventh of the picture's width.
+- Some captions end too early ("in a red."), because the metrics that rewarded it hardly count that.
+- It squashes a picture to a square, so very long pictures give worse captions.
+- It has the bias of captions of photos that people chose to share in 2013.
 """
+
+GALLERY = """
+Pictures of another kind than it learned from, each with the caption it wrote; little of it is right:
+
+![captions](gallery.jpg)
+
+{credits}.
+"""
+
+
+def model_card(bundle: Bundle, scores: Comparison, pictures: Sequence[str]) -> str:
+    """Return the card as Markdown, with the numbers of this training.
+
+    Args:
+        bundle: as it is shipped.
+        scores: on the same photos, before and after it was stored in 8 bits.
+        pictures: names of the pictures in `gallery.jpg`, in order; empty if there is no gallery.
+    """
+    record, training, metrics = bundle.record, bundle.record["training"], scores.after.metrics
+    before = dict(scores.before.scores())
+    rows = [f"| {name} | {_percent(before.get(name))} | {_percent(after)} |" for name, after in scores.after.scores()]
+    owners = "; ".join(f"{name}: {CREDITS.get(name, 'ours')}" for name in pictures)
+    return TEXT.format(
+        version=bundle.version,
+        images=record["train_images"],
+        replay=len(bundle.replay),
+        encoder=record["encoder"],
+        vocabulary=training["vocabulary"],
+        command=record["command"],
+        minutes=record["seconds"] / 60,
+        device=training["device"],
+        torch=record["torch"],
+        test_images=metrics.images,
+        rows="\n".join(rows),
+        word_edits=metrics.word_edits,
+        unedited=metrics.unedited,
+        gallery=GALLERY.format(credits=owners) if pictures else "",
+    )
 
 
 def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:
     """Draw pictures with their captions on one sheet, as a JPEG."""
-    # Only this draws; imported here, matplotlib costs a serving process neither time nor memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -102,24 +122,11 @@ def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:
     FigureCanvasAgg(figure)
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
         axes.axis("off")
-    for axes, found in zip(figure.axes, captioned, strict=False):
-        axes.imshow(decode_image(found.file.read_bytes()))
-        axes.set_title(textwrap.fill(found.captions[0].text, 38), fontsize=12)
+    for axes, picture in zip(figure.axes, captioned, strict=False):
+        axes.imshow(decode_image(picture.file.read_bytes()))
+        axes.set_title(textwrap.fill(picture.captions[0].text, 38), fontsize=12)
     with replaced_file(path) as file:
         figure.savefig(file, format="jpg", dpi=70)
-
-
-def _gallery_section(pictures: Sequence[str]) -> str:
-    if not pictures:
-        return ""
-    owners = "; ".join(f"{name}: {CREDITS.get(name, 'ours')}" for name in pictures)
-    return f"""
-Pictures of another kind than it learned from, each with the caption it wrote; little of it is right:
-
-![captions](gallery.jpg)
-
-{owners}.
-"""
 
 
 def _percent(score: float | None) -> str:

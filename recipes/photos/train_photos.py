@@ -1,8 +1,10 @@
 """Make the `photos` bundle: `python -m recipes.photos.train_photos --flickr8k DIR --weights FILE --out DIR`.
 
-An encoder with weights of its own learns to see what one with ImageNet's sees; with it the recipe of `captioner train`
-makes a bundle; that is stored in 8 bits, captions the test photos and gets its card. Encoder and bundle stay in the
-work directory, where a killed run goes on and a second one finds them done.
+1. A new encoder learns to give the features of one with ImageNet's weights (`captioner distil`).
+2. With it, `captioner train` makes a bundle.
+3. The bundle is stored in 8 bits, captions the test photos, and gets its model card.
+
+Encoder and first bundle stay in the work directory. A killed run resumes there, and a second run uses what is done.
 """
 
 import argparse
@@ -16,40 +18,41 @@ import torch
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.caption_files.read import CaptionSource, read_captions
+from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
-from model.metrics.evaluation import Evaluation, evaluate
+from model.metrics.comparison import Comparison
+from model.metrics.evaluation import evaluate
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
-from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.encoder import EncoderSpec
 from model.vision.files import caption_files
 from recipes.photos.photos_card import draw_gallery, model_card
 
 DECODING = DecodingOptions(beam_size=5)
 REPLAY = 100
-"""How many captions are kept for retraining; 200, as `captioner train` keeps, would be half of the bundle's size."""
+"""Captions that are kept for retraining; the 200 of `captioner train` would be half of the bundle's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotosRecipe:
-    """What the bundle is made from, and where."""
+    """Sources, directories and options of the bundle."""
 
     flickr8k: Path
     """Directory of `images/`, `Flickr8k.token.txt` and the lists `Flickr_8k.{train,dev,test}Images.txt`."""
     weights: str
-    """What the encoder learns to see from, as `captioner distil` takes it."""
+    """Weights of the encoder to learn from, as `captioner distil` takes them."""
     work: Path
-    """Directory of what is made on the way."""
+    """Directory of the encoder and the first bundle."""
     out: Path
     pictures: Path | None = None
-    """Directory of pictures that may be shown, for the card; None draws none."""
+    """Directory of pictures for the card; None draws no gallery."""
     encoder: EncoderSpec = field(default_factory=imagenet_encoder)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     training: BundleOptions = field(default_factory=BundleOptions)
     command: str
-    """Which a person would write to do it again."""
+    """Command that makes the bundle again."""
 
     def source(self, split: str) -> CaptionSource:
         return CaptionSource(
@@ -61,8 +64,8 @@ class PhotosRecipe:
 
 def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as show:
-        full, smaller = make_photos(parse_arguments(argv), show)
-    print(full.table(), smaller.table(), sep="\n")
+        scores = make_photos(parse_arguments(argv), show)
+    print(scores.before.table(), scores.after.table(), sep="\n")
     return 0
 
 
@@ -71,8 +74,10 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
         prog="python -m recipes.photos.train_photos", description="Make the photos bundle."
     )
     parser.add_argument("--flickr8k", type=Path, required=True, help="directory of images/, captions and split lists")
-    parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenet_v2 to learn to see from")
-    parser.add_argument("--work", type=Path, default=Path(".photos"), help="what is made on the way (%(default)s)")
+    parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenet_v2 to learn from")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".photos"), help="directory of intermediate results (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory the bundle is written to")
     parser.add_argument("--pictures", type=Path, help="directory of pictures for the card")
     arguments = vars(parser.parse_args(argv))
@@ -80,22 +85,24 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
     return PhotosRecipe(**arguments, command=command)
 
 
-def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress) -> tuple[Evaluation, Evaluation]:
-    """Write the bundle; return what it scored on the test photos before and after it was stored in 8 bits."""
+def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress) -> Comparison:
+    """Write the bundle and return its scores on the test photos before and after it was stored in 8 bits."""
     encoder = distilled_encoder(recipe, on_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
     smaller = load_bundle(str(recipe.out))
     test = read_captions(recipe.source("test")).images
-    before = evaluate(trained.captioner(), test, DECODING, on_progress=on_progress)
-    after = evaluate(smaller.captioner(), test, DECODING, java=True, on_progress=on_progress)
-    card = model_card(smaller, before, after, show_pictures(recipe, smaller))
+    scores = Comparison(
+        before=evaluate(trained.captioner(), test, DECODING, on_progress=on_progress),
+        after=evaluate(smaller.captioner(), test, DECODING, java=True, on_progress=on_progress),
+    )
+    card = model_card(smaller, scores, show_pictures(recipe, smaller))
     (recipe.out / "MODEL_CARD.md").write_text(card, "utf-8")
-    return before, after
+    return scores
 
 
 def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
-    """Return the file of the encoder's own weights."""
+    """Return the file of the new encoder's weights."""
     folder = recipe.work / "encoder"
     if not (folder / ENCODER_FILE).exists():
         source = recipe.source("train")
@@ -128,16 +135,16 @@ def trained_bundle(recipe: PhotosRecipe, encoder: Path, on_progress: OnProgress)
 
 
 def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
-    """Write the bundle in 8 bits.
+    """Write the bundle in 8 bits, with its own captions as replay.
 
-    What it keeps for retraining are its own captions: the ones that people wrote are not ours to hand on, and what it
-    would say anyway is just what retraining is not to change.
+    We may not pass on people's captions. The bundle's own captions serve the purpose, because retraining must not
+    change them.
     """
     features = [example.features for example in trained.replay[:REPLAY]]
     captions = trained.captioner().caption(torch.stack(features), DECODING)
     replay = [
-        CaptionedFeatures(features=seen, caption=written[0].text)
-        for seen, written in zip(features, captions, strict=True)
+        CaptionedFeatures(features=values, caption=written[0].text)
+        for values, written in zip(features, captions, strict=True)
     ]
     record = dict(trained.record) | {
         "command": recipe.command,
@@ -157,13 +164,13 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
 
 
 def show_pictures(recipe: PhotosRecipe, bundle: Bundle) -> list[str]:
-    """Draw the gallery beside the bundle, if there are pictures, and return their names."""
+    """Draw the gallery in the bundle's directory, if there are pictures, and return their names."""
     if recipe.pictures is None:
         return []
     files = sorted(file for file in recipe.pictures.iterdir() if file.is_file())
-    captioned = [found for found in caption_files(bundle.captioner(), files, DECODING) if found.captions]
+    captioned = [picture for picture in caption_files(bundle.captioner(), files, DECODING) if picture.captions]
     draw_gallery(recipe.out / "gallery.jpg", captioned)
-    return [found.file.name for found in captioned]
+    return [picture.file.name for picture in captioned]
 
 
 if __name__ == "__main__":

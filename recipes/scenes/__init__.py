@@ -1,1 +1,1 @@
-"""How the `scenes` bundle was made."""
+"""Recipe and model card of the built-in bundle `scenes`."""

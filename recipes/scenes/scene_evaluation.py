@@ -1,4 +1,4 @@
-"""How many captions of unseen scenes state no wrong fact."""
+"""Counts the captions of unseen scenes that state no wrong fact."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 
 UNSEEN_SEED = 2_026
-"""Evaluation draws its scenes from another part of the seeds than training does."""
+"""First seed of the evaluation's scenes; training uses other seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactReport:
-    """What was found in the captions of some scenes, one caption each."""
+    """Facts in the captions of some scenes, one caption each."""
 
     scenes: int
     correct: float
@@ -26,9 +26,9 @@ class FactReport:
     complete: float
     """Share of captions without a wrong fact that also name every group of their scene."""
     wrong_kinds: dict[str, int] = field(default_factory=dict)
-    """How many wrong facts there were of each kind."""
+    """Number of wrong facts by kind."""
     correct_by_groups: dict[int, float] = field(default_factory=dict)
-    """Share of captions without a wrong fact, by how many groups the scene has."""
+    """Share of captions without a wrong fact, by the number of groups in the scene."""
     examples: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Some wrong captions, each with its wrong facts."""
 
@@ -40,7 +40,7 @@ def caption_facts(
     size: int = 256,
     options: DecodingOptions | None = None,
 ) -> FactReport:
-    """Caption count unseen scenes and check every claim against their scene graphs."""
+    """Caption `count` unseen scenes and check every claim against their scene graphs."""
     options = options or DecodingOptions(beam_size=3)
     pictured = draw_scenes(count, seed, size)
     captions: list[str] = []
@@ -50,8 +50,7 @@ def caption_facts(
 
 
 def best_captions(captioner: Captioner, pictures: Sequence[Image.Image], options: DecodingOptions) -> list[str]:
-    found = captioner.caption(captioner.encode(pictures), options)
-    return [captions[0].text for captions in found]
+    return [best.text for best, *_ in captioner.caption(captioner.encode(pictures), options)]
 
 
 def report_facts(captions: Sequence[str], scenes: Sequence[Scene]) -> FactReport:

@@ -1,4 +1,4 @@
-"""Training examples: scenes drawn at several sizes and brought to the encoder's, with captions and scaffold targets.
+"""Training examples: drawn scenes in the encoder's size, with captions and targets of the auxiliary loss.
 
 Shapes:  N scenes   S image side   C grid cells along one side
 """
@@ -25,20 +25,20 @@ CELLS = 7
 CAPTIONS_PER_SCENE = 8
 OVERLAPS = ("apart", "in front of", "behind")
 DRAWN_SIZES = (128, 160, 192, 256)
-"""Scenes are drawn at one of these sizes in pixels and then squashed, as pictures of people's are."""
+"""Scenes are drawn in one of these sizes, in pixels, and then resized as any picture is."""
 _SCENES_PER_JOB = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneExamples:
-    """Many drawn scenes in arrays."""
+    """Drawn scenes in arrays."""
 
     images: Tensor
     """[N, 3, S, S] uint8."""
     captions: list[list[str]]
     """Captions of each scene, at least one."""
     cells: Tensor
-    """Which group fills most of each grid cell, [N, C * C]; -1 where there is none."""
+    """Number of the group that fills most of each grid cell, [N, C * C]; -1 for none."""
     facts: Tensor
     """Shape, colour, size, count and overlap of each group as class numbers, [N, 3, 5]."""
     boxes: Tensor
@@ -69,7 +69,7 @@ def draw_examples(seeds: Sequence[int], processes: int = 2) -> SceneExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The scaffold targets of one scene."""
+    """Targets of the auxiliary loss for one scene."""
 
     cells: NDArray[np.int64]
     facts: NDArray[np.int64]
@@ -106,7 +106,7 @@ def class_numbers(scene: Scene, group: Group) -> tuple[int, ...]:
 
 
 def _overlap_of(scene: Scene, group: Group) -> str:
-    """Return how the group stands to the one it overlaps."""
+    """Return the position of a group relative to the one it overlaps."""
     if scene.overlap and group == scene.groups[-1]:
         return scene.overlap
     if scene.overlap and group == scene.groups[-2]:
@@ -115,8 +115,11 @@ def _overlap_of(scene: Scene, group: Group) -> str:
 
 
 def _cells(scene: Scene, steps: int = 6) -> NDArray[np.int64]:
-    """Return which group each cell shows, [C * C]: the one in whose object's middle it lies, else the one that
-    fills most of it and at least an eighth; -1 for none."""
+    """Return the number of the group that each cell shows, [C * C]; -1 for none.
+
+    It is the group with an object whose centre is in the cell, else the group that fills most of it, but at least an
+    eighth.
+    """
     side = CELLS * steps
     canvas = Image.new("L", (side, side), 255)
     pen = ImageDraw.Draw(canvas)

@@ -1,8 +1,10 @@
 """Train the `scenes` bundle from scratch: `python -m recipes.scenes.train_scenes --out DIR`.
 
-First the encoder and the decoder learn together from drawn scenes, helped by the scaffold; then the encoder is
-frozen and the decoder goes on alone on stored features, which is several times cheaper. At last 1,000 unseen
-scenes are captioned and every claim is checked. The same seed draws the same scenes in the same order.
+1. Encoder and decoder learn together from drawn scenes, with an auxiliary loss.
+2. The encoder is frozen, and the decoder learns alone from stored features, which is several times cheaper.
+3. The captioner writes captions for 1,000 unseen scenes, and every claim is checked.
+
+The same seed draws the same scenes in the same order.
 
 Shapes:  B images of a batch   N captions of a batch   T tokens   S image side   P regions   D feature size
 """
@@ -21,15 +23,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.bundle import save_bundle
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import DecoderSizes
 from model.tokenizer import Tokenizer
-from model.training.optimization import reduced_precision, update, warmup_then_cosine
-from model.training.teacher_forcing import CaptionedFeatures, caption_loss, caption_tokens, padded
+from model.training.batches import caption_tokens, padded
+from model.training.losses import caption_loss
+from model.training.optimization import reduced_precision, take_step, warmup_then_cosine
 from model.vision.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
 from model.vision.images import Preprocessing
-from recipes.scenes.auxiliary_loss import Scaffold
+from recipes.scenes.auxiliary_loss import AuxiliaryLoss
 from recipes.scenes.scene_evaluation import FactReport, caption_facts
 from recipes.scenes.scene_examples import IMAGE_SIZE, SceneExamples, draw_examples, shuffled_batches
 from recipes.scenes.scenes_card import model_card
@@ -41,30 +45,30 @@ VALIDATION_SEED, VALIDATION_SCENES = 77, 200
 
 @dataclass(frozen=True, kw_only=True)
 class SceneTraining:
-    """How the bundle is trained."""
+    """Options of the training."""
 
     scenes: int = 40_000
     epochs: int = 4
-    """Times each scene is seen while encoder and decoder learn together."""
+    """Passes over all scenes while encoder and decoder learn together."""
     decoder_epochs: int = 4
-    """Times each scene is seen while the decoder learns alone."""
+    """Passes over all scenes while the decoder learns alone."""
     batch_size: int = 32
     captions_per_image: int = 2
-    """Captions of each image in one step of learning together; they share the encoder's work."""
+    """Captions of each image in one step; they share the encoder's computation."""
     decoder_captions_per_image: int = 4
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-3
     warmup_steps: int = 300
     clip_norm: float = 5.0
     dropout: float = 0.0
-    scaffold_weight: float = 0.3
+    auxiliary_weight: float = 0.3
     hidden: int = 256
     embedding: int = 128
     attention: int = 128
     replay: int = 300
-    """How many captions are kept in the bundle, so that retraining does not forget this world."""
+    """Captions that the bundle keeps for retraining, so that it does not forget these scenes."""
     unseen: int = 1000
-    """How many scenes the finished captioner is checked on."""
+    """Scenes on which the trained captioner is checked."""
     seed: int = 0
 
 
@@ -73,15 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     torch.manual_seed(options.seed)
     examples = draw_examples(range(options.scenes))
-    apprentice = Apprentice(examples, options)
-    apprentice.learn_together()
-    apprentice.learn_decoder()
-    captioner = apprentice.captioner()
+    trainer = SceneTrainer(examples, options)
+    trainer.learn_together()
+    trainer.learn_decoder()
+    captioner = trainer.captioner()
     report = caption_facts(captioner, options.unseen)
     record = {
         "command": " ".join(["python -m recipes.scenes.train_scenes", *(sys.argv[1:] if argv is None else argv)]),
         "options": asdict(options),
-        "epochs": apprentice.log,
+        "epochs": trainer.log,
         "unseen": asdict(report),
         "minutes": round((time.monotonic() - started) / 60, 1),
         "threads": torch.get_num_threads(),
@@ -122,8 +126,8 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[SceneTraining, Path]:
     return SceneTraining(**arguments), out
 
 
-class Apprentice:
-    """Encoder, decoder and scaffold while they learn."""
+class SceneTrainer:
+    """Trains encoder, decoder and the layers of the auxiliary loss."""
 
     def __init__(self, examples: SceneExamples, options: SceneTraining) -> None:
         self.examples = examples
@@ -140,14 +144,14 @@ class Apprentice:
             attention=options.attention,
         )
         self.decoder = build_decoder(sizes, dropout=options.dropout)
-        self.scaffold = Scaffold(self.encoder.feature_size)
-        self.networks = nn.ModuleList([self.encoder, self.decoder, self.scaffold])
+        self.auxiliary_loss = AuxiliaryLoss(self.encoder.feature_size)
+        self.networks = nn.ModuleList([self.encoder, self.decoder, self.auxiliary_loss])
         self.order = torch.Generator().manual_seed(options.seed)
         self.picks = random.Random(options.seed)
         self.log: list[dict[str, float | str]] = []
 
     def learn_together(self) -> None:
-        """Train encoder, decoder and scaffold; after each epoch some unseen scenes are checked."""
+        """Train all parts; after each epoch the captions of some unseen scenes are checked."""
         self._run("together", self.networks, self._loss_together, self.options.epochs)
 
     def learn_decoder(self) -> None:
@@ -169,9 +173,9 @@ class Apprentice:
         with reduced_precision():
             features = self.encoder(standardised(examples.images[batch])).float()
         targets = (examples.cells[batch], examples.facts[batch], examples.boxes[batch], examples.grounds[batch])
-        scaffold: Tensor = self.scaffold(features, *targets)
+        auxiliary: Tensor = self.auxiliary_loss(features, *targets)
         caption = self._caption_loss(features, batch, self.options.captions_per_image)
-        return caption + self.options.scaffold_weight * scaffold
+        return caption + self.options.auxiliary_weight * auxiliary
 
     def _caption_loss(self, features: Tensor, batch: Tensor, captions_per_image: int) -> Tensor:
         """Return the mean loss of some captions of each scene, in nats per token."""
@@ -187,18 +191,18 @@ class Apprentice:
         return self.picks.sample(captions, min(count, len(captions)))
 
     def _run(self, phase: str, networks: nn.Module, loss_of: Callable[[Tensor], Tensor], epochs: int) -> None:
-        """Train networks for some epochs, with a learning rate that warms up and then falls to nothing."""
+        """Train networks for some epochs, with a learning rate that warms up and then falls to 0."""
         options = self.options
         steps = len(self.examples) // options.batch_size * epochs
         optimizer = torch.optim.AdamW(networks.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_then_cosine(options.warmup_steps, steps))
+        schedule = warmup_then_cosine(optimizer, options.warmup_steps, steps)
         with tqdm(total=steps, desc=phase, unit="step", disable=None) as bar:
             for epoch in range(1, epochs + 1):
                 networks.train()
                 losses = []
                 for batch in shuffled_batches(len(self.examples), options.batch_size, self.order):
                     loss = loss_of(batch)
-                    update(networks, optimizer, loss, options.clip_norm)
+                    take_step(networks, optimizer, loss, options.clip_norm)
                     schedule.step()
                     losses.append(loss.item())
                     bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.3f}")
@@ -206,7 +210,7 @@ class Apprentice:
                 bar.write(self._check(phase, epoch, sum(losses) / len(losses)))
 
     def _check(self, phase: str, epoch: int, loss: float) -> str:
-        """Log the epoch with how well some unseen scenes are captioned, and return it as a line."""
+        """Log the epoch with its share of correct captions of unseen scenes, and return it as a line."""
         self.networks.eval()
         captioner = Captioner(self.encoder, self.decoder, self.tokenizer, BUNDLE_NAME)
         correct = caption_facts(captioner, VALIDATION_SCENES, seed=VALIDATION_SEED, size=160).correct
@@ -222,7 +226,7 @@ def encode_all(encoder: Encoder, examples: SceneExamples) -> Tensor:
 
 
 def standardised(images: Tensor) -> Tensor:
-    """Return uint8 images [B, 3, S, S] as the encoder's preprocessing would give them."""
+    """Return uint8 images [B, 3, S, S] in the form of the encoder's preprocessing."""
     mean = torch.tensor(PREPROCESSING.mean).view(3, 1, 1)
     std = torch.tensor(PREPROCESSING.std).view(3, 1, 1)
     return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -231,9 +235,9 @@ def standardised(images: Tensor) -> Tensor:
 @torch.inference_mode()
 def replay_examples(captioner: Captioner, examples: SceneExamples, options: SceneTraining) -> list[CaptionedFeatures]:
     """Return captions of the first training scenes with their features, one per scene."""
-    kept = range(min(options.replay, len(examples)))
-    features = captioner.encoder(standardised(examples.images[: len(kept)])).half()
-    return [CaptionedFeatures(features=features[scene], caption=examples.captions[scene][0]) for scene in kept]
+    scenes = range(min(options.replay, len(examples)))
+    features = captioner.encoder(standardised(examples.images[: len(scenes)])).half()
+    return [CaptionedFeatures(features=features[scene], caption=examples.captions[scene][0]) for scene in scenes]
 
 
 def print_report(report: FactReport, version: str) -> None:

@@ -31,8 +31,7 @@ from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder import Encoder, as_stored, build_encoder
-from model.vision.features import FeatureStore
-from model.vision.trainable_stages import part
+from model.vision.trainable_stages import split_encoder
 
 COLUMNS = "decoder                             parameters  best epoch  dev CIDEr-D  BLEU-1  BLEU-4  CIDEr-D  minutes"
 
@@ -122,8 +121,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def read_photos(arguments: argparse.Namespace, show: ProgressDisplay) -> Photos:
     encoder = as_stored(build_encoder(imagenet_encoder(arguments.encoder), arguments.weights))
-    features = FeatureStore(Store(arguments.features), encoder.fingerprint)
-    reader = ExampleReader(encoder, features=features, on_progress=show)
+    reader = ExampleReader(encoder, features=Store(arguments.features), on_progress=show)
 
     def read(train: Path, held_out: Path) -> tuple[list[CaptionedExample], list[CaptionedExample]]:
         learned, measured = (
@@ -187,11 +185,13 @@ def measure_row(
         learning_rate=contestant.learning_rate,
     )
     options = replace(recipe, training=training, **contestant.network)
-    below, tail = part(photos.encoder, 0)
-    tokenizer, decoder, record = fit_captions(photos.train, photos.dev, below, tail, options, show)
+    below, stages = split_encoder(photos.encoder, 0)
+    tokenizer, decoder, record = fit_captions(photos.train, photos.dev, below, stages, options, show)
     captioner = Captioner(photos.encoder, decoder, tokenizer, contestant.decoder)
     decoding = DecodingOptions(beam_size=arguments.beam)
-    dev, test = (measure_examples(captioner, tail, examples, decoding, show) for examples in (photos.dev, photos.test))
+    dev, test = (
+        measure_examples(captioner, stages, examples, decoding, show) for examples in (photos.dev, photos.test)
+    )
     return {
         "decoder": contestant.decoder,
         "parameters": sum(value.numel() for value in decoder.parameters()),

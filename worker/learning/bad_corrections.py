@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
-from model.training.teacher_forcing import CaptionedFeatures
 from worker.learning.dataset import CorrectedImage, Dataset, find_project_edits
 from worker.learning.fine_tuning import gradients_are_finite
 from worker.learning.holdout import signatures

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.captioner import Captioner
-from model.training.teacher_forcing import word_losses
+from model.training.losses import word_losses
 from model.training.training_record import TrainingRecord
 from worker.learning.dataset import Dataset, find_project_edits, find_served_edits
 from worker.learning.fine_tuning import fine_tune

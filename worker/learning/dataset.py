@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.tokenizer import cut
-from model.training.teacher_forcing import MOST_PROBABLE, CaptionedFeatures
+from model.training.held_out import MOST_PROBABLE
 from model.vision.features import FeatureStore
 from worker.feedback.corrections import Correction
 from worker.feedback.selection import LIMITS, SET_ASIDE, SelectionLimits, select_corrections

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder
 from model.new_words import with_new_words
 from model.tokenizer import Tokenizer
+from model.training.batches import caption_tokens, padded
+from model.training.losses import caption_loss
 from model.training.optimization import reduced_precision
 from model.training.self_distillation import expected_words
-from model.training.teacher_forcing import (
-    CaptionedFeatures,
-    TrainingOptions,
-    caption_loss,
-    caption_tokens,
-    fit_decoder,
-    padded,
-)
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from model.training.training_record import TrainingRecord
 from worker.learning.dataset import Dataset
 from worker.queue.job_progress import Progress

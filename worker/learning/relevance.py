@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.tokenizer import FIRST_WORD, GLUE, Tokenizer
-from model.training.teacher_forcing import MOST_PROBABLE, CaptionedFeatures, caption_losses
+from model.training.held_out import MOST_PROBABLE
+from model.training.losses import caption_losses
 
 COMPARED = 24
 """The newest captions: each is compared on the images of all others."""

@@ -8,7 +8,6 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -16,20 +15,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder, predicted
 from model.new_words import with_new_words
 from model.store import Store
-from model.training.teacher_forcing import (
-    OPTIMIZERS,
-    Batches,
-    CaptionedFeatures,
-    TeacherForcing,
-    TrainingOptions,
-    caption_loss,
-    parameter_groups,
-)
-from model.training.trainer import Course, Plan, Step
+from model.training.batches import Batches
+from model.training.losses import caption_loss
+from model.training.phase import PhaseOptions, Step
+from model.training.teacher_forcing import OPTIMIZERS, TeacherForcing, TrainingOptions, parameter_groups
+from model.training.trainer import Trainer
 from model.vision.features import FeatureStore
 from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction
@@ -82,12 +77,12 @@ class FineTuning:
         tokenizer = self.captioner.tokenizer.extended((example.caption for example in new), 1)
         before = with_new_words(self.captioner.decoder, tokenizer, new).eval()
         decoder = copy.deepcopy(before)
-        batches = Batches(examples, tokenizer, _options())
+        batches = Batches(examples, tokenizer, _options().batch_size)
         epochs = max(1, math.ceil(self.steps() / len(batches)))
-        plan = Plan(phase="captions", epochs=epochs, warmup_steps=20, averaging=0.0, clip_norm=5.0, seed=0)
+        phase = PhaseOptions(phase="captions", epochs=epochs, warmup_steps=20, averaging=0.0, clip_norm=5.0, seed=0)
         decoder.dropout.p = decoder.feature_dropout.p = 0.0
         optimizer = OPTIMIZERS["adamw"](parameter_groups(decoder, _options()), weight_decay=1e-4)
-        Course().learn(plan, decoder, optimizer, self.lessons(decoder, batches, before))
+        Trainer().run_phase(phase, decoder, optimizer, self.batches(decoder, batches, before))
         self.seen += new
         self.captioner = Captioner(self.captioner.encoder, decoder, tokenizer, "learned")
         self.remember(examples)
@@ -99,7 +94,7 @@ class FineTuning:
     def steps(self) -> int:
         return STEPS
 
-    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+    def batches(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
         return Penalised(decoder, batches, lambda *_: torch.zeros(()))
 
     def remember(self, examples: Sequence[CaptionedFeatures]) -> None:
@@ -136,7 +131,7 @@ class ElasticWeights(FineTuning):
         self._importance: dict[str, Tensor] = {}
         self.remember(world.replay)
 
-    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+    def batches(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
         anchors = dict(before.named_parameters())
 
         def penalty(*_: Tensor) -> Tensor:
@@ -154,7 +149,7 @@ class ElasticWeights(FineTuning):
         decoder, tokenizer = self.captioner.decoder, self.captioner.tokenizer
         chosen = list(examples)[:: max(1, len(examples) // 100)]
         importance = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
-        for features, images, tokens, weights, _ in Batches(chosen, tokenizer, replace(_options(), batch_size=1)):
+        for features, images, tokens, weights, _ in Batches(chosen, tokenizer, 1):
             decoder.zero_grad(set_to_none=True)
             caption_loss(decoder(features.float(), tokens, images), tokens, weights).backward()  # type: ignore[no-untyped-call]
             for name, value in decoder.named_parameters():
@@ -169,7 +164,7 @@ class ElasticWeights(FineTuning):
 class WithoutForgetting(FineTuning):
     """LwF: on the new pictures, go on saying what was said before, too."""
 
-    def lessons(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
+    def batches(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
         def penalty(features: Tensor, images: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:
             with torch.no_grad():
                 expected = before(features, tokens, images).softmax(dim=-1)

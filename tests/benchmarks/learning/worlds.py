@@ -17,6 +17,7 @@ from backend.demo.scenes.scene import Scene, sample_scene
 from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders import build_decoder
 from model.decoders.base import DecoderSizes
@@ -25,10 +26,9 @@ from model.progress import OnProgress, Progress
 from model.store import Store
 from model.tokenizer import Tokenizer
 from model.training.examples import CaptionedExample, ExampleReader
-from model.training.teacher_forcing import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
-from model.vision.features import FeatureStore
 
 REPLAYED = 125
 """Base pictures whose captions a bundle would bring along; a fifth become anchors."""
@@ -118,8 +118,7 @@ def flickr8k_world(folder: Path, features: Path, *, corrections: int, tested: in
         on_progress: told what is encoded and trained.
     """
     encoder = load_bundle("photos").encoder
-    store = FeatureStore(Store(features), encoder.fingerprint)
-    reader = ExampleReader(encoder, features=store, on_progress=on_progress)
+    reader = ExampleReader(encoder, features=Store(features), on_progress=on_progress)
 
     def source(split: str) -> CaptionSource:
         names = folder / f"Flickr_8k.{split}Images.txt"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from model.captioner import Captioner, gist
+from model.captioner import Captioner, normalized_caption
 from model.decoders.search import DecodingOptions
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_decoder, make_encoder, make_image, make_replay, make_tokenizer
@@ -52,7 +52,7 @@ def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
     ],
 )
 def test_captions_that_differ_in_case_punctuation_articles_or_spaces_say_the_same(one: str, other: str) -> None:
-    assert gist(one) == gist(other)
+    assert normalized_caption(one) == normalized_caption(other)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_captions_that_differ_in_case_punctuation_articles_or_spaces_say_the_sam
     [("a dog in the grass", "a dog on the grass"), ("two dogs", "two dog"), ("一只狗", "一只猫"), ("कि", "की")],
 )
 def test_captions_that_differ_in_a_word_do_not(one: str, other: str) -> None:
-    assert gist(one) != gist(other)
+    assert normalized_caption(one) != normalized_caption(other)
 
 
 def test_alternatives_that_say_the_same_are_shown_once() -> None:
@@ -72,7 +72,7 @@ def test_alternatives_that_say_the_same_are_shown_once() -> None:
     found = captioner.caption(features, DecodingOptions(beam_size=5, alternatives=5, max_tokens=3))
 
     for captions in found:
-        assert len({gist(caption.text) for caption in captions}) == len(captions)
+        assert len({normalized_caption(caption.text) for caption in captions}) == len(captions)
 
 
 def test_stored_half_precision_features_give_the_same_captions() -> None:

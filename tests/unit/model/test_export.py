@@ -12,7 +12,7 @@ from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.export import WEIGHTS, evaluate_export, export_bundle
-from model.training.teacher_forcing import token_loss
+from model.training.losses import token_loss
 from tests.factories import make_image, write_bundle
 
 

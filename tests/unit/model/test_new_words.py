@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.new_words import with_new_words
 from model.tokenizer import END, START
-from model.training.teacher_forcing import CaptionedFeatures, caption_tokens
+from model.training.batches import caption_tokens
 from tests.factories import make_captioner, make_image
 
 

@@ -1,10 +1,10 @@
-"""How the `photos` bundle is made, with a small encoder and a few pictures in the place of Flickr8k."""
+"""The recipe of the `photos` bundle, with a small encoder and a few pictures in place of Flickr8k."""
 
 import pytest
 import torch
 
 from model.bundle import load_bundle
-from model.metrics.evaluation import Evaluation
+from model.metrics.comparison import Comparison
 from model.training.bundle_options import BundleOptions
 from model.training.distillation import DistillationOptions
 from model.training.rewards import SelfCriticalOptions
@@ -56,14 +56,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> PhotosRecipe:
 
 
 @pytest.fixture(scope="module")
-def made(recipe: PhotosRecipe) -> tuple[Evaluation, Evaluation]:
+def made(recipe: PhotosRecipe) -> Comparison:
     return make_photos(recipe)
 
 
-def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
-    recipe: PhotosRecipe, made: tuple[Evaluation, Evaluation]
-) -> None:
-    full, smaller = made
+def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(recipe: PhotosRecipe, made: Comparison) -> None:
+    full, smaller = made.before, made.after
 
     bundle = load_bundle(str(recipe.out))
     card = (recipe.out / "MODEL_CARD.md").read_text()
@@ -78,7 +76,7 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
 
 
 @pytest.mark.usefixtures("made")
-def test_what_it_keeps_for_retraining_is_what_it_wrote_itself(recipe: PhotosRecipe) -> None:
+def test_the_replay_captions_are_its_own(recipe: PhotosRecipe) -> None:
     bundle = load_bundle(str(recipe.out))
     trained = load_bundle(str(recipe.work / "bundle"))
 
@@ -88,10 +86,10 @@ def test_what_it_keeps_for_retraining_is_what_it_wrote_itself(recipe: PhotosReci
 
 
 @pytest.mark.usefixtures("made")
-def test_what_is_made_already_is_not_made_again(recipe: PhotosRecipe) -> None:
+def test_a_second_run_does_not_repeat_finished_work(recipe: PhotosRecipe) -> None:
     before = {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")}
 
-    again, _ = make_photos(recipe)
+    again = make_photos(recipe).before
 
     assert {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")} == before
     assert again.version == load_bundle(str(recipe.work / "bundle")).version

@@ -5,7 +5,7 @@ from model.decoders import build_decoder
 from model.decoders.base import TRANSFORMER, DecoderSizes, predicted
 from model.decoders.cells import CELLS
 from model.errors import BundleError
-from model.training.teacher_forcing import padded
+from model.training.batches import padded
 from tests.factories import make_decoder
 
 

@@ -8,11 +8,13 @@ import pytest
 
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource
+from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import TrainedBundle, train_bundle
+from model.training.losses import token_loss
 from model.training.rewards import SelfCriticalOptions
-from model.training.teacher_forcing import OPTIMIZERS, CaptionedFeatures, TrainingOptions, token_loss
+from model.training.teacher_forcing import OPTIMIZERS, TrainingOptions
 from model.vision.files import encode_files
 from tests.factories import make_image
 

@@ -16,13 +16,13 @@ def test_what_is_saved_comes_back_and_leaves_nothing_beside_it(tmp_path: Path) -
     checkpoint.save({"step": 1})
     checkpoint.save({"step": 2, "weights": torch.arange(3)})
 
-    found = Checkpoint(tmp_path / "new", IDENTITY).load()
-    assert found is not None
-    assert (found["step"], found["weights"].tolist()) == (2, [0, 1, 2])
+    loaded = Checkpoint(tmp_path / "new", IDENTITY).load()
+    assert loaded is not None
+    assert (loaded["step"], loaded["weights"].tolist()) == (2, [0, 1, 2])
     assert [file.name for file in (tmp_path / "new").iterdir()] == [FILE]
 
 
-def test_another_training_is_told_in_what_it_differs_and_changes_nothing(tmp_path: Path) -> None:
+def test_another_training_is_refused_with_the_differences_and_changes_nothing(tmp_path: Path) -> None:
     Checkpoint(tmp_path, IDENTITY).save({"step": 1})
     other = Checkpoint(tmp_path, IDENTITY | {"training.epochs": 20, "vocabulary": "301 words"})
 
@@ -31,7 +31,7 @@ def test_another_training_is_told_in_what_it_differs_and_changes_nothing(tmp_pat
 
     assert "training.epochs was 12, is 20, vocabulary was 300 words, is 301 words;" in str(error.value)
     assert "weights" not in str(error.value)
-    assert f"delete {tmp_path / FILE} to begin anew" in str(error.value)
+    assert f"delete {tmp_path / FILE} to start again" in str(error.value)
     assert Checkpoint(tmp_path, IDENTITY).load() == {"step": 1}
 
 
@@ -39,7 +39,7 @@ def test_another_training_is_told_in_what_it_differs_and_changes_nothing(tmp_pat
 def test_a_damaged_checkpoint_is_reported_and_kept(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(content)
 
-    with pytest.raises(TrainingError, match="is damaged; delete it to begin the training anew"):
+    with pytest.raises(TrainingError, match="is damaged; delete it to start the training again"):
         Checkpoint(tmp_path, IDENTITY).load()
 
     assert (tmp_path / FILE).read_bytes() == content
@@ -63,14 +63,14 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [FILE]
 
 
-def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no directory")
 
     with pytest.raises(TrainingError, match="cannot be written"):
         Checkpoint(tmp_path / "file", IDENTITY).save({"step": 1})
 
 
-def test_at_the_end_the_checkpoint_goes_and_what_killed_writers_left(tmp_path: Path) -> None:
+def test_removing_the_checkpoint_removes_files_of_killed_writers_too(tmp_path: Path) -> None:
     Checkpoint(tmp_path, IDENTITY).save({"step": 1})
     (tmp_path / f".{FILE}.0123.unfinished").write_bytes(b"half")
     (tmp_path / "training.json").write_text("{}")

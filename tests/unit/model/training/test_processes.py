@@ -1,11 +1,13 @@
-"""Shares of the work; that processes really work together is in tests/integration/test_training_process.py."""
+"""Shares of the work. tests/integration/test_training_process.py runs several processes."""
 
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.errors import TrainingError
+from model.training.batches import Batches
+from model.training.losses import caption_loss, token_weights
 from model.training.processes import ALONE, Processes, choose_device, join_processes
-from model.training.teacher_forcing import Batches, CaptionedFeatures, TrainingOptions, caption_loss, token_weights
 from tests.factories import make_captioner, make_replay, make_tokenizer
 
 BOTH = [Processes(rank=rank, count=2) for rank in (0, 1)]
@@ -19,7 +21,7 @@ def test_one_process_needs_no_others() -> None:
         assert processes.from_first(lambda: [1.5], 1) == [1.5]
 
 
-def test_shares_are_all_there_is_and_nothing_twice() -> None:
+def test_shares_hold_every_item_once() -> None:
     shares = [processes.share(range(7)) for processes in BOTH]
 
     assert sorted(number for share in shares for number in share) == list(range(7))
@@ -35,18 +37,18 @@ def test_the_weighted_gradients_of_all_shares_are_the_gradient_of_the_batch() ->
     ]
 
     def gradient(processes: Processes) -> tuple[torch.Tensor, float]:
-        [batch] = Batches(examples, captioner.tokenizer, TrainingOptions(batch_size=8), processes)
+        [batch] = Batches(examples, captioner.tokenizer, 8, processes=processes)
         features, images, tokens, weights, _ = batch
         loss = caption_loss(captioner.decoder(features.float(), tokens, images), tokens, weights)
-        [found] = torch.autograd.grad(loss, [captioner.decoder.embedding.weight])
-        return found, float(token_weights(tokens, weights).sum())
+        [gradient] = torch.autograd.grad(loss, [captioner.decoder.embedding.weight])
+        return gradient, float(token_weights(tokens, weights).sum())
 
     (first, much), (second, little) = map(gradient, BOTH)
     assert much > little > 0
     torch.testing.assert_close((first * much + second * little) / (much + little), gradient(ALONE)[0])
 
 
-def test_shares_of_a_batch_see_the_same_side_of_an_image_as_the_whole_batch_does() -> None:
+def test_shares_of_a_batch_have_the_same_views_as_the_whole_batch() -> None:
     examples = [
         CaptionedFeatures(
             features=torch.full((1, 1), float(number)), caption="a", views=(torch.full((1, 1), -float(number)),)
@@ -54,17 +56,17 @@ def test_shares_of_a_batch_see_the_same_side_of_an_image_as_the_whole_batch_does
         for number in range(1, 9)
     ]
 
-    def seen(processes: Processes) -> list[set[float]]:
-        batches = Batches(examples, make_tokenizer(), TrainingOptions(batch_size=3), processes)
+    def features_of(processes: Processes) -> list[set[float]]:
+        batches = Batches(examples, make_tokenizer(), 3, processes=processes)
         return [set(features.flatten().tolist()) for features, *_ in batches]
 
-    for whole, one, other in zip(seen(ALONE), *map(seen, BOTH), strict=True):
-        assert one | other == whole
+    for whole, first, second in zip(features_of(ALONE), *map(features_of, BOTH), strict=True):
+        assert first | second == whole
 
 
-def test_a_process_without_an_image_of_its_own_counts_nothing_and_has_a_loss_all_the_same() -> None:
+def test_a_process_without_an_image_of_its_own_has_a_loss_of_weight_0() -> None:
     captioner = make_captioner()
-    idle = Batches(make_replay(captioner)[:1], captioner.tokenizer, TrainingOptions(batch_size=1), BOTH[1])
+    idle = Batches(make_replay(captioner)[:1], captioner.tokenizer, 1, processes=BOTH[1])
 
     [(features, images, tokens, weights, _)] = idle
 
@@ -79,7 +81,7 @@ def test_an_unknown_device_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "local_rank", "there", "device"),
+    ("name", "local_rank", "count", "device"),
     [
         (None, 0, 0, "cpu"),
         (None, 0, 1, "cuda:0"),
@@ -88,26 +90,26 @@ def test_an_unknown_device_is_refused(name: str) -> None:
         ("cuda:1", 0, 2, "cuda:1"),
     ],
 )
-def test_a_gpu_is_taken_if_there_is_one_and_one_for_each_process(
-    name: str | None, local_rank: int, there: int, device: str, monkeypatch: pytest.MonkeyPatch
+def test_each_process_gets_a_gpu_if_there_are_any(
+    name: str | None, local_rank: int, count: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
     assert choose_device(name, local_rank) == torch.device(device)
 
 
 @pytest.mark.parametrize(
-    ("name", "local_rank", "said"),
+    ("name", "local_rank", "message"),
     [
-        ("cuda", 1, "GPU 1 is not there: torch finds 1"),
-        ("cuda:3", 0, "GPU 3 is not there"),
+        ("cuda", 1, "there is no GPU 1: torch finds 1"),
+        ("cuda:3", 0, "there is no GPU 3"),
         ("cuda:0", 1, "of its own"),
     ],
 )
-def test_a_gpu_that_is_not_there_or_taken_is_refused(
-    name: str, local_rank: int, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_that_is_missing_or_in_use_is_refused(
+    name: str, local_rank: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         choose_device(name, local_rank)

@@ -4,12 +4,13 @@ from typing import Any
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions, sample_captions
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
 from model.tokenizer import END, START
 from model.training.rewards import Critic, SelfCriticalOptions, reward_captions
-from model.training.teacher_forcing import CaptionedFeatures, TrainingOptions, fit_decoder
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image
 
 OPTIONS = SelfCriticalOptions(

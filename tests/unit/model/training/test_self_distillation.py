@@ -3,16 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
+from model.training.batches import caption_tokens, padded
+from model.training.losses import caption_loss
 from model.training.self_distillation import expected_words
-from model.training.teacher_forcing import (
-    CaptionedFeatures,
-    TrainingOptions,
-    caption_loss,
-    caption_tokens,
-    fit_decoder,
-    padded,
-)
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image
 
 

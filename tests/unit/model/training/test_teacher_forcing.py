@@ -3,21 +3,14 @@ import math
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.tokenizer import END, SPELL, START
+from model.training.batches import Batches, caption_tokens, padded
+from model.training.losses import caption_loss, token_loss
 from model.training.optimization import warmup_then_cosine
-from model.training.teacher_forcing import (
-    OPTIMIZERS,
-    Batches,
-    CaptionedFeatures,
-    TrainingOptions,
-    caption_loss,
-    caption_tokens,
-    fit_decoder,
-    padded,
-    token_loss,
-)
+from model.training.teacher_forcing import OPTIMIZERS, TrainingOptions, fit_decoder
 from model.training.training_record import TrainingProgress
 from tests.factories import make_captioner, make_decoder, make_replay, make_tokenizer
 
@@ -98,7 +91,7 @@ def test_padding_does_not_count_in_the_loss() -> None:
     assert loss.item() == pytest.approx(math.log(4))
 
 
-def test_token_loss_is_the_mean_surprise_per_token() -> None:
+def test_token_loss_is_the_mean_negative_log_likelihood_per_token() -> None:
     tokenizer = make_tokenizer()
     decoder = make_decoder(features=8)
     example = CaptionedFeatures(features=torch.randn(6, 8), caption="a red circle")
@@ -118,7 +111,7 @@ def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_t
     tokenizer = make_tokenizer().extended([example.caption for example in examples], min_count=1)
 
     seen = []
-    for features, described, tokens, weights, _ in Batches(examples, tokenizer, TrainingOptions(batch_size=4)):
+    for features, described, tokens, weights, _ in Batches(examples, tokenizer, 4):
         assert len(features) < len(tokens) == len(weights)
         for image, row in zip(described.tolist(), tokens.tolist(), strict=True):
             text = tokenizer.decode(row)
@@ -132,7 +125,7 @@ def test_an_image_and_its_views_take_turns_as_far_as_all_captions_of_a_step_are_
     image, turned = torch.zeros(1, 1), torch.ones(1, 1)
     free = CaptionedFeatures(features=image, caption="a circle", views=(turned,))
     sided = CaptionedFeatures(features=torch.full((1, 1), 2.0), caption="on the left")
-    batches = Batches([free, sided], make_tokenizer(), TrainingOptions(batch_size=1))
+    batches = Batches([free, sided], make_tokenizer(), 1)
 
     seen = {float(features) for _ in range(20) for features, *_ in batches}
 
@@ -144,7 +137,7 @@ def test_the_encoder_s_stages_learn_with_the_decoder_once_it_knows_something(aft
     captioner = make_captioner()
     tail = torch.nn.Linear(captioner.encoder.feature_size, captioner.encoder.feature_size)
     before = tail.weight.detach().clone()
-    captioner.decoder.tail = tail
+    captioner.decoder.trainable_stages = tail
 
     options = TrainingOptions(epochs=4, batch_size=4, encoder_after=after)
     fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options)
@@ -190,15 +183,22 @@ def test_a_word_out_of_vocabulary_is_one_token_for_the_decoder() -> None:
 def test_a_repeated_caption_is_spread_over_the_batches() -> None:
     example = CaptionedFeatures(features=torch.zeros(1, 1), caption="a red circle")
 
-    batches = list(Batches([example] * 6, make_tokenizer(), TrainingOptions(batch_size=2)))
+    batches = list(Batches([example] * 6, make_tokenizer(), 2))
 
     assert [len(features) for features, *_ in batches] == [2, 2, 2]
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    factor = warmup_then_cosine(10, 110)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = warmup_then_cosine(optimizer, warmup_steps=10, steps=110)
 
-    assert [factor(0), factor(9), factor(10), factor(60), factor(110)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+    rates = []
+    for _ in range(111):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+
+    assert [rates[step] for step in (0, 9, 10, 60, 110)] == pytest.approx([0.05, 0.5, 0.5, 0.25, 0])
 
 
 def test_nothing_to_train_on_is_an_error() -> None:

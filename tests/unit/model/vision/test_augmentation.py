@@ -64,7 +64,7 @@ def test_features_of_views_are_kept_under_names_that_tell_them_apart() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"crop": 0}, "crop must be a share of the picture above 0 and at most 1, got 0"),
+        ({"crop": 0}, "crop must be a share of the image above 0 and at most 1, got 0"),
         ({"rotation": -1}, "rotation must be 0 to 180 degrees, got -1"),
         ({"colour": 1}, "colour must be at least 0 and below 1, got 1"),
     ],

@@ -176,6 +176,17 @@ def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
 
 
 # Pillow warns of the damage; the picture is what matters to us.
+def test_a_picture_is_turned_upright_although_another_exif_value_has_an_odd_type() -> None:
+    header = b"Exif\x00\x00MM\x00*" + (8).to_bytes(4, "big") + (2).to_bytes(2, "big")
+    orientation = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    resolution_as_text = b"\x01\x1a\x00\x02\x00\x00\x00\x04abc\x00"
+    exif = header + orientation + resolution_as_text + bytes(4)
+
+    image = decode_image(encoded(Image.new("RGB", (16, 8), RED), "JPEG", exif=exif))
+
+    assert image.size == (8, 16)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_does_not_cost_the_picture() -> None:
     content = encoded(Image.new("RGB", (16, 16), RED), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Caption, Captioner
 from model.decoders.search import DecodingOptions
 from model.store import Store
-from model.training.teacher_forcing import CaptionedFeatures
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker.feedback.corrections import Correction

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
-from model.training.teacher_forcing import CaptionedFeatures, word_losses
+from model.training.losses import word_losses
 from tests.factories import make_captioner, make_correction, make_image
 from worker.learning.dataset import CorrectedImage, Dataset
 from worker.learning.fine_tuning import STEPS, affordable_epochs, fine_tune

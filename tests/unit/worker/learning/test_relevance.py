@@ -6,8 +6,8 @@ import pytest
 from backend.demo.scenes.drawing import draw_scenes
 from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
+from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
-from model.training.teacher_forcing import CaptionedFeatures
 from worker.learning.relevance import Relevance, measure_relevance, written_by
 
 

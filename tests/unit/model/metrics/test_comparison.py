@@ -1,8 +1,8 @@
 from dataclasses import replace
 
+from model.metrics.comparison import Comparison
 from model.metrics.evaluation import Evaluation
 from model.metrics.scores import measure
-from model.training.comparison import Comparison
 
 PEOPLE = [["two dogs run in the snow"], ["a red car on a road"], ["a child eats an apple"]]
 RIGHT = [people[0] for people in PEOPLE]

@@ -1,0 +1,125 @@
+"""Losses of captions, in nats.
+
+Shapes:  N captions   T tokens   M predicted tokens of all captions   K distilled tokens   V vocabulary
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from model.captioned_features import CaptionedFeatures
+from model.captioner import Captioner
+from model.decoders.base import CaptionDecoder, predicted
+from model.errors import TrainingError
+from model.tokenizer import PAD, Tokenizer, cut
+from model.training.batches import caption_tokens, padded
+
+SMALLEST_WEIGHT = torch.finfo(torch.float32).tiny
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedWords:
+    """Target probabilities at some tokens of one caption, for distillation (Hinton et al. 2015,
+    https://arxiv.org/abs/1503.02531)."""
+
+    places: Tensor
+    """Positions among the predicted tokens of the caption, [K]."""
+    probabilities: Tensor
+    """[K, V] over the vocabulary of the captioner that gave them, half precision."""
+
+
+def caption_loss(
+    logits: Tensor,
+    tokens: Tensor,
+    weights: Tensor,
+    label_smoothing: float = 0.0,
+    expected: Sequence[ExpectedWords | None] = (),
+) -> Tensor:
+    """Return the weighted mean cross-entropy per token, in nats.
+
+    Args:
+        logits: the decoder's output for these captions, [M, V].
+        tokens: from start to end, [N, T]; padding does not count.
+        weights: of each caption, [N].
+        label_smoothing: share of the target probability that is spread over all words.
+        expected: for each caption the targets that replace its words; None, or an empty sequence, keeps the words.
+    """
+    losses = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none", label_smoothing=label_smoothing)
+    if any(expected):
+        places, distilled = _distillation_losses(logits, tokens, expected)
+        losses = losses.index_copy(0, places, distilled)
+    counts = token_weights(tokens, weights)
+    return (losses * counts).sum() / counts.sum().clamp(min=SMALLEST_WEIGHT)
+
+
+def _distillation_losses(
+    logits: Tensor, tokens: Tensor, expected: Sequence[ExpectedWords | None]
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens that have target probabilities [K], and their cross-entropies [K]."""
+    lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
+    starts = accumulate(lengths, initial=0)
+    targets = [
+        (start + words.places, words.probabilities) for start, words in zip(starts, expected, strict=False) if words
+    ]
+    places = torch.cat([place for place, _ in targets]).to(logits.device)
+    probabilities = torch.cat([probability for _, probability in targets]).to(logits.device).float()
+    predictions = logits[places].log_softmax(dim=1)[:, : probabilities.shape[1]]
+    return places, -(probabilities * predictions).sum(dim=1)
+
+
+def token_weights(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Return the weight of each predicted token [M]: that of its caption [N]."""
+    return weights.repeat_interleave((tokens[:, 1:] != PAD).sum(dim=1))
+
+
+def token_loss(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
+) -> float:
+    """Return the mean negative log-likelihood per token of the captions, in nats.
+
+    Args:
+        decoder: is left in evaluation mode.
+        tokenizer: the decoder's.
+        examples: one or more captions with the features of their images.
+        spelled: as in `caption_tokens`. True charges the full price for words that the decoder cannot write.
+    """
+    if not examples:
+        raise TrainingError("a loss needs at least one held-out caption, got none")
+    words = sum(len(caption_tokens(tokenizer, example.caption, spelled=spelled)) - 1 for example in examples)
+    return sum(caption_losses(decoder, tokenizer, examples, spelled=spelled)) / words
+
+
+@torch.inference_mode()
+def caption_losses(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
+) -> list[float]:
+    """Return the negative log-likelihood of each caption with its end, in nats; arguments as in `token_loss`."""
+    decoder.eval()
+    losses: list[float] = []
+    for start in range(0, len(examples), BATCH):
+        chosen = examples[start : start + BATCH]
+        tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
+        tokens = tokens.to(decoder.device)
+        features = {id(example.features): example.features for example in chosen}  # once for all captions of an image
+        rows = {image: row for row, image in enumerate(features)}
+        images = torch.tensor([rows[id(example.features)] for example in chosen], device=decoder.device)
+        logits = decoder(torch.stack(list(features.values())).to(decoder.device).float(), tokens, images)
+        of_tokens = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none")
+        lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
+        losses += [part.sum().item() for part in torch.split(of_tokens, lengths)]
+    return losses
+
+
+def word_losses(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
+    """Return the negative log-likelihood of each caption in nats per word; its end counts as a word.
+
+    The loss is per word, not per token, because a vocabulary with new words cuts a caption into fewer tokens.
+    """
+    losses = caption_losses(captioner.decoder, captioner.tokenizer, examples, spelled=True)
+    return tuple(
+        loss / (1 + sum(1 for _ in cut(example.caption))) for loss, example in zip(losses, examples, strict=True)
+    )
