@@ -22,14 +22,14 @@ def retries_after(error: BaseException) -> int | None:
 @pytest.mark.parametrize(
     "error", [LabelStudioError("away"), StoreError("away"), ConnectionRefusedError(), AbandonedJobError()]
 )
-def test_a_failure_of_a_neighbour_is_tried_again(error: BaseException) -> None:
+def test_a_failure_of_a_service_is_tried_again(error: BaseException) -> None:
     assert retries_after(error) == 3
 
 
 @pytest.mark.parametrize(
     "error", [TrainingError("nothing"), BundleError("damaged"), KeyError("bug"), JobTimeoutException()]
 )
-def test_what_would_only_fail_again_is_not_tried_again(error: BaseException) -> None:
+def test_a_failure_that_would_only_repeat_is_not_tried_again(error: BaseException) -> None:
     assert retries_after(error) == 0
 
 
