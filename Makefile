@@ -1,4 +1,4 @@
-# `make demo` shows the whole product, `make test` passes the tests; both install what they need first.
+# `make demo` shows the whole product. `make test` runs all tests. Both install what they need first.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+PYTEST := $(PYTHON) -m pytest
 CAPTIONER := $(VENV)/bin/captioner
 LABEL_STUDIO := .label-studio/venv
 PRODUCT_STAMP := $(VENV)/.product-installed
@@ -17,26 +18,26 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 BASE_PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
 	$(shell $(python) -c "$(SUITABLE)" >/dev/null 2>&1 && echo $(python))))
 
-# pip without resolution (see requirements.txt), told in a few lines: big downloads and every 20th package.
+# Installs pinned packages without resolution (see requirements.txt). Prints few lines: big downloads and every 20th package.
 define install
 	test -n "$(BASE_PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt install python3-venv)"; exit 1; }
 	test -x $(1)/bin/python || $(BASE_PYTHON) -m venv $(1)
 	set -o pipefail; $(1)/bin/python -u -m pip install --disable-pip-version-check --progress-bar off --no-compile --no-deps -r $(2) | awk ' \
 		BEGIN { "grep -c == $(2)" | getline wanted; print "$(3): installing " wanted " packages" } \
 		/^ERROR|^error/ { print } \
-		/^Collecting / { if (++seen % 20 == 0) print "$(3): " seen " of " wanted " packages fetched" } \
+		/^Collecting / { if (++fetched % 20 == 0) print "$(3): " fetched " of " wanted " packages fetched" } \
 		/^ +Downloading .*\(([0-9][0-9][0-9][.0-9]* MB|[.0-9]* GB)\)/ { print "$(3): fetching " $$2 " " $$3 " " $$4 } \
 		/^Installing collected/ { print "$(3): unpacking" } \
 		{ fflush() }'
 	echo "$(3): installed"
 endef
 
-help: ## what can be made
-	@grep -hE '^[.a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
+help: ## this list
+	@grep -hE '^[.a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-15s %s\n", $$1, $$2 }'
 
-setup: $(PRODUCT_STAMP) $(DEV_STAMP) ## the product, its tests and its checks, in .venv
+setup: $(PRODUCT_STAMP) $(DEV_STAMP) ## install the product, its tests and its checks in .venv
 
-label-studio: $(LABEL_STUDIO_STAMP) ## a real Label Studio in an environment of its own, for the demo and the tests
+label-studio: $(LABEL_STUDIO_STAMP) ## install Label Studio in an environment of its own, for the demo and the tests
 
 $(PRODUCT_STAMP): requirements.txt pyproject.toml
 	@$(call install,$(VENV),requirements.txt,captioner)
@@ -64,48 +65,56 @@ $(LABEL_STUDIO_STAMP): requirements-label-studio.txt
 PHOTOS ?=
 INSTALL_FOR_DEMO = started=$$(date +%s); $(MAKE) -j2 $(PRODUCT_STAMP) $(LABEL_STUDIO_STAMP); took=$$(($$(date +%s) - started))
 
-demo: ## the whole product with a real Label Studio; PHOTOS=dir uses your own pictures
+demo: ## run the whole product with a real Label Studio; PHOTOS=dir uses your own pictures
 	@$(INSTALL_FOR_DEMO); exec $(CAPTIONER) demo --setup-seconds $$took $(if $(PHOTOS),--photos "$(PHOTOS)")
 
-demo-check: ## the demo, played by a program: suggests, learns from corrections, suggests better
+demo-check: ## run the demo with a program as annotator, which checks that captions get better
 	@$(INSTALL_FOR_DEMO); exec $(CAPTIONER) demo --setup-seconds $$took --check
 
-run: $(PRODUCT_STAMP) ## Redis, backend and worker, for a Label Studio that already exists
+run: $(PRODUCT_STAMP) ## run Redis, backend and worker for a Label Studio that you already have
 	@exec $(CAPTIONER) demo --no-label-studio
 
-test: ## every test: unit, integration, e2e, browser
+test: ## run every test: unit, integration, packaging, e2e, browser
 	@$(MAKE) -j2 setup label-studio
-	@$(MAKE) unit
-	@$(MAKE) integration
-	@$(MAKE) e2e
-	@$(MAKE) browser
+	@for part in unit integration packaging e2e browser; do \
+		TIMEFORMAT="$$part took %0R s"; time $(MAKE) $$part; done
 
-lint: $(DEV_STAMP) ## ruff, its format, and the import rules
+lint: $(DEV_STAMP) ## check style, format and the import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 
-types: $(DEV_STAMP) ## mypy, strict
+types: $(DEV_STAMP) ## check types with mypy, strictly
 	$(VENV)/bin/mypy
 
-unit: $(DEV_STAMP) ## no network, no Redis
-	$(PYTHON) -m pytest tests/unit
+# Two tests at a time: most of them wait for a process that they started. `make PROCESSES=1 ...` runs one at a time.
+PROCESSES ?= 2
+SIDE_BY_SIDE = -n $(PROCESSES) --dist worksteal
 
-integration: $(DEV_STAMP) ## a real Redis and real worker processes
-	$(PYTHON) -m pytest tests/integration
+unit: $(DEV_STAMP) ## run the tests that need no network and no Redis
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 
-e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## a real Label Studio
-	$(PYTHON) -m pytest tests/e2e -m "not browser"
+integration: $(DEV_STAMP) ## run the tests with a real Redis and real worker processes
+	$(PYTEST) $(SIDE_BY_SIDE) tests/integration
 
-browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## an annotator in headless Chromium
+packaging: $(DEV_STAMP) ## build the wheel, install it with pip and run it; shares torch with .venv
+	$(PYTEST) tests/packaging
+
+install-check: $(DEV_STAMP) ## the same from an empty environment, with pip and with uv; takes 6 GB
+	INSTALL_EVERYTHING=1 $(PYTEST) tests/packaging
+
+e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with a real Label Studio
+	$(PYTEST) tests/e2e -m "not browser"
+
+browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with an annotator in headless Chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
 		|| echo "no Chromium, and it cannot be fetched: the browser test will be skipped"
-	$(PYTHON) -m pytest tests/e2e -m browser
+	$(PYTEST) tests/e2e -m browser
 
-compose-check: $(DEV_STAMP) ## docker-compose.yml against the schema, the settings and the command line
-	$(PYTHON) -m pytest tests/unit/test_compose.py
+compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the settings and the commands
+	$(PYTEST) tests/unit/test_compose.py
 
-.env: ## random secrets for docker compose
+.env: ## write random secrets for docker compose
 	@umask 077; { \
 		for name in LABEL_STUDIO_PASSWORD BASIC_AUTH_PASS WEBHOOK_SECRET; do \
 			echo "$$name=$$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"; done; \
@@ -118,12 +127,12 @@ BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/
 LONG_BENCHES := admin fresh_clone gate learning networks order
 ARGS ?=
 
-bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## every short bench; bench-NAME runs one, with ARGS="..."
+bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## run every short bench; bench-NAME runs a single one, with ARGS="..."
 
 bench-%: $(DEV_STAMP)
 	$(PYTHON) -m tests.benchmarks.bench_$(subst -,_,$*) $(ARGS)
 
-screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## pictures of the pages for README and docs/, from a running demo
+screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## take the pictures of the pages in README and docs/ from a running demo
 	$(PYTHON) -m tests.screenshots
 
 train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir
@@ -132,8 +141,9 @@ train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICK
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
 	$(PYTHON) -m recipes.scenes.train_scenes --out model/bundles/scenes
 
-clean: ## forget environments, demos and caches; keeps .run
+clean: ## delete environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
-.PHONY: help setup label-studio demo demo-check run test lint types unit integration e2e browser compose-check bench screenshots train-scenes clean
+.PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser \
+	compose-check bench screenshots train-photos train-scenes clean
 .DELETE_ON_ERROR:

@@ -1,4 +1,4 @@
-"""The backend as Label Studio meets it: the real app on a real Redis, without a server in between."""
+"""The backend as Label Studio calls it: the real application on a real Redis, without a web server between."""
 
 import base64
 import re
@@ -97,9 +97,9 @@ class Browser:
 
     def token(self, path: str = "/admin/audit/") -> str:
         """Return the token of the first form of a page."""
-        found = re.search(r'name="csrf_token" value="([^"]+)"', self.open(path).text)
-        assert found is not None, f"{path} has no token"
-        return found[1]
+        field = re.search(r'name="csrf_token" value="([^"]+)"', self.open(path).text)
+        assert field is not None, f"{path} has no token"
+        return field[1]
 
 
 def basic_auth(user: str, password: str) -> dict[str, str]:

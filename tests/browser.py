@@ -26,11 +26,11 @@ QUIET = (
 
 @contextmanager
 def launched_browser() -> Iterator[Browser]:
-    """Yield a browser; without one the test is skipped, and fails in CI."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    """Yield a browser. Where none is installed, the test is skipped; in CI it fails."""
+    executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).exists():
+        if executable is None and not Path(playwright.chromium.executable_path).exists():
             missing(f"no Chromium: none of {', '.join(BROWSERS)} on PATH; `make browser` tries to fetch one")
-        browser = playwright.chromium.launch(executable_path=found, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
         yield browser
         browser.close()

@@ -1,8 +1,8 @@
-"""Fixtures every kind of test may ask for."""
+"""Fixtures for every kind of test."""
 
 import os
 
-# Before torch is imported: its networks are small here, and threads that wait for a busy core cost minutes.
+# This must stand before torch is imported: the networks of the tests are small, and threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def _shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 @pytest.fixture
 def redis_url(_shared_redis_server: RedisServer) -> str:
-    """The address of a real, empty Redis that runs with an append-only file."""
+    """Return the address of a real Redis. It is empty, and it writes an append-only file."""
     with _shared_redis_server.client() as client:
         client.flushall()
     return _shared_redis_server.url
@@ -36,21 +36,21 @@ def redis_url(_shared_redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    """A client of the real Redis at redis_url; its blocking reads end when there is something to read."""
+    """Return a client of the real Redis at redis_url. Its blocking reads have no time limit."""
     with Redis.from_url(redis_url, socket_timeout=None) as client:
         yield client
 
 
 @pytest.fixture
 def image_server() -> Iterator[ImageServer]:
-    """A web server with images, and with the tricks servers play."""
+    """A web server with images. It can also misbehave as web servers do."""
     with ImageServer() as server:
         yield server
 
 
 @pytest.fixture
 def label_studio() -> Iterator[FakeLabelStudio]:
-    """A small Label Studio of our own, without projects; tests/e2e has a real one under this name."""
+    """A small Label Studio of our own, without projects. In tests/e2e this name stands for a real one."""
     with FakeLabelStudio() as label_studio:
         yield label_studio
 
@@ -64,7 +64,7 @@ def hold() -> Iterator[Hold]:
 
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start worker processes that end with the test, whatever it does to them."""
+    """Start worker processes. They are killed when the test ends."""
     started: list[WorkerProcess] = []
 
     def start(environment: dict[str, str], *arguments: str) -> WorkerProcess:

@@ -1,4 +1,4 @@
-"""Builders of what tests talk about: small, real, with defaults that work; the test states only what matters."""
+"""Builders of small real objects. Their defaults work, so a test states only what matters to it."""
 
 from collections.abc import Sequence
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""What a test does when a program that it needs is not installed."""
+"""The end of a test whose program is not installed."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def missing(reason: str) -> None:
-    """Skip on a laptop, fail where everything must be there."""
+    """Skip the test. In CI, where everything must be installed, fail it."""
     if os.environ.get("CI", "false") not in {"", "0", "false"}:
         pytest.fail(reason)
     pytest.skip(reason)

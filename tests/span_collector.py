@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class SpanCollector:
-    """Keeps what is sent to it."""
+    """A web server that keeps the spans it receives."""
 
     def __init__(self) -> None:
         self._arrived: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -28,7 +28,7 @@ class SpanCollector:
         self._thread.join()
 
     def spans(self, timeout_s: float) -> Iterator[tuple[str, Any]]:
-        """Yield the service and the span of each that arrives; ends when none does for so long."""
+        """Yield each span that arrives, after the name of its service. End when none arrives for timeout_s."""
         while True:
             try:
                 yield self._arrived.get(timeout=timeout_s)
@@ -40,10 +40,12 @@ class SpanCollector:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                told = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-                for resource in told.resource_spans:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
                     [service] = [
-                        fact.value.string_value for fact in resource.resource.attributes if fact.key == "service.name"
+                        attribute.value.string_value
+                        for attribute in resource.resource.attributes
+                        if attribute.key == "service.name"
                     ]
                     for scope in resource.scope_spans:
                         for span in scope.spans:

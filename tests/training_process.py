@@ -31,7 +31,7 @@ def write_pictures(folder: Path) -> list[str]:
 
 
 class TrainingProcess:
-    """A training that can be killed; what it says is in a log."""
+    """A training that a test can kill. Its output goes to a log."""
 
     def __init__(self, log: Path, command: list[str]) -> None:
         self._log = log
@@ -49,8 +49,8 @@ class TrainingProcess:
         """Kill it with all it started, as a power cut would, as soon as it has written a file."""
         deadline = time.monotonic() + timeout_s
         while not file.exists():
-            assert self._process.poll() is None, f"ended before {file} was there: {self.said()}"
-            assert time.monotonic() < deadline, f"no {file} in {timeout_s:.0f} s: {self.said()}"
+            assert self._process.poll() is None, f"ended before {file} was there: {self.output()}"
+            assert time.monotonic() < deadline, f"no {file} in {timeout_s:.0f} s: {self.output()}"
             time.sleep(0.01)
         own = psutil.Process(self._process.pid)
         for process in [own, *own.children(recursive=True)]:
@@ -58,10 +58,10 @@ class TrainingProcess:
         assert self._process.wait() == -signal.SIGKILL
 
     def finish(self, timeout_s: float = 300) -> str:
-        """Wait for its end and return what it said; it must have ended well."""
+        """Wait for its end, which must be a success, and return its output."""
         code = self._process.wait(timeout_s)
-        assert code == 0, self.said()
-        return self.said()
+        assert code == 0, self.output()
+        return self.output()
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text("utf-8")

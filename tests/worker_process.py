@@ -12,7 +12,7 @@ import psutil
 
 
 class WorkerProcess:
-    """`python -m worker` with its own environment and log, to be stopped, killed and watched."""
+    """A process `python -m worker` with its own environment and log, which a test can stop, kill and watch."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self.log = log
@@ -34,7 +34,7 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def stop(self, timeout_s: float = 30) -> int:
-        """Ask it to end, as a container runtime does, and return its exit status."""
+        """Send SIGTERM, as a container runtime does, and return the exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 

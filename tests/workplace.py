@@ -1,4 +1,4 @@
-"""Everything that one backend and its workers share, for tests that start real workers; the bundle may be tiny."""
+"""The Redis, store, settings and bundle that a backend and its workers share, for tests that start real workers."""
 
 import hashlib
 import socket
@@ -25,13 +25,13 @@ from worker.feedback.corrections import Correction, CorrectionInbox
 from worker.settings import Settings
 
 DEADLINE_S = 120
-"""When a test gives up waiting; nothing here takes a tenth of it on an idle machine."""
+"""A test gives up waiting after this time. On an idle machine nothing here takes a tenth of it."""
 COLORS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
 
 
 @dataclass
 class Workplace:
-    """Everything that one backend and its workers share, seen from the side of the backend."""
+    """The backend's side of what it shares with its workers."""
 
     redis: Redis
     settings: Settings
@@ -51,11 +51,11 @@ class Workplace:
         return FeatureStore(Store(self.settings.model_store), self.bundle.encoder.fingerprint)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """Return the settings as a worker process gets them."""
+        """Return the settings as environment variables of a worker process."""
         return environment_of(self.settings) | changes
 
     def correct(self, numbers: range, project_id: int = 1, **changes: Any) -> list[Correction]:
-        """Store corrections of so many pictures, each with its features, as webhook and pull would."""
+        """Store a correction of each picture, and its features, as webhook and pull do."""
         corrections = [make_pictured_correction(number, project_id, **changes) for number in numbers]
         for correction in corrections:
             self.store_features(correction)
@@ -71,7 +71,7 @@ class Workplace:
         return make_image(COLORS[number % len(COLORS)], size=(40 + number, 40))
 
     def result(self, job_id: str) -> Result:
-        """Wait for the end of a job, whatever it is; a blocking read of its result stream."""
+        """Wait until a job ends, well or badly, with a blocking read of its result stream."""
         job = self.job(job_id)
         result = job.latest_result(timeout=DEADLINE_S)
         assert result is not None, f"job {job_id} is {job.get_status()} after {DEADLINE_S} s; logs in {self.log_folder}"
@@ -79,10 +79,10 @@ class Workplace:
 
     @staticmethod
     def wait_until(holds: Callable[[], object]) -> None:
-        """Wait for what nobody announces, such as the progress of a job."""
+        """Wait until a condition holds that nothing announces, such as the progress of a job."""
         give_up_at = time.monotonic() + DEADLINE_S
         while not holds():
-            assert time.monotonic() < give_up_at, f"it does not hold after {DEADLINE_S} s"
+            assert time.monotonic() < give_up_at, f"the condition does not hold after {DEADLINE_S} s"
             threading.Event().wait(0.02)
 
     def job(self, job_id: str) -> Job:
@@ -90,7 +90,7 @@ class Workplace:
 
 
 def make_pictured_correction(number: int, project_id: int = 1, **changes: Any) -> Correction:
-    """A correction of picture `number`, the higher the later, with the key of an image of its own."""
+    """Make a correction of picture `number`, which has an image of its own. A higher number is a later correction."""
     values = {
         "project_id": project_id,
         "annotation_id": number,
@@ -115,7 +115,7 @@ class Hold:
         self._guests.append(guest)
 
     def wait_until_gone(self, guest: int) -> None:
-        """Wait for the end of a job's process, the first one being 0, that nobody released, before its time limit."""
+        """Wait until the process of job number `guest`, which nobody released, ends before its time limit."""
         self._guests[guest].settimeout(DEADLINE_S / 4)
         assert self._guests[guest].recv(1) == b""
 

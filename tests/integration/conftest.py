@@ -1,4 +1,4 @@
-"""Real neighbours: Redis, worker processes, a web server with images; the bundle is tiny and untrained."""
+"""Fixtures with a real Redis, real worker processes and a real web server; the bundle is tiny and untrained."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from worker.settings import Settings
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test alone, to be killed and started again."""
+    """A Redis for this test alone, which it can kill and start again."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     yield server
@@ -31,7 +31,7 @@ def make_workplace(tmp_path: Path) -> Callable[[str], Workplace]:
             redis_url=redis_url,
             model_store=str(tmp_path / "store"),
             caption_bundle=str(tmp_path / "bundle"),
-            label_studio_url="http://127.0.0.1:9",  # refuses: what Label Studio is asked for fails at once
+            label_studio_url="http://127.0.0.1:9",  # refuses connections, so requests to Label Studio fail at once
             retrain_budget_s=20,
             refresh_predictions=False,
         )
@@ -48,8 +48,8 @@ def workplace(redis_url: str, make_workplace: Callable[[str], Workplace]) -> Wor
 
 @pytest.fixture
 def make_backend(redis_url: str, tmp_path: Path) -> Callable[..., BackendClient]:
-    """Make a backend on a tiny bundle and a real Redis; settings as keywords, `login` to log in."""
-    write_bundle(tmp_path / "bundle", seed=6)  # of the untrained ones, one that tells colours apart
+    """Make a backend with a tiny bundle and a real Redis. Keywords are settings; `login` is sent with each request."""
+    write_bundle(tmp_path / "bundle", seed=6)  # with this seed the untrained network tells colours apart
 
     def make(login: tuple[str, str] | None = None, **changes: Any) -> BackendClient:
         return BackendClient(make_settings(tmp_path, **{"redis_url": redis_url, **changes}), login)
