@@ -48,7 +48,7 @@ import os, sys
 from pathlib import Path
 import torch
 from backend import cli
-from model.training import bundle as training
+from model.training import bundle_training as training
 
 fit = training.fit_captions
 
