@@ -1,8 +1,8 @@
 # Backend and worker in one image: `captioner serve` or `captioner worker`.
 FROM python:3.11-slim
 
-# The container needs no GPU: give the CPU index of the PyTorch project (its install page names it) as
-# --build-arg TORCH_INDEX=..., and the image is 4 GB smaller. Without it torch's ordinary build is installed.
+# The container needs no GPU. With --build-arg TORCH_INDEX=... the image is 4 GB smaller: give the address of PyTorch's
+# CPU packages, which PyTorch's install page names. Without it torch's ordinary build is installed.
 ARG TORCH_INDEX=""
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

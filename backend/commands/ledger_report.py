@@ -38,7 +38,7 @@ RATES = (
     "median_lead_time_s",
 )
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins with one of them for a formula, whoever wrote it."""
+"""A cell that begins with one of these would be a formula in a spreadsheet, whoever wrote it."""
 
 
 def ledger_lines(ledger: Ledger, calibration: Calibration | None, *, with_arms: bool) -> Iterator[str]:
@@ -46,28 +46,28 @@ def ledger_lines(ledger: Ledger, calibration: Calibration | None, *, with_arms: 
 
     Args:
         ledger: the totals.
-        calibration: of the scores; None while they are the decoder's own.
-        with_arms: compare captions with a suggestion and without also before there are both.
+        calibration: how scores were fitted to acceptance; None if scores are the decoder's own.
+        with_arms: compare shown and withheld suggestions, even if one of the two has no captions yet.
     """
     if ledger.versions:
         yield from _outcome_lines(ledger)
         yield ""
         yield from _kind_lines(ledger)
     else:
-        yield "nothing was suggested and nothing annotated yet"
+        yield "no suggestions and no annotations yet"
     if with_arms or ledger.has_both_arms:
         yield ""
         yield from _arm_lines(ledger)
     if calibration is not None:
         yield ""
         yield (
-            f"scores mean acceptance, fitted on {calibration.judged} judged suggestions: expected calibration error "
-            f"{calibration.error:.1%}, the decoder's own {calibration.error_before:.1%}"
+            f"A score is the chance of acceptance, fitted on {calibration.judged} judged suggestions. "
+            f"Expected calibration error: {calibration.error:.1%}; without the fit: {calibration.error_before:.1%}."
         )
 
 
 def ledger_json(ledger: Ledger, calibration: Calibration | None) -> dict[str, Any]:
-    """Return all totals; rates are 0 to 1, null while nothing is known."""
+    """Return all totals; a rate is 0 to 1, or null without data."""
     return {
         "calibration": None if calibration is None else asdict(calibration),
         "versions": [{"version": name, **_tally_json(tally)} for name, tally in ledger.versions.items()],
@@ -85,7 +85,7 @@ def ledger_json(ledger: Ledger, calibration: Calibration | None) -> dict[str, An
 
 
 def csv_lines(records: Iterable[LedgerRecord]) -> Iterator[str]:
-    """Yield the names of all columns and one line for each record; no cell of them becomes a formula."""
+    """Yield the column names and a line for each record; no cell can become a formula."""
     line = io.StringIO(newline="")
     writer = csv.writer(line)
     rows = ({**asdict(record), "kinds": " ".join(record.kinds)}.values() for record in records)
@@ -102,7 +102,7 @@ def _outcome_lines(ledger: Ledger) -> Iterator[str]:
     yield from _table("version", ("shown", *titles), versions)
     yield ""
     yield from _table("annotator", titles, [(str(name), _outcomes(tally)) for name, tally in ledger.annotators.items()])
-    yield "another: another suggestion of the version; edits: words, mean; seconds: lead time, median"
+    yield "another: the annotator chose another suggestion; edits: mean changed words; seconds: median lead time"
 
 
 def _outcomes(tally: Tally) -> list[str]:
@@ -125,7 +125,7 @@ def _kind_lines(ledger: Ledger) -> Iterator[str]:
         for name, tally in ledger.versions.items()
     ]
     yield from _table("edits change", ("edited", *EDIT_KINDS), rows)
-    yield "told from the words that came and went; one edit may change several"
+    yield "The kinds come from the words that were added and removed. One edit can be of several kinds."
 
 
 def _arm_lines(ledger: Ledger) -> Iterator[str]:
@@ -136,8 +136,8 @@ def _arm_lines(ledger: Ledger) -> Iterator[str]:
         ("captions", [str(tally.captions) for tally in tallies]),
         ("words, mean", [_number(tally.mean_words) for tally in tallies]),
         (f"distinct words in {sample} captions", [_number(_distinct_words(arm, sample)) for arm in arms]),
-        ("other than ours", [_percent(tally.changed_rate) for tally in tallies]),
-        ("word edits to ours, mean", [_number(tally.mean_word_edits) for tally in tallies]),
+        ("different from ours", [_percent(tally.changed_rate) for tally in tallies]),
+        ("changed words, mean", [_number(tally.mean_word_edits) for tally in tallies]),
         ("skipped", [_percent(tally.skipped_rate) for tally in tallies]),
         ("lead time in s, median", [_number(tally.median_lead_time_s) for tally in tallies]),
     ]

@@ -60,26 +60,26 @@ def test_the_values_are_accepted_by_the_code(compose: dict[str, Any], service: s
     assert settings.model_store.startswith("/data")
 
 
-def test_optional_variables_have_the_code_s_defaults(compose: dict[str, Any]) -> None:
+def test_optional_variables_have_the_defaults_of_the_code(compose: dict[str, Any]) -> None:
     defaults = {row.name: row.default for row in setting_rows()}
     environment = compose["services"]["backend"]["environment"]
 
     optional = {name: VARIABLE.fullmatch(value) for name, value in environment.items() if ":-" in value}
 
-    assert {name: found["default"] for name, found in optional.items() if found and name != "BASIC_AUTH_USER"} == {
+    assert {name: match["default"] for name, match in optional.items() if match and name != "BASIC_AUTH_USER"} == {
         name: defaults[name] for name in optional if name != "BASIC_AUTH_USER"
     }
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_the_command_is_one_that_captioner_accepts(compose: dict[str, Any], service: str) -> None:
+def test_captioner_accepts_the_command(compose: dict[str, Any], service: str) -> None:
     program, *arguments = compose["services"][service]["command"]
 
     assert program == "captioner"
     assert parse(arguments)
 
 
-def test_the_worker_s_health_check_is_one_that_captioner_accepts(compose: dict[str, Any]) -> None:
+def test_captioner_accepts_the_worker_s_health_check(compose: dict[str, Any]) -> None:
     kind, program, *arguments = compose["services"]["worker"]["healthcheck"]["test"]
 
     assert (kind, program) == ("CMD", "captioner")
@@ -114,7 +114,7 @@ def test_redis_keeps_every_write_in_a_volume(compose: dict[str, Any]) -> None:
     assert redis["volumes"] == ["redis:/data"]
 
 
-def test_every_service_is_checked_and_runs_as_no_root(compose: dict[str, Any]) -> None:
+def test_every_service_has_a_health_check_and_does_not_run_as_root(compose: dict[str, Any]) -> None:
     dockerfile = (COMPOSE_FILE.parent / "Dockerfile").read_text()
 
     for name, service in compose["services"].items():
@@ -123,7 +123,7 @@ def test_every_service_is_checked_and_runs_as_no_root(compose: dict[str, Any]) -
         assert runs_as.split(":")[0] not in {"root", "0"}, name
 
 
-def test_no_secret_stands_in_the_file(compose: dict[str, Any]) -> None:
+def test_the_file_contains_no_secret(compose: dict[str, Any]) -> None:
     secrets = {row.name for row in setting_rows() if row.is_secret} | {"LABEL_STUDIO_PASSWORD"}
 
     for service in compose["services"].values():
@@ -133,4 +133,4 @@ def test_no_secret_stands_in_the_file(compose: dict[str, Any]) -> None:
 
 def filled_in(value: str) -> str:
     """Return a value as Compose would pass it on, with an .env file that holds the secrets only."""
-    return VARIABLE.sub(lambda found: found["default"] if found["default"] is not None else "from-dot-env", value)
+    return VARIABLE.sub(lambda match: match["default"] if match["default"] is not None else "from-dot-env", value)

@@ -172,7 +172,7 @@ def test_evaluate_takes_a_karpathy_split_and_writes_json_and_a_gallery(
     assert f"{page} is written (images: 1)" in output.err
 
 
-def test_evaluate_refuses_a_gallery_it_cannot_write_before_it_works(
+def test_evaluate_refuses_a_gallery_in_a_missing_directory_before_it_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = main([*evaluate_arguments(tmp_path), "--gallery", str(tmp_path / "nowhere" / "out.html")])
@@ -205,7 +205,7 @@ def test_evaluate_cross_validates_with_the_options_of_training(
     assert "2-fold cross-validation on 16 images" in capsys.readouterr().out
 
 
-def test_folds_train_decoders_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_refuse_a_bundle_because_they_train_their_own_decoders(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["evaluate", "--captions", "a", "--images", "b", "--folds", "2", "--bundle", "scenes"])
 
     assert code == 2
@@ -228,7 +228,7 @@ def test_evaluate_keeps_features_between_runs(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store").rglob("*.npy"))) == 1
 
 
-def test_export_prints_sizes_and_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_prints_sizes_and_the_loss_of_quality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, *files, _, bundle, _ = evaluate_arguments(tmp_path)
     out = tmp_path / "int8"
 
@@ -296,7 +296,7 @@ def test_train_learns_from_one_split_of_a_karpathy_file_and_measures_on_another(
 
 
 def fine_tuning_arguments(folder: Path, *, rows: str = "") -> list[str]:
-    """Write a bundle, ten pictures and their captions; return the command that goes on from the one with the others."""
+    """Write a bundle, ten pictures and their captions; return the command that trains the bundle on them."""
     lines = ["image,caption"]
     for colour in ("red", "green", "blue", "yellow", "black", "white", "purple", "orange", "pink", "brown"):
         make_image(colour).save(folder / f"{colour}.png")
@@ -309,7 +309,7 @@ def fine_tuning_arguments(folder: Path, *, rows: str = "") -> list[str]:
     return ["train", "--from", str(write_bundle(folder / "bundle")), *source, *held_out, *short]
 
 
-def test_train_goes_on_from_a_bundle_and_prints_scores_before_and_after(
+def test_train_continues_from_a_bundle_and_prints_scores_before_and_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(fine_tuning_arguments(tmp_path))
@@ -330,7 +330,7 @@ def test_train_goes_on_from_a_bundle_and_prints_scores_before_and_after(
     assert main(["caption", str(tmp_path / "red.png"), "--bundle", str(tmp_path / "mine")]) == 0
 
 
-def test_the_help_of_train_says_how_it_goes_on_from_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_train_names_the_defaults_of_continuing_from_a_bundle(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
 
     output, recipe = " ".join(capsys.readouterr().out.split()), fine_tuning_options()
@@ -341,7 +341,9 @@ def test_the_help_of_train_says_how_it_goes_on_from_a_bundle(capsys: pytest.Capt
     ) in output
 
 
-def test_train_cannot_go_on_from_a_bundle_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_cannot_continue_from_a_bundle_that_does_not_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = fine_tuning_arguments(tmp_path)
     arguments[2] = "nowhere"
 
@@ -354,7 +356,7 @@ def test_train_cannot_go_on_from_a_bundle_that_is_not_there(tmp_path: Path, caps
 @pytest.mark.parametrize(
     "options", [["--layers", "2"], ["--no-attention"], ["--hidden=512"], ["--encoder", "resnet18", "--cell", "lstm"]]
 )
-def test_train_refuses_options_of_a_network_that_the_bundle_brings(
+def test_train_refuses_options_that_the_bundle_decides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     code = main([*fine_tuning_arguments(tmp_path), *options])
@@ -364,7 +366,7 @@ def test_train_refuses_options_of_a_network_that_the_bundle_brings(
     assert f": leave out {names}, or leave out --from to begin with nothing" in capsys.readouterr().err
 
 
-def test_own_pictures_that_cannot_be_used_are_counted_in_one_line_and_stop_a_strict_training(
+def test_unusable_pictures_are_counted_in_one_line_and_stop_a_strict_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = fine_tuning_arguments(tmp_path, rows="gone.png,behold nothing\nred.png,\nmy.csv,behold a text\n")
@@ -464,7 +466,7 @@ def test_a_worker_serves_the_named_queues_in_their_order(words: list[str], queue
     assert options["burst"] == ("--burst" in words)
 
 
-def test_going_on_from_a_bundle_has_defaults_of_its_own_and_what_a_person_writes_stays() -> None:
+def test_continuing_from_a_bundle_has_its_own_defaults_and_written_options_stay() -> None:
     needed = ["train", "--captions", "a", "--images", "b", "--out", "c"]
 
     first, fine = parse(needed).params, parse([*needed, "--epochs", "3", "--from", "scenes"]).params

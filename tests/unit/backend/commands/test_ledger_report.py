@@ -47,7 +47,7 @@ def make_ledger(**changes: Any) -> Ledger:
     return Ledger(**values | changes)
 
 
-def test_the_table_tells_rates_in_per_cent_and_a_dash_where_nothing_is_known() -> None:
+def test_the_table_shows_rates_in_per_cent_and_a_dash_without_data() -> None:
     lines = [" ".join(line.split()) for line in ledger_lines(make_ledger(), None, with_arms=False)]
 
     assert lines[:4] == [
@@ -61,28 +61,28 @@ def test_the_table_tells_rates_in_per_cent_and_a_dash_where_nothing_is_known() -
     assert not any(line.startswith("suggestion was") for line in lines)
 
 
-def test_columns_stand_below_each_other() -> None:
+def test_columns_are_aligned() -> None:
     head, *rows = list(ledger_lines(make_ledger(), None, with_arms=False))[:4]
 
     assert {len(row) for row in rows} == {len(head)}
 
 
-def test_the_arms_are_compared_when_asked_for_or_when_there_are_both() -> None:
+def test_shown_and_withheld_suggestions_are_compared_on_request_or_when_there_are_both() -> None:
     shown = ArmTally(tally=make_tally(accepted=300, compared=300, unchanged=300, words=2400), spectrum={300: 2})
     withheld = ArmTally(tally=make_tally(written=2, compared=2, word_edits=5, words=21), spectrum={2: 3, 1: 4})
 
-    asked_for = list(ledger_lines(make_ledger(), None, with_arms=True))
+    on_request = list(ledger_lines(make_ledger(), None, with_arms=True))
     both = ledger_lines(make_ledger(shown=shown, withheld=withheld), None, with_arms=False)
     lines = [" ".join(line.split()) for line in both]
 
-    assert any(line.startswith("suggestion was") for line in asked_for)
+    assert any(line.startswith("suggestion was") for line in on_request)
     assert lines[lines.index("suggestion was shown withheld") :] == [
         "suggestion was shown withheld",
         "captions 300 2",
         "words, mean 8.0 10.5",
         "distinct words in 2 captions 2.0 7.0",
-        "other than ours 0.0% 100.0%",
-        "word edits to ours, mean 0.0 2.5",
+        "different from ours 0.0% 100.0%",
+        "changed words, mean 0.0 2.5",
         "skipped 0.0% 0.0%",
         "lead time in s, median - -",
     ]
@@ -90,14 +90,14 @@ def test_the_arms_are_compared_when_asked_for_or_when_there_are_both() -> None:
 
 def test_a_project_without_a_ledger_says_so() -> None:
     assert list(ledger_lines(make_ledger(versions={}, annotators={}, cells={}), None, with_arms=False)) == [
-        "nothing was suggested and nothing annotated yet"
+        "no suggestions and no annotations yet"
     ]
 
 
 def test_json_holds_all_totals() -> None:
-    found = ledger_json(make_ledger(), None)
+    report = ledger_json(make_ledger(), None)
 
-    (version, *_), (annotator,), (cell,) = found["versions"], found["annotators"], found["annotators_by_version"]
+    (version, *_), (annotator,), (cell,) = report["versions"], report["annotators"], report["annotators_by_version"]
     assert (version["version"], version["tasks"], version["judged"], version["accepted_rate"]) == (
         "photos-1a2b3c4d",
         12,
@@ -107,19 +107,22 @@ def test_json_holds_all_totals() -> None:
     assert version["kinds"] == dict.fromkeys(EDIT_KINDS, 0) | {"count": 1, "attribute": 2}
     assert (annotator["annotator"], annotator["mean_lead_time_s"]) == (7, 9.0)
     assert (cell["annotator"], cell["version"], cell["edited"]) == (7, "photos-1a2b3c4d", 3)
-    assert found["versions"][2]["version"] is None
-    assert found["arms"]["distinct_words_in_captions"] == 0
-    assert found["arms"]["withheld"]["distinct_words"] is None
+    assert report["versions"][2]["version"] is None
+    assert report["arms"]["distinct_words_in_captions"] == 0
+    assert report["arms"]["withheld"]["distinct_words"] is None
 
 
-def test_what_scores_mean_is_told_once_it_is_known() -> None:
-    known = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
+def test_fitted_scores_are_explained_with_their_error() -> None:
+    calibration = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
 
-    lines, found = list(ledger_lines(make_ledger(), known, with_arms=False)), ledger_json(make_ledger(), known)
+    lines, report = (
+        list(ledger_lines(make_ledger(), calibration, with_arms=False)),
+        ledger_json(make_ledger(), calibration),
+    )
 
-    assert lines[-1].startswith("scores mean acceptance, fitted on 240 judged suggestions")
-    assert "error 4.1%, the decoder's own 18.0%" in lines[-1]
-    assert (found["calibration"]["judged"], found["calibration"]["error"]) == (240, 0.041)
+    assert lines[-1].startswith("A score is the chance of acceptance, fitted on 240 judged suggestions.")
+    assert lines[-1].endswith("error: 4.1%; with the decoder's own scores: 18.0%.")
+    assert (report["calibration"]["judged"], report["calibration"]["error"]) == (240, 0.041)
     assert ledger_json(make_ledger(), None)["calibration"] is None
 
 
