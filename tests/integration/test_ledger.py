@@ -284,7 +284,7 @@ def test_the_command_prints_tables_json_and_csv(
 
     assert re.search(rf"^{VERSION} +0 +2 +50\.0% +0\.0% +50\.0%", printed[""], re.MULTILINE)
     assert "withheld" not in printed[""]
-    assert "expected calibration error 4.1%" in printed[""]
+    assert "Expected calibration error: 4.1%" in printed[""]
     assert json.loads(printed["--json"])["versions"][0]["edited"] == 1
     rows = list(csv.DictReader(io.StringIO(printed["--csv"])))
     assert [row["outcome"] for row in rows] == ["accepted", "edited"]

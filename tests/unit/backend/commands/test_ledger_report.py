@@ -115,13 +115,11 @@ def test_json_holds_all_totals() -> None:
 def test_fitted_scores_are_explained_with_their_error() -> None:
     calibration = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
 
-    lines, report = (
-        list(ledger_lines(make_ledger(), calibration, with_arms=False)),
-        ledger_json(make_ledger(), calibration),
-    )
+    lines = list(ledger_lines(make_ledger(), calibration, with_arms=False))
+    report = ledger_json(make_ledger(), calibration)
 
     assert lines[-1].startswith("A score is the chance of acceptance, fitted on 240 judged suggestions.")
-    assert lines[-1].endswith("error: 4.1%; with the decoder's own scores: 18.0%.")
+    assert lines[-1].endswith("error: 4.1%; without the fit: 18.0%.")
     assert (report["calibration"]["judged"], report["calibration"]["error"]) == (240, 0.041)
     assert ledger_json(make_ledger(), None)["calibration"] is None
 
