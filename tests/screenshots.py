@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def take_annotator_picture(browser: Browser, product: DemoProduct) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.goto(f"{product.label_studio_url}/user/login/")
     page.fill("input[name=email]", product.account.username)
     page.fill("input[name=password]", product.account.password)
