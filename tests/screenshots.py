@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def take_annotator_picture(browser: Browser, product: DemoProduct) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page = browser.new_page(viewport={"width": 1280, "height": 960})
     page.goto(f"{product.label_studio_url}/user/login/")
     page.fill("input[name=email]", product.account.username)
     page.fill("input[name=password]", product.account.password)
@@ -38,8 +38,8 @@ def take_annotator_picture(browser: Browser, product: DemoProduct) -> None:
     page.wait_for_url(lambda url: "login" not in url)
     task = product.user.next_task(product.project_id)
     page.goto(f"{product.label_studio_url}/projects/{product.project_id}/data?task={task.task_id}")
-    page.get_by_test_id("htx-textbox-view").wait_for()
     page.wait_for_load_state("networkidle")
+    page.get_by_test_id("htx-textbox-view").wait_for()
     page.screenshot(path=DOCS / "annotator.png")
 
 
@@ -66,7 +66,7 @@ def take_admin_pictures(browser: Browser, product: DemoProduct) -> None:
         product.user.submit(product.project_id, task, final_caption(task))
     page.get_by_role("button", name="Train now").click()
     page.goto(f"{product.backend_url}/admin/")
-    page.locator(".chart canvas").first.wait_for(timeout=120_000)
+    page.wait_for_function("document.querySelector('progress')?.value >= 0.4", timeout=120_000)
     save(page, "overview")
 
 
