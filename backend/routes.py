@@ -42,7 +42,7 @@ class TaskToCaption(JsonObject):
 
 class PredictParams(JsonObject):
     context: dict[str, Any] | None = None
-    """What the annotator typed so far; None outside interactive calls."""
+    """Text that the annotator has typed; None outside interactive calls."""
 
 
 class PredictBody(JsonObject):
@@ -81,7 +81,7 @@ def health() -> Response:
 
 @routes.post("/setup")
 def setup() -> Response:
-    """Answer the serving version. Label Studio asks at every page it shows, so nothing is loaded here."""
+    """Answer the serving version. Label Studio calls this for every page, so no weights are loaded here."""
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
     backend.services.new_projects.check_webhook(backend.project_id)
@@ -99,10 +99,10 @@ def predict() -> Response:
 
 @routes.post("/webhook")
 def webhook() -> tuple[Response, int] | Response:
-    """Store what an annotator did, then answer: Label Studio gives one second and never asks again."""
+    """Store the feedback of an annotator, then answer: Label Studio waits one second and does not repeat the call."""
     body = read_body(dict[str, Any])
     action = parse_json(WebhookBody, body).action
-    # Start Training cannot carry the webhook's headers, and tells us nothing that would have to be believed.
+    # Start Training cannot send the headers of the webhook, and it reports no annotations that we would have to trust.
     if action != START_TRAINING and not may_report_events(request, current_services().settings):
         return refuse(HTTPStatus.UNAUTHORIZED, f"send {WEBHOOK_HEADER} with WEBHOOK_SECRET")
     reply = CaptionBackend().fit(action, body)
@@ -112,7 +112,7 @@ def webhook() -> tuple[Response, int] | Response:
 
 @routes.post("/train")
 def train() -> tuple[Response, int]:
-    """Do what Start Training does; Label Studio before 1.4.1 asked here."""
+    """Start a training, as Start Training does; Label Studio before 1.4.1 calls this route."""
     return jsonify(job=CaptionBackend().start_training(read_body(OfProject).project)), HTTPStatus.CREATED
 
 
@@ -146,14 +146,14 @@ def job_status() -> Response:
 
 @routes.post("/validate")
 def validate() -> Response:
-    """Say which text areas of a labeling config would get captions."""
+    """Return the text areas of a labeling config that would get captions."""
     backend = CaptionBackend(label_config=read_body(ValidateBody).config)
     return jsonify(valid=True, controls=[vars(control) for control in backend.controls])
 
 
 @routes.post("/delete")
 def delete() -> Response:
-    """Let a project start over: the bundle serves it again. Its versions stay, `captioner promote` brings them back."""
+    """Let the bundle serve a project again. The project's versions stay; `captioner promote` can choose them again."""
     project_id = read_body(OfProject).project
     services = current_services()
     base_version = services.captioners.registry.base_version
@@ -163,7 +163,7 @@ def delete() -> Response:
 
 @routes.post("/duplicate_model")
 def duplicate_model() -> Response:
-    """Let a project start where another one is: copy the version that serves there."""
+    """Copy the version that serves one project to another project."""
     body = read_body(DuplicateModelBody)
     source, target = body.project_src, body.project_dst
     captioners = current_services().captioners
@@ -192,7 +192,7 @@ def read_body(kind: type[Body]) -> Body:
     """
     if not request.is_json:
         raise UnsupportedMediaType("the body must be JSON, sent with Content-Type: application/json")
-    # One that says its length is refused unread; of one in chunks Werkzeug hands out the first MAX_BODY_BYTES.
+    # A body that declares its length is refused unread. Of a chunked body Werkzeug returns the first MAX_BODY_BYTES.
     content = request.get_data(cache=False)
     if len(content) >= MAX_BODY_BYTES:
         raise RequestEntityTooLarge

@@ -28,7 +28,7 @@ EXTENSION = "captioner"
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningServices:
-    """What the requests of one process share; safe to use from every thread."""
+    """Services shared by the requests of one process; safe to use from every thread."""
 
     settings: Settings
     redis: Redis

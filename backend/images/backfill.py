@@ -90,14 +90,8 @@ def complete_features(
             outcomes["left" if time.monotonic() > deadline else completion.complete(correction)] += 1
             on_progress(done, len(corrections))
     report = FeatureReport(**{field.name: outcomes[field.name] for field in fields(FeatureReport)})
-    logger.info(
-        "features completed project=%s known=%s made=%s failed=%s left=%s",
-        project_id,
-        report.known,
-        report.made,
-        report.failed,
-        report.left,
-    )
+    counts = (report.known, report.made, report.failed, report.left)
+    logger.info("features completed project=%s known=%s made=%s failed=%s left=%s", project_id, *counts)
     return report
 
 

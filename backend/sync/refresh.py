@@ -66,15 +66,9 @@ def refresh(
     report = _take_turn(client, services, project_id, version, after_id, on_progress, time.monotonic() + turn_s)
     if report.rest_after is not None:
         enqueue_refresh(services.redis, services.settings, project_id, version, report.rest_after, delay_s=REST_IN_S)
-    logger.info(
-        "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s",
-        project_id,
-        version,
-        report.refreshed,
-        report.current,
-        report.failed,
-        report.stopped,
-    )
+    outcome = (report.refreshed, report.current, report.failed, report.stopped)
+    message = "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s"
+    logger.info(message, project_id, version, *outcome)
     return report
 
 
