@@ -256,7 +256,7 @@ def test_every_action_on_a_project_is_done(site: Site, open_page: Callable[..., 
 
     press(page, "Pause", "is paused")
     assert control.state(1) == "paused"
-    press(page, "Train now", "resume it first")
+    press(page, "Train now", "Resume it first")
     press(page, "Resume", "learns again")
     assert control.state(1) == "on"
     press(page, "Drain", "is draining")
