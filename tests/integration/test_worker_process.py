@@ -195,7 +195,7 @@ def test_jobs_run_at_low_priority_with_one_thread(workplace: Workplace, start_wo
 
     process = job_process(worker)
 
-    assert process.nice() == psutil.Process().nice() + 10
+    assert process.nice() == min(19, psutil.Process().nice() + 10)  # 19 is the lowest priority
     assert process.environ()["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "1")
 
 
