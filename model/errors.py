@@ -9,6 +9,7 @@ CaptionerError
 ├── CorrectionError       this annotation is not stored
 ├── CaptionFileError      a captions file for training or evaluation cannot be read
 ├── StoreError            the model store cannot be read or written
+├── LayoutError           Redis or the model store holds data of a version that this one cannot read
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
 │   ├── BundleError       a bundle is missing, damaged, or its parts do not fit
 │   └── VersionChoiceError  a person chose a version that cannot serve
@@ -64,6 +65,10 @@ class CaptionFileError(CaptionerError):
 
 class StoreError(CaptionerError):
     """The model store cannot be read or written."""
+
+
+class LayoutError(CaptionerError):
+    """Redis or the model store holds data in a layout that this version cannot read; nothing was changed."""
 
 
 class ModelVersionError(CaptionerError):

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from backend.app import create_app
 from backend.captioning.services import EXTENSION, CaptioningServices
 from tests.payloads import load_payload
-from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.feedback.record import Correction
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 from worker.settings import Settings
 
@@ -38,12 +38,8 @@ class BackendClient:
         services: CaptioningServices = self.app.extensions[EXTENSION]
         return services
 
-    @property
-    def inbox(self) -> CorrectionInbox:
-        return self.services.inbox
-
     def corrections(self, project_id: int) -> list[Correction]:
-        return self.inbox.corrections(project_id)
+        return self.services.feedback.corrections(project_id)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> TestResponse:
         return self.app.test_client().get(path, headers={**self.headers, **(headers or {})})

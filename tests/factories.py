@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from pydantic import SecretStr
+from redis import Redis
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioned_features import CaptionedFeatures
@@ -17,7 +18,9 @@ from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.tokenizer import Tokenizer
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
-from worker.feedback.corrections import Correction
+from worker.feedback.proposals import Proposal, judge
+from worker.feedback.record import AnnotationState, Correction, Feedback, Submission
+from worker.feedback.store import FeedbackStore, Recorded
 from worker.feedback.suggestions import Suggestion
 from worker.settings import Settings
 
@@ -127,7 +130,62 @@ def make_correction(**changes: Any) -> Correction:
         "updated_at": "2025-01-31T12:00:00.000000+00:00",
     }
     assert set(changes) <= {declared.name for declared in fields(Correction)}
-    return Correction(**values | changes)
+    values |= changes
+    of_proposal = {"proposed", "model_version", "image_key", "score"}
+    proposed = values["proposed"]
+    proposal = Proposal(
+        arm="none" if proposed is None else "shown",
+        caption=proposed,
+        model_version=values["model_version"],
+        captions=() if proposed is None else (proposed,),
+        score=values.get("score"),
+        image_key=values["image_key"],
+    )
+    submission = Submission(**{name: value for name, value in values.items() if name not in of_proposal})
+    correction = judge(submission, proposal)
+    assert isinstance(correction, Correction)
+    return correction
+
+
+def make_state(*feedback: Feedback, **changes: Any) -> AnnotationState:
+    """The annotation that holds these captions and skips, or nothing; by default that of `make_correction`."""
+    names = ("project_id", "task_id", "annotation_id", "annotation_uid", "created_at", "updated_at")
+    first = feedback[0] if feedback else make_correction(**{name: changes[name] for name in names if name in changes})
+    values: dict[str, Any] = {name: getattr(first, name) for name in names}
+    submitted = {declared.name for declared in fields(Submission)}
+    submissions = [Submission(**{name: getattr(found, name) for name in submitted}) for found in feedback]
+    return AnnotationState(**values | {"submissions": tuple(submissions)} | changes)
+
+
+def store_annotation(redis: Redis, *feedback: Feedback, **changes: Any) -> Recorded:
+    """Store one annotation as a webhook would that finds what was proposed; other controls of it stay."""
+    state = make_state(*feedback, **{"is_whole": False} | changes)
+    recorded = FeedbackStore(redis).record(state, {found.control: _proposed(found) for found in feedback})
+    for found in recorded.feedback:
+        image_key = next(given.image_key for given in feedback if given.name == found.name)
+        if isinstance(found, Correction) and image_key is not None and found.image_key is None:
+            FeedbackStore(redis).attach_image_key(found, image_key)
+    return recorded
+
+
+def _proposed(found: Feedback) -> list[Suggestion]:
+    if found.suggestion is None or found.model_version is None:
+        return []
+    captions = [found.suggestion] if found.proposed in {None, found.suggestion} else [found.suggestion, found.proposed]
+    return [
+        Suggestion(
+            project_id=found.project_id,
+            task_id=found.task_id,
+            control=found.control,
+            image_ref=found.image_ref,
+            image_key=found.image_key or "",
+            caption=str(caption),
+            model_version=found.model_version,
+            score=found.score,
+            withheld=found.arm == "withheld",
+        )
+        for caption in captions
+    ]
 
 
 def make_suggestion(**changes: Any) -> Suggestion:

@@ -20,8 +20,9 @@ from model.bundle import Bundle
 from model.registry import ModelRegistry
 from model.store import Store
 from model.vision.features import FeatureStore
-from tests.factories import environment_of, make_correction, make_image
-from worker.feedback.corrections import Correction, CorrectionInbox
+from tests.factories import environment_of, make_correction, make_image, store_annotation
+from worker.feedback.record import Correction
+from worker.feedback.store import FeedbackStore
 from worker.settings import Settings
 
 DEADLINE_S = 120
@@ -39,8 +40,8 @@ class Workplace:
     log_folder: Path
 
     @property
-    def inbox(self) -> CorrectionInbox:
-        return CorrectionInbox(self.redis)
+    def feedback(self) -> FeedbackStore:
+        return FeedbackStore(self.redis)
 
     @property
     def registry(self) -> ModelRegistry:
@@ -59,7 +60,7 @@ class Workplace:
         corrections = [make_pictured_correction(number, project_id, **changes) for number in numbers]
         for correction in corrections:
             self.store_features(correction)
-            self.inbox.store(correction)
+            store_annotation(self.redis, correction)
         return corrections
 
     def store_features(self, correction: Correction) -> None:

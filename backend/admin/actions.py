@@ -53,7 +53,7 @@ def resume(services: CaptioningServices, project_id: int, _fields: Fields) -> st
 def exclude(services: CaptioningServices, project_id: int, fields: Fields) -> str:
     """Exclude a correction from training."""
     name = _field(fields, "correction")
-    if not services.inbox.set_aside(project_id, name, f"{current_user_name()} excluded it"):
+    if not services.feedback.exclude(project_id, name, f"{current_user_name()} excluded it"):
         raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
     retrain_when_due(services.redis, services.settings, project_id)
     return f"correction {name} is excluded; the next training learns without it"
@@ -62,7 +62,7 @@ def exclude(services: CaptioningServices, project_id: int, fields: Fields) -> st
 def include(services: CaptioningServices, project_id: int, fields: Fields) -> str:
     """Include an excluded correction in training again."""
     name = _field(fields, "correction")
-    if not services.inbox.use_again(project_id, name):
+    if not services.feedback.include(project_id, name):
         raise RequestError(f"correction {name} of project {project_id} is not excluded")
     retrain_when_due(services.redis, services.settings, project_id)
     return f"correction {name} is included in training again"

@@ -104,7 +104,7 @@ def ledger(project_id: int) -> Response:
 @api.get("/projects/<int:project_id>/ledger.csv")
 def ledger_csv(project_id: int) -> Response:
     need_project(project_id)
-    lines = csv_lines(current_services().ledger.records(project_id))
+    lines = csv_lines(current_services().feedback.records(project_id))
     name = f"attachment; filename=project-{project_id}-ledger.csv"
     return Response(lines, mimetype="text/csv", headers={"Content-Disposition": name})
 
@@ -134,13 +134,15 @@ def edits(project_id: int) -> Response:
 def corrections(project_id: int) -> Response:
     page = find_corrections(project_id)
     rows = [asdict(record) for record in page.records]
+    for row, record in zip(rows, page.records, strict=True):
+        row["correction"]["model_version"] = record.correction.proposed_by
     return jsonify(corrections=rows, looked_at=page.looked_at, next=page.next)
 
 
 @api.get("/projects/<int:project_id>/corrections/<path:name>/image")
 def image(project_id: int, name: str) -> Response:
     """Return a small copy of the image of a correction."""
-    correction = current_services().inbox.find(project_id, name)
+    correction = current_services().feedback.find(project_id, name)
     if correction is None:
         raise NotFound(f"project {project_id} has no correction {name}")
     try:

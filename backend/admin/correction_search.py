@@ -8,7 +8,8 @@ from difflib import SequenceMatcher
 from backend.admin.version_records import known_versions
 from model.registry import ModelRegistry, ModelVersion
 from model.tokenizer import cut, joined
-from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.feedback.record import Correction
+from worker.feedback.store import FeedbackStore
 
 PAGE = 50
 SEARCH_S = 1.0
@@ -32,7 +33,7 @@ class Search:
         return (
             self.text.casefold() in captions
             and self.annotator in {None, correction.annotator}
-            and self.version in {"", correction.model_version}
+            and self.version in {"", correction.proposed_by}
             and (correction.is_edit or not self.edited_only)
         )
 
@@ -70,7 +71,7 @@ class CorrectionPage:
 
 
 def search_corrections(
-    inbox: CorrectionInbox,
+    feedback: FeedbackStore,
     registry: ModelRegistry,
     project_id: int,
     search: Search,
@@ -84,14 +85,14 @@ def search_corrections(
     """
     matches: list[Correction] = []
     deadline, looked_at, is_over = clock() + SEARCH_S, 0, True
-    for correction in inbox.newest_first(project_id, start):
+    for correction in feedback.newest_first(project_id, start):
         if len(matches) == PAGE or clock() > deadline:
             is_over = False
             break
         looked_at += 1
         if search.matches(correction):
             matches.append(correction)
-    records = tuple(_records(inbox, registry, project_id, matches))
+    records = tuple(_records(feedback, registry, project_id, matches))
     return CorrectionPage(records=records, looked_at=looked_at, next=None if is_over else start + looked_at)
 
 
@@ -112,11 +113,11 @@ def _piece(words: Sequence[str], change: str) -> Piece:
 
 
 def _records(
-    inbox: CorrectionInbox, registry: ModelRegistry, project_id: int, corrections: Sequence[Correction]
+    feedback: FeedbackStore, registry: ModelRegistry, project_id: int, corrections: Sequence[Correction]
 ) -> Iterator[CorrectionRecord]:
     versions = known_versions(registry, project_id) if corrections else []
     newest = [version for version in versions if version.published][-VERSIONS_LOOKED_AT:]
-    excluded = inbox.set_aside_names(project_id)
+    excluded = feedback.excluded(project_id)
     for correction in corrections:
         yield CorrectionRecord(
             correction=correction,

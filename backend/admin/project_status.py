@@ -11,8 +11,8 @@ from backend.admin.job_records import JobRecord, find_jobs
 from backend.captioning.services import CaptioningServices
 from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
-from worker.feedback.corrections import Waiting
 from worker.feedback.totals import Acceptance, read_acceptances
+from worker.feedback.waiting import Waiting, read_waitings
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 from worker.queue.retraining import Retrainings, retrainings_of
@@ -95,7 +95,7 @@ def project_statuses(
     acceptances = read_acceptances(
         services.redis, {project_id: project_versions.compared for project_id, project_versions in versions.items()}
     )
-    waiting = services.inbox.waiting_of(project_ids)
+    waiting = read_waitings(services.redis, project_ids)
     trainings = _read_trainings(services, versions)
     return tuple(
         _status(
@@ -227,8 +227,8 @@ def _at_work(trainings: _Trainings) -> Verdict | None:
 def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:
     if failed is not None and waiting.count:  # without waiting corrections, a later training has learned them
         return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
-    missing = retrain_after - waiting.untaken
-    if waiting.untaken and missing > 0:
+    missing = retrain_after - waiting.unclaimed
+    if waiting.unclaimed and missing > 0:
         return Verdict(standing="waiting", words=f"waiting for {missing} more correction{'s' if missing > 1 else ''}")
     if waiting.count:
         return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")

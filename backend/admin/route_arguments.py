@@ -16,7 +16,7 @@ LARGEST_START = 2**53
 def need_project(project_id: int) -> None:
     """Raise NotFound for a project that never had a correction or a version."""
     services = current_services()
-    if project_id not in services.inbox.projects() and services.captioners.registry.newest(project_id) is None:
+    if project_id not in services.feedback.projects() and services.captioners.registry.newest(project_id) is None:
         raise NotFound(f"there is no project {project_id} here; a project appears with its first correction")
 
 
@@ -62,7 +62,7 @@ def find_corrections(project_id: int) -> CorrectionPage:
         edited_only=arguments.get("edited") == "1",
     )
     start = min(max(0, _number("start") or 0), LARGEST_START)
-    return search_corrections(services.inbox, services.captioners.registry, project_id, search, start)
+    return search_corrections(services.feedback, services.captioners.registry, project_id, search, start)
 
 
 def _number(name: str) -> int | None:

@@ -25,19 +25,12 @@ from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError, ModelVersionError
 from worker.feedback.totals import Acceptance, read_acceptance
+from worker.feedback.waiting import Waiting, read_waitings
 from worker.queue.job_metrics import JOB_BUCKETS_S, Counts, JobCounts, JobTimes
 
 logger = logging.getLogger(__name__)
 
 JOB_STATES = ("waiting", "deferred", "scheduled", "running", "failed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WaitingCorrections:
-    """Corrections of one project that no training has used."""
-
-    count: int
-    oldest_s: float | None
 
 
 @dataclass(kw_only=True)
@@ -47,7 +40,7 @@ class _Readings:
     queues: tuple[QueueStatus, ...] = ()
     workers_alive: int | None = None
     counts: Counts = field(default_factory=Counts)
-    waiting: Mapping[int, _WaitingCorrections] = field(default_factory=dict)
+    waiting: Mapping[int, Waiting] = field(default_factory=dict)
     """By project, as all mappings below."""
     serving: dict[int, str] = field(default_factory=dict)
     acceptance: Mapping[int, Acceptance] = field(default_factory=dict)
@@ -87,16 +80,11 @@ class SharedMetrics(Collector):
         return readings
 
     def _read_redis(self, readings: _Readings) -> None:
-        redis, inbox = self._services.redis, self._services.inbox
+        redis = self._services.redis
         readings.queues = tuple(queue_statuses(redis))
         readings.workers_alive = sum(worker.is_alive for worker in worker_statuses(redis))
         readings.counts = JobCounts(redis).read()
-        readings.waiting = {
-            project_id: _WaitingCorrections(
-                count=inbox.waiting(project_id), oldest_s=inbox.oldest_waiting_s(project_id)
-            )
-            for project_id in inbox.projects()
-        }
+        readings.waiting = read_waitings(redis, self._services.feedback.projects())
 
     def _read_store(self, readings: _Readings) -> None:
         self._services.store.exists("ready")  # checks the store even if there are no projects

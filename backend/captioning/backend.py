@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from redis import RedisError
@@ -10,18 +9,20 @@ from redis import RedisError
 from backend.captioning.backend_base import BackendBase
 from backend.captioning.services import current_services
 from backend.captioning.suggest import Suggester, TaskSuggestions
-from backend.protocol.annotations import Submission, with_proposal
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from backend.protocol.webhook_events import WebhookEvent, parse_webhook
-from worker.feedback.ledger_records import Skip, record_skip, record_submission
+from worker.feedback.record import AnnotationState
+from worker.queue.periodic_pull import schedule_pull
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.trigger import retrain_when_due
-from worker.request_id import current_request_id
 from worker.telemetry import span
 
 logger = logging.getLogger(__name__)
+
+PULL_SOON_S = 10
+"""Delay of the pull that verifies a doubtful event."""
 
 
 class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has no types
@@ -66,11 +67,9 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         news = parse_webhook(event, data)
         if news.ignored:
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, news.ignored)
-        changed = self._forget(news) + sum(self._store(submission) for submission in news.submissions)
-        for skip in news.skips:
-            self._record_skip(skip)
         if news.wants_training:
             return {"job": self.start_training(news.project_id)}
+        changed = sum(self._record(state) for state in news.annotations) + self._remove(news)
         job_id = self._retrain_when_due(news.project_id) if changed else None
         logger.info("webhook done action=%s project=%s changed=%s job=%s", event, news.project_id, changed, job_id)
         return {"changed": changed}
@@ -87,45 +86,39 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         predictions = make_predictions(suggestions.shown, suggestions.model_version)
         return predictions if self.services.settings.alternatives > 1 else predictions[0]
 
-    def _forget(self, news: WebhookEvent) -> int:
-        """Forget deleted tasks and what deleted, skipped or emptied annotations corrected; returns how many."""
-        services, project_id = self.services, news.project_id
-        services.suggestions.forget_tasks(project_id, news.deleted_tasks)
-        forgotten = services.inbox.forget_tasks(project_id, news.deleted_tasks)
-        skipped = {skip.annotation_id for skip in news.skips}
-        for skip in news.skips:  # may come late, after the annotation was taken up again
-            forgotten += services.inbox.remove(project_id, [skip.annotation_id], skip.updated_at)
-        forgotten += services.inbox.remove(project_id, set(news.removed_annotations) - skipped)
-        for annotation_id, control in news.emptied_controls:
-            forgotten += services.inbox.remove_control(project_id, annotation_id, control)
-        services.ledger.forget_tasks(project_id, news.deleted_tasks)
-        services.ledger.remove(project_id, set(news.removed_annotations) - skipped)
-        services.ledger.remove_controls(project_id, news.emptied_controls)
-        return forgotten
+    def _record(self, state: AnnotationState) -> int:
+        """Store what an annotation holds now; returns how many captions came, changed or went."""
+        recorded = self.services.feedback.record(state, self.services.suggestions.find_for(state))
+        for feedback in recorded.feedback:
+            logger.info(
+                "feedback %s project=%s task=%s annotation=%s outcome=%s version=%s",
+                "stored" if recorded.is_new else "not new",
+                feedback.project_id,
+                feedback.task_id,
+                feedback.annotation_id,
+                feedback.outcome,
+                feedback.model_version,
+            )
+        if recorded.is_refused:
+            self._pull_soon(f"annotation {state.annotation_id} seems old", state.project_id)
+        return recorded.stored + recorded.removed
 
-    def _store(self, submission: Submission) -> bool:
-        submitted = submission.correction
-        suggestions = self.services.suggestions.find(
-            submitted.project_id, submitted.task_id, submitted.control, submitted.image_ref
+    def _remove(self, news: WebhookEvent) -> int:
+        """Remove what is deleted; returns how many captions went."""
+        removed = self.services.feedback.remove(
+            news.project_id, annotation_ids=news.deleted_annotations, task_ids=news.deleted_tasks
         )
-        correction = replace(with_proposal(submission, suggestions), request_id=current_request_id())
-        is_news = self.services.inbox.store(correction)
-        record = record_submission(correction, suggestions)
-        self.services.ledger.store(record)
-        logger.info(
-            "correction %s project=%s task=%s annotation=%s outcome=%s version=%s",
-            "stored" if is_news else "known",
-            correction.project_id,
-            correction.task_id,
-            correction.annotation_id,
-            record.outcome,
-            correction.model_version,
-        )
-        return is_news
+        if removed.is_doubtful:
+            self._pull_soon("an id that was deleted may be in use again", news.project_id)
+        return removed.count
 
-    def _record_skip(self, skip: Skip) -> None:
-        suggestions = self.services.suggestions.find(skip.project_id, skip.task_id, skip.control, skip.image_ref)
-        self.services.ledger.store(record_skip(skip, suggestions))
+    def _pull_soon(self, reason: str, project_id: int) -> None:
+        """Bring the next pull forward, so that a mistake about an event lasts seconds."""
+        logger.info("annotations will be pulled soon project=%s reason=%s", project_id, reason)
+        try:
+            schedule_pull(self.services.redis, self.services.settings, delay_s=PULL_SOON_S)
+        except RedisError as problem:  # the next periodic pull corrects it, too
+            logger.warning("pull not scheduled project=%s problem=%s", project_id, problem)
 
     def _retrain_when_due(self, project_id: int) -> str | None:
         try:

@@ -17,8 +17,7 @@ from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
 from model.registry import ModelRegistry
 from model.store import Store
-from worker.feedback.corrections import CorrectionInbox
-from worker.feedback.ledger_records import LedgerRecords
+from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
 from worker.redis_client import connect
 from worker.settings import Settings
@@ -41,16 +40,12 @@ class CaptioningServices:
     """One slot for each thread that may compute at the same time."""
 
     @property
-    def inbox(self) -> CorrectionInbox:
-        return CorrectionInbox(self.redis)
+    def feedback(self) -> FeedbackStore:
+        return FeedbackStore(self.redis)
 
     @property
     def suggestions(self) -> SuggestionLog:
         return SuggestionLog(self.redis)
-
-    @property
-    def ledger(self) -> LedgerRecords:
-        return LedgerRecords(self.redis)
 
 
 def make_services(settings: Settings) -> CaptioningServices:

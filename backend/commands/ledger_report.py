@@ -3,12 +3,12 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 from worker.feedback.edit_kinds import EDIT_KINDS
-from worker.feedback.ledger_records import LedgerRecord
+from worker.feedback.record import Feedback
 from worker.feedback.score_calibration import Calibration
 from worker.feedback.totals import ArmTally, Ledger, Tally
 
@@ -36,6 +36,10 @@ RATES = (
     "mean_words",
     "mean_lead_time_s",
     "median_lead_time_s",
+)
+CSV_COLUMNS = (
+    *("project_id", "task_id", "annotation_id", "control", "annotator", "arm", "model_version", "suggestion", "score"),
+    *("outcome", "caption", "word_edits", "kinds", "lead_time_s", "updated_at"),
 )
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins with one of these would be a formula in a spreadsheet, whoever wrote it."""
@@ -84,12 +88,12 @@ def ledger_json(ledger: Ledger, calibration: Calibration | None) -> dict[str, An
     }
 
 
-def csv_lines(records: Iterable[LedgerRecord]) -> Iterator[str]:
+def csv_lines(records: Iterable[Feedback]) -> Iterator[str]:
     """Yield the column names and a line for each record; no cell can become a formula."""
     line = io.StringIO(newline="")
     writer = csv.writer(line)
-    rows = ({**asdict(record), "kinds": " ".join(record.kinds)}.values() for record in records)
-    for row in chain([[declared.name for declared in fields(LedgerRecord)]], rows):
+    rows = ([_value(record, column) for column in CSV_COLUMNS] for record in records)
+    for row in chain([CSV_COLUMNS], rows):
         writer.writerow(_cell(value) for value in row)
         yield line.getvalue()
         line.seek(0)
@@ -170,6 +174,11 @@ def _arm_json(arm: ArmTally, sample: int) -> dict[str, Any]:
 
 def _distinct_words(arm: ArmTally, sample: int) -> float | None:
     return arm.distinct_words(sample) if sample else None
+
+
+def _value(record: Feedback, column: str) -> Any:
+    value = getattr(record, column)
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _cell(value: Any) -> Any:

@@ -70,8 +70,8 @@ def ledger(project: int, as_json: bool, as_csv: bool) -> int:
 
     from backend.commands.ledger_report import csv_lines, ledger_json, ledger_lines
     from model.store import Store
-    from worker.feedback.ledger_records import LedgerRecords
     from worker.feedback.score_calibration import read_calibration
+    from worker.feedback.store import FeedbackStore
     from worker.feedback.totals import read_ledger
     from worker.redis_client import connect
     from worker.settings import hide_password
@@ -81,7 +81,7 @@ def ledger(project: int, as_json: bool, as_csv: bool) -> int:
     try:
         with connect(settings.redis_url) as redis:
             if as_csv:
-                sys.stdout.writelines(csv_lines(LedgerRecords(redis).records(project)))
+                sys.stdout.writelines(csv_lines(FeedbackStore(redis).records(project)))
                 return 0
             totals = read_ledger(redis, project)
     except RedisError as cause:

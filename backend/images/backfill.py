@@ -22,8 +22,9 @@ from model.errors import ImageError, LabelStudioError
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
-from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.feedback.record import Correction
 from worker.feedback.selection import LIMITS, SelectionLimits, select_corrections
+from worker.feedback.store import FeedbackStore
 from worker.queue.job_failure import may_come_from_items
 from worker.settings import Settings
 
@@ -76,9 +77,9 @@ def complete_features(
         BundleError: the bundle cannot be loaded.
         StoreError: features cannot be written.
     """
-    inbox = CorrectionInbox(redis)
-    excluded = inbox.set_aside_names(project_id)
-    selection = select_corrections(inbox.corrections(project_id), excluded, limits)
+    feedback = FeedbackStore(redis)
+    excluded = feedback.excluded(project_id)
+    selection = select_corrections(feedback.corrections(project_id), excluded, limits)
     corrections = sorted(
         (*selection.used, *selection.unread), key=lambda correction: correction.updated_at, reverse=True
     )
@@ -100,7 +101,7 @@ class _Completion:
 
     def __init__(self, client: LabelStudioClient | None, redis: Redis, settings: Settings, project_id: int) -> None:
         self.client = client
-        self.inbox = CorrectionInbox(redis)
+        self.feedback = FeedbackStore(redis)
         self.failures = _Failures(redis, project_id)
         self.fetcher = ImageFetcher.from_settings(settings)
         self.encoder: Encoder = load_bundle(settings.caption_bundle).encoder
@@ -125,7 +126,7 @@ class _Completion:
                 raise
             self._exclude(correction, problem)
             return "set_aside"
-        self.inbox.attach_image_key(correction, image.image_key)
+        self.feedback.attach_image_key(correction, image.image_key)
         return "made"
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class _Completion:
         """Exclude the correction, unless the encoder fails on a plain grey image too; then that error is raised."""
         self._encode(self.encoder.spec.preprocessing(Image.new("RGB", (64, 64), "grey")))
         reason = f"its image cannot be encoded: {problem}"
-        self.inbox.set_aside(correction.project_id, correction.name, reason, by_job=True)
+        self.feedback.exclude(correction.project_id, correction.name, reason, automatic=True)
         logger.warning(
             "correction excluded project=%s correction=%s problem=%r", correction.project_id, correction.name, problem
         )

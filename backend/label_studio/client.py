@@ -27,7 +27,7 @@ TASKS_PER_SELECTION = 200
 """Their ids travel in the address, which proxies cut at 8 kB."""
 TASK_FIELDS = (
     "id,data,annotations,predictions,task,project,result,was_cancelled,updated_at,completed_by,lead_time,ground_truth,"
-    "parent_prediction,unique_id"
+    "parent_prediction,created_at"
 )
 """The fields that we read of tasks and, by the same list, of annotations. All fields would take three times as long."""
 PROJECT_FIELDS = "id,title,label_config,model_version,show_collab_predictions"

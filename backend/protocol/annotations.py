@@ -1,42 +1,17 @@
-"""What one annotation says about our captions, told by a webhook or pulled (docs/label-studio.md).
+"""What one annotation of Label Studio holds, from a webhook or from a pull.
 
-Foreign JSON stops here. Nothing is stored and nobody is asked: these functions are pure, `CaptionBackend.fit` acts.
+Foreign JSON is read here. These functions are pure: they store nothing and ask nobody.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from backend.protocol.json_fields import LARGEST_NUMBER, checked, need, need_objects
 from backend.protocol.label_config import CaptionControl, compact_image_ref, read_image_ref
-from model.errors import CorrectionError, TaskError
-from worker.feedback.corrections import Correction
-from worker.feedback.ledger_records import Skip
-from worker.feedback.suggestions import Suggestion, seen_suggestions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """One caption that an annotator submitted; what we had proposed is looked up later."""
-
-    correction: Correction
-    origin: str | None
-    """Label Studio's hint: `prediction`, `prediction-changed`, `manual`; None for what came by its API."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotationReading:
-    """What one annotation holds for us."""
-
-    submissions: tuple[Submission, ...] = ()
-    emptied: tuple[str, ...] = ()
-    """Controls without a caption now, while others of the annotation have one."""
-    removed: int | None = None
-    """Its id, when whatever it corrected before no longer counts: skipped, or without any caption now."""
-    skips: tuple[Skip, ...] = ()
-    """Each control that has an image, when it was skipped."""
-    ignored: str | None = None
-    """Why a caption in it cannot be used, in words."""
+from model.errors import CorrectionError, RequestError, TaskError
+from worker.feedback.record import AnnotationState, Submission, utc
+from worker.request_id import current_request_id
 
 
 def parse_annotation(
@@ -45,84 +20,55 @@ def parse_annotation(
     project_id: int,
     controls: Sequence[CaptionControl],
     path: str = "annotation.",
-) -> AnnotationReading:
+) -> AnnotationState:
     """Read one annotation of one task, from a webhook or pulled from Label Studio.
 
     Args:
+        annotation: as Label Studio sends it.
+        task: the annotation's, as Label Studio sends it.
+        project_id: the annotation's.
+        controls: text areas of the project whose captions are read.
         path: where the annotation stands in the request, for messages.
 
     Raises:
-        RequestError: a key is missing or of a wrong type.
+        RequestError: a key is missing or of a wrong type, or a time is impossible.
     """
     annotation_id = need(annotation, "id", int, path)
-    if need(annotation, "was_cancelled", bool, path):
-        return _skipped(annotation, task, project_id, controls, path)
+    has_created_at = annotation.get("created_at") is not None
+    place: dict[str, Any] = {
+        "project_id": project_id,
+        "task_id": need(task, "id", int, "task."),
+        "annotation_id": annotation_id,
+        "annotation_uid": checked(annotation.get("unique_id") or "", str, f"{path}unique_id"),
+        "created_at": _time(annotation, "created_at", path) if has_created_at else None,
+        "updated_at": _time(annotation, "updated_at", path),
+    }
+    is_skipped = need(annotation, "was_cancelled", bool, path)
     regions = _text_regions(annotation, path)
+    task_data = need(task, "data", dict, "task.")
     submissions, emptied, problems = [], [], []
     for control in controls:
         mine = [region for region in regions if region.from_name == control.from_name]
+        text = _caption(mine)
+        if not text and not is_skipped:
+            emptied.append(control.from_name)
+            continue
         try:
-            if caption := _caption(mine):
-                correction = _correction(annotation, task, project_id, control, caption, path)
-                submissions.append(Submission(correction=correction, origin=mine[0].origin))
-            else:
-                emptied.append(control.from_name)
+            image_ref = compact_image_ref(read_image_ref(task_data, control))
+            name = control.from_name
+            submissions.append(_submission(annotation, place, image_ref, name, mine, is_skipped=is_skipped))
         except (TaskError, CorrectionError) as problem:
             problems.append(str(problem))
     strangers = {region.from_name for region in regions} - {control.from_name for control in controls}
-    if strangers and not submissions:
+    is_whole = is_skipped or not (problems or strangers)
+    if strangers and not submissions and not is_skipped:
         problems.append(f"the labeling config has no caption TextArea {', '.join(sorted(strangers))}")
-    return AnnotationReading(
+    return AnnotationState(
+        **place,
         submissions=tuple(submissions),
-        emptied=tuple(emptied) if submissions else (),
-        removed=None if submissions or problems else annotation_id,
+        emptied=tuple(emptied),
+        is_whole=is_whole,
         ignored="; ".join(problems) or None,
-    )
-
-
-def with_proposal(submission: Submission, suggestions: Sequence[Suggestion]) -> Correction:
-    """Return the correction beside the caption we had proposed.
-
-    Args:
-        suggestions: what we suggested for this control, task and image, newest first; withheld ones among them.
-    """
-    final, proposed = submission.correction, None
-    seen = seen_suggestions(suggestions, was_prefilled=submission.origin in {"prediction", "prediction-changed"})
-    if submission.origin in {"prediction", None}:
-        # Accepted: the annotator may have seen an older suggestion than the newest.
-        proposed = next((known for known in seen if known.caption == final.caption), None)
-    if proposed is None and seen:
-        proposed = seen[0]
-    if proposed is not None:
-        return replace(
-            final,
-            proposed=proposed.caption,
-            model_version=proposed.model_version,
-            image_key=proposed.image_key,
-        )
-    if submission.origin == "prediction":
-        # What we suggested is forgotten (Redis was lost); the hint is all that is left.
-        return replace(final, proposed=final.caption)
-    return replace(final, image_key=suggestions[0].image_key) if suggestions else final
-
-
-def _skipped(
-    annotation: Mapping[str, Any],
-    task: Mapping[str, Any],
-    project_id: int,
-    controls: Sequence[CaptionControl],
-    path: str,
-) -> AnnotationReading:
-    skips, problems = [], []
-    regions = _text_regions(annotation, path)
-    for control in controls:
-        mine = [region for region in regions if region.from_name == control.from_name]
-        try:
-            skips.append(_skip(annotation, task, project_id, control, mine, path))
-        except (TaskError, CorrectionError) as problem:
-            problems.append(str(problem))
-    return AnnotationReading(
-        removed=need(annotation, "id", int, path), skips=tuple(skips), ignored="; ".join(problems) or None
     )
 
 
@@ -173,53 +119,41 @@ def _caption(regions: Sequence[_TextRegion]) -> str:
     return "\n".join(row for region in regions for row in region.rows)
 
 
-def _correction(
+def _submission(
     annotation: Mapping[str, Any],
-    task: Mapping[str, Any],
-    project_id: int,
-    control: CaptionControl,
-    caption: str,
-    path: str,
-) -> Correction:
-    annotation_id = need(annotation, "id", int, path)
-    return Correction(
-        project_id=project_id,
-        task_id=need(task, "id", int, "task."),
-        annotation_id=annotation_id,
-        annotation_uid=str(annotation.get("unique_id") or annotation_id),
-        control=control.from_name,
-        image_ref=compact_image_ref(read_image_ref(need(task, "data", dict, "task."), control)),
-        image_key=None,
-        proposed=None,
-        caption=caption,
-        model_version=None,
+    place: Mapping[str, Any],
+    image_ref: str,
+    control: str,
+    regions: Sequence["_TextRegion"],
+    *,
+    is_skipped: bool,
+) -> Submission:
+    """Return what one control of the annotation holds.
+
+    Raises:
+        CorrectionError: it cannot be stored.
+    """
+    is_untouched = bool(regions) and all(region.origin == "prediction" for region in regions)
+    return Submission(
+        **place,
+        control=control,
+        image_ref=image_ref,
+        caption=None if is_skipped else _caption(regions),
+        prefilled=_caption(regions) if is_skipped and is_untouched else None,
+        origin=None if is_skipped else regions[0].origin,
         annotator=_annotator(annotation.get("completed_by")),
         lead_time_s=_lead_time_s(annotation.get("lead_time")),
         ground_truth=annotation.get("ground_truth") is True,
-        updated_at=need(annotation, "updated_at", str, path),
+        request_id=current_request_id(),
     )
 
 
-def _skip(
-    annotation: Mapping[str, Any],
-    task: Mapping[str, Any],
-    project_id: int,
-    control: CaptionControl,
-    regions: Sequence[_TextRegion],
-    path: str,
-) -> Skip:
-    is_untouched = bool(regions) and all(region.origin == "prediction" for region in regions)
-    return Skip(
-        project_id=project_id,
-        task_id=need(task, "id", int, "task."),
-        annotation_id=need(annotation, "id", int, path),
-        control=control.from_name,
-        image_ref=compact_image_ref(read_image_ref(need(task, "data", dict, "task."), control)),
-        prefilled=_caption(regions) if is_untouched else None,
-        annotator=_annotator(annotation.get("completed_by")),
-        lead_time_s=_lead_time_s(annotation.get("lead_time")),
-        updated_at=need(annotation, "updated_at", str, path),
-    )
+def _time(annotation: Mapping[str, Any], field: str, path: str) -> str:
+    """Return a time of the annotation in the one form that is stored."""
+    try:
+        return utc(need(annotation, field, str, path))
+    except ValueError as cause:
+        raise RequestError(f"{path}{field} must be {cause}") from cause
 
 
 def _annotator(completed_by: Any) -> int | None:

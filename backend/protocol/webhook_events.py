@@ -1,14 +1,14 @@
-"""What one webhook of Label Studio asks of us (docs/label-studio.md); pure, `CaptionBackend.fit` acts."""
+"""What one webhook of Label Studio asks of us. These functions are pure; `CaptionBackend.fit` acts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.protocol.annotations import Submission, parse_annotation
+from backend.protocol.annotations import parse_annotation
 from backend.protocol.json_fields import need, need_ids, need_objects
 from backend.protocol.label_config import parse_caption_controls
 from model.errors import LabelConfigError, RequestError
-from worker.feedback.ledger_records import Skip
+from worker.feedback.record import AnnotationState
 
 START_TRAINING = "START_TRAINING"
 
@@ -19,12 +19,9 @@ class WebhookEvent:
 
     project_id: int
     """0 only where the whole event is ignored."""
-    submissions: tuple[Submission, ...] = ()
-    emptied_controls: tuple[tuple[int, str], ...] = ()
-    """Annotation id and from_name of a control without a caption now, while others of the annotation have one."""
-    removed_annotations: tuple[int, ...] = ()
-    """Deleted, skipped, or without any caption now."""
-    skips: tuple[Skip, ...] = ()
+    annotations: tuple[AnnotationState, ...] = ()
+    """Created or updated, as they are now."""
+    deleted_annotations: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
     wants_training: bool = False
     ignored: str | None = None
@@ -51,21 +48,13 @@ def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
         controls = parse_caption_controls(label_config)
     except LabelConfigError as problem:
         return WebhookEvent(project_id=project_id, ignored=str(problem))
-    readings = [parse_annotation(annotation, task, project_id, controls, path) for annotation, task, path in pairs]
-    return WebhookEvent(
-        project_id=project_id,
-        submissions=tuple(found for reading in readings for found in reading.submissions),
-        emptied_controls=tuple(
-            (found.submissions[0].correction.annotation_id, control) for found in readings for control in found.emptied
-        ),
-        removed_annotations=tuple(reading.removed for reading in readings if reading.removed is not None),
-        skips=tuple(skip for reading in readings for skip in reading.skips),
-        ignored="; ".join(reading.ignored for reading in readings if reading.ignored) or None,
-    )
+    states = tuple(parse_annotation(annotation, task, project_id, controls, path) for annotation, task, path in pairs)
+    problems = [state.ignored for state in states if state.ignored]
+    return WebhookEvent(project_id=project_id, annotations=states, ignored="; ".join(problems) or None)
 
 
 def _annotations_deleted(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
-    return WebhookEvent(project_id=project_id, removed_annotations=need_ids(body, "annotations"))
+    return WebhookEvent(project_id=project_id, deleted_annotations=need_ids(body, "annotations"))
 
 
 def _tasks_deleted(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:

@@ -9,7 +9,7 @@ from backend.label_studio.client import LabelStudioClient, Project
 from backend.protocol.label_config import has_captions
 from backend.sync.pull import Reconciliation, reconcile
 from model.errors import CaptionerError
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.waiting import read_waiting
 from worker.queue.retraining import enqueue_rollback_check
 from worker.queue.trigger import retrain_when_due
 from worker.settings import Settings
@@ -56,10 +56,10 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
         if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
             return "foreign"
         reconciliation = pull_project(client, redis, settings, project)
-        if CorrectionInbox(redis).waiting(project.project_id):  # annotators may have judged suggestions, too
+        if read_waiting(redis, project.project_id).count:  # annotators may have judged suggestions, too
             enqueue_rollback_check(redis, project.project_id)
     # Errors in reading JSON that no Label Studio we know would send must not stop the other projects either.
-    except (CaptionerError, KeyError, TypeError, ValueError) as problem:
+    except (CaptionerError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
         logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
         return "failed"
     return "changed" if reconciliation.changed else "unchanged"

@@ -24,13 +24,11 @@ from rq.serializers import JSONSerializer
 from model.progress import Progress, ProgressDisplay
 from model.registry import ModelRegistry
 from tests.backend_client import BackendClient, make_settings
-from tests.factories import make_correction, write_bundle
+from tests.factories import make_correction, make_state, write_bundle
 from tests.redis_server import RedisServer
-from worker.feedback.corrections import Correction
-from worker.feedback.inbox_scripts import STORE, inbox_keys
-from worker.feedback.ledger_records import record_submission
-from worker.feedback.ledger_scripts import STORE as STORE_RECORD
-from worker.feedback.ledger_scripts import ledger_keys
+from worker.feedback.layout import open_layout, run_all
+from worker.feedback.record import Correction
+from worker.feedback.store import record_command
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 LOGIN = ("admin", "secret")
@@ -112,16 +110,11 @@ def fill(backend: BackendClient, projects: int, corrections: int, jobs: int) -> 
 
 def store_corrections(redis: Redis, project_id: int, count: int, version: str) -> None:
     draw = random.Random(project_id)
-    store, record = redis.register_script(STORE), redis.register_script(STORE_RECORD)
+    open_layout(redis)
     for start in range(1, count + 1, AT_ONCE):
-        with redis.pipeline(transaction=False) as pipeline:
-            for number in range(start, min(count, start + AT_ONCE - 1) + 1):
-                made = make(project_id, number, version, draw)
-                at = (made.updated_at, made.to_json(), number)
-                store(inbox_keys(project_id), [project_id, made.task_id, made.name, *at], client=pipeline)
-                told = record_submission(made, [])
-                record(ledger_keys(project_id), [told.name, told.to_json()], client=pipeline)
-            pipeline.execute()
+        numbers = range(start, min(count, start + AT_ONCE - 1) + 1)
+        made = [make(project_id, number, version, draw) for number in numbers]
+        run_all(redis, project_id, [record_command(make_state(correction), [correction]) for correction in made])
 
 
 def make(project_id: int, number: int, version: str, draw: random.Random) -> Correction:

@@ -40,7 +40,7 @@ from recipes.scenes.scene_evaluation import best_captions
 from tests.benchmarks.bench_retrain import HABITS
 from tests.benchmarks.learning.worlds import SCENE_TOPICS, World, scene_topic, scenes_world
 from tests.factories import make_correction
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 from worker.learning.candidate import train_candidate
 from worker.learning.dataset import build_dataset
 from worker.learning.gate import Decision

@@ -25,7 +25,7 @@ from model.progress import Progress, ProgressDisplay
 from tests.benchmarks.learning.learners import Ours
 from tests.benchmarks.learning.worlds import Picture, World, scenes_world, write_captions_of
 from tests.factories import make_correction
-from worker.feedback.ledger_records import LedgerRecord, record_submission
+from worker.feedback.record import Feedback
 from worker.feedback.score_calibration import Calibration, fit_calibration
 
 BATCH = 20
@@ -76,7 +76,7 @@ def annotate(
     """
     waiting = list(pool)
     random.Random(seed or 0).shuffle(waiting)
-    records: list[LedgerRecord] = []
+    records: list[Feedback] = []
     with tempfile.TemporaryDirectory() as folder:
         learner = Ours(world, Path(folder))
         curve = [quality(learner.captioner, tested)]
@@ -92,7 +92,7 @@ def annotate(
                 caption = proposed.text if is_right(proposed.text, picture) else picture.captions[0]
                 corrections.append((picture, caption))
                 correction = make_correction(annotation_id=len(records) + 1, proposed=proposed.text, caption=caption)
-                records.append(replace(record_submission(correction, []), score=proposed.score))
+                records.append(replace(correction, score=proposed.score))
             learner.learn(corrections)
             curve.append(quality(learner.captioner, tested))
             show(Progress(phase=f"order {seed or 'by score'}", done=step, total=steps, note=f"CIDEr-D {curve[-1]:.1f}"))

@@ -35,10 +35,11 @@ from model.decoders.search import DecodingOptions
 from model.metrics.scores import measure as measure_captions
 from model.vision.images import decode_image
 from recipes.scenes.scene_evaluation import best_captions, report_facts
-from tests.factories import make_correction
+from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace
+from worker.feedback.waiting import claim, mark_trained
 from worker.queue.trigger import retrain_when_due
 from worker.settings import Settings
 
@@ -219,9 +220,9 @@ def store_earlier(workplace: Workplace, project_id: int, count: int) -> None:
         )
         other = picture.features + picture.features.float().std() * torch.randn(picture.features.shape, generator=noise)
         workplace.features.put(str(correction.image_key), other)
-        workplace.inbox.store(correction)
+        store_annotation(workplace.redis, correction)
         states.append(correction.state)
-    workplace.inbox.mark_trained(project_id, workplace.inbox.take(project_id))
+    mark_trained(workplace.redis, project_id, claim(workplace.redis, project_id))
     workplace.registry.publish(
         project_id,
         workplace.bundle.captioner(),
@@ -252,7 +253,7 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
             model_version=workplace.bundle.version,
         )
         workplace.features.put(str(correction.image_key), captioner.encode([picture])[0])
-        workplace.inbox.store(correction)
+        store_annotation(workplace.redis, correction)
         job_id = retrain_when_due(workplace.redis, workplace.settings, project_id)
     assert job_id is not None
     worker_bytes, job_bytes = watch(workplace, worker, project_id, job_id)

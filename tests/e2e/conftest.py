@@ -35,7 +35,8 @@ from model.registry import ModelRegistry
 from model.store import Store
 from tests.e2e.drawn_pictures import draw_pictures
 from tests.missing import missing
-from worker.feedback.corrections import Correction, CorrectionInbox
+from worker.feedback.record import Correction
+from worker.feedback.store import FeedbackStore
 from worker.queue.job_state import queue
 
 FEW_S = 60
@@ -84,7 +85,7 @@ class Product:
     def inbox(self, project_id: int) -> dict[int, Correction]:
         """Return the stored corrections by annotation."""
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:
-            return {found.annotation_id: found for found in CorrectionInbox(redis).corrections(project_id)}
+            return {found.annotation_id: found for found in FeedbackStore(redis).corrections(project_id)}
 
     def annotated_tasks(self, project_id: int) -> list[Task]:
         """Return the tasks that have annotations, as Label Studio stores them."""

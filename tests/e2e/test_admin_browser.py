@@ -18,12 +18,11 @@ from werkzeug.serving import make_server
 from backend.admin.users import write_user
 from tests.backend_client import BackendClient, make_settings
 from tests.browser import launched_browser
-from tests.factories import environment_of, make_correction, write_bundle
+from tests.factories import environment_of, make_correction, store_annotation, write_bundle
 from tests.image_server import ImageServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold
 from worker.audit import AuditLog
-from worker.feedback.ledger_records import record_submission
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 
@@ -82,8 +81,7 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
             image_ref=address,
             model_version=backend.services.captioners.registry.base_version,
         )
-        backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
-        backend.services.ledger.store(record_submission(correction, []))
+        store_annotation(backend.services.redis, replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
     versions = [publish(backend, parent) for parent in ("bundle", "first")]
     server = make_server("127.0.0.1", 0, backend.app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -166,7 +164,7 @@ def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[.
     page = open_page(site.address("overview"))
     page.evaluate("window.isStillHere = true")
 
-    site.backend.inbox.store(make_correction(annotation_id=99))
+    store_annotation(site.backend.services.redis, make_correction(annotation_id=99))
 
     expect(page.get_by_text("26, the oldest for")).to_be_visible(timeout=30_000)
     assert page.evaluate("window.isStillHere")
@@ -279,9 +277,9 @@ def test_a_correction_is_excluded_and_included_again(site: Site, open_page: Call
     page.get_by_role("row", name="number 25").get_by_role("button", name="Exclude").click()
 
     expect(page.get_by_role("status")).to_contain_text("is excluded")
-    assert site.backend.inbox.set_aside_names(1) == {"25/caption": "admin excluded it"}
+    assert site.backend.services.feedback.excluded(1) == {"25/caption": "admin excluded it"}
     press(page, "Include", "is included in training again")
-    assert site.backend.inbox.set_aside_names(1) == {}
+    assert site.backend.services.feedback.excluded(1) == {}
 
 
 def test_jobs_are_stopped_run_again_and_cancelled(

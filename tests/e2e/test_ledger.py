@@ -10,7 +10,8 @@ from backend.demo.user import LabelStudioUser, ShownTask
 from backend.sync.pull import reconcile
 from tests.e2e.conftest import Connected, Product
 from tests.e2e.drawn_pictures import seeds_with
-from worker.feedback.ledger_records import LedgerRecord, LedgerRecords
+from worker.feedback.record import Feedback
+from worker.feedback.store import FeedbackStore
 
 PICTURES = 12
 
@@ -65,8 +66,8 @@ def caption_of(task: ShownTask) -> str:
     return task.prefilled.caption
 
 
-def records(redis: Redis, connected: Connected) -> dict[int, LedgerRecord]:
-    return {record.annotation_id: record for record in LedgerRecords(redis).records(connected.project_id)}
+def records(redis: Redis, connected: Connected) -> dict[int, Feedback]:
+    return {record.annotation_id: record for record in FeedbackStore(redis).records(connected.project_id)}
 
 
 def test_hidden_suggestions_are_stored_as_empty_predictions_that_label_studio_does_not_ask_for_again(

@@ -11,7 +11,7 @@ import pytest
 from backend.demo.user import LabelStudioUser, ShownSuggestion, ShownTask
 from tests.e2e.conftest import Connected, Product
 from tests.e2e.drawn_pictures import in_house_style, is_right, scene_of, seeds_with
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 from worker.queue.job_state import LABEL_STUDIO_QUEUE
 
 CORRECTED, UNSEEN = 22, 12

@@ -15,7 +15,7 @@ from backend.admin import users
 from backend.admin.sessions import SESSION_S
 from backend.admin.users import remove_user, write_user
 from tests.backend_client import BROWSER_ACCEPTS, BackendClient, Browser, basic_auth, failed_job
-from tests.factories import make_correction
+from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
 from worker.audit import AuditEntry, AuditLog
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -107,7 +107,7 @@ def test_no_browser_opens_a_password_window_of_its_own(house: BackendClient, pat
 
 
 def test_a_form_sent_after_the_session_ended_leads_to_the_login_page_and_back(house: BackendClient) -> None:
-    house.inbox.store(make_correction())
+    store_annotation(house.services.redis, make_correction())
     browser = signed_in(house)
     token = browser.token()
     change_password(house)
@@ -121,7 +121,7 @@ def test_a_form_sent_after_the_session_ended_leads_to_the_login_page_and_back(ho
 
 
 def test_the_message_of_an_action_is_shown_even_if_the_page_refreshes_itself_first(house: BackendClient) -> None:
-    house.inbox.store(make_correction())
+    store_annotation(house.services.redis, make_correction())
     browser = signed_in(house)
     browser.press("/admin/api/projects/1/pause", browser.token(), back="/admin/projects/1/")
 
@@ -133,7 +133,7 @@ def test_the_message_of_an_action_is_shown_even_if_the_page_refreshes_itself_fir
 
 
 def test_a_form_that_is_refused_gets_a_page_with_a_way_back(house: BackendClient) -> None:
-    house.inbox.store(make_correction())
+    store_annotation(house.services.redis, make_correction())
     browser, viewer = signed_in(house), signed_in(house, VERA)
 
     stale = browser.press("/admin/api/projects/1/pause", "a token of another session")
@@ -283,7 +283,7 @@ def test_signing_in_redirects_only_to_our_own_pages(house: BackendClient, wanted
 
 @pytest.mark.parametrize("back", ELSEWHERE)
 def test_an_action_redirects_only_to_our_own_pages(house: BackendClient, back: str) -> None:
-    house.inbox.store(make_correction())
+    store_annotation(house.services.redis, make_correction())
     browser = signed_in(house)
 
     arrived = browser.press("/admin/api/projects/1/pause", browser.token(), back=back)

@@ -24,10 +24,10 @@ from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from model.bundle import load_bundle
 from model.registry import ModelVersion
 from tests.backend_client import BackendClient
-from tests.factories import make_correction, write_bundle
+from tests.factories import make_correction, store_annotation, write_bundle
 from tests.scrape import samples
 from worker.audit import AuditLog
-from worker.feedback.ledger_records import record_submission
+from worker.feedback.waiting import mark_trained, read_waiting
 from worker.queue.control import RetrainingControl, cancel_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
@@ -51,9 +51,8 @@ def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
     base = backend.services.captioners.bundle()
     for number in range(1, 26):
         correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
-        backend.inbox.store(replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
-        backend.services.ledger.store(record_submission(correction, []))
-    learned = backend.inbox.find(1, "25/caption")
+        store_annotation(backend.services.redis, replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
+    learned = backend.services.feedback.find(1, "25/caption")
     assert learned is not None
     backend.services.captioners.registry.publish(
         1,
@@ -143,14 +142,14 @@ def test_a_failed_training_is_no_longer_shown_after_a_successful_one(admin: Back
 def test_a_failed_training_is_no_longer_shown_when_no_correction_waits(admin: BackendClient) -> None:
     end_job(admin, 1)
 
-    admin.inbox.mark_trained(1, admin.inbox.change_number(1))
+    mark_trained(admin.services.redis, 1, read_waiting(admin.services.redis, 1).change_number)
 
     assert verdict(admin)[0] == "current"
 
 
 def test_a_cancelled_training_is_not_shown_as_failed(admin: BackendClient) -> None:
     redis = admin.services.redis
-    admin.inbox.store(make_correction(project_id=2))
+    store_annotation(admin.services.redis, make_correction(project_id=2))
     retraining = enqueue_retraining(redis, admin.settings, 2, "a test")
     (pull,) = queue(redis, LABEL_STUDIO_QUEUE).job_ids
     cancel_job(redis, pull)
@@ -165,7 +164,7 @@ def test_a_cancelled_training_is_not_shown_as_failed(admin: BackendClient) -> No
 def test_a_damaged_record_is_named_and_everything_else_is_shown(
     admin: BackendClient, record: str, content: bytes
 ) -> None:
-    admin.inbox.store(make_correction(project_id=2))
+    store_annotation(admin.services.redis, make_correction(project_id=2))
     path = f"projects/1/{record.format(version=admin.services.captioners.registry.versions(1)[0].name)}"
     (Path(admin.settings.model_store) / path).write_bytes(content)
 
@@ -218,12 +217,14 @@ def test_a_correction_names_the_published_version_that_learned_its_present_capti
         ).name
 
     keep(registry.refuse, ["20/caption"])
-    corrected = admin.inbox.find(1, "20/caption")
+    corrected = admin.services.feedback.find(1, "20/caption")
     assert corrected is not None
     before = replace(corrected, updated_at="2025-01-01T12:00:00Z")
     keep(registry.publish, ["20/caption"], known_states=[before.state])
     learned = keep(registry.publish, ["20/caption"], known_states=[corrected.state])
-    admin.inbox.store(make_correction(annotation_id=25, caption="a puppy", updated_at="2045-01-31T12:00:00Z"))
+    store_annotation(
+        admin.services.redis, make_correction(annotation_id=25, caption="a puppy", updated_at="2045-01-31T12:00:00Z")
+    )
 
     rows = admin.get("/admin/api/projects/1/corrections").get_json()["corrections"]
     named = {row["name"]: row["trained_in"] for row in rows}

@@ -11,9 +11,11 @@ from rq.serializers import DefaultSerializer
 
 from model.errors import JobError
 from tests.backend_client import BackendClient
+from tests.factories import store_annotation
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
 from worker import jobs
+from worker.feedback.waiting import claim, read_waiting
 from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
 from worker.queue.job_failure import cause
 from worker.queue.job_log import job_log
@@ -74,7 +76,7 @@ def test_a_retraining_that_is_stopped_leaves_the_serving_version_and_is_not_repe
     assert workplace.result(job_id).exc_string == "stopped by a person"
     assert workplace.job(job_id).get_status() == JobStatus.FAILED
     assert workplace.registry.serving(1) == workplace.bundle.version
-    assert workplace.inbox.waiting(1) == 8
+    assert read_waiting(workplace.redis, 1).count == 8
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
     monkeypatch.setattr("worker.queue.trigger.is_quiet", lambda *_: True)
     assert retrain_if_idle(1) is None
@@ -190,7 +192,7 @@ def test_a_failed_retraining_becomes_the_waiting_one_when_it_is_retried(
     workplace: Workplace, start_worker: StartWorker
 ) -> None:
     for correction in workplace.correct(range(1, 4)):
-        workplace.inbox.store(replace(correction, image_key=None, updated_at="2026-01-31T12:00:00Z"))
+        store_annotation(workplace.redis, replace(correction, image_key=None, updated_at="2026-01-31T12:00:00Z"))
     failed = trigger(workplace)
     start_worker(workplace.environment(), "--burst").wait(DEADLINE_S)
     assert "No correction of project 1 can be used for training" in str(cause(workplace.job(failed)))
@@ -227,7 +229,7 @@ def test_a_paused_project_starts_no_retraining_and_loses_no_correction(
         "published": False,
         "decision": "Retraining of the project is paused.",
     }
-    assert workplace.inbox.waiting(1) == 29
+    assert read_waiting(workplace.redis, 1).count == 29
     assert trigger(workplace, project_id=2)
 
 
@@ -280,7 +282,7 @@ def test_drain_trains_once_on_the_waiting_corrections_and_then_pauses(
     workplace.wait_until(lambda: control.state(1) == "paused")
     workplace.correct(range(9, 40))
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
-    assert workplace.inbox.waiting(1) == 31
+    assert read_waiting(workplace.redis, 1).count == 31
 
 
 def test_drain_ends_with_the_running_training_if_that_claimed_all(
@@ -289,7 +291,7 @@ def test_drain_ends_with_the_running_training_if_that_claimed_all(
     start_worker(workplace.environment())
     workplace.correct(range(1, 9))
     running = run_held_training(workplace, hold)
-    workplace.inbox.take(1)
+    claim(workplace.redis, 1)
 
     control.drain(1)
 

@@ -29,12 +29,13 @@ from model.errors import LabelStudioError
 from model.vision.encoder import Encoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
-from tests.factories import make_correction, make_image, make_suggestion
+from tests.factories import make_correction, make_image, make_suggestion, store_annotation
 from tests.workplace import Workplace
-from worker.feedback.ledger_records import LedgerRecords
 from worker.feedback.selection import SelectionLimits
+from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
+from worker.feedback.waiting import claim
 from worker.policy import is_withheld
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
@@ -183,7 +184,7 @@ def test_annotations_that_webhooks_missed_are_stored_beside_what_was_proposed(
 
     outcome = jobs.collect_corrections(1)
 
-    [correction] = workplace.inbox.corrections(1)
+    [correction] = workplace.feedback.corrections(1)
     assert (correction.caption, correction.proposed, correction.model_version) == ("a red square", "a cat", "v1")
     assert correction.image_key == image_key(png("red"))
     assert workplace.features.get(image_key(png("red"))) is not None
@@ -197,12 +198,12 @@ def test_collecting_twice_changes_nothing(
     requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
     label_studio.tasks = [task(1, annotation(1, "a red square"))]
     jobs.collect_corrections(1)
-    before = workplace.inbox.corrections(1)
+    before = workplace.feedback.corrections(1)
 
     outcome = jobs.collect_corrections(1)
 
     assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "set_aside": 0, "left": 0}
-    assert workplace.inbox.corrections(1) == before
+    assert workplace.feedback.corrections(1) == before
     assert label_studio.read_whole == 1
 
 
@@ -217,7 +218,7 @@ def test_only_tasks_that_changed_are_read_again(workplace: Workplace, label_stud
 
     assert outcome["stored"] == 2
     assert label_studio.read_whole == 3 + 2
-    captions = {correction.annotation_id: correction.caption for correction in workplace.inbox.corrections(1)}
+    captions = {correction.annotation_id: correction.caption for correction in workplace.feedback.corrections(1)}
     assert captions == {1: "a square", 2: "a box", 3: "a square", 4: "another"}
 
 
@@ -241,7 +242,7 @@ def test_a_redis_that_lost_everything_gets_every_annotation_again(
 ) -> None:
     label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
     jobs.collect_corrections(1)
-    redis.delete("captioner:corrections:1")
+    redis.delete("captioner:feedback:1")
 
     outcome = jobs.collect_corrections(1)
 
@@ -270,13 +271,13 @@ def test_a_suggestion_we_remember_goes_before_what_label_studio_stored(
 
     jobs.collect_corrections(1)
 
-    [correction] = workplace.inbox.corrections(1)
+    [correction] = workplace.feedback.corrections(1)
     assert (correction.proposed, correction.model_version, correction.image_key) == ("a dog", "v2", key)
     assert workplace.features.get(key) is not None
 
 
 @pytest.mark.usefixtures("configure")
-def test_a_newer_annotation_replaces_the_correction_and_an_older_one_does_not(
+def test_what_label_studio_holds_replaces_the_correction_also_when_its_clock_was_set_back(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
     workplace.correct(range(1, 3), updated_at=AT)
@@ -285,10 +286,9 @@ def test_a_newer_annotation_replaces_the_correction_and_an_older_one_does_not(
 
     outcome = jobs.collect_corrections(1)
 
-    captions = {correction.annotation_id: correction.caption for correction in workplace.inbox.corrections(1)}
-    assert captions[1] == "newer"
-    assert captions[2] != "older"
-    assert (outcome["stored"], outcome["removed"]) == (1, 0)
+    captions = {correction.annotation_id: correction.caption for correction in workplace.feedback.corrections(1)}
+    assert captions == {1: "newer", 2: "older"}
+    assert (outcome["stored"], outcome["removed"]) == (2, 0)
 
 
 @pytest.mark.usefixtures("configure")
@@ -303,28 +303,30 @@ def test_what_is_gone_skipped_or_emptied_in_label_studio_is_removed(
 
     outcome = jobs.collect_corrections(1)
 
-    assert [correction.annotation_id for correction in workplace.inbox.corrections(1)] == [2]
+    assert [correction.annotation_id for correction in workplace.feedback.corrections(1)] == [2]
     assert outcome["removed"] == 4
 
 
 @pytest.mark.usefixtures("configure")
 def test_a_caption_that_comes_while_the_pull_finds_its_annotation_skipped_stays(
-    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
+    workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
     [before] = workplace.correct(range(1, 2))
     skipped = annotation(1, "x", was_cancelled=True)
     taken_up = replace(before, caption="taken up again", updated_at=LATER)
     label_studio.tasks = [task(1, skipped)]
 
-    def answer(_request: Any, _context: Any) -> dict[str, Any]:
-        workplace.inbox.store(taken_up)
-        return skipped
+    def answer(request: Any, context: Any) -> dict[str, Any]:
+        reply = label_studio._page(request, context)
+        if "selecteditems" in request.qs["query"][0]:
+            store_annotation(workplace.redis, taken_up)
+        return reply
 
-    requests_mock.get(f"{LS}/api/annotations/1/", json=answer)
+    label_studio.mocker.get(f"{LS}/api/tasks", json=answer)
 
     outcome = jobs.collect_corrections(1)
 
-    assert workplace.inbox.corrections(1) == [taken_up]
+    assert [correction.caption for correction in workplace.feedback.corrections(1)] == ["taken up again"]
     assert outcome["removed"] == 0
 
 
@@ -334,15 +336,16 @@ def test_one_emptied_text_area_of_two_is_removed_and_the_other_stays(
 ) -> None:
     both = CONFIG.replace("</View>", '<TextArea name="title" toName="image"/></View>')
     label_studio.mocker.get(f"{LS}/api/projects/1/", json=PROJECT | {"label_config": both})
-    workplace.correct(range(1, 2), updated_at=AT)
-    workplace.correct(range(1, 2), updated_at=AT, control="title")
+    [correction] = workplace.correct(range(1, 2))
+    both_filled = [replace(correction, updated_at=AT, control=control) for control in ("caption", "title")]
+    store_annotation(workplace.redis, *both_filled)
     titled_no_more = annotation(1, "a square", updated_at=LATER)
     label_studio.tasks = [task(1, titled_no_more)]
     label_studio.has(titled_no_more)
 
     outcome = jobs.collect_corrections(1)
 
-    assert [(found.control, found.caption) for found in workplace.inbox.corrections(1)] == [("caption", "a square")]
+    assert [(found.control, found.caption) for found in workplace.feedback.corrections(1)] == [("caption", "a square")]
     assert outcome["removed"] == 1
 
 
@@ -374,7 +377,9 @@ def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
                 jobs.collect_corrections(1)
             for event in reversed(events) if step.endswith("backwards") else events:
                 assert step == "pull" or backend.post("/webhook", event).status_code < 300
-        ledgers.append((read_ledger(redis, 1), list(LedgerRecords(redis).records(1))))
+        # Only a request has an id, and only an event tells the UUID.
+        records = [replace(found, request_id=None, annotation_uid="") for found in FeedbackStore(redis).records(1)]
+        ledgers.append((read_ledger(redis, 1), records))
 
     outcomes = {record.annotation_id: (record.outcome, record.arm) for record in ledgers[0][1]}
     assert outcomes == {
@@ -399,14 +404,14 @@ def test_what_is_gone_in_label_studio_leaves_the_ledger_and_a_skip_stays(
 
     jobs.collect_corrections(1)
 
-    outcomes = {record.annotation_id: record.outcome for record in LedgerRecords(redis).records(1)}
+    outcomes = {record.annotation_id: record.outcome for record in FeedbackStore(redis).records(1)}
     assert outcomes == {2: "skipped", 4: "written"}
     label_studio.tasks = []
     label_studio.has()
 
     jobs.collect_corrections(1)
 
-    assert list(LedgerRecords(redis).records(1)) == []
+    assert list(FeedbackStore(redis).records(1)) == []
 
 
 @pytest.mark.usefixtures("configure")
@@ -419,11 +424,11 @@ def test_a_ledger_that_was_lost_is_made_again_from_label_studio(
     taken["result"][0]["origin"] = "prediction"
     label_studio.tasks = [task(1, taken, predictions=shown)]
     jobs.collect_corrections(1)
-    redis.delete(*redis.keys("captioner:ledger*"))
+    redis.delete("captioner:feedback:1", *redis.keys("captioner:ledger*"))
 
     jobs.collect_corrections(1)
 
-    [record] = LedgerRecords(redis).records(1)
+    [record] = FeedbackStore(redis).records(1)
     assert (record.outcome, record.model_version, record.suggestion) == ("alternative", "v1", "a dog")
     assert read_ledger(redis, 1).versions["v1"].alternative == 1
 
@@ -436,7 +441,7 @@ def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label
     outcome = jobs.collect_corrections(1)
 
     assert outcome["removed"] == 0
-    assert len(workplace.inbox.corrections(1)) == 1
+    assert len(workplace.feedback.corrections(1)) == 1
 
 
 def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]], Tensor]:
@@ -529,7 +534,9 @@ def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
     limits = SelectionLimits(recent=3, remembered=2)
     requests_mock.get("http://images.test/1.png", content=png("green"))
     workplace.correct(range(1, 9))
-    workplace.inbox.store(make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png"))
+    store_annotation(
+        workplace.redis, make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png")
+    )
 
     report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None, limits)
 
@@ -549,7 +556,7 @@ def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_mad
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
     assert (first["made"], first["set_aside"], second["known"], second["set_aside"]) == (2, 1, 2, 1)
-    assert workplace.inbox.set_aside_names(1) == {
+    assert workplace.feedback.excluded(1) == {
         "2/caption": "its image cannot be encoded: its features have numbers that half precision cannot hold"
     }
 
@@ -565,7 +572,7 @@ def test_an_encoder_that_fails_on_every_image_sets_none_aside(
     with pytest.raises(ArithmeticError, match="half precision"):
         jobs.collect_corrections(1)
 
-    assert workplace.inbox.set_aside_names(1) == {}
+    assert workplace.feedback.excluded(1) == {}
 
 
 @pytest.mark.usefixtures("configure")
@@ -574,7 +581,7 @@ def test_without_label_studio_features_are_still_made_and_the_job_fails_with_the
 ) -> None:
     requests_mock.get(f"{LS}/api/projects/1/", status_code=502)
     requests_mock.get("http://images.test/1.png", content=png("green"))
-    workplace.inbox.store(make_correction(image_ref="http://images.test/1.png"))
+    store_annotation(workplace.redis, make_correction(image_ref="http://images.test/1.png"))
 
     with pytest.raises(LabelStudioError, match="502"):
         jobs.collect_corrections(1)
@@ -587,7 +594,7 @@ def test_without_an_api_key_features_are_made_and_nothing_is_pulled(
 ) -> None:
     configure(LABEL_STUDIO_API_KEY="")
     requests_mock.get("http://images.test/1.png", content=png("green"))
-    workplace.inbox.store(make_correction(image_ref="http://images.test/1.png"))
+    store_annotation(workplace.redis, make_correction(image_ref="http://images.test/1.png"))
 
     outcome = jobs.collect_corrections(1)
 
@@ -623,8 +630,8 @@ def test_every_connected_project_is_pulled_also_one_that_never_had_a_correction(
     outcome = jobs.pull_projects()
 
     assert outcome == {"changed": 2}
-    assert [found.caption for found in workplace.inbox.corrections(1)] == ["a square"]
-    assert workplace.inbox.corrections(2) == []
+    assert [found.caption for found in workplace.feedback.corrections(1)] == ["a square"]
+    assert workplace.feedback.corrections(2) == []
 
 
 @pytest.mark.parametrize("status", [404, 403, 500])
@@ -638,7 +645,7 @@ def test_a_project_that_cannot_be_pulled_or_was_just_deleted_keeps_no_other_from
     outcome = jobs.pull_projects()
 
     assert outcome == {"failed": 1, "changed": 1}
-    assert len(workplace.inbox.corrections(2)) == 1
+    assert len(workplace.feedback.corrections(2)) == 1
     assert f"annotations not pulled project=1 problem=LabelStudioRefusalError('Label Studio answered {status}" in (
         caplog.text
     )
@@ -656,7 +663,7 @@ def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
     ]
 
     assert jobs.pull_projects() == {"failed": 1, "changed": 1}
-    assert len(workplace.inbox.corrections(2)) == 1
+    assert len(workplace.feedback.corrections(2)) == 1
 
 
 @pytest.mark.usefixtures("configure")
@@ -707,7 +714,7 @@ def test_what_a_training_took_and_did_not_learn_is_trained_by_a_later_pull(
     label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
     jobs.pull_projects()
     redis.delete("captioner:retraining:1")  # as after a training that failed long ago
-    workplace.inbox.take(1)
+    claim(workplace.redis, 1)
 
     assert jobs.pull_projects() == {"unchanged": 1}
 

@@ -5,7 +5,7 @@ import io
 import json
 import random
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from backend.cli import main
 from model.store import Store
 from tests.factories import make_correction, make_suggestion
 from tests.redis_server import RedisServer
-from worker.feedback.ledger_records import LedgerRecord, LedgerRecords, Skip, record_skip, record_submission
+from worker.feedback.record import AnnotationState, Submission
 from worker.feedback.score_calibration import Calibration, write_calibration
+from worker.feedback.store import FeedbackStore, Recorded
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import Acceptance, Ledger, Tally, read_acceptance, read_ledger
 
@@ -26,33 +27,51 @@ SHOWN = make_suggestion(caption="a dog runs")
 
 
 @pytest.fixture
-def ledger(redis: Redis) -> LedgerRecords:
-    return LedgerRecords(redis)
+def store(redis: Redis) -> FeedbackStore:
+    return FeedbackStore(redis)
 
 
 def at(second: int) -> str:
     return f"2025-01-31T12:00:{second:02d}Z"
 
 
-def submitted(caption: str, *suggestions: Suggestion, **changes: Any) -> LedgerRecord:
+@dataclass(frozen=True)
+class Given:
+    """What an annotator left, and what was suggested."""
+
+    submission: Submission
+    suggestions: tuple[Suggestion, ...]
+
+    def changed(self, **changes: Any) -> "Given":
+        return replace(self, submission=replace(self.submission, **changes))
+
+
+def submitted(caption: str, *suggestions: Suggestion, **changes: Any) -> Given:
     """What an annotator made of "a dog runs"."""
-    correction = make_correction(proposed="a dog runs", caption=caption, **changes)
-    return record_submission(correction, suggestions or [SHOWN])
+    return given(caption, *(suggestions or [SHOWN]), origin="prediction-changed", **changes)
 
 
-def skipped(**changes: Any) -> LedgerRecord:
-    values: dict[str, Any] = {
-        "project_id": 1,
-        "task_id": 1,
-        "annotation_id": 1,
-        "control": "caption",
-        "image_ref": SHOWN.image_ref,
-        "prefilled": SHOWN.caption,
-        "annotator": 1,
-        "lead_time_s": 1.0,
-        "updated_at": at(0),
-    }
-    return record_skip(Skip(**values | changes), [SHOWN])
+def written(caption: str = "a black dog", *suggestions: Suggestion, **changes: Any) -> Given:
+    return given(caption, *suggestions, origin="manual", **changes)
+
+
+def skipped(**changes: Any) -> Given:
+    return given(None, SHOWN, prefilled=SHOWN.caption, **{"lead_time_s": 1.0} | changes)
+
+
+def given(caption: str | None, *suggestions: Suggestion, **changes: Any) -> Given:
+    names = ("project_id", "task_id", "annotation_id", "annotation_uid", "control", "image_ref", "annotator")
+    taken = {name: value for name, value in changes.items() if name in {"annotation_id", "task_id", "project_id"}}
+    values = {name: getattr(make_correction(**taken), name) for name in (*names, "lead_time_s", "updated_at")}
+    return Given(Submission(**values | {"caption": caption} | changes), suggestions)
+
+
+def put(store: FeedbackStore, *controls: Given, **changes: Any) -> Recorded:
+    """Store an annotation as a webhook does."""
+    names = ("project_id", "task_id", "annotation_id", "annotation_uid", "created_at", "updated_at")
+    place: dict[str, Any] = {name: getattr(controls[0].submission, name) for name in names}
+    state = AnnotationState(**place | {"submissions": tuple(given.submission for given in controls)} | changes)
+    return store.record(state, {given.submission.control: given.suggestions for given in controls})
 
 
 def of_version(redis: Redis, version: str | None = VERSION) -> Tally:
@@ -60,18 +79,18 @@ def of_version(redis: Redis, version: str | None = VERSION) -> Tally:
 
 
 def is_empty(redis: Redis) -> bool:
-    """Whether nothing is left but the memory of removals."""
-    return set(redis.keys("captioner:ledger*:1")) <= {b"captioner:ledger-removed:1"}
+    """Say whether nothing is left of the records and their totals."""
+    return redis.keys("captioner:ledger*:1") == [] and redis.exists("captioner:feedback:1", "captioner:index:1") == 0
 
 
-def test_every_outcome_is_counted_by_version_and_annotator(ledger: LedgerRecords, redis: Redis) -> None:
+def test_every_outcome_is_counted_by_version_and_annotator(store: FeedbackStore, redis: Redis) -> None:
     other = replace(SHOWN, caption="a cat runs")
-    ledger.store(submitted("a dog runs", annotation_id=1, lead_time_s=2.0))
-    ledger.store(submitted("a cat runs", SHOWN, other, annotation_id=2, lead_time_s=None))
-    ledger.store(submitted("a red dog runs", annotation_id=3, annotator=2, lead_time_s=4.0))
-    ledger.store(submitted("nothing of it", annotation_id=4, annotator=2, lead_time_s=6.0))
-    ledger.store(skipped(annotation_id=5, annotator=2))
-    ledger.store(record_submission(make_correction(annotation_id=6, proposed=None, model_version=None), []))
+    put(store, submitted("a dog runs", annotation_id=1, lead_time_s=2.0))
+    put(store, submitted("a cat runs", SHOWN, other, annotation_id=2, lead_time_s=None))
+    put(store, submitted("a red dog runs", annotation_id=3, annotator=2, lead_time_s=4.0))
+    put(store, submitted("nothing of it", annotation_id=4, annotator=2, lead_time_s=6.0))
+    put(store, skipped(annotation_id=5, annotator=2))
+    put(store, written(annotation_id=6))
 
     found = read_ledger(redis, 1)
     tally = found.versions[VERSION]
@@ -84,114 +103,115 @@ def test_every_outcome_is_counted_by_version_and_annotator(ledger: LedgerRecords
     assert found.cells[2, VERSION] == found.annotators[2]
 
 
-def test_the_same_event_again_changes_nothing(ledger: LedgerRecords, redis: Redis) -> None:
-    assert ledger.store(submitted("a cat runs"))
+def test_the_same_event_again_changes_nothing(store: FeedbackStore, redis: Redis) -> None:
+    assert put(store, submitted("a cat runs")).is_new
     before = read_ledger(redis, 1)
 
-    assert not ledger.store(submitted("a cat runs"))
+    assert not put(store, submitted("a cat runs")).is_new
 
     assert read_ledger(redis, 1) == before
 
 
 def test_an_update_takes_the_place_of_what_it_updates_and_an_older_state_does_not(
-    ledger: LedgerRecords, redis: Redis
+    store: FeedbackStore, redis: Redis
 ) -> None:
-    ledger.store(submitted("a red dog runs", updated_at=at(1)))
-    assert ledger.store(submitted("two dogs run", updated_at=at(3)))
-    assert not ledger.store(submitted("a dog runs", updated_at=at(2)))
+    put(store, submitted("a red dog runs", updated_at=at(1)))
+    assert put(store, submitted("two dogs run", updated_at=at(3))).is_new
+    assert not put(store, submitted("a dog runs", updated_at=at(2))).is_new
 
     tally = of_version(redis)
     assert (tally.judged, tally.edited, tally.rewritten) == (1, 0, 1)
-    assert [record.caption for record in ledger.records(1)] == ["two dogs run"]
+    assert [record.caption for record in store.records(1)] == ["two dogs run"]
 
 
-def test_an_annotation_that_was_skipped_and_taken_up_again_is_no_skip(ledger: LedgerRecords, redis: Redis) -> None:
-    ledger.store(skipped(updated_at=at(1)))
+def test_an_annotation_that_was_skipped_and_taken_up_again_is_no_skip(store: FeedbackStore, redis: Redis) -> None:
+    put(store, skipped(updated_at=at(1)))
     assert of_version(redis).skipped == 1
 
-    ledger.store(submitted("a dog runs", updated_at=at(2)))
+    put(store, submitted("a dog runs", updated_at=at(2)))
 
     assert (of_version(redis).skipped, of_version(redis).accepted) == (0, 1)
 
 
-@pytest.mark.parametrize("record", [submitted("a red dog runs"), skipped()], ids=["edited", "skipped"])
+@pytest.mark.parametrize("left", [submitted("a red dog runs"), skipped()], ids=["edited", "skipped"])
 def test_a_removed_annotation_leaves_no_trace_and_a_late_replay_does_not_bring_it_back(
-    ledger: LedgerRecords, redis: Redis, record: LedgerRecord
+    store: FeedbackStore, redis: Redis, left: Given
 ) -> None:
-    ledger.store(record)
-    ledger.store(replace(record, annotation_id=11))
+    put(store, left)
+    put(store, left.changed(annotation_id=11))
 
-    assert ledger.remove(1, [1, 7]) == 1
-    assert not ledger.store(record)
-    assert ledger.remove(1, [11]) == 1
+    store.remove(1, annotation_ids=[1, 7])
+    assert [found.annotation_id for found in store.records(1)] == [11]
+    assert not put(store, left).is_new
+    store.remove(1, annotation_ids=[11])
 
     assert is_empty(redis)
 
 
-def test_one_control_leaves_and_the_other_stays(ledger: LedgerRecords, redis: Redis) -> None:
-    for control in ("caption", "caption2", "描述/中文:1"):
-        ledger.store(submitted("a dog runs", control=control))
+def test_one_control_leaves_and_the_other_stays(store: FeedbackStore, redis: Redis) -> None:
+    controls = [submitted("a dog runs", control=control) for control in ("caption", "caption2", "描述/中文:1")]
+    put(store, *controls)
 
-    assert ledger.remove_controls(1, [(1, "caption"), (1, "nothing")]) == 1
-    assert ledger.remove_controls(1, []) == 0
+    assert put(store, *(left.changed(updated_at=at(30)) for left in controls[1:]), emptied=("caption",)).removed == 1
 
-    assert [record.control for record in ledger.records(1)] == ["caption2", "描述/中文:1"]
-    assert ledger.places(1) == [(1, 1, "caption2"), (1, 1, "描述/中文:1")]
+    assert [record.control for record in store.records(1)] == ["caption2", "描述/中文:1"]
     assert of_version(redis).accepted == 2
 
 
-def test_deleted_tasks_leave_with_their_annotations(ledger: LedgerRecords, redis: Redis) -> None:
-    ledger.store(submitted("a dog runs", annotation_id=1, task_id=5))
-    ledger.store(submitted("a cat runs", annotation_id=2, task_id=5))
-    ledger.store(submitted("a fox runs", annotation_id=3, task_id=55))
+def test_deleted_tasks_leave_with_their_annotations(store: FeedbackStore, redis: Redis) -> None:
+    put(store, submitted("a dog runs", annotation_id=1, task_id=5))
+    put(store, submitted("a cat runs", annotation_id=2, task_id=5))
+    put(store, submitted("a fox runs", annotation_id=3, task_id=55))
 
-    assert ledger.forget_tasks(1, [5, 6]) == 2
+    assert store.remove(1, task_ids=[5, 6]).count == 2
 
     assert of_version(redis).judged == 1
 
 
-def test_a_caption_of_ever_new_words_is_counted_and_taken_out_again(ledger: LedgerRecords, redis: Redis) -> None:
+def test_a_caption_of_ever_new_words_is_counted_and_taken_out_again(store: FeedbackStore, redis: Redis) -> None:
     """Each Chinese character is a word of its own."""
-    assert ledger.store(submitted("".join(map(chr, range(0x4E00, 0x9000)))))
+    assert put(store, submitted("".join(map(chr, range(0x4E00, 0x9000))))).is_new
     assert read_ledger(redis, 1).shown.distinct_words(1) == of_version(redis).words == 2000
 
-    ledger.remove(1, [1])
+    store.remove(1, annotation_ids=[1])
 
     assert is_empty(redis)
 
 
-def test_projects_never_meet(ledger: LedgerRecords, redis: Redis) -> None:
-    ledger.store(submitted("a dog runs", project_id=1))
-    ledger.store(submitted("a cat runs", project_id=11))
+def test_projects_never_meet(store: FeedbackStore, redis: Redis) -> None:
+    put(store, submitted("a dog runs", project_id=1))
+    put(store, submitted("a cat runs", project_id=11))
 
-    ledger.remove(11, [1])
+    store.remove(11, annotation_ids=[1])
 
     assert of_version(redis).accepted == 1
     assert read_ledger(redis, 11).versions == {}
 
 
-def test_totals_are_those_of_the_records_that_are_left_after_any_history(ledger: LedgerRecords, redis: Redis) -> None:
+def test_totals_are_those_of_the_records_that_are_left_after_any_history(store: FeedbackStore, redis: Redis) -> None:
     """A thousand random events, against the last state of each annotation alone, in another project."""
     draw = random.Random(7)
-    left: dict[int, LedgerRecord] = {}
+    left: dict[int, Given] = {}
     for _ in range(1000):
-        record = drawn_record(draw)
+        drawn = drawn_submission(draw)
+        number = drawn.submission.annotation_id
         if draw.random() < 0.02:
-            assert ledger.remove(1, [record.annotation_id]) == (left.pop(record.annotation_id, None) is not None)
-        elif ledger.store(record):
-            left[record.annotation_id] = record
+            store.remove(1, annotation_ids=[number])
+            left.pop(number, None)
+        elif put(store, drawn).is_new:
+            left[number] = drawn
 
-    for record in left.values():
-        ledger.store(replace(record, project_id=2))
+    for drawn in left.values():
+        put(store, drawn.changed(project_id=2))
 
     assert len(left) > 10
     assert read_ledger(redis, 1) == read_ledger(redis, 2)
     assert redis.hgetall("captioner:ledger-words:1") == redis.hgetall("captioner:ledger-words:2")
-    ledger.remove(1, left)
+    store.remove(1, annotation_ids=left)
     assert is_empty(redis)
 
 
-def drawn_record(draw: random.Random) -> LedgerRecord:
+def drawn_submission(draw: random.Random) -> Given:
     """An edit, a caption beside a withheld one, or a skip, of one of 40 annotations at some time."""
     place: dict[str, Any] = {
         "annotation_id": draw.randint(1, 40),
@@ -201,20 +221,15 @@ def drawn_record(draw: random.Random) -> LedgerRecord:
     if draw.random() < 0.2:
         return skipped(**place)
     suggestion = replace(SHOWN, withheld=draw.random() < 0.3, model_version=f"v{draw.randint(1, 2)}-0")
-    values = {
-        "caption": " ".join(draw.choices(("a", "red", "dog", "runs", "on", "grass", "two"), k=draw.randint(1, 6))),
-        "proposed": None if suggestion.withheld else suggestion.caption,
-        "model_version": None if suggestion.withheld else suggestion.model_version,
-    }
-    return record_submission(make_correction(**values | place), [suggestion])
+    caption = " ".join(draw.choices(("a", "red", "dog", "runs", "on", "grass", "two"), k=draw.randint(1, 6)))
+    return written(caption, suggestion, **place)
 
 
-def test_the_arms_are_told_apart_and_versions_count_what_was_shown(ledger: LedgerRecords, redis: Redis) -> None:
+def test_the_arms_are_told_apart_and_versions_count_what_was_shown(store: FeedbackStore, redis: Redis) -> None:
     withheld = replace(SHOWN, withheld=True)
     SuggestionLog(redis).remember([SHOWN, replace(SHOWN, task_id=2, withheld=True)])
-    ledger.store(submitted("a dog runs"))
-    alone: dict[str, Any] = {"annotation_id": 2, "annotator": 9, "caption": "two brown dogs run"}
-    ledger.store(record_submission(make_correction(proposed=None, model_version=None, **alone), [withheld]))
+    put(store, submitted("a dog runs"))
+    put(store, written("two brown dogs run", withheld, annotation_id=2, annotator=9))
 
     found = read_ledger(redis, 1)
 
@@ -227,20 +242,20 @@ def test_the_arms_are_told_apart_and_versions_count_what_was_shown(ledger: Ledge
     assert found.has_both_arms
 
 
-def test_versions_come_in_the_order_of_their_numbers(ledger: LedgerRecords, redis: Redis) -> None:
+def test_versions_come_in_the_order_of_their_numbers(store: FeedbackStore, redis: Redis) -> None:
     versions = ["v10-00000000", "v2-00000000", "photos-1a2b3c4d"]
     for number, version in enumerate(versions, start=1):
         shown = replace(SHOWN, model_version=version)
-        ledger.store(submitted("a cat runs", shown, annotation_id=number, model_version=version))
-    ledger.store(record_submission(make_correction(annotation_id=9, proposed=None, model_version=None), []))
+        put(store, submitted("a cat runs", shown, annotation_id=number))
+    put(store, written(annotation_id=9))
 
     assert list(read_ledger(redis, 1).versions) == ["photos-1a2b3c4d", "v2-00000000", "v10-00000000", None]
 
 
-def test_two_versions_are_compared_by_one_small_question(ledger: LedgerRecords, redis: Redis) -> None:
-    ledger.store(submitted("a dog runs", annotation_id=1))
-    ledger.store(submitted("a cat runs", annotation_id=2))
-    ledger.store(skipped(annotation_id=3))
+def test_two_versions_are_compared_by_one_small_question(store: FeedbackStore, redis: Redis) -> None:
+    put(store, submitted("a dog runs", annotation_id=1))
+    put(store, submitted("a cat runs", annotation_id=2))
+    put(store, skipped(annotation_id=3))
 
     with redis.monitor() as watched:
         found = read_acceptance(redis, 1, [VERSION, "v2-00000000"])
@@ -264,7 +279,7 @@ def test_an_empty_project_has_an_empty_ledger(redis: Redis) -> None:
 
 
 def test_the_command_prints_tables_json_and_csv(
-    ledger: LedgerRecords,
+    store: FeedbackStore,
     redis_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -274,8 +289,8 @@ def test_the_command_prints_tables_json_and_csv(
     monkeypatch.setenv("MODEL_STORE", str(tmp_path))
     known = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
     write_calibration(Store(tmp_path), 1, known)
-    ledger.store(submitted("a dog runs"))
-    ledger.store(submitted("=a cat runs", annotation_id=2))
+    put(store, submitted("a dog runs"))
+    put(store, submitted("=a cat runs", annotation_id=2))
 
     printed = {}
     for form in ("", "--json", "--csv"):

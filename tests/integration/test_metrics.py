@@ -12,13 +12,12 @@ from redis import Redis
 
 from backend.demo.child_processes import Services, free_port, our_environment, wait_until
 from tests.backend_client import BackendClient
-from tests.factories import make_correction, make_suggestion, make_task
+from tests.factories import make_correction, make_task, store_annotation
 from tests.image_server import ImageServer, send
 from tests.redis_server import RedisServer
 from tests.scrape import samples
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Workplace
-from worker.feedback.ledger_records import record_submission
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
 
@@ -71,14 +70,12 @@ def test_metrics_count_the_reasons_why_images_could_not_be_read(
 
 def test_metrics_count_how_annotators_judged_the_serving_version(backend: BackendClient) -> None:
     serving = backend.services.captioners.version_of(1)
-    shown = [make_suggestion(caption="a dog", model_version=serving)]
     for number, caption in enumerate(("a dog", "a dog", "a black cat", "a dog on grass"), start=1):
         correction = make_correction(
             annotation_id=number, proposed="a dog", caption=caption, model_version=serving, task_id=number
         )
-        backend.inbox.store(correction)
-        backend.services.ledger.store(record_submission(correction, shown))
-    backend.services.ledger.remove(1, [4])
+        store_annotation(backend.services.redis, correction)
+    backend.services.feedback.remove(1, annotation_ids=[4])
 
     metrics = scrape(backend)
 
@@ -145,8 +142,7 @@ def test_a_scrape_costs_redis_the_same_for_few_and_for_many_corrections(backend:
     def annotate(numbers: range) -> None:
         for number in numbers:
             correction = make_correction(annotation_id=number, annotator=number, model_version=f"v{number}-0a1b2c3d")
-            backend.inbox.store(correction)
-            backend.services.ledger.store(record_submission(correction, []))
+            store_annotation(backend.services.redis, correction)
 
     def cost() -> tuple[int, int]:
         """Return the number of commands, and the size of the replies of Redis in units of 4 kB."""

@@ -12,7 +12,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from tests.backend_client import BROWSER_ACCEPTS, BackendClient, basic_auth, failed_job
-from tests.factories import make_correction
+from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
 from worker.queue.job_metrics import JobCounts
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -232,7 +232,7 @@ def test_an_odd_address_of_the_queue_pages_is_not_found(admin: BackendClient, pa
 
 
 def test_what_others_typed_is_escaped_on_the_page(admin: BackendClient) -> None:
-    admin.inbox.store(make_correction(caption="<script>alert(1)</script>"))
+    store_annotation(admin.services.redis, make_correction(caption="<script>alert(1)</script>"))
 
     page = admin.get("/admin/projects/1/corrections/").text
 

@@ -9,9 +9,10 @@ import pytest
 from redis import Redis
 from rq.job import JobStatus
 
-from tests.factories import changed_settings, make_correction
+from tests.factories import changed_settings, make_correction, store_annotation
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
+from worker.feedback.waiting import claim, mark_trained, read_waiting
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
 from worker.queue.retraining import enqueue_retraining, only_training, remember_beginning
@@ -121,16 +122,16 @@ def test_triggers_during_a_training_make_exactly_one_more_that_follows_it(
 def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Workplace) -> None:
     settings = changed_settings(workplace.settings, retrain_after=3)
     for number in (1, 2):
-        workplace.inbox.store(make_correction(annotation_id=number))
+        store_annotation(workplace.redis, make_correction(annotation_id=number))
         assert retrain_when_due(workplace.redis, settings, 1) is None
-    workplace.inbox.store(make_correction(annotation_id=3))
+    store_annotation(workplace.redis, make_correction(annotation_id=3))
     assert retrain_when_due(workplace.redis, settings, 1) is not None
 
     remember_beginning(workplace.redis, 1)
-    workplace.inbox.take(1)
-    workplace.inbox.store(make_correction(annotation_id=4))
+    claim(workplace.redis, 1)
+    store_annotation(workplace.redis, make_correction(annotation_id=4))
 
-    assert workplace.inbox.waiting(1) == 4
+    assert read_waiting(workplace.redis, 1).count == 4
     assert retrain_when_due(workplace.redis, settings, 1) is None
 
 
@@ -144,7 +145,7 @@ def let_time_pass(workplace: Workplace, *, since_change_s: int, since_training_s
 def test_corrections_of_a_failed_training_are_trained_on_again_after_growing_waits(workplace: Workplace) -> None:
     workplace.correct(range(1, 26))
     remember_beginning(workplace.redis, 1)
-    workplace.inbox.take(1)
+    claim(workplace.redis, 1)
 
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
     let_time_pass(workplace, since_change_s=36_000, since_training_s=17_000)
@@ -161,7 +162,7 @@ def test_few_corrections_of_a_failed_training_are_trained_on_again_by_the_check_
 ) -> None:
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
     workplace.correct(range(1, 4))
-    workplace.inbox.take(1)
+    claim(workplace.redis, 1)
     let_time_pass(workplace, since_change_s=2000, since_training_s=1500)
 
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
@@ -177,7 +178,7 @@ def test_corrections_of_a_running_training_are_not_trained_on_again(
     queue(workplace.redis, RETRAIN_QUEUE).enqueue_call("tests.integration.held_jobs.held_training", args=[1, hold.port])
     hold.wait_until_running()
     workplace.correct(range(1, 26))
-    workplace.inbox.take(1)
+    claim(workplace.redis, 1)
     let_time_pass(workplace, since_change_s=5000, since_training_s=5000)
 
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
@@ -201,7 +202,7 @@ def test_the_check_moves_on_while_corrections_keep_coming(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
-    workplace.inbox.store(make_correction())
+    store_annotation(workplace.redis, make_correction())
 
     assert retrain_if_idle(1) is None
 
@@ -212,8 +213,8 @@ def test_the_check_finds_nothing_to_do_when_all_is_trained(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
-    workplace.inbox.store(make_correction())
-    workplace.inbox.mark_trained(1, workplace.inbox.change_number(1))
+    store_annotation(workplace.redis, make_correction())
+    mark_trained(workplace.redis, 1, read_waiting(workplace.redis, 1).change_number)
 
     assert retrain_if_idle(1) is None
 
@@ -230,4 +231,4 @@ def test_after_a_quiet_time_few_corrections_are_enough(workplace: Workplace, sta
     [check] = idle_checks(workplace.redis)
     retraining = workplace.result(check).return_value
     assert workplace.result(str(retraining)).type.name == "SUCCESSFUL"
-    assert workplace.inbox.waiting(1) == 0
+    assert read_waiting(workplace.redis, 1).count == 0

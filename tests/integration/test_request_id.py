@@ -55,7 +55,7 @@ def test_the_webhook_the_job_and_the_version_carry_one_id(
     services.stop(backend)
 
     [version] = workplace.registry.versions(PROJECT)
-    corrections = {correction.annotation_id: correction for correction in workplace.inbox.corrections(PROJECT)}
+    corrections = {correction.annotation_id: correction for correction in workplace.feedback.corrections(PROJECT)}
     of_backend, of_worker = lines(backend.log), lines(worker.log)
     assert answer.headers["X-Request-ID"] == "find-me-7"
     assert corrections[body["annotation"]["id"]].request_id == "find-me-7"

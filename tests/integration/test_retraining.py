@@ -12,11 +12,12 @@ from rq import Retry
 from model.errors import StoreError, TrainingError
 from model.store import Store
 from model.training.training_record import TrainingRecord
+from tests.factories import store_annotation
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.audit import AuditLog
-from worker.feedback.ledger_records import LedgerRecords, record_submission
+from worker.feedback.waiting import read_waiting
 from worker.learning.fine_tuning import fine_tune
 from worker.learning.rollback import roll_back_if_accepted_less
 from worker.learning.wording_rules import SystematicEdit, find_systematic_edits
@@ -56,7 +57,7 @@ def test_the_20th_correction_leads_to_a_new_version_that_serves(
     assert version.metrics["trigger"] == "20 corrections wait"
     assert version.metrics["new"]["captions"] == outcome["held_out"]
     assert version.metrics["new"]["candidate"] < version.metrics["new"]["serving"]
-    assert workplace.inbox.waiting(1) == 0
+    assert read_waiting(workplace.redis, 1).count == 0
     assert workplace.job(job_id).meta["phase"] == "done"
 
 
@@ -99,7 +100,7 @@ def test_projects_never_mix(workplace: Workplace, start_worker: StartWorker) -> 
     assert workplace.registry.serving(1) == workplace.bundle.version
     assert workplace.registry.versions(1) == []
     assert all(int(name.split("/")[0]) > 100 for name in workplace.registry.versions(2)[0].corrections)
-    assert (workplace.inbox.waiting(1), workplace.inbox.waiting(2)) == (8, 0)
+    assert (read_waiting(workplace.redis, 1).count, read_waiting(workplace.redis, 2).count) == (8, 0)
 
 
 def test_a_deleted_correction_is_not_trained_on_again(workplace: Workplace, start_worker: StartWorker) -> None:
@@ -109,7 +110,7 @@ def test_a_deleted_correction_is_not_trained_on_again(workplace: Workplace, star
     [first] = workplace.registry.versions(1)
     gone, stays = first.corrections[0], first.corrections[1:]
 
-    workplace.inbox.remove(1, [int(gone.split("/")[0])])
+    workplace.feedback.remove(1, annotation_ids=[int(gone.split("/")[0])])
     retrain(workplace)
 
     assert workplace.registry.versions(1)[-1].corrections == stays
@@ -120,7 +121,7 @@ def test_corrections_without_features_are_left_out_and_counted(workplace: Workpl
     start_worker(workplace.environment())
     workplace.correct(range(1, 13))
     for number in (20, 21):
-        workplace.inbox.store(make_pictured_correction(number, image_key=None))
+        store_annotation(workplace.redis, make_pictured_correction(number, image_key=None))
 
     outcome = retrain(workplace)
 
@@ -132,7 +133,7 @@ def test_corrections_without_features_are_left_out_and_counted(workplace: Workpl
 def test_a_training_that_fails_is_visible_and_changes_nothing(workplace: Workplace, start_worker: StartWorker) -> None:
     start_worker(workplace.environment())
     for number in range(1, 4):
-        workplace.inbox.store(make_pictured_correction(number, image_key=None))
+        store_annotation(workplace.redis, make_pictured_correction(number, image_key=None))
 
     job_id = enqueue_retraining(workplace.redis, workplace.settings, 1, "a test")
 
@@ -141,7 +142,7 @@ def test_a_training_that_fails_is_visible_and_changes_nothing(workplace: Workpla
     assert "No correction of project 1 can be used for training (its image was never read: 3)" in str(result.exc_string)
     assert job_id in queue(workplace.redis, RETRAIN_QUEUE).failed_job_registry
     assert workplace.registry.serving(1) == workplace.bundle.version
-    assert workplace.inbox.waiting(1) == 3
+    assert read_waiting(workplace.redis, 1).count == 3
     workplace.correct(range(4, 12))
     assert retrain(workplace)["published"]
 
@@ -186,7 +187,7 @@ def test_a_worker_that_is_lost_after_publishing_leads_to_no_second_version_of_th
     assert isinstance(outcome, dict)
     first, *others = in_this_process.registry.versions(1)
     assert [version.parent for version in others] == ([first.name] if later else [])
-    assert in_this_process.inbox.waiting(1) == 0
+    assert read_waiting(in_this_process.redis, 1).count == 0
     refreshed = [list(job.args) for job in queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs]
     assert [1, first.name] in refreshed
     assert audited(in_this_process)[-1] == ("the worker", "version published", 1, first.name)
@@ -201,7 +202,7 @@ def test_a_worker_that_is_lost_once_its_corrections_count_as_trained_has_asked_f
     with pytest.raises(ConnectionResetError):
         jobs.retrain(1, "a test")
 
-    assert in_this_process.inbox.waiting(1) == 0
+    assert read_waiting(in_this_process.redis, 1).count == 0
     [job] = queue(in_this_process.redis, LABEL_STUDIO_QUEUE).jobs
     assert job.args == [1, in_this_process.registry.serving(1)]
 
@@ -239,7 +240,7 @@ def test_a_candidate_that_is_not_better_is_recorded_and_does_not_serve(
     assert version.decision.startswith("Not published: the new model is better on new captions in only 0% of")
     assert in_this_process.registry.serving(1) == in_this_process.bundle.version
     assert queue(in_this_process.redis, LABEL_STUDIO_QUEUE).count == 0
-    assert in_this_process.inbox.waiting(1) == 0
+    assert read_waiting(in_this_process.redis, 1).count == 0
     assert audited(in_this_process) == [("the worker", "version refused", 1, version.name)]
 
 
@@ -261,7 +262,7 @@ def test_a_person_who_promotes_during_a_training_is_not_overruled(
     assert outcome["version"] is None
     assert in_this_process.registry.serving(1) == in_this_process.bundle.version
     assert queue(in_this_process.redis, RETRAIN_QUEUE).deferred_job_registry.count == 1
-    assert in_this_process.inbox.waiting(1) == 3
+    assert read_waiting(in_this_process.redis, 1).count == 3
 
 
 def test_while_another_process_trains_the_project_the_job_comes_again_later(in_this_process: Workplace) -> None:
@@ -281,13 +282,13 @@ def test_a_project_whose_corrections_are_all_gone_or_held_out_has_nothing_to_tra
         if int(str((correction := make_pictured_correction(n)).image_key)[:8], 16) % 5 == 0
     ]
     in_this_process.store_features(held_out[0])
-    in_this_process.inbox.store(held_out[0])
+    store_annotation(in_this_process.redis, held_out[0])
 
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
     assert outcome["decision"] == "All usable corrections (1) are held out for evaluation. Correct more images."
-    in_this_process.inbox.remove(1, [held_out[0].annotation_id])
+    in_this_process.feedback.remove(1, annotation_ids=[held_out[0].annotation_id])
     outcome = jobs.retrain(1, "a test")
     assert isinstance(outcome, dict)
     assert outcome["decision"] == "The project has no corrections."
@@ -304,7 +305,7 @@ def judge(workplace: Workplace, version: str, *, accepted: int, edited: int, sta
     for number in range(start, start + accepted + edited):
         caption = "a dog" if number < start + accepted else "a dog indeed"
         correction = make_pictured_correction(number, proposed="a dog", caption=caption, model_version=version)
-        LedgerRecords(workplace.redis).store(record_submission(correction, []))
+        store_annotation(workplace.redis, correction)
 
 
 def test_a_version_whose_suggestions_are_accepted_less_is_rolled_back(in_this_process: Workplace) -> None:
@@ -362,14 +363,14 @@ def test_a_training_that_fails_because_of_certain_corrections_excludes_them_and_
     outcome = retrain(workplace)
 
     assert outcome["published"]
-    excluded = workplace.inbox.set_aside_names(1)
+    excluded = workplace.feedback.excluded(1)
     assert set(excluded) == {"7/caption", "23/caption", "30/caption"}
     reason = "training fails with it: the features of its image contain values that are not numbers"
     assert excluded["7/caption"] == reason
     assert "RuntimeError: stack expects each tensor to be equal size" in excluded["23/caption"]
     assert outcome["corrections"] + outcome["held_out"] == 37
     assert sum(outcome["left_out"].values()) == 3
-    assert workplace.inbox.waiting(1) == 0
+    assert read_waiting(workplace.redis, 1).count == 0
     assert workplace.registry.versions(1)[0].metrics["corrections_left_out"] == outcome["left_out"]
 
 
@@ -384,8 +385,8 @@ def test_a_correction_that_makes_only_the_measuring_fail_is_found_too(in_this_pr
 
     assert isinstance(outcome, dict)
     assert "a loss is not a number" not in outcome["decision"]
-    assert list(in_this_process.inbox.set_aside_names(1)) == [f"{held_out}/caption"]
-    assert in_this_process.inbox.waiting(1) == 0
+    assert list(in_this_process.feedback.excluded(1)) == [f"{held_out}/caption"]
+    assert read_waiting(in_this_process.redis, 1).count == 0
 
 
 def test_a_caption_that_breaks_the_search_for_edits_is_excluded(
@@ -407,7 +408,7 @@ def test_a_caption_that_breaks_the_search_for_edits_is_excluded(
 
     assert isinstance(outcome, dict)
     assert outcome["published"]
-    [reason] = in_this_process.inbox.set_aside_names(1).values()
+    [reason] = in_this_process.feedback.excluded(1).values()
     assert reason == "training fails with it: RecursionError: maximum recursion depth exceeded"
 
 
@@ -427,7 +428,7 @@ def test_a_failure_that_comes_from_no_correction_excludes_none(
     with pytest.raises(type(problem)):
         jobs.retrain(1, "a test")
 
-    assert in_this_process.inbox.set_aside_names(1) == {}
+    assert in_this_process.feedback.excluded(1) == {}
 
 
 def test_a_correction_that_a_person_excludes_is_not_trained_on_from_the_next_version_on(
@@ -438,7 +439,7 @@ def test_a_correction_that_a_person_excludes_is_not_trained_on_from_the_next_ver
     [first] = in_this_process.registry.versions(1)
     rude, *others = first.corrections
 
-    in_this_process.inbox.set_aside(1, rude, "rude")
+    in_this_process.feedback.exclude(1, rude, "rude")
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
@@ -448,10 +449,10 @@ def test_a_correction_that_a_person_excludes_is_not_trained_on_from_the_next_ver
 
 def test_a_project_whose_corrections_are_all_excluded_has_nothing_to_train(in_this_process: Workplace) -> None:
     for correction in in_this_process.correct(range(1, 4)):
-        in_this_process.inbox.set_aside(1, correction.name, "rude")
+        in_this_process.feedback.exclude(1, correction.name, "rude")
 
     outcome = jobs.retrain(1, "a test")
 
     assert isinstance(outcome, dict)
     assert outcome["decision"] == "All corrections of the project are excluded."
-    assert in_this_process.inbox.waiting(1) == 0
+    assert read_waiting(in_this_process.redis, 1).count == 0

@@ -6,7 +6,8 @@ import pytest
 from redis import Redis
 
 from tests.factories import make_suggestion
-from worker.feedback.suggestions import KEPT_PER_TASK, KEPT_S, Suggestion, SuggestionLog
+from worker.feedback.store import FeedbackStore
+from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
 
 
@@ -61,16 +62,16 @@ def test_memory_is_bounded_in_number_and_time_and_an_image_inside_the_task_is_no
 
     found = find(log, image_ref=image_ref)
     assert [suggestion.model_version for suggestion in found][:2] == ["v99-00000000", "v98-00000000"]
-    assert len(found) == KEPT_PER_TASK
+    assert len(found) == 20
     assert (redis.memory_usage("captioner:suggestions:1:1") or 0) < 20_000
-    assert 0 < redis.ttl("captioner:suggestions:1:1") <= KEPT_S
+    assert 0 < redis.ttl("captioner:suggestions:1:1") <= 180 * 24 * 3600
 
 
-def test_deleted_tasks_are_forgotten(log: SuggestionLog) -> None:
+def test_deleted_tasks_are_forgotten(log: SuggestionLog, redis: Redis) -> None:
     log.remember([make_suggestion(task_id=5), make_suggestion(task_id=6)])
 
-    log.forget_tasks(1, [5])
-    log.forget_tasks(1, [])
+    FeedbackStore(redis).remove(1, task_ids=[5])
+    FeedbackStore(redis).remove(1, task_ids=[])
 
     assert find(log, task_id=5) == []
     assert len(find(log, task_id=6)) == 1

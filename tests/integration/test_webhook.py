@@ -1,4 +1,4 @@
-"""/webhook: every recorded event of Label Studio ends in the inbox as it should, durable before the answer."""
+"""/webhook: every recorded event of Label Studio is stored as it should be, durable before the answer."""
 
 import logging
 from collections import Counter
@@ -142,7 +142,7 @@ def test_the_ledger_tells_what_became_of_each_suggestion(backend: BackendClient)
 
     for name, outcome in names.items():
         body = load_payload(name)["body"]
-        found = {record.annotation_id: record for record in backend.services.ledger.records(body["project"]["id"])}
+        found = {record.annotation_id: record for record in backend.services.feedback.records(body["project"]["id"])}
         record = found[body["annotation"]["id"]]
         assert (record.outcome, record.model_version, record.suggestion) == (outcome, "v1-0a1b2c3d", suggestion)
         assert (record.annotator, record.lead_time_s) == (1, body["annotation"]["lead_time"])
@@ -162,7 +162,7 @@ def test_a_skip_is_no_correction_and_the_ledger_knows_it_until_it_is_cancelled(b
 
     backend.post("/webhook", body | {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 8}]})
 
-    assert list(backend.services.ledger.records(7)) == []
+    assert list(backend.services.feedback.records(7)) == []
 
 
 def test_an_emptied_or_deleted_caption_leaves_the_ledger(backend: BackendClient) -> None:
@@ -171,16 +171,16 @@ def test_an_emptied_or_deleted_caption_leaves_the_ledger(backend: BackendClient)
         backend.replay(name)
     backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk")
     backend.replay("35_webhook_ANNOTATIONS_DELETED_bulk")
-    assert [record.annotation_id for record in backend.services.ledger.records(12)] == [20, 21]
+    assert [record.annotation_id for record in backend.services.feedback.records(12)] == [20, 21]
 
     body = load_payload("45_webhook_TASKS_DELETED_all")["body"]
     tasks = load_payload("36_webhook_ANNOTATIONS_CREATED_bulk")["body"]["task"]
     backend.post("/webhook", body | {"tasks": [{"id": task["id"]} for task in tasks]})
 
-    assert list(backend.services.ledger.records(12)) == []
+    assert list(backend.services.feedback.records(12)) == []
 
 
-def test_a_webhook_asks_redis_once_more_for_the_ledger(backend: BackendClient) -> None:
+def test_a_webhook_reads_the_suggestions_once_and_stores_all_at_once(backend: BackendClient) -> None:
     """Label Studio gives a webhook one second, and every annotator waits for it."""
     remember_suggestion(backend, ACCEPTED, "a dog")
     backend.replay("26_webhook_ANNOTATION_CREATED_manual")  # loads the scripts
@@ -191,7 +191,7 @@ def test_a_webhook_asks_redis_once_more_for_the_ledger(backend: BackendClient) -
         commands = iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO")
         asked = Counter(command for command in commands if command in {"EVALSHA", "LRANGE"})
 
-    assert asked == {"EVALSHA": 2, "LRANGE": 1}  # what was suggested, the inbox, the ledger
+    assert asked == {"EVALSHA": 1, "LRANGE": 1}
 
 
 @pytest.mark.parametrize("name", ["27_webhook_ANNOTATION_CREATED_empty", "28_webhook_ANNOTATION_CREATED_empty_text"])
@@ -289,7 +289,7 @@ def test_events_without_captions_are_answered_and_change_nothing(backend: Backen
     response = backend.replay(name)
 
     assert (response.status_code, response.get_json()) == (200, {"changed": 0})
-    assert backend.inbox.projects() == []
+    assert backend.services.feedback.projects() == []
 
 
 def test_every_recorded_webhook_is_answered_with_an_object(backend: BackendClient) -> None:
@@ -355,7 +355,7 @@ def test_a_redis_that_goes_down_in_the_middle_is_not_acknowledged(
     def fail(*_: Any) -> None:
         raise RedisConnectionError
 
-    monkeypatch.setattr("worker.feedback.corrections.CorrectionInbox.store", fail)
+    monkeypatch.setattr("worker.feedback.store.FeedbackStore.record", fail)
 
     assert backend.replay(ACCEPTED).status_code == 503
 

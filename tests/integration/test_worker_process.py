@@ -17,6 +17,7 @@ from rq.serializers import DefaultSerializer
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold, Workplace
+from worker.feedback.waiting import read_waiting
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.rq_worker import GRACE_S
@@ -57,10 +58,10 @@ def test_a_worker_survives_a_restart_of_redis_and_nothing_is_lost(
     own_redis.kill()
     own_redis.start()
 
-    assert len(workplace.inbox.corrections(1)) == 11
-    assert workplace.inbox.waiting(1) == 3
+    assert len(workplace.feedback.corrections(1)) == 11
+    assert read_waiting(workplace.redis, 1).count == 3
     workplace.result(enqueue_retraining(workplace.redis, workplace.settings, 1, "after"))
-    assert workplace.inbox.waiting(1) == 0
+    assert read_waiting(workplace.redis, 1).count == 0
     assert worker.is_alive
 
 

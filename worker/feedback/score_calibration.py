@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from model.metrics.words import metric_words
 from model.store import Store
-from worker.feedback.ledger_records import LedgerRecord
+from worker.feedback.record import Feedback
 
 FEWEST = 30
 """Judged suggestions, before scores are no longer the decoder's own."""
@@ -52,7 +52,7 @@ class Calibration:
         return float((_signs(own_score, caption) @ weights).sigmoid())
 
 
-def fit_calibration(records: Iterable[LedgerRecord]) -> Calibration | None:
+def fit_calibration(records: Iterable[Feedback]) -> Calibration | None:
     """Fit on what annotators made of suggestions that they were shown; None while too few are judged."""
     judged = [
         (one.score, one.suggestion, one.outcome == "accepted")

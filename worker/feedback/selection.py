@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 
 MAX_CHARACTERS = 600
 """Of a caption: what is longer is none, and a few of them would take all the time of a training."""

@@ -1,50 +1,26 @@
 """The captions we suggested, kept in Redis so that a correction can say what was proposed and by which version.
 
-    captioner:suggestions:<project>:<task>   list of suggestions as JSON, newest first
+    captioner:suggestions:<project>:<task>   list of suggestions as JSON, newest first; `feedback.lua` bounds it
 
-Those that HIDE_SUGGESTIONS_SHARE withheld are among them. The ledger's totals count each task, control and image once
-for each version, as long as the log remembers it.
+Suggestions that HIDE_SUGGESTIONS_SHARE withheld are among them. The ledger's totals count each task, control and image
+once for each version, as long as the log remembers it.
 
-Label Studio forgets the link when a prediction is deleted and reuses task ids, so a suggestion is found by project,
-task, control and the image it was made for. Bounded: the newest of each task, and nothing older than half a year.
+Label Studio forgets the link when a prediction is deleted, and it reuses task ids. So a suggestion is found by project,
+task, control and the image it was made for.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
+from typing import Any
 
 from redis import Redis
 
-from worker.feedback.ledger_scripts import ledger_key
-
-KEPT_PER_TASK = 20
-"""Alternatives of one version count one by one."""
-KEPT_S = 180 * 24 * 3600
-
-REMEMBER = f"""
-local LOG, TOTALS = unpack(KEYS)
-
-local function place(known)
-  return cjson.encode({{known.control, known.model_version, known.image_ref_sha256, known.withheld or false}})
-end
-
-local counted = {{}}
-for _, record in ipairs(redis.call('LRANGE', LOG, 0, -1)) do counted[place(cjson.decode(record))] = true end
-for _, record in ipairs(ARGV) do
-  local new = cjson.decode(record)
-  if not counted[place(new)] then
-    counted[place(new)] = true
-    local arm = new.withheld and 'withheld' or 'shown'
-    redis.call('HINCRBY', TOTALS, 'tasks:' .. arm .. '::' .. new.model_version, 1)
-  end
-  redis.call('LREM', LOG, 0, record)
-  redis.call('LPUSH', LOG, record)
-end
-redis.call('LTRIM', LOG, 0, {KEPT_PER_TASK - 1})
-redis.call('EXPIRE', LOG, {KEPT_S})
-"""
+from worker.feedback.layout import run_all
+from worker.feedback.record import AnnotationState
+from worker.feedback.script import Command, suggestions_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,31 +63,44 @@ class SuggestionLog:
 
     def remember(self, suggestions: Sequence[Suggestion]) -> None:
         """Keep the suggestions, the last one as the newest of its task; the same one again only becomes the newest."""
-        script = self.redis.register_script(REMEMBER)
-        with self.redis.pipeline(transaction=False) as pipeline:
-            for (project_id, task_id), found in groupby(suggestions, lambda one: (one.project_id, one.task_id)):
-                keys = [_key(project_id, task_id), ledger_key("ledger-totals", project_id)]
-                script(keys=keys, args=[_record(suggestion) for suggestion in found], client=pipeline)
-            pipeline.execute()
+        for project_id, of_project in groupby(suggestions, lambda suggestion: suggestion.project_id):
+            of_tasks = groupby(of_project, lambda suggestion: suggestion.task_id)
+            commands = [Command("suggest", tuple(map(_record, of_task)), task_id) for task_id, of_task in of_tasks]
+            run_all(self.redis, project_id, commands)
 
     def find(self, project_id: int, task_id: int, control: str, image_ref: str) -> list[Suggestion]:
         """Return what was suggested for this control of this task while it showed this image, newest first."""
-        records = [json.loads(text) for text in self.redis.lrange(_key(project_id, task_id), 0, -1)]
-        digest = _digest(image_ref)
-        return [
-            Suggestion(project_id=project_id, task_id=task_id, image_ref=image_ref, **record)
-            for record in records
-            if record.pop("image_ref_sha256") == digest and record["control"] == control
-        ]
+        return _of_place(self._records(project_id, task_id), project_id, task_id, control, image_ref)
 
-    def forget_tasks(self, project_id: int, task_ids: Iterable[int]) -> None:
-        keys = [_key(project_id, task_id) for task_id in task_ids]
-        if keys:
-            self.redis.unlink(*keys)
+    def find_for(self, state: AnnotationState) -> dict[str, list[Suggestion]]:
+        """Return the same for each control of an annotation; one request."""
+        if not state.submissions:
+            return {}
+        records = self._records(state.project_id, state.task_id)
+        return {
+            found.control: _of_place(records, found.project_id, found.task_id, found.control, found.image_ref)
+            for found in state.submissions
+        }
+
+    def _records(self, project_id: int, task_id: int) -> list[dict[str, Any]]:
+        texts = self.redis.lrange(suggestions_key(project_id, task_id), 0, -1)
+        return [json.loads(text) for text in texts]
 
 
-def _key(project_id: int, task_id: int) -> str:
-    return f"captioner:suggestions:{project_id}:{task_id}"
+def _of_place(
+    records: Sequence[dict[str, Any]], project_id: int, task_id: int, control: str, image_ref: str
+) -> list[Suggestion]:
+    digest, names = _digest(image_ref), {declared.name for declared in fields(Suggestion)}
+    return [
+        Suggestion(
+            project_id=project_id,
+            task_id=task_id,
+            image_ref=image_ref,
+            **{name: value for name, value in record.items() if name in names},
+        )
+        for record in records
+        if record["image_ref_sha256"] == digest and record["control"] == control
+    ]
 
 
 def _record(suggestion: Suggestion) -> str:

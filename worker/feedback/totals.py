@@ -1,10 +1,11 @@
-"""The ledger: what became of our suggestions, by model version and annotator, read from its totals.
+"""The ledger: what became of our suggestions, by model version and annotator; how it is counted, and read from totals.
 
 Annotators who were shown a suggestion write shorter captions, nearer to it (Arnold, Chauncey and Gajos 2020,
 https://doi.org/10.1145/3377325.3377523). So HIDE_SUGGESTIONS_SHARE withholds some, and the two arms are told apart:
 versions and annotators count only captions that were not withheld.
 """
 
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -16,8 +17,9 @@ from typing import NamedTuple, TypeVar, cast
 from redis import Redis
 
 from worker.feedback.edit_kinds import EDIT_KINDS, EditKind
-from worker.feedback.ledger_records import LEAD_TIME_STEP, SHORTEST_LEAD_TIME_S, TOOK, Arm, Outcome
-from worker.feedback.ledger_scripts import ledger_key, total_field
+from worker.feedback.proposals import words
+from worker.feedback.record import Arm, Feedback, Outcome
+from worker.feedback.script import key
 
 Key = TypeVar("Key")
 
@@ -25,6 +27,13 @@ JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
 """What can become of a suggestion that becomes a caption."""
 ACCEPTANCE = (*JUDGED, "word_edits", "compared")
 """Counters of which an Acceptance is made."""
+LONGEST_LEAD_TIME_S = 24 * 3600.0
+"""A longer one is a page that stayed open; it counts as this much."""
+LEAD_TIME_STEP = 1.1
+"""Lead times are counted by their power of this, so that a median is known to 5 %."""
+SHORTEST_LEAD_TIME_S = 0.1
+TOOK = "took_"
+"""The beginning of a counter of lead times; its power follows."""
 VOCABULARY_SAMPLE = 100
 """Captions of which distinct words are told, or fewer where an arm has fewer."""
 
@@ -169,11 +178,37 @@ class Acceptance:
     """Captions whose word edits are counted."""
 
 
+def to_stored_json(feedback: Feedback) -> str:
+    """Return the record beside what it adds to the totals, so that exactly this can be taken away again."""
+    of_arm = () if feedback.arm == "none" else words(feedback.caption or "")
+    return feedback.to_json(counts=count_feedback(feedback), words=sorted(set(of_arm)))
+
+
+def count_feedback(feedback: Feedback) -> dict[str, int]:
+    """Return what the record adds to each counter, where that is not 0."""
+    counts: dict[str, int] = {feedback.outcome: 1} | dict.fromkeys(feedback.kinds, 1)
+    if feedback.caption is None:
+        return counts
+    counts["words"] = len(words(feedback.caption))
+    if feedback.word_edits is not None:
+        counts |= {
+            "compared": 1,
+            "word_edits": feedback.word_edits,
+            "unchanged": int(feedback.word_edits == 0),
+        }
+    if feedback.lead_time_s is not None:
+        lead_time_s = min(feedback.lead_time_s, LONGEST_LEAD_TIME_S)
+        times = max(lead_time_s, SHORTEST_LEAD_TIME_S) / SHORTEST_LEAD_TIME_S
+        took = f"{TOOK}{round(math.log(times, LEAD_TIME_STEP))}"
+        counts |= {"timed": 1, "lead_time_ms": round(lead_time_s * 1000), took: 1}
+    return {counter: number for counter, number in counts.items() if number}
+
+
 def read_ledger(redis: Redis, project_id: int) -> Ledger:
     """Return a project's totals; costs the same however many annotations they count."""
     with redis.pipeline(transaction=True) as pipeline:
-        pipeline.hgetall(ledger_key("ledger-totals", project_id))
-        pipeline.hgetall(ledger_key("ledger-spectrum", project_id))
+        pipeline.hgetall(key("ledger-totals", project_id))
+        pipeline.hgetall(key("ledger-spectrum", project_id))
         totals, spectrum = pipeline.execute()
     cells = _cells(totals)
     everybody = {cell: counts for cell, counts in cells.items() if cell.annotator is None and cell.arm != "withheld"}
@@ -200,8 +235,8 @@ def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dic
     asked = {project_id: names for project_id, names in versions.items() if names}
     with redis.pipeline(transaction=False) as pipeline:
         for project_id, names in asked.items():
-            fields = [total_field(counter, "shown", None, name) for name in names for counter in ACCEPTANCE]
-            pipeline.hmget(ledger_key("ledger-totals", project_id), fields)
+            counters = [f"{counter}:shown::{name}" for name in names for counter in ACCEPTANCE]
+            pipeline.hmget(key("ledger-totals", project_id), counters)
         answers = dict(zip(asked, pipeline.execute(), strict=True))
     return {project_id: _acceptances(names, answers.get(project_id, ())) for project_id, names in versions.items()}
 
@@ -235,9 +270,9 @@ def _cells(totals: Mapping[bytes | str, bytes | str]) -> dict[_Cell, Counter[str
 
 def _sums(cells: Iterable[tuple[Key, Counter[str]]]) -> dict[Key, Tally]:
     sums: defaultdict[Key, Counter[str]] = defaultdict(Counter)
-    for key, counts in cells:
-        sums[key].update(counts)
-    return {key: _tally(counts) for key, counts in sums.items()}
+    for group, counts in cells:
+        sums[group].update(counts)
+    return {group: _tally(counts) for group, counts in sums.items()}
 
 
 def _tally(counts: Mapping[str, int]) -> Tally:

@@ -20,7 +20,7 @@ from model.captioner import Captioner
 from model.tokenizer import cut
 from model.training.held_out import MOST_PROBABLE
 from model.vision.features import FeatureStore
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 from worker.feedback.selection import LIMITS, SET_ASIDE, SelectionLimits, select_corrections
 from worker.learning.holdout import Holdout
 from worker.learning.wording_rules import SystematicEdit, find_systematic_edits, rewrite

@@ -14,7 +14,8 @@ from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.vision.features import FeatureStore
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.store import FeedbackStore
+from worker.feedback.waiting import claim, mark_trained, trained_number
 from worker.learning.bad_corrections import find_bad_corrections
 from worker.learning.candidate import Candidate, train_candidate
 from worker.learning.dataset import Dataset, build_dataset, find_usable
@@ -85,9 +86,8 @@ def prepare(redis: Redis, settings: Settings, project_id: int, progress: Progres
         NoVersion: nothing changed since the last training.
     """
     remember_beginning(redis, project_id)
-    inbox = CorrectionInbox(redis)
-    change_number = inbox.take(project_id)
-    if change_number == inbox.trained_number(project_id):
+    change_number = claim(redis, project_id)
+    if change_number == trained_number(redis, project_id):
         raise NoVersion("No correction was added, changed or removed since the last training.")
     progress.phase("loading")
     bundle, store = load_bundle(settings.caption_bundle), Store(settings.model_store)
@@ -116,12 +116,11 @@ def finish_after_lost_worker(
     Raises:
         NoVersion: that version was trained on the same corrections.
     """
-    inbox = CorrectionInbox(redis)
-    unfinished = find_unfinished(inbox, registry, project_id)
+    unfinished = find_unfinished(redis, registry, project_id)
     if unfinished is None:
         return
     finish(redis, settings, unfinished)
-    if inbox.trained_number(project_id) == change_number:
+    if trained_number(redis, project_id) == change_number:
         raise NoVersion(f"{unfinished.name} was trained on the same corrections before its worker was lost.")
 
 
@@ -143,8 +142,8 @@ class TrainingRun:
     progress: Progress
 
     @property
-    def inbox(self) -> CorrectionInbox:
-        return CorrectionInbox(self.redis)
+    def feedback(self) -> FeedbackStore:
+        return FeedbackStore(self.redis)
 
     @property
     def features(self) -> FeatureStore:
@@ -198,12 +197,12 @@ class TrainingRun:
     def _train_once(self) -> tuple[Dataset, Candidate | None]:
         """Return the dataset and the candidate trained on it; None if the dataset has nothing to train on."""
         dataset = build_dataset(
-            self.inbox.corrections(self.project_id),
+            self.feedback.corrections(self.project_id),
             self.features,
             self.bundle.replay,
             Holdout(self.store, self.project_id, self.bundle.encoder.fingerprint),
             self.trained_states,
-            self.inbox.set_aside_names(self.project_id),
+            self.feedback.excluded(self.project_id),
         )
         if not dataset.learned:
             return dataset, None
@@ -213,15 +212,15 @@ class TrainingRun:
     def _exclude_bad_corrections(self) -> int:
         """Exclude the corrections that make the training fail; return their number."""
         self.progress.phase("searching")
-        corrections, excluded = self.inbox.corrections(self.project_id), self.inbox.set_aside_names(self.project_id)
+        corrections, excluded = self.feedback.corrections(self.project_id), self.feedback.excluded(self.project_id)
         usable, _ = find_usable(corrections, self.features, self.trained_states, excluded)
         bad = find_bad_corrections(usable, self.serving, self.bundle.captioner(), self.bundle.replay)
         for corrected, problem in bad:
             name, reason = corrected.correction.name, f"training fails with it: {problem}"
-            self.inbox.set_aside(self.project_id, name, reason, by_job=True)
+            self.feedback.exclude(self.project_id, name, reason, automatic=True)
             logger.warning("correction excluded project=%s correction=%s problem=%r", self.project_id, name, problem)
         if bad:  # each exclusion is a change, and the next attempt knows it
-            self.change_number = self.inbox.take(self.project_id)
+            self.change_number = claim(self.redis, self.project_id)
         return len(bad)
 
     def _end_without_training(self, dataset: Dataset) -> NoReturn:
@@ -236,7 +235,7 @@ class TrainingRun:
                 f"No correction of project {self.project_id} can be used for training ({reasons}). "
                 f"Check that the worker can reach Label Studio: run `captioner doctor`."
             )
-        self.inbox.mark_trained(self.project_id, self.change_number)
+        mark_trained(self.redis, self.project_id, self.change_number)
         raise NoVersion(
             "All corrections of the project are excluded." if dataset.left_out else "The project has no corrections."
         )

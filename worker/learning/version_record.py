@@ -8,7 +8,7 @@ from redis import Redis
 
 from model.registry import ModelRegistry, ModelVersion
 from worker.audit import THE_WORKER, AuditLog
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.waiting import mark_trained, trained_number
 from worker.learning.candidate import Candidate
 from worker.learning.gate import Decision
 from worker.queue.backend_jobs import enqueue_refresh
@@ -19,14 +19,14 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def find_unfinished(inbox: CorrectionInbox, registry: ModelRegistry, project_id: int) -> ModelVersion | None:
+def find_unfinished(redis: Redis, registry: ModelRegistry, project_id: int) -> ModelVersion | None:
     """Return the newest version if the worker that recorded it was lost before `finish`.
 
     A version that is published and not served is left alone: it may never have served, so its corrections are trained
     on again.
     """
     newest = registry.newest(project_id)
-    if newest is None or newest.metrics.get("change_number", 0) <= inbox.trained_number(project_id):
+    if newest is None or newest.metrics.get("change_number", 0) <= trained_number(redis, project_id):
         return None
     return newest if not newest.published or registry.serving(project_id) == newest.name else None
 
@@ -35,7 +35,7 @@ def finish(redis: Redis, settings: Settings, version: ModelVersion) -> None:
     """Do what follows from a recorded version; the first steps are those that must not get lost."""
     if version.published:
         enqueue_refresh(redis, settings, version.project_id, version.name)
-    CorrectionInbox(redis).mark_trained(version.project_id, version.metrics["change_number"])
+    mark_trained(redis, version.project_id, version.metrics["change_number"])
     action = "version published" if version.published else "version refused"
     AuditLog(redis).write(THE_WORKER, action, version.project_id, version=version.name, reason=version.decision)
     JobCounts(redis).gate_decided(version.published, version.project_id)

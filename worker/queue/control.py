@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import as_text, current_timestamp
 
 from model.errors import JobError
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.waiting import read_waiting
 from worker.queue.job_state import FAILURE_KEPT_S, is_pending, is_surely_pending, queue, text_or_none
 from worker.queue.lost_jobs import forget_losses
 from worker.queue.retraining import PAUSED, enqueue_retraining, last_before_pause, retraining_key
@@ -72,13 +72,13 @@ class RetrainingControl:
 
     def _last_needed(self, project_id: int) -> str:
         """Return the job after which no correction waits that waits now; "" if none does."""
-        inbox = CorrectionInbox(self.redis)
+        changes = read_waiting(self.redis, project_id)
         waiting, running = self._job_id(project_id, "waiting"), self._job_id(project_id, "running")
         if waiting is not None and is_surely_pending(self.redis, waiting):
             return waiting
-        if running is not None and is_surely_pending(self.redis, running) and not inbox.untaken(project_id):
+        if running is not None and is_surely_pending(self.redis, running) and not changes.unclaimed:
             return running
-        if not inbox.waiting(project_id):
+        if not changes.count:
             return ""
         self.redis.hdel(retraining_key(project_id), "last")
         return enqueue_retraining(self.redis, self.settings, project_id, "the last one before a pause")

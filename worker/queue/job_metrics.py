@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from rq.job import Job
 
-from worker.feedback.ledger_scripts import COUNTS_KEY
+from worker.feedback.script import COUNTS_KEY
 
 JOB_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Upper ends of the buckets; longer jobs are in one more bucket."""

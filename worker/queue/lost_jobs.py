@@ -27,7 +27,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.store import FeedbackStore
 from worker.queue.heartbeats import Watch, heartbeats
 from worker.queue.job_failure import LOST_TWICE
 from worker.queue.job_metrics import JobCounts, kind_of
@@ -141,7 +141,7 @@ def put_back_orphaned_jobs(redis: Redis, watch: Watch) -> None:
 
 def find_orphaned_jobs(redis: Redis) -> dict[str, Queue]:
     """Return the queue of each queued job that is on no list: a retraining, or a job that one waits for."""
-    projects = retrainings_of(redis, CorrectionInbox(redis).projects()).values()
+    projects = retrainings_of(redis, FeedbackStore(redis).projects()).values()
     job_ids = {job_id for project in projects for job_id in (project.waiting, project.running) if job_id}
     named = _fetch(redis, job_ids)
     awaited = _fetch(redis, {dependency for job in named for dependency in job.dependency_ids})

@@ -27,7 +27,7 @@ from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from model.errors import JobError
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.waiting import read_waiting
 from worker.queue.job_origin import job_origin
 from worker.queue.job_state import (
     FAILURE_KEPT_S,
@@ -101,7 +101,7 @@ def _enqueue_after_pull(redis: Redis, pipeline: Pipeline, settings: Settings, pr
             args=[project_id, reason],
             # RQ keeps a job's id as long as its result or failure, so an id of the project alone would lock the
             # project out; the change number and a random end make it new each time.
-            job_id=new_job_id(f"retrain-{project_id}", CorrectionInbox(redis).change_number(project_id)),
+            job_id=new_job_id(f"retrain-{project_id}", read_waiting(redis, project_id).change_number),
             timeout=2 * settings.retrain_budget_s + RETRAIN_MARGIN_S,
             result_ttl=RESULT_KEPT_S,
             failure_ttl=FAILURE_KEPT_S,

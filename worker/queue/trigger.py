@@ -11,7 +11,7 @@ from datetime import timedelta
 from redis import Redis
 
 from model.errors import JobError
-from worker.feedback.corrections import CorrectionInbox
+from worker.feedback.waiting import read_waiting
 from worker.policy import is_quiet, should_retrain
 from worker.queue.job_origin import job_origin
 from worker.queue.job_state import FAILURE_KEPT_S, RETRAIN_QUEUE, is_pending, new_job_id, queue, text_or_none
@@ -52,12 +52,12 @@ def due_corrections(redis: Redis, project_id: int) -> int:
     lost count again after a wait. The wait doubles after each failure, starting at 15 minutes, so a training that never
     succeeds is tried ten times in its first week.
     """
-    inbox = CorrectionInbox(redis)
-    unclaimed, waiting = inbox.untaken(project_id), inbox.waiting(project_id)
-    return waiting if waiting > unclaimed and _may_retry(redis, project_id) else unclaimed
+    waiting = read_waiting(redis, project_id)
+    may_retry = waiting.count > waiting.unclaimed and _may_retry(redis, project_id, waiting.change_number)
+    return waiting.count if may_retry else waiting.unclaimed
 
 
-def _may_retry(redis: Redis, project_id: int) -> bool:
+def _may_retry(redis: Redis, project_id: int, change_number: int) -> bool:
     """Return True if the last retraining has ended and the wait after it is over."""
     running, began = map(text_or_none, redis.hmget(retraining_key(project_id), "running", "began"))
     if running is not None and is_pending(redis, running):
@@ -65,7 +65,7 @@ def _may_retry(redis: Redis, project_id: int) -> bool:
     if began is None:
         return True
     # Waiting as long as the last retraining began after the newest change doubles the wait each time.
-    wait_s = max(RETRY_AFTER_S, (int(began) - CorrectionInbox(redis).change_number(project_id)) / 1e6)
+    wait_s = max(RETRY_AFTER_S, (int(began) - change_number) / 1e6)
     return (redis_now(redis) - int(began)) / 1e6 >= wait_s
 
 
@@ -109,14 +109,15 @@ def retrain_if_idle(project_id: int) -> str | None:
     """
     settings = Settings.from_env()
     redis = connect_patiently(settings.redis_url)
-    inbox = CorrectionInbox(redis)
     forget_idle_check(redis, project_id)
     if not due_corrections(redis, project_id):
         return None
-    waiting, quiet_s = inbox.waiting(project_id), inbox.quiet_s(project_id) or 0.0
+    waiting = read_waiting(redis, project_id)
+    quiet_s = waiting.quiet_s or 0.0
     if not is_quiet(quiet_s, settings.retrain_idle_s):
         schedule_idle_check(redis, settings, project_id, delay_s=settings.retrain_idle_s - quiet_s)
         return None
     with suppress(JobError):  # paused: the corrections wait
-        return enqueue_retraining(redis, settings, project_id, f"{waiting} corrections wait, quiet for {quiet_s:.0f} s")
+        reason = f"{waiting.count} corrections wait, quiet for {quiet_s:.0f} s"
+        return enqueue_retraining(redis, settings, project_id, reason)
     return None

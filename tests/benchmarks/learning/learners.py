@@ -28,7 +28,7 @@ from model.training.trainer import Trainer
 from model.vision.features import FeatureStore
 from tests.benchmarks.learning.worlds import Picture, World, examples_of, write_captions_of
 from tests.factories import make_correction
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 from worker.learning.candidate import train_candidate
 from worker.learning.dataset import build_dataset
 from worker.learning.fine_tuning import INNER_RATE, RATE, STEPS

@@ -5,18 +5,30 @@ from typing import Any
 
 import pytest
 
-from backend.protocol.annotations import parse_annotation, with_proposal
+from backend.protocol.annotations import parse_annotation
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.webhook_events import WebhookEvent, parse_webhook
 from model.errors import RequestError
 from tests.payloads import load_payload, payload_names
+from worker.feedback.proposals import find_proposal, judge
+from worker.feedback.record import A_TIME, AnnotationState, Feedback, Submission
 from worker.feedback.suggestions import Suggestion
 
+YEAR_1, YEAR_9999 = "0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00"
 CAPTION = CaptionControl(from_name="caption", to_name="image", image_field="captioning")
 
 
 def parse(body: dict[str, Any]) -> WebhookEvent:
     return parse_webhook(body["action"], body)
+
+
+def parse_one(body: dict[str, Any]) -> AnnotationState:
+    (state,) = parse(body).annotations
+    return state
+
+
+def judged(submission: Submission, suggestions: list[Suggestion]) -> Feedback:
+    return judge(submission, find_proposal(submission, suggestions))
 
 
 def make_suggestion(caption: str, version: str = "v1-00000000", *, withheld: bool = False) -> Suggestion:
@@ -68,42 +80,40 @@ def make_suggestion(caption: str, version: str = "v1-00000000", *, withheld: boo
 def test_a_submitted_caption_becomes_a_correction(name: str, caption: str, origin: str | None) -> None:
     body = load_payload(name)["body"]
 
-    event = parse(body)
+    state = parse_one(body)
 
-    (submission,) = event.submissions
-    found = submission.correction
-    assert (found.caption, submission.origin) == (caption, origin)
+    (found,) = state.submissions
+    assert (found.caption, found.origin) == (caption, origin)
     assert (found.project_id, found.task_id) == (body["project"]["id"], body["task"]["id"])
     assert (found.annotation_id, found.annotation_uid) == (body["annotation"]["id"], body["annotation"]["unique_id"])
     assert (found.control, found.image_ref) == ("caption", body["task"]["data"]["captioning"])
     assert (found.annotator, found.lead_time_s) == (1, body["annotation"]["lead_time"])
     assert found.ground_truth is (name == "31_webhook_ANNOTATION_UPDATED_ground_truth")
-    assert event.removed_annotations == ()
-    assert event.ignored is None
+    assert (state.emptied, state.is_whole, state.ignored) == ((), True, None)
 
 
 @pytest.mark.parametrize(
     ("name", "annotation_id"),
     [
-        ("25_webhook_ANNOTATION_CREATED_skipped", 8),
         ("27_webhook_ANNOTATION_CREATED_empty", 15),
         ("28_webhook_ANNOTATION_CREATED_empty_text", 16),
     ],
 )
-def test_a_skipped_or_emptied_annotation_removes_what_it_corrected(name: str, annotation_id: int) -> None:
-    event = parse(load_payload(name)["body"])
+def test_an_emptied_annotation_holds_nothing(name: str, annotation_id: int) -> None:
+    state = parse_one(load_payload(name)["body"])
 
-    assert event.submissions == ()
-    assert event.removed_annotations == (annotation_id,)
+    assert (state.annotation_id, state.submissions) == (annotation_id, ())
+    assert (state.emptied, state.is_whole) == (("caption",), True)
 
 
 def test_a_skip_says_who_skipped_which_suggestion() -> None:
     body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
 
-    (skip,) = parse(body).skips
+    (skip,) = parse_one(body).submissions
 
     assert (skip.project_id, skip.task_id, skip.annotation_id, skip.control) == (7, 20, 8, "caption")
     assert skip.image_ref == body["task"]["data"]["captioning"]
+    assert skip.caption is None
     assert skip.prefilled == "a brown dog stands on the grass under the sun"
     assert (skip.annotator, skip.lead_time_s) == (1, 4.333)
     assert skip.updated_at == "2026-11-21T03:18:14.134746+00:00"
@@ -114,25 +124,24 @@ def test_a_skip_of_a_field_that_somebody_changed_names_no_suggestion(change: dic
     body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
     body["annotation"]["result"][0] |= change
 
-    (skip,) = parse(body).skips
+    (skip,) = parse_one(body).submissions
 
     assert skip.prefilled is None
 
 
 def test_only_what_was_skipped_is_a_skip() -> None:
     for name in ("20_webhook_ANNOTATION_CREATED_accepted", "27_webhook_ANNOTATION_CREATED_empty"):
-        assert parse(load_payload(name)["body"]).skips == ()
+        assert all(found.caption is not None for found in parse_one(load_payload(name)["body"]).submissions)
 
 
-def test_a_skip_of_a_task_without_an_image_or_at_no_time_still_takes_back_what_was_corrected() -> None:
-    for place, value in (("task", {"data": {"title": "no image"}}), ("annotation", {"updated_at": "yesterday"})):
-        body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
-        body[place] |= value
+def test_a_skip_of_a_task_without_an_image_still_takes_back_what_was_corrected() -> None:
+    body = load_payload("25_webhook_ANNOTATION_CREATED_skipped")["body"]
+    body["task"] |= {"data": {"title": "no image"}}
 
-        event = parse(body)
+    state = parse_one(body)
 
-        assert (event.removed_annotations, event.skips) == ((8,), ())
-        assert event.ignored is not None
+    assert (state.submissions, state.is_whole) == ((), True)
+    assert state.ignored is not None
 
 
 def test_annotations_made_from_predictions_come_as_a_list() -> None:
@@ -140,11 +149,10 @@ def test_annotations_made_from_predictions_come_as_a_list() -> None:
 
     event = parse(body)
 
-    assert [found.correction.task_id for found in event.submissions] == [task["id"] for task in body["task"]]
-    assert [found.correction.image_ref for found in event.submissions] == [
-        task["data"]["captioning"] for task in body["task"]
-    ]
-    assert {found.correction.lead_time_s for found in event.submissions} == {None}
+    submissions = [found for state in event.annotations for found in state.submissions]
+    assert [found.task_id for found in submissions] == [task["id"] for task in body["task"]]
+    assert [found.image_ref for found in submissions] == [task["data"]["captioning"] for task in body["task"]]
+    assert {found.lead_time_s for found in submissions} == {None}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,7 @@ def test_annotations_made_from_predictions_come_as_a_list() -> None:
     ],
 )
 def test_deleted_annotations_are_named(name: str, annotation_ids: tuple[int, ...]) -> None:
-    assert parse(load_payload(name)["body"]).removed_annotations == annotation_ids
+    assert parse(load_payload(name)["body"]).deleted_annotations == annotation_ids
 
 
 def test_deleted_tasks_are_named() -> None:
@@ -188,8 +196,7 @@ def test_a_project_that_cannot_be_captioned_is_ignored_with_the_reason() -> None
 
     event = parse(body)
 
-    assert event.submissions == ()
-    assert event.removed_annotations == ()
+    assert event.annotations == ()
     assert event.ignored is not None
     assert 'found Text "t"' in event.ignored
 
@@ -198,29 +205,28 @@ def test_a_caption_of_a_renamed_text_area_is_kept_out_but_not_taken_for_emptied(
     body = load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]
     body["project"]["label_config"] = body["project"]["label_config"].replace('"caption"', '"cap2"')
 
-    event = parse(body)
+    state = parse_one(body)
 
-    assert event.submissions == ()
-    assert event.removed_annotations == ()
-    assert event.ignored == "the labeling config has no caption TextArea caption"
+    assert (state.submissions, state.is_whole) == ((), False)
+    assert state.ignored == "the labeling config has no caption TextArea caption"
 
 
 def test_several_rows_of_one_text_area_are_lines_of_one_caption() -> None:
     body = load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]
     body["annotation"]["result"][0]["value"]["text"] = [" a dog ", "", "a brown dog"]
 
-    (submission,) = parse(body).submissions
+    (submission,) = parse_one(body).submissions
 
-    assert submission.correction.caption == "a dog\na brown dog"
+    assert submission.caption == "a dog\na brown dog"
 
 
 def test_half_a_surrogate_pair_in_a_caption_is_replaced() -> None:
     body = load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]
     body["annotation"]["result"][0]["value"]["text"] = ["a dog \ud83d", "一只狗 🐕"]
 
-    (submission,) = parse(body).submissions
+    (submission,) = parse_one(body).submissions
 
-    assert submission.correction.caption == "a dog ?\n一只狗 🐕"
+    assert submission.caption == "a dog ?\n一只狗 🐕"
 
 
 def test_regions_of_other_controls_are_left_alone() -> None:
@@ -228,7 +234,7 @@ def test_regions_of_other_controls_are_left_alone() -> None:
     box = {"id": "x", "from_name": "boxes", "to_name": "image", "type": "rectanglelabels", "value": {"x": 1}}
     body["annotation"]["result"].insert(0, box)
 
-    assert len(parse(body).submissions) == 1
+    assert len(parse_one(body).submissions) == 1
 
 
 @pytest.mark.parametrize(
@@ -246,6 +252,11 @@ def test_regions_of_other_controls_are_left_alone() -> None:
         ("annotation.result.0.value.text", [3], "annotation.result[0].value.text[0] must be a string, got 3"),
         ("annotation.was_cancelled", 1, "annotation.was_cancelled must be true or false, got 1"),
         ("annotation.updated_at", 1, "annotation.updated_at must be a string, got 1"),
+        ("annotation.updated_at", "yesterday", f"annotation.updated_at must be {A_TIME}, got 'yesterday'"),
+        ("annotation.updated_at", YEAR_1, f"annotation.updated_at must be {A_TIME}, got '{YEAR_1}'"),
+        ("annotation.updated_at", YEAR_9999, f"annotation.updated_at must be {A_TIME}, got '{YEAR_9999}'"),
+        ("annotation.created_at", "", f"annotation.created_at must be {A_TIME}, got ''"),
+        ("annotation.unique_id", 7, "annotation.unique_id must be a string, got 7"),
         ("task", [], "task must be an object, got a list"),
         ("task.data", None, "task.data must be an object, got null"),
     ],
@@ -276,71 +287,70 @@ def test_a_missing_key_is_named(key: str) -> None:
 def test_annotations_pulled_from_an_export_read_like_those_of_webhooks() -> None:
     tasks = load_payload("70_reply_export_json")["reply"]
 
-    readings = [parse_annotation(task["annotations"][0], task, 55, [CAPTION]) for task in tasks]
+    states = [parse_annotation(task["annotations"][0], task, 55, [CAPTION]) for task in tasks]
 
-    assert [[found.correction.caption for found in reading.submissions] for reading in readings] == [
+    assert [[found.caption for found in state.submissions] for state in states] == [
         ["rec-v1 caption of task 116"],
         [tasks[1]["annotations"][0]["result"][0]["value"]["text"][0]],
-        [],
+        [None],
     ]
-    assert [reading.removed for reading in readings] == [None, None, tasks[2]["annotations"][0]["id"]]
 
 
 def test_an_accepted_caption_finds_the_suggestion_that_was_seen_not_the_newest() -> None:
-    (submission,) = parse(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]).submissions
+    (submission,) = parse_one(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]).submissions
     seen = make_suggestion("a brown dog stands on the grass under the sun", "v1-00000000")
 
-    correction = with_proposal(submission, [make_suggestion("a dog in the sun", "v2-00000000"), seen])
+    feedback = judged(submission, [make_suggestion("a dog in the sun", "v2-00000000"), seen])
 
-    assert (correction.proposed, correction.model_version) == (seen.caption, "v1-00000000")
-    assert correction.image_key == "ab" * 32
-    assert not correction.is_edit
+    assert (feedback.proposed, feedback.model_version) == (seen.caption, "v1-00000000")
+    assert feedback.image_key == "ab" * 32
+    assert feedback.outcome == "accepted"
 
 
 def test_an_edited_caption_is_set_beside_the_newest_suggestion_even_without_parent_prediction() -> None:
-    (submission,) = parse(load_payload("24_webhook_ANNOTATION_CREATED_resumed_draft")["body"]).submissions
+    (submission,) = parse_one(load_payload("24_webhook_ANNOTATION_CREATED_resumed_draft")["body"]).submissions
 
-    correction = with_proposal(submission, [make_suggestion("caption by rec-v1"), make_suggestion("older")])
+    feedback = judged(submission, [make_suggestion("caption by rec-v1"), make_suggestion("older")])
 
-    assert (correction.proposed, correction.model_version) == ("caption by rec-v1", "v1-00000000")
-    assert correction.is_edit
+    assert (feedback.proposed, feedback.model_version) == ("caption by rec-v1", "v1-00000000")
+    assert feedback.outcome in {"edited", "rewritten"}
 
 
 def test_the_hint_does_not_make_an_edit_of_an_accepted_text() -> None:
     """The web form's API may send any origin; the texts decide."""
-    (submission,) = parse(load_payload("31_webhook_ANNOTATION_UPDATED_ground_truth")["body"]).submissions
+    (submission,) = parse_one(load_payload("31_webhook_ANNOTATION_UPDATED_ground_truth")["body"]).submissions
 
-    correction = with_proposal(submission, [make_suggestion("something else")])
+    feedback = judged(submission, [make_suggestion("something else")])
 
     assert submission.origin == "prediction"
-    assert correction.proposed == "something else"
-    assert correction.is_edit
+    assert feedback.proposed == "something else"
+    assert feedback.outcome in {"edited", "rewritten"}
 
 
 def test_without_any_known_suggestion_only_the_hint_is_left() -> None:
-    (accepted,) = parse(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]).submissions
-    (written,) = parse(load_payload("26_webhook_ANNOTATION_CREATED_manual")["body"]).submissions
+    (accepted,) = parse_one(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]).submissions
+    (written,) = parse_one(load_payload("26_webhook_ANNOTATION_CREATED_manual")["body"]).submissions
 
-    assert not with_proposal(accepted, []).is_edit
-    assert with_proposal(written, []).proposed is None
+    assert judged(accepted, []).outcome == "accepted"
+    assert judged(written, []).proposed is None
 
 
 def test_a_withheld_suggestion_was_not_proposed_but_tells_which_image_it_is() -> None:
-    (written,) = parse(load_payload("26_webhook_ANNOTATION_CREATED_manual")["body"]).submissions
+    (written,) = parse_one(load_payload("26_webhook_ANNOTATION_CREATED_manual")["body"]).submissions
 
-    correction = with_proposal(written, [make_suggestion("a dog", withheld=True), make_suggestion("older", "v0-0")])
+    feedback = judged(written, [make_suggestion("a dog", withheld=True), make_suggestion("older", "v0-0")])
 
-    assert (correction.proposed, correction.model_version) == (None, None)
-    assert correction.image_key == "ab" * 32
+    assert (feedback.proposed, feedback.arm) == (None, "withheld")
+    assert feedback.image_key == "ab" * 32
 
 
 @pytest.mark.parametrize(
     "name", ["20_webhook_ANNOTATION_CREATED_accepted", "23_webhook_ANNOTATION_CREATED_after_autosaved_draft"]
 )
 def test_a_suggestion_of_before_was_proposed_when_label_studio_says_that_one_was(name: str) -> None:
-    (submission,) = parse(load_payload(name)["body"]).submissions
+    (submission,) = parse_one(load_payload(name)["body"]).submissions
     newest_first = [make_suggestion("a dog", "v2-0", withheld=True), make_suggestion("a brown dog", "v1-0")]
 
-    correction = with_proposal(submission, newest_first)
+    feedback = judged(submission, newest_first)
 
-    assert (correction.proposed, correction.model_version) == ("a brown dog", "v1-0")
+    assert (feedback.proposed, feedback.model_version) == ("a brown dog", "v1-0")

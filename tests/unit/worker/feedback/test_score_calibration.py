@@ -6,7 +6,7 @@ import pytest
 
 from model.store import Store
 from tests.factories import make_correction
-from worker.feedback.ledger_records import LedgerRecord, record_submission
+from worker.feedback.record import Feedback
 from worker.feedback.score_calibration import (
     FEWEST,
     Calibration,
@@ -19,21 +19,21 @@ from worker.feedback.score_calibration import (
 LONG, SHORT = "a dog and a cat run over the wet grass", "a dog"
 
 
-def make_records(count: int, seed: int = 0) -> list[LedgerRecord]:
+def make_records(count: int, seed: int = 0) -> list[Feedback]:
     """A decoder that is far too sure: what it gives 0.9 is accepted in half of the cases, long captions seldom."""
     draw = random.Random(seed)
-    records = []
+    records: list[Feedback] = []
     for number in range(1, count + 1):
         score, proposed = draw.uniform(0.5, 0.99), draw.choice([LONG, SHORT])
         is_accepted = draw.random() < (score - 0.4) * (0.4 if proposed == LONG else 1.2)
         correction = make_correction(
             annotation_id=number, proposed=proposed, caption=proposed if is_accepted else f"{proposed} indeed"
         )
-        records.append(replace(record_submission(correction, []), score=score))
+        records.append(replace(correction, score=score))
     return records
 
 
-def fit(records: list[LedgerRecord]) -> Calibration:
+def fit(records: list[Feedback]) -> Calibration:
     found = fit_calibration(records)
     assert found is not None
     return found

@@ -13,7 +13,7 @@ from model.decoders.search import DecodingOptions
 from model.store import Store
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 from worker.feedback.selection import SelectionLimits
 from worker.learning import dataset as module
 from worker.learning.dataset import NEW_SHARE, REHEARSED, Dataset, find_project_edits, find_served_edits

@@ -1,4 +1,4 @@
-"""What a record of the ledger says, and what its totals tell."""
+"""What an annotator made of our suggestion, and what the totals of that tell."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,26 +6,32 @@ from typing import Any
 import pytest
 
 from tests.factories import make_correction, make_suggestion
-from worker.feedback.ledger_records import LedgerRecord, Skip, record_skip, record_submission
+from worker.feedback.proposals import find_proposal, judge
+from worker.feedback.record import Feedback, Submission
 from worker.feedback.suggestions import Suggestion
-from worker.feedback.totals import ArmTally, Ledger, Tally
+from worker.feedback.totals import ArmTally, Ledger, Tally, count_feedback
 
 VERSION = "scenes-1a2b3c4d"
 
 
-def make_skip(**changes: Any) -> Skip:
+def make_submission(caption: str | None, **changes: Any) -> Submission:
     values: dict[str, Any] = {
         "project_id": 1,
         "task_id": 1,
         "annotation_id": 1,
         "control": "caption",
+        "annotation_uid": "",
         "image_ref": "/data/upload/1/00000001-dog.jpg",
-        "prefilled": None,
+        "caption": caption,
         "annotator": 1,
         "lead_time_s": 2.0,
         "updated_at": "2025-01-31T12:00:00Z",
     }
-    return Skip(**values | changes)
+    return Submission(**values | changes)
+
+
+def judged(submission: Submission, suggestions: Sequence[Suggestion]) -> Feedback:
+    return judge(submission, find_proposal(submission, suggestions))
 
 
 def make_tally(**counts: Any) -> Tally:
@@ -50,37 +56,36 @@ def make_arm(*, captions: int, spectrum: dict[int, int]) -> ArmTally:
 def test_a_caption_is_accepted_edited_or_rewritten(
     caption: str, outcome: str, edits: int, kinds: tuple[str, ...]
 ) -> None:
-    correction = make_correction(proposed="a dog runs fast", caption=caption)
+    feedback = judged(make_submission(caption), [make_suggestion(caption="a dog runs fast")])
 
-    record = record_submission(correction, [make_suggestion(caption="a dog runs fast")])
-
-    assert (record.outcome, record.word_edits, record.kinds) == (outcome, edits, kinds)
-    assert (record.arm, record.model_version, record.suggestion) == ("shown", VERSION, "a dog runs fast")
+    assert (feedback.outcome, feedback.word_edits, feedback.kinds) == (outcome, edits, kinds)
+    assert (feedback.arm, feedback.model_version, feedback.suggestion) == ("shown", VERSION, "a dog runs fast")
 
 
-@pytest.mark.parametrize("proposed", ["a dog", "a cat"])  # what Label Studio says was in the field
-def test_another_suggestion_of_the_same_version_is_an_alternative_whichever_was_proposed(proposed: str) -> None:
+@pytest.mark.parametrize("named", [0, 1])  # what Label Studio says was in the field
+def test_another_suggestion_of_the_same_version_is_an_alternative_whichever_was_proposed(named: int) -> None:
     newest_first = [make_suggestion(caption="a dog"), make_suggestion(caption="a cat")]
+    submission = make_submission("a cat", origin="manual")
 
-    record = record_submission(make_correction(proposed=proposed, caption="a cat"), newest_first)
+    feedback = judge(submission, find_proposal(submission, newest_first, newest_first[named]))
 
-    assert (record.outcome, record.suggestion, record.word_edits) == ("alternative", "a dog", 1)
+    assert (feedback.outcome, feedback.suggestion, feedback.word_edits) == ("alternative", "a dog", 1)
 
 
 @pytest.mark.parametrize("change", [{"model_version": "v1-0"}, {"withheld": True}])
 def test_a_suggestion_of_another_version_or_one_that_nobody_saw_is_no_alternative(change: dict[str, Any]) -> None:
     newest_first = [make_suggestion(caption="a dog"), make_suggestion(caption="a cat", **change)]
 
-    record = record_submission(make_correction(proposed="a dog", caption="a cat"), newest_first)
+    feedback = judged(make_submission("a cat", origin="manual"), newest_first)
 
-    assert record.outcome == "edited"
+    assert feedback.outcome == "edited"
 
 
 def test_a_caption_without_a_suggestion_is_written_and_compared_with_what_was_withheld() -> None:
-    correction = make_correction(proposed=None, model_version=None, caption="a black dog")
+    submission = make_submission("a black dog")
 
-    alone = record_submission(correction, [])
-    withheld = record_submission(correction, [make_suggestion(withheld=True)])
+    alone = judged(submission, [])
+    withheld = judged(submission, [make_suggestion(withheld=True)])
 
     assert (alone.outcome, alone.arm, alone.model_version, alone.word_edits) == ("written", "none", None, None)
     assert (withheld.outcome, withheld.arm, withheld.model_version) == ("written", "withheld", VERSION)
@@ -101,26 +106,24 @@ def test_a_caption_without_a_suggestion_is_written_and_compared_with_what_was_wi
 def test_a_skip_says_what_was_skipped(
     prefilled: str | None, suggestions: Sequence[Suggestion], arm: str, version: str | None
 ) -> None:
-    record = record_skip(make_skip(prefilled=prefilled), suggestions)
+    feedback = judged(make_submission(None, prefilled=prefilled), suggestions)
 
-    assert (record.outcome, record.arm, record.model_version) == ("skipped", arm, version)
-    assert (record.caption, record.word_edits) == (None, None)
+    assert (feedback.outcome, feedback.arm, feedback.model_version) == ("skipped", arm, version)
+    assert (feedback.caption, feedback.word_edits) == (None, None)
 
 
-def test_a_record_comes_back_whole() -> None:
-    correction = make_correction(caption="一隻狗", proposed="一隻貓")
+def test_a_record_comes_back_whole_and_fields_of_a_later_version_are_read_past() -> None:
+    feedback = make_correction(caption="一隻狗", proposed="一隻貓", lead_time_s=0.1 + 0.2)
+    skip = judged(make_submission(None, prefilled="a dog"), [make_suggestion()])
 
-    record = record_submission(correction, [make_suggestion(caption="一隻貓")])
-
-    assert LedgerRecord.from_json(record.to_json()) == record
+    assert type(feedback).from_json(feedback.to_json(mood="good", kinds=feedback.kinds)) == feedback
+    assert Feedback.from_json(skip.to_json()) == skip
 
 
 def test_a_caption_of_a_million_words_is_compared_by_its_beginning() -> None:
-    correction = make_correction(proposed="a dog", caption="a dog " * 500_000)
+    feedback = judged(make_submission("a dog " * 500_000), [make_suggestion()])
 
-    record = record_submission(correction, [make_suggestion()])
-
-    assert 500 < (record.word_edits or 0) < 2000
+    assert 500 < (feedback.word_edits or 0) < 2000
 
 
 def test_rates_are_shares_of_what_was_judged_and_unknown_before_anything_was() -> None:
@@ -146,7 +149,7 @@ def test_means_are_of_the_captions_they_are_known_of() -> None:
 def test_a_long_break_does_not_move_the_median_lead_time() -> None:
     lead_times: dict[int, int] = {}
     for lead_time_s in (8.0, 9.0, 10.0, 11.0, 36_000.0):
-        counts = record_submission(make_correction(lead_time_s=lead_time_s), []).counts()
+        counts = count_feedback(make_correction(lead_time_s=lead_time_s))
         [power] = [int(counter.removeprefix("took_")) for counter in counts if counter.startswith("took_")]
         lead_times[power] = lead_times.get(power, 0) + 1
 

@@ -1,10 +1,12 @@
+"""Records of feedback as they are checked and stored."""
+
 import json
 
 import pytest
 
 from model.errors import CorrectionError
 from tests.factories import make_correction
-from worker.feedback.corrections import Correction
+from worker.feedback.record import Correction
 
 
 def test_a_correction_survives_json() -> None:
@@ -31,9 +33,17 @@ def test_times_are_brought_into_one_form_so_that_they_order_as_texts(written: st
     assert make_correction(updated_at=written).updated_at == stored
 
 
-@pytest.mark.parametrize("written", ["yesterday", "2025-01-31T12:00:00", "", None])
-def test_a_time_that_is_none_is_refused(written: str | None) -> None:
-    with pytest.raises(CorrectionError, match="annotation 7: updated_at must be a time with its zone"):
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("yesterday", "2025-01-31T12:00:00", "", None, 7),
+        *("0001-01-01T00:00:00+02:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-02:00"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused(written: object) -> None:
+    with pytest.raises(
+        CorrectionError, match="annotation 7: updated_at must be a time with its zone in the years 1970 to 9998"
+    ):
         make_correction(annotation_id=7, updated_at=written)
 
 
@@ -50,5 +60,5 @@ def test_half_a_character_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "null", json.dumps({"caption": "a dog"})])
 def test_what_is_no_stored_correction_is_refused(text: str) -> None:
-    with pytest.raises(CorrectionError, match="a stored correction cannot be read"):
+    with pytest.raises(CorrectionError, match="stored feedback cannot be read"):
         Correction.from_json(text)
