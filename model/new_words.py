@@ -29,7 +29,6 @@ def with_new_words(
     Args:
         decoder: its vocabulary is the first part of the tokenizer's.
         tokenizer: of the copy.
-        examples: captions with the new words.
     """
     old = decoder.sizes.vocabulary
     wide = decoder.widened(tokenizer.size).eval()

@@ -67,7 +67,6 @@ class ModelRegistry:
         """Open the versions in a store.
 
         Args:
-            store: holds the versions.
             base_version: the bundle's version. It serves the projects that have no version of their own.
         """
         self._store = store
@@ -203,7 +202,6 @@ class ModelRegistry:
         """Let a published version, or the bundle, serve the project.
 
         Args:
-            project_id: of the project.
             name: of the version, or the bundle's version.
             by: the person who chose it.
             bundle: returns the bundle; called only for a version that was trained on another bundle.

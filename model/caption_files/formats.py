@@ -36,12 +36,6 @@ class Row:
     where: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _KarpathyImage:
-    split: str
-    rows: tuple[Row, ...]
-
-
 def parse_rows(path: Path, split: str | None = None) -> Iterator[Row]:
     """Yield the captions of a file of any known format, in its order. `split` selects a part of a Karpathy file.
 
@@ -148,16 +142,17 @@ def _parse_coco(document: Any, path: Path) -> Iterator[Row]:
 
 def _parse_karpathy(document: Any, path: Path, split: str | None) -> Iterator[Row]:
     images = [_karpathy_image(image, number, path) for number, image in enumerate(document["images"])]
-    counts = Counter(image.split for image in images)
+    counts = Counter(split for split, _ in images)
     selected = set(split.split(",")) if split else set(counts) if len(counts) == 1 else set()
     if not selected or selected - counts.keys():
         choices = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
         problem = f"no split {', '.join(sorted(selected - counts.keys()))!r}" if selected else "several splits"
         raise CaptionFileError(f"{path} has {problem}: choose of {choices} with --split")
-    return (row for image in images if image.split in selected for row in image.rows)
+    return (row for split, rows in images if split in selected for row in rows)
 
 
-def _karpathy_image(image: Any, number: int, path: Path) -> "_KarpathyImage":
+def _karpathy_image(image: Any, number: int, path: Path) -> tuple[str, list[Row]]:
+    """Return the split and the captions of an image."""
     where = f"images[{number}]"
     try:
         name = str(PurePosixPath(image.get("filepath", ""), _text(image["filename"])))
@@ -170,7 +165,7 @@ def _karpathy_image(image: Any, number: int, path: Path) -> "_KarpathyImage":
             )
             for at, sentence in enumerate(image["sentences"])
         ]
-        return _KarpathyImage(split=_text(image["split"]), rows=tuple(rows))
+        return _text(image["split"]), rows
     except (KeyError, TypeError, AttributeError) as cause:
         raise CaptionFileError(
             f"{path}, {where}: expected filename, split and sentences with raw, got {str(image)[:80]}"

@@ -73,7 +73,6 @@ def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
     """Read a captions file of any known format. The images keep the order of the file.
 
     Args:
-        source: the file, and the directory of the images.
         strict: stop instead of leaving anything out.
 
     Raises:

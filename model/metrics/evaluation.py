@@ -94,13 +94,8 @@ def evaluate(
     """Caption images and score the best caption of each against all its references.
 
     Args:
-        captioner: writes the captions.
         images: captioned images that it did not learn from.
-        options: of the search.
         java: True adds METEOR and SPICE, where their runtime is installed; METEOR starts a process of 2 GB.
-        strict: stop at an image that cannot be read.
-        features: store of the images' features.
-        on_progress: called after each batch.
 
     Raises:
         CaptionFileError: no image can be read, or `strict` is set and one of them cannot.

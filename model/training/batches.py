@@ -105,8 +105,6 @@ def caption_tokens(tokenizer: Tokenizer, caption: str, *, spelled: bool = False)
     """Return the token ids of a caption between start and end.
 
     Args:
-        tokenizer: the decoder's.
-        caption: any text.
         spelled: True spells a word outside of the vocabulary in bytes. False leaves the bytes out: the word is then
             the single token `SPELL`, which a decoder can learn to expect but never writes.
     """

@@ -75,7 +75,6 @@ def train_bundle(
         out: directory of the bundle; it must not hold one yet.
         train, held_out, features, strict, on_progress, processes: as in ExampleReader.
         encoder: the network that reads the images; its last stages are trained too. None takes the base's.
-        weights: of the encoder, as `build_encoder` takes them.
         base: bundle to train further. It does not change, and is measured on the same held-out images.
         options: sizes, training and decoding; with a base the sizes are the base's.
 

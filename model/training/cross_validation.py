@@ -104,10 +104,8 @@ def cross_validate(
     """For each fold, train a decoder on the other folds and measure it on this one.
 
     Args:
-        source: captioned images; they are encoded once.
         folds: 2 or more.
         encoder: the network that reads the images; its last stages are trained too.
-        weights: of the encoder, as `build_encoder` takes them.
         options: sizes, training and decoding, the same for each fold.
         features, strict, on_progress: as in ExampleReader.
 

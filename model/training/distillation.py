@@ -96,13 +96,9 @@ def distil(
 
     Args:
         out: directory of the weights; it must not hold any yet.
-        images: directory of images.
         names: file of image names, one per line, to read only these; None reads all files of the directory.
         encoder: the network of teacher and pupil.
         weights: the teacher's, as `build_encoder` takes them.
-        options: length and learning rates.
-        on_progress: called after each batch.
-        processes: train together.
 
     Raises:
         BundleError: the encoder is unknown or its weights do not fit.
@@ -137,9 +133,6 @@ def distil_encoder(
 
     Args:
         teacher: stays as it is.
-        files: images that can be read.
-        options: length and learning rates.
-        on_progress: called after each step.
         trainer: of the training that this is; None makes one that writes nothing.
 
     Raises:
@@ -156,14 +149,7 @@ def distil_encoder(
         ("apart", options.apart_epochs, options.apart_learning_rate),
         ("together", options.together_epochs, options.together_learning_rate),
     ):
-        phase = PhaseOptions(
-            phase=name,
-            epochs=epochs,
-            warmup_steps=options.warmup_steps,
-            averaging=options.averaging,
-            clip_norm=options.clip_norm,
-            seed=options.seed,
-        )
+        phase = PhaseOptions.of(options, phase=name, epochs=epochs)
         views = Views(teacher, files, options, trainer.processes)
         batches = StageImitation(teacher, pupil, views, together=name == "together")
         optimizer = torch.optim.AdamW(pupil.parameters(), rate, weight_decay=1e-5)

@@ -64,11 +64,9 @@ class ExampleReader:
         """Choose the encoder.
 
         Args:
-            encoder: the network that reads the images.
             features: store in which features are kept between runs; None computes them each time.
             strict: stop instead of leaving anything out.
             processes: share the images to encode if there is a store, in which each finds the features of the others.
-            on_progress: called after each batch of images.
         """
         self._encoder = encoder
         self._features = FeatureStore(features, encoder.fingerprint) if features else None

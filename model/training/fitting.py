@@ -54,8 +54,6 @@ def fit_captions(
         judged: captioned images that choose the best epoch.
         below: the frozen stages of the encoder.
         stages: the stages above them; they are trained in place.
-        options: sizes and training.
-        on_progress: called after each step.
         base: bundle whose vocabulary and decoder are trained further; None starts a new decoder.
         out: directory of the checkpoint and the training log; None writes neither.
         processes: train together, on their devices; each gets the same result.
@@ -98,7 +96,7 @@ def _train(
     processes = trainer.processes
     decoder.to(processes.device)
     processes.start_alike(decoder)
-    untrained = processes.from_first(lambda: [token_loss(decoder, tokenizer, held_out)], 1)[0]
+    untrained = processes.from_first(lambda: token_loss(decoder, tokenizer, held_out))
     report = step_reporter("train decoder", on_progress)
     fit_decoder(decoder, tokenizer, train, held_out, options.training, report, trainer)
     report = step_reporter("reward captions", on_progress)

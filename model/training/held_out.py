@@ -26,7 +26,6 @@ class HeldOut:
         """Choose the images to caption.
 
         Args:
-            tokenizer: the decoders'.
             examples: captions; those of one image share its features. All of them count in the loss.
             images: the decoder captions at most this many images, the same ones each time.
         """

@@ -83,7 +83,6 @@ def token_loss(
 
     Args:
         decoder: is left in evaluation mode.
-        tokenizer: the decoder's.
         examples: one or more captions with the features of their images.
         spelled: as in `caption_tokens`. True charges the full price for words that the decoder cannot write.
     """

@@ -27,8 +27,6 @@ def take_step(
     """Take one step of gradient descent and return the loss of the whole batch.
 
     Args:
-        network: holds the weights.
-        optimizer: of these weights.
         loss: of this process's share of the batch.
         clip_norm: a longer gradient is shortened to this norm.
         weight: of this share, relative to the shares of other processes.

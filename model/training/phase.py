@@ -5,8 +5,8 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,12 @@ class PhaseOptions:
     start_share: float = 0.0
     """Share of the weights before the phase in those after it (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
     It keeps what the network learned well before."""
+
+    @classmethod
+    def of(cls, options: object, **more: Any) -> Self:
+        """Return phase options with the values that `options` has under the same names, and with `more`."""
+        shared = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
+        return cls(**shared | more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -74,14 +74,12 @@ class Processes:
         """Return True if the value is true in any process."""
         return value if self.count == 1 else self.mean(float(value), 1.0) > 0
 
-    def from_first(self, measure: Callable[[], Sequence[float]], size: int) -> list[float]:
-        """Return the `size` numbers that the first process measures; the others wait for it."""
-        if self.count == 1:
-            return list(measure())
-        measured = measure() if self.is_first else [0.0] * size
-        numbers = torch.tensor(measured, dtype=torch.float64, device=self.device)
-        distributed.broadcast(numbers, 0)
-        return numbers.tolist()
+    def from_first(self, measure: Callable[[], T]) -> T:
+        """Return the result of the first process; the others wait for it."""
+        result = [measure() if self.is_first else None]
+        if self.count > 1:
+            distributed.broadcast_object_list(result, 0)
+        return cast(T, result[0])
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """Return the tensors of all processes, in their order and on the CPU; all have the same size."""

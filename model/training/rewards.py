@@ -82,9 +82,7 @@ def reward_captions(
 
     Args:
         decoder: ends with the running average of its weights, mixed with the weights it started with.
-        tokenizer: the decoder's.
         train: captions of images; those of one image share its features.
-        options: length and learning rates.
         on_progress: called after each step; the loss it gets is minus the mean reward.
         held_out: captions to measure on after each epoch; may be empty.
         trainer: of the training that this is a phase of; None makes one for this phase alone.
@@ -92,15 +90,7 @@ def reward_captions(
     if not options.epochs:
         return TrainingRecord()
     trainer = trainer or Trainer()
-    phase = PhaseOptions(
-        phase="rewards",
-        epochs=options.epochs,
-        warmup_steps=options.warmup_steps,
-        averaging=options.averaging,
-        clip_norm=options.clip_norm,
-        seed=options.seed,
-        start_share=options.start_share,
-    )
+    phase = PhaseOptions.of(options, phase="rewards")
     own, encoder = own_and_encoder(decoder)
     groups: list[dict[str, Any]] = [{"params": [value for _, value in own]}]
     groups += [{"params": encoder, "lr": options.encoder_learning_rate}] if encoder else []
@@ -161,7 +151,6 @@ class Critic:
         """Return the loss whose gradient raises the probability of good samples, the mean reward, and the token count.
 
         Args:
-            decoder: writes the samples.
             features: of the images, [B, P, D].
             images: rows of their references, [B].
         """

@@ -28,7 +28,6 @@ def expected_words(
     Args:
         captioner: its predictions are kept.
         tokenizer: of the decoder that learns the captions; its vocabulary begins with the captioner's.
-        examples: captions to learn.
     """
     paraphrased = {_key(example): example for example in examples if example.paraphrases}
     candidates = [

@@ -96,12 +96,7 @@ def fit_decoder(
     """Train the decoder in place, on its device. It ends with the weights of its best epoch by held-out loss.
 
     Args:
-        decoder: with any weights.
-        tokenizer: the decoder's.
-        train: captions to learn.
         held_out: captions to measure on after each epoch. Without any the last epoch is kept.
-        options: length and learning rates.
-        on_progress: called after each step.
         trainer: of the training that this is a phase of; None makes one for this phase alone.
         expected: for each caption to learn the probabilities that replace its words as targets; empty for none.
 
@@ -111,16 +106,7 @@ def fit_decoder(
     if not train:
         raise TrainingError("there is no caption to train on")
     trainer = trainer or Trainer()
-    phase = PhaseOptions(
-        phase="captions",
-        epochs=options.epochs,
-        warmup_steps=options.warmup_steps,
-        averaging=options.averaging,
-        clip_norm=options.clip_norm,
-        seed=options.seed,
-        patience=options.patience,
-        budget_s=options.budget_s,
-    )
+    phase = PhaseOptions.of(options, phase="captions")
     decoder.dropout.p = options.dropout
     decoder.feature_dropout.p = options.dropout if options.feature_dropout is None else options.feature_dropout
     optimizer = OPTIMIZERS[options.optimizer](parameter_groups(decoder, options), weight_decay=options.weight_decay)

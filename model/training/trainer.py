@@ -6,7 +6,7 @@ the encoder's distillation (model/training/distillation.py).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -74,10 +74,7 @@ class Trainer:
         Args:
             options: length, seed and averaging.
             network: the same in all processes.
-            optimizer: of its parameters.
-            batches: the steps of an epoch.
             measure: measures a network on held-out data after each epoch; None keeps the last epoch.
-            on_progress: called after each step.
         """
         if options.phase in self.records and options.phase != self.interrupted:
             return self.records[options.phase]
@@ -121,10 +118,7 @@ class Trainer:
     def _measure(self, phase: Phase[Network], measure: Measure[Network] | None) -> HeldOutMetrics | None:
         if measure is None:
             return None
-        metrics = self.processes.from_first(
-            lambda: astuple(measure(phase.measured_network)), len(fields(HeldOutMetrics))
-        )
-        return HeldOutMetrics(*metrics)
+        return self.processes.from_first(lambda: measure(phase.measured_network))
 
     def _save(self, phase: Phase[Network]) -> None:
         if self._checkpoint is not None:

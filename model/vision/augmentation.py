@@ -33,7 +33,6 @@ class Augmentation:
         """Return a view of an RGB image, in its size. The same key and number always give the same view.
 
         Args:
-            image: the image.
             image_key: SHA-256 of the image's content.
             number: 0 is the image itself and 1 its mirror image. From 2 on views are random; odd ones are mirrored.
         """

@@ -123,7 +123,6 @@ def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encod
     """Build a frozen encoder.
 
     Args:
-        spec: the network's name and preprocessing.
         weights: a state dict file in torchvision's layout (with classifier), a safetensors file of the encoder's own
             weights, the name of torchvision weights to download such as "DEFAULT", or None for random weights.
 

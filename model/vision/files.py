@@ -63,15 +63,7 @@ def caption_files(
     features: FeatureStore | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[CaptionedFile]:
-    """Yield the captions of each file, in order, as soon as its batch is done.
-
-    Args:
-        captioner: writes the captions.
-        files: image files.
-        options: beam size and number of captions per image.
-        features: store of the features; None computes them each time.
-        on_progress: called after each batch.
-    """
+    """Yield the captions of each file, in order, as soon as its batch is done."""
     encoded = encode_files(captioner.encoder, files, features=features)
     done = 0
     for batch in in_batches(encoded, BATCH):
@@ -94,15 +86,7 @@ def encode_files(
     view: View = AS_IT_IS,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
-    """Yield the features of each file, in order. Features in the store are not computed again.
-
-    Args:
-        encoder: reads the images.
-        files: image files.
-        features: store of the features; None computes them each time.
-        view: the view of each image that is encoded.
-        on_progress: called after each batch.
-    """
+    """Yield the features of each file, in order. Features in the store are not computed again."""
     done = 0
     for batch in in_batches(files, BATCH):
         yield from _encode_batch(encoder, batch, features, view)

@@ -18,7 +18,7 @@ def test_one_process_needs_no_others() -> None:
         assert (processes.is_first, processes.count, processes.device) == (True, 1, torch.device("cpu"))
         assert processes.share([1, 2, 3]) == [1, 2, 3]
         assert processes.mean(2.5, 7) == 2.5
-        assert processes.from_first(lambda: [1.5], 1) == [1.5]
+        assert processes.from_first(lambda: 1.5) == 1.5
 
 
 def test_shares_hold_every_item_once() -> None:
