@@ -25,9 +25,7 @@ def weights(bundle: Path) -> dict[str, torch.Tensor]:
     return load_bundle(str(bundle)).decoder.state_dict()
 
 
-def test_a_killed_training_goes_on_when_it_is_run_again_and_ends_with_the_same_weights(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path: Path, arguments: list[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = TrainingProcess(tmp_path / "whole.log", [*CAPTIONER, *arguments, "--out", str(whole)])
     first = TrainingProcess(tmp_path / "first.log", [*CAPTIONER, *arguments, "--out", str(killed)])
@@ -52,21 +50,21 @@ from model.training import bundle_training as training
 
 fit = training.fit_captions
 
-def fit_and_tell(*arguments, out, processes, **more):
+def fit_and_save(*arguments, out, processes, **more):
     tokenizer, decoder, record = fit(*arguments, out=out, processes=processes, **more)
     torch.save(decoder.state_dict(), out.parent / f"{out.name}-{processes.rank}.pt")
     return tokenizer, decoder, record
 
-training.fit_captions = fit_and_tell
+training.fit_captions = fit_and_save
 sys.exit(cli.main(sys.argv[1:]))
 '''
 
 
-def test_two_processes_train_one_decoder_and_go_on_together_after_a_kill(tmp_path: Path, arguments: list[str]) -> None:
+def test_two_processes_train_one_decoder_and_resume_together_after_a_kill(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [*TWO_PROCESSES, str(tmp_path / "program.py"), *arguments, "--features", str(tmp_path / "features")]
     out = tmp_path / "bundle"
-    said = TrainingProcess(tmp_path / "whole.log", [*command, "--out", str(tmp_path / "whole")]).finish()
+    output = TrainingProcess(tmp_path / "whole.log", [*command, "--out", str(tmp_path / "whole")]).finish()
     killed = TrainingProcess(tmp_path / "first.log", [*command, "--out", str(out)])
     killed.kill_once_there_is(out / FILE)
 
@@ -74,8 +72,8 @@ def test_two_processes_train_one_decoder_and_go_on_together_after_a_kill(tmp_pat
 
     ends = [torch.load(tmp_path / f"{name}-{rank}.pt") for name in ("whole", "bundle") for rank in (0, 1)]
     assert all(torch.equal(value, other[name]) for name, value in ends[0].items() for other in ends[1:])
-    assert (said.count("train decoder: 24/24"), said.count("CAPTION_BUNDLE=")) == (1, 1)  # one of them speaks
+    assert (output.count("train decoder: 24/24"), output.count("CAPTION_BUNDLE=")) == (1, 1)  # one of them speaks
     record = json.loads((out / "bundle.json").read_text("utf-8"))["record"]["training"]
-    taught = [epoch["train_loss"] for epoch in record["epochs"] if epoch["phase"] == "captions"]
-    assert (record["processes"], len(taught)) == (2, 4)
-    assert taught[-1] < taught[0]
+    losses = [epoch["train_loss"] for epoch in record["epochs"] if epoch["phase"] == "captions"]
+    assert (record["processes"], len(losses)) == (2, 4)
+    assert losses[-1] < losses[0]

@@ -42,7 +42,7 @@ def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("A dog runs.", "a dog runs"),
         ("a dog on the grass", "the dog on grass"),
@@ -51,27 +51,27 @@ def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
         ("一只狗。", "一 只 狗"),
     ],
 )
-def test_captions_that_differ_in_case_punctuation_articles_or_spaces_say_the_same(one: str, other: str) -> None:
-    assert normalized_caption(one) == normalized_caption(other)
+def test_captions_that_differ_in_case_punctuation_articles_or_spaces_are_the_same(first: str, second: str) -> None:
+    assert normalized_caption(first) == normalized_caption(second)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [("a dog in the grass", "a dog on the grass"), ("two dogs", "two dog"), ("一只狗", "一只猫"), ("कि", "की")],
 )
-def test_captions_that_differ_in_a_word_do_not(one: str, other: str) -> None:
-    assert normalized_caption(one) != normalized_caption(other)
+def test_captions_that_differ_in_a_word_are_different(first: str, second: str) -> None:
+    assert normalized_caption(first) != normalized_caption(second)
 
 
-def test_alternatives_that_say_the_same_are_shown_once() -> None:
+def test_equal_alternatives_are_shown_once() -> None:
     tokenizer = make_tokenizer(("a", "the", "dog", "Dog", "."))
     encoder = make_encoder()
     captioner = Captioner(encoder, make_decoder(encoder.feature_size, tokenizer.size), tokenizer, "tiny-00000000")
     features = captioner.encode([make_image(), make_image("blue")])
 
-    found = captioner.caption(features, DecodingOptions(beam_size=5, alternatives=5, max_tokens=3))
+    of_images = captioner.caption(features, DecodingOptions(beam_size=5, alternatives=5, max_tokens=3))
 
-    for captions in found:
+    for captions in of_images:
         assert len({normalized_caption(caption.text) for caption in captions}) == len(captions)
 
 

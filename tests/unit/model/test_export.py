@@ -22,10 +22,10 @@ def test_the_scenes_bundle_in_8_bits_is_half_as_large_and_captions_nearly_the_sa
     before, after = load_bundle("scenes"), load_bundle(str(tmp_path / "int8"))
     pictures = [picture for picture, _ in draw_scenes(20, seed=77, size=112)]
     written = [
-        [found[0].text for found in captioner.caption(captioner.encode(pictures), DecodingOptions())]
+        [alternatives[0].text for alternatives in captioner.caption(captioner.encode(pictures), DecodingOptions())]
         for captioner in (before.captioner(), after.captioner())
     ]
-    assert sum(one == other for one, other in zip(*written, strict=True)) >= 17
+    assert sum(first == second for first, second in zip(*written, strict=True)) >= 17
     for file in WEIGHTS:
         assert (tmp_path / "int8" / file).stat().st_size < 0.52 * (BUILT_IN / "scenes" / file).stat().st_size
     assert all(value.dtype == torch.float32 for value in after.decoder.parameters())
@@ -34,7 +34,7 @@ def test_the_scenes_bundle_in_8_bits_is_half_as_large_and_captions_nearly_the_sa
     assert exported.after_version in (tmp_path / "int8" / "MODEL_CARD.md").read_text("utf-8")
 
 
-def test_replay_in_8_bits_is_known_as_well_as_before(tmp_path: Path) -> None:
+def test_replay_in_8_bits_has_the_same_loss(tmp_path: Path) -> None:
     export_bundle("scenes", "int8", tmp_path / "int8")
 
     before, after = load_bundle("scenes"), load_bundle(str(tmp_path / "int8"))
@@ -53,7 +53,7 @@ def test_the_shipped_bundle_keeps_its_version_and_half_precision_writes_its_very
         assert (tmp_path / "fp16" / file).read_bytes() == (BUILT_IN / "scenes" / file).read_bytes()
 
 
-def test_an_export_of_an_export_says_the_same_of_itself_and_computes_the_same(tmp_path: Path) -> None:
+def test_an_export_of_an_export_has_the_same_record_and_computes_the_same(tmp_path: Path) -> None:
     source = write_bundle(tmp_path / "source")
     export_bundle(str(source), "int8", tmp_path / "once")
 

@@ -20,42 +20,42 @@ def example(captioner: Captioner, caption: str, color: str = "red") -> Captioned
 
 def test_old_words_are_as_probable_as_before_relative_to_each_other(captioner: Captioner) -> None:
     tokenizer = captioner.tokenizer.extended(["a crimson circle"], min_count=1)
-    known = torch.tensor([caption_tokens(captioner.tokenizer, "a red circle on the left")])
+    tokens = torch.tensor([caption_tokens(captioner.tokenizer, "a red circle on the left")])
     features = captioner.encode([make_image()])
 
     wide = with_new_words(captioner.decoder, tokenizer, [example(captioner, "a crimson circle")])
 
     with torch.no_grad():
-        before, after = captioner.decoder(features, known), wide(features, known)
+        before, after = captioner.decoder(features, tokens), wide(features, tokens)
     assert torch.equal(before, after[..., : captioner.tokenizer.size])
 
 
-def test_a_new_word_starts_as_what_would_have_been_said_in_its_place(captioner: Captioner) -> None:
+def test_a_new_word_starts_as_the_words_that_were_expected_in_its_place(captioner: Captioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
-    one = example(captioner, "crimson")
+    with_crimson = example(captioner, "crimson")
     first_word = torch.tensor([[START, END]])
 
-    wide = with_new_words(captioner.decoder, tokenizer, [one])
+    wide = with_new_words(captioner.decoder, tokenizer, [with_crimson])
 
     with torch.no_grad():
-        expected = captioner.decoder(one.features.float().unsqueeze(0), first_word)[0].softmax(dim=-1)
-        logits = wide(one.features.float().unsqueeze(0), first_word)[0]
+        expected = captioner.decoder(with_crimson.features.float().unsqueeze(0), first_word)[0].softmax(dim=-1)
+        logits = wide(with_crimson.features.float().unsqueeze(0), first_word)[0]
     assert torch.allclose(wide.embedding.weight[-1], expected @ captioner.decoder.embedding.weight, atol=1e-6)
     assert torch.allclose(wide.bias[-1], expected @ captioner.decoder.bias, atol=1e-6)
     assert logits[-1] > logits[:-1].mean()
 
 
-def test_the_mean_goes_over_all_places_of_the_word(captioner: Captioner) -> None:
+def test_the_mean_is_over_all_places_of_the_word(captioner: Captioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
     examples = [example(captioner, "crimson", color) for color in ("red", "green", "blue")] * 30
 
-    rows = [with_new_words(captioner.decoder, tokenizer, [one]).embedding.weight[-1] for one in examples[:3]]
+    rows = [with_new_words(captioner.decoder, tokenizer, [color]).embedding.weight[-1] for color in examples[:3]]
     together = with_new_words(captioner.decoder, tokenizer, examples).embedding.weight[-1]
 
     assert torch.allclose(together, torch.stack(rows).mean(dim=0), atol=1e-5)
 
 
-def test_without_new_words_the_decoder_is_copied_as_it_is(captioner: Captioner) -> None:
+def test_without_new_words_the_decoder_is_copied(captioner: Captioner) -> None:
     copy = with_new_words(captioner.decoder, captioner.tokenizer, [example(captioner, "a red circle")])
 
     assert copy is not captioner.decoder

@@ -10,7 +10,7 @@ def test_its_encoder_and_its_decoder_are_at_most_12_megabytes_each() -> None:
     assert sum(sizes.values()) <= 22e6
 
 
-def test_its_card_is_about_these_weights_and_says_how_they_were_made_and_what_they_may_be_used_for() -> None:
+def test_its_card_names_its_version_its_command_and_its_terms() -> None:
     card = (bundle_path("photos") / "MODEL_CARD.md").read_text()
 
     assert f"# Model card: {bundle_version('photos')}" in card

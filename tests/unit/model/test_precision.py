@@ -26,7 +26,7 @@ def test_8_bits_move_a_number_by_half_a_step_of_its_row_at_most(rows: list[list[
 
 
 @given(ROWS)
-def test_storing_again_what_was_stored_in_8_bits_changes_no_integer(rows: list[list[float]]) -> None:
+def test_storing_8_bits_again_changes_no_integer(rows: list[list[float]]) -> None:
     once = stored({"weight": torch.tensor(rows).view(-1, 16)}, "int8")
 
     twice = stored(restored(once), "int8")
@@ -84,7 +84,7 @@ def test_a_number_too_large_for_the_precision_is_refused_by_name(precision: str)
 
 
 @pytest.mark.parametrize(
-    ("scale", "told"),
+    ("scale", "message"),
     [
         (None, r"stored in 8 bits, but its scales 'weight\.scale' are missing"),
         (torch.ones(3), r"expected 2 floats, one per row, got \[3\]"),
@@ -93,8 +93,8 @@ def test_a_number_too_large_for_the_precision_is_refused_by_name(precision: str)
         (torch.tensor([1.0, -1.0]), "must be finite and 0 or more"),
     ],
 )
-def test_8_bits_without_their_scales_are_refused(scale: Tensor | None, told: str) -> None:
+def test_8_bits_without_their_scales_are_refused(scale: Tensor | None, message: str) -> None:
     written = {"weight": torch.ones(2, 4, dtype=torch.int8)} | ({} if scale is None else {"weight.scale": scale})
 
-    with pytest.raises(BundleError, match=told):
+    with pytest.raises(BundleError, match=message):
         restored(written)

@@ -189,7 +189,7 @@ def test_the_newest_version_is_the_last_retraining_published_or_refused(
     assert newest.name.startswith("v11-")
 
 
-def test_a_damaged_version_stops_no_other_and_the_number_of_a_deleted_one_does_not_come_again(
+def test_a_damaged_version_does_not_affect_others_and_no_number_is_used_twice(
     registry: ModelRegistry, bundle: Bundle, tmp_path: Path
 ) -> None:
     first, second, _ = (publish(registry, bundle, seed=seed) for seed in (1, 2, 3))

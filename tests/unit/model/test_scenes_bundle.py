@@ -19,7 +19,7 @@ def test_the_scenes_bundle_and_its_replay_fit_into_12_megabytes() -> None:
     assert {"MODEL_CARD.md", "bundle.json"} <= {file.name for file in files}
 
 
-def test_the_replay_captions_are_what_the_decoder_knows() -> None:
+def test_the_replay_captions_are_in_the_vocabulary() -> None:
     bundle = load_bundle("scenes")
 
     assert len(bundle.replay) >= 200
@@ -30,20 +30,20 @@ def test_the_replay_captions_are_what_the_decoder_knows() -> None:
     )
 
 
-def test_alternatives_differ_more_than_what_the_beam_finds_beside_the_best_caption() -> None:
+def test_alternatives_differ_more_than_the_other_hypotheses_of_the_beam() -> None:
     captioner = load_bundle("scenes").captioner()
     features = captioner.encode([picture for picture, _ in draw_scenes(12, seed=9, size=160)])
 
-    found = captioner.caption(features, DecodingOptions(beam_size=3, alternatives=3))
+    written = captioner.caption(features, DecodingOptions(beam_size=3, alternatives=3))
 
     beams = beam_search(captioner.decoder, features, DecodingOptions(beam_size=3))
-    runners_up = [[captioner.tokenizer.decode(found.token_ids) for found in beam] for beam in beams]
-    texts = [[caption.text for caption in captions] for captions in found]
+    runners_up = [[captioner.tokenizer.decode(hypothesis.token_ids) for hypothesis in beam] for beam in beams]
+    texts = [[caption.text for caption in captions] for captions in written]
     assert [captions[0] for captions in texts] == [captions[0] for captions in runners_up]
     assert all(len(set(captions)) == 3 for captions in texts)
     assert new_words(texts) > 1.2 * new_words(runners_up)
 
 
-def new_words(found: list[list[str]]) -> int:
-    """Count the words of other captions that the best one has not."""
-    return sum(len(set(other.split()) - set(best.split())) for best, *others in found for other in others)
+def new_words(written: list[list[str]]) -> int:
+    """Count the words of other captions that the best caption does not have."""
+    return sum(len(set(other.split()) - set(best.split())) for best, *others in written for other in others)

@@ -21,7 +21,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(places[request.param])
 
 
-def test_what_was_written_is_read(store: Store) -> None:
+def test_written_content_is_read(store: Store) -> None:
     store.write("versions/7/a.json", b"one")
     store.write("versions/7/a.json", b"two")
 
@@ -29,7 +29,7 @@ def test_what_was_written_is_read(store: Store) -> None:
     assert store.exists("versions/7/a.json")
 
 
-def test_what_is_missing_is_none(store: Store) -> None:
+def test_a_missing_file_is_none(store: Store) -> None:
     assert store.read("versions/7/a.json") is None
     assert not store.exists("versions/7/a.json")
     assert store.list() == []
@@ -79,7 +79,7 @@ def test_an_unknown_file_system_is_named() -> None:
         Store("nowhere://bucket")
 
 
-def test_a_store_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+def test_an_error_of_writing_names_the_store(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the directory should be")
 
     with pytest.raises(StoreError, match=r"cannot write 'a/b' in model store '.*store'"):
@@ -124,12 +124,12 @@ def test_readers_see_one_writer_or_the_other_never_a_mixture(tmp_path: Path) -> 
     for writer in writers:
         writer.start()
 
-    seen = set()
+    contents = set()
     while any(writer.is_alive() for writer in writers):
-        seen.add(store.read("shared/file"))
+        contents.add(store.read("shared/file"))
     for writer in writers:
         writer.join()
 
-    assert seen <= {b"a" * 100_000, b"b" * 100_000}
+    assert contents <= {b"a" * 100_000, b"b" * 100_000}
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert os.listdir(tmp_path / "shared") == ["file"]

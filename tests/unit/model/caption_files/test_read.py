@@ -76,20 +76,20 @@ def source(
         "caption,extra,Image\nA dog runs .,1,a.jpg\nA brown dog .,2,a.jpg\nTwo men,3,b.jpg\n",
     ],
 )
-def test_every_format_is_told_from_its_content(tmp_path: Path, text: str) -> None:
-    found = read_captions(source(tmp_path, text), strict=True)
+def test_every_format_is_recognised_by_its_content(tmp_path: Path, text: str) -> None:
+    captioned = read_captions(source(tmp_path, text), strict=True)
 
-    assert found.images == (
+    assert captioned.images == (
         CaptionedImage(file=tmp_path / "images/a.jpg", captions=("A dog runs.", "A brown dog.")),
         CaptionedImage(file=tmp_path / "images/b.jpg", captions=("Two men",)),
     )
-    assert found.left_out.summary() == "nothing left out"
+    assert captioned.left_out.summary() == "nothing left out"
 
 
 def test_of_a_karpathy_file_only_the_split_is_taken(tmp_path: Path) -> None:
-    found = read_captions(source(tmp_path, KARPATHY, split="test"), strict=True)
+    captioned = read_captions(source(tmp_path, KARPATHY, split="test"), strict=True)
 
-    assert found.images == (
+    assert captioned.images == (
         CaptionedImage(file=tmp_path / "images/a.jpg", captions=("A dog runs.", "A brown dog.")),
         CaptionedImage(file=tmp_path / "images/b.jpg", captions=("Two men",)),
     )
@@ -108,10 +108,10 @@ def test_several_karpathy_splits_are_taken_together_and_a_single_one_needs_no_na
 def test_karpathy_images_of_coco_are_in_the_folder_that_the_file_names(tmp_path: Path) -> None:
     text = KARPATHY.replace('"filename": "a.jpg"', '"filepath": "val2014", "filename": "a.jpg"')
 
-    found = read_captions(source(tmp_path, text, split="test", images=("val2014/a.jpg",)))
+    captioned = read_captions(source(tmp_path, text, split="test", images=("val2014/a.jpg",)))
 
-    assert [image.file for image in found.images] == [tmp_path / "images/val2014/a.jpg"]
-    assert found.left_out.counts() == {"missing images": 1}
+    assert [image.file for image in captioned.images] == [tmp_path / "images/val2014/a.jpg"]
+    assert captioned.left_out.counts() == {"missing images": 1}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_karpathy_images_of_coco_are_in_the_folder_that_the_file_names(tmp_path:
         (None, r"has several splits: choose of restval \(1 images\), test .* with --split"),
     ],
 )
-def test_a_wrong_split_is_told_which_splits_are_there(tmp_path: Path, split: str | None, message: str) -> None:
+def test_a_wrong_split_is_refused_with_the_splits_of_the_file(tmp_path: Path, split: str | None, message: str) -> None:
     with pytest.raises(CaptionFileError, match=message):
         read_captions(source(tmp_path, KARPATHY, split=split))
 
@@ -134,26 +134,26 @@ def test_a_file_without_splits_points_to_the_list_of_names(tmp_path: Path, text:
 
 
 def test_chinese_captions_are_read_as_they_are(tmp_path: Path) -> None:
-    found = read_captions(source(tmp_path, "a.jpg#zhc#0 一个女人躺在海水里。\n"))
+    captioned = read_captions(source(tmp_path, "a.jpg#zhc#0 一个女人躺在海水里。\n"))
 
-    assert found.images[0].captions == ("一个女人躺在海水里。",)
+    assert captioned.images[0].captions == ("一个女人躺在海水里。",)
 
 
 def test_only_the_images_of_a_split_are_taken(tmp_path: Path) -> None:
-    found = read_captions(source(tmp_path, FLICKR, names="b.jpg\nc.jpg\n\nb.jpg\n"))
+    captioned = read_captions(source(tmp_path, FLICKR, names="b.jpg\nc.jpg\n\nb.jpg\n"))
 
-    assert [image.file.name for image in found.images] == ["b.jpg"]
-    assert found.left_out.counts() == {"listed images without captions": 1}
+    assert [image.file.name for image in captioned.images] == ["b.jpg"]
+    assert captioned.left_out.counts() == {"listed images without captions": 1}
 
 
-def test_what_is_left_out_is_counted_and_the_first_cases_are_named(tmp_path: Path) -> None:
+def test_entries_that_are_left_out_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     rows = "".join(f"gone{number}.jpg,No picture\n" for number in range(5))
     text = CSV + "a.jpg,  \n" + "a.jpg,A dog runs .\n" + rows
 
-    found = read_captions(source(tmp_path, text))
+    captioned = read_captions(source(tmp_path, text))
 
-    assert [len(image.captions) for image in found.images] == [2, 1]
-    assert found.left_out.summary() == (
+    assert [len(image.captions) for image in captioned.images] == [2, 1]
+    assert captioned.left_out.summary() == (
         "left out: empty captions: 1 (line 5); duplicate captions: 1 (line 6); "
         "missing images: 5 (gone0.jpg, gone1.jpg, gone2.jpg, ...)"
     )
@@ -162,16 +162,16 @@ def test_what_is_left_out_is_counted_and_the_first_cases_are_named(tmp_path: Pat
 def test_two_people_may_write_the_same_but_one_row_counts_once(tmp_path: Path) -> None:
     text = "a.jpg#0\tA dog\na.jpg#1\tA dog\na.jpg#1\tA dog\n"
 
-    found = read_captions(source(tmp_path, text))
+    captioned = read_captions(source(tmp_path, text))
 
-    assert found.images[0].captions == ("A dog", "A dog")
-    assert found.left_out.counts() == {"duplicate captions": 1}
+    assert captioned.images[0].captions == ("A dog", "A dog")
+    assert captioned.left_out.counts() == {"duplicate captions": 1}
 
 
 def test_an_image_with_empty_captions_only_is_left_out(tmp_path: Path) -> None:
-    found = read_captions(source(tmp_path, "a.jpg#0\t \nb.jpg#0\tTwo men\n"))
+    captioned = read_captions(source(tmp_path, "a.jpg#0\t \nb.jpg#0\tTwo men\n"))
 
-    assert [image.file.name for image in found.images] == ["b.jpg"]
+    assert [image.file.name for image in captioned.images] == ["b.jpg"]
 
 
 def test_strict_stops_with_the_summary(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_captions(CaptionSource(captions=tmp_path / "nowhere", images=tmp_path))
 
 
-def test_captions_without_a_single_image_say_where_images_were_sought(tmp_path: Path) -> None:
+def test_captions_without_images_are_refused_with_the_directory(tmp_path: Path) -> None:
     with pytest.raises(CaptionFileError, match=r"no caption has an image below .*images; left out: missing images: 2"):
         read_captions(source(tmp_path, FLICKR, images=[]))
 

@@ -96,17 +96,17 @@ def test_standardised_features_are_read_in_their_own_units() -> None:
 def test_beams_share_an_image_without_mixing() -> None:
     decoder = make_decoder(features=8)
     memory = decoder.remember(torch.randn(1, 6, 8))
-    one = decoder.start(memory)
-    three = type(one)(*(part.expand(1, 3, *part.shape[2:]) for part in one))
+    one_beam = decoder.start(memory)
+    three_beams = type(one_beam)(*(part.expand(1, 3, *part.shape[2:]) for part in one_beam))
 
-    logits, _, _ = decoder.step(torch.tensor([[7, 8, 9]]), three, memory)
+    logits, _, _ = decoder.step(torch.tensor([[7, 8, 9]]), three_beams, memory)
 
     for beam, token in enumerate([7, 8, 9]):
-        alone, _, _ = decoder.step(torch.tensor([[token]]), one, memory)
+        alone, _, _ = decoder.step(torch.tensor([[token]]), one_beam, memory)
         assert torch.allclose(logits[:, beam], alone[:, 0], atol=1e-6)
 
 
-def test_new_words_leave_what_is_said_of_old_ones_and_start_improbable() -> None:
+def test_new_words_do_not_change_old_logits_and_start_improbable() -> None:
     decoder = make_decoder(features=8)
     features, tokens = torch.randn(2, 6, 8), torch.randint(5, 270, (2, 5))
 

@@ -80,9 +80,9 @@ def test_beam_one_equals_greedy_decoding_of_a_network() -> None:
     decoder = make_decoder(features=8, seed=3)
     features = torch.randn(4, 6, 8)
 
-    found = beam_search(decoder, features, DecodingOptions(beam_size=1, max_tokens=12))
+    hypotheses = beam_search(decoder, features, DecodingOptions(beam_size=1, max_tokens=12))
 
-    assert [hypotheses[0].token_ids for hypotheses in found] == greedy(decoder, features, 12)
+    assert [best.token_ids for best, *_ in hypotheses] == greedy(decoder, features, 12)
 
 
 def greedy(decoder: CaptionDecoder, features: Tensor, max_tokens: int) -> list[tuple[int, ...]]:
@@ -129,9 +129,9 @@ def test_the_log_probability_is_that_of_the_whole_caption_whatever_it_was_chosen
         decoder.bias[FIRST_WORD] += 4  # so that alternatives write it too, though it was taken
     features = torch.randn(1, 6, 8)
 
-    (found,) = beam_search(decoder, features, DecodingOptions(beam_size=3, alternatives=3, max_tokens=15))
+    (hypotheses,) = beam_search(decoder, features, DecodingOptions(beam_size=3, alternatives=3, max_tokens=15))
 
-    for hypothesis in found:
+    for hypothesis in hypotheses:
         logits = decoder(features, torch.tensor([[START, *hypothesis.token_ids, END]])).detach()
         expected = log_probabilities(logits).gather(1, torch.tensor([[*hypothesis.token_ids, END]]).T).sum()
         assert hypothesis.log_prob == pytest.approx(float(expected), abs=1e-4)
@@ -142,15 +142,15 @@ def test_a_caption_that_never_ends_is_cut_at_the_limit() -> None:
     with torch.no_grad():
         decoder.bias[END] = -50
 
-    found = beam_search(decoder, torch.randn(1, 6, 8), DecodingOptions(beam_size=2, max_tokens=7))
+    hypotheses = beam_search(decoder, torch.randn(1, 6, 8), DecodingOptions(beam_size=2, max_tokens=7))
 
-    assert len(found[0][0].token_ids) == 7
+    assert len(hypotheses[0][0].token_ids) == 7
 
 
 def test_a_decoder_writes_words_and_never_spells_its_own() -> None:
-    found = beam_search(make_decoder(features=8, seed=5), torch.randn(4, 6, 8), DecodingOptions(max_tokens=10))
+    hypotheses = beam_search(make_decoder(features=8, seed=5), torch.randn(4, 6, 8), DecodingOptions(max_tokens=10))
 
-    written = {token for hypotheses in found for h in hypotheses for token in h.token_ids}
+    written = {token for of_image in hypotheses for h in of_image for token in h.token_ids}
     assert written <= {GLUE, *range(FIRST_WORD, 300)}
 
 
@@ -173,12 +173,12 @@ def test_alternatives_leave_the_beam_as_it_is(beam_size: int) -> None:
     features = torch.randn(5, 6, 8)
 
     alone = beam_search(decoder, features, DecodingOptions(beam_size=beam_size, max_tokens=15))
-    found = beam_search(decoder, features, DecodingOptions(beam_size=beam_size, alternatives=4, max_tokens=15))
+    hypotheses = beam_search(decoder, features, DecodingOptions(beam_size=beam_size, alternatives=4, max_tokens=15))
 
-    for without, with_alternatives in zip(alone, found, strict=True):
+    for without, with_alternatives in zip(alone, hypotheses, strict=True):
         best, *others = (hypothesis.token_ids for hypothesis in with_alternatives)
         assert [best, *others[3:]] == [hypothesis.token_ids for hypothesis in without]
-        assert all(found.attention.shape == (len(found.token_ids), 6) for found in with_alternatives)
+        assert all(h.attention.shape == (len(h.token_ids), 6) for h in with_alternatives)
         ranks = [hypothesis.rank_score for hypothesis in with_alternatives[1:4]]
         assert ranks == sorted(ranks, reverse=True)
 
@@ -186,9 +186,9 @@ def test_alternatives_leave_the_beam_as_it_is(beam_size: int) -> None:
 def test_each_alternative_keeps_away_from_all_before_it() -> None:
     undecided = make_decoder(features=8)  # untrained, so no word is worth a nat more than another
 
-    found = beam_search(undecided, torch.randn(1, 6, 8), DecodingOptions(beam_size=1, alternatives=4))
+    hypotheses = beam_search(undecided, torch.randn(1, 6, 8), DecodingOptions(beam_size=1, alternatives=4))
 
-    assert len({hypothesis.token_ids[0] for hypothesis in found[0]}) == 4
+    assert len({hypothesis.token_ids[0] for hypothesis in hypotheses[0]}) == 4
 
 
 @pytest.mark.parametrize("name", ["beam_size", "alternatives", "max_tokens"])

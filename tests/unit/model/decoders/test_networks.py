@@ -105,9 +105,9 @@ def test_every_decoder_trains_a_bundle_and_comes_back_from_it(kind: str, picture
 
     trained = train(pictures, tmp_path, options)
 
-    told = trained.record["training"]
-    assert told["epochs"][0]["held_out_loss"] < told["untrained_loss"]
-    assert loss_of_the_loaded(trained, pictures) == pytest.approx(told["epochs"][0]["held_out_loss"], abs=2e-3)
+    record = trained.record["training"]
+    assert record["epochs"][0]["held_out_loss"] < record["untrained_loss"]
+    assert loss_of_the_loaded(trained, pictures) == pytest.approx(record["epochs"][0]["held_out_loss"], abs=2e-3)
     sizes = load_bundle(str(trained.path)).decoder.sizes
     for name in ("cell", "layers", "recurrent_regions", "residual"):
         assert getattr(sizes, name) == getattr(options, name)
@@ -128,8 +128,8 @@ def test_every_optimizer_trains_a_bundle_in_its_own_way(pictures: Path, tmp_path
     for optimizer in OPTIMIZERS:
         (tmp_path / optimizer).mkdir()
         options = replace(OPTIONS, training=replace(OPTIONS.training, optimizer=optimizer))
-        told = train(pictures, tmp_path / optimizer, options).record["training"]
-        assert told["epochs"][0]["held_out_loss"] < told["untrained_loss"]
-        losses[optimizer] = told["epochs"][0]["held_out_loss"]
+        record = train(pictures, tmp_path / optimizer, options).record["training"]
+        assert record["epochs"][0]["held_out_loss"] < record["untrained_loss"]
+        losses[optimizer] = record["epochs"][0]["held_out_loss"]
 
     assert len(set(losses.values())) == len(OPTIMIZERS), losses

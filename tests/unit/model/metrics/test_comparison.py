@@ -13,7 +13,7 @@ def score(version: str, captions: list[str]) -> Evaluation:
     return Evaluation(version=version, metrics=measure(captions, PEOPLE), captions=(), unreadable={})
 
 
-def test_each_score_stands_before_beside_after() -> None:
+def test_the_table_has_each_score_before_and_after() -> None:
     comparison = Comparison(before=score("tiny-1", SHORT), after=score("photos", RIGHT))
 
     head, columns, *rows, verdict = comparison.table().splitlines()
@@ -27,7 +27,7 @@ def test_each_score_stands_before_beside_after() -> None:
     assert verdict == "better in every score"
 
 
-def test_what_is_not_better_is_said() -> None:
+def test_scores_that_are_not_better_are_named() -> None:
     worse = Comparison(before=score("tiny-1", RIGHT), after=score("photos", SHORT))
     same = Comparison(before=score("tiny-1", SHORT), after=score("photos", SHORT))
 

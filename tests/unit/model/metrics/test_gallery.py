@@ -23,7 +23,7 @@ HOSTILE = '"><script>alert(1)</script> & <img src=x onerror=alert(2)>'
 
 
 class Elements(HTMLParser):
-    """What a browser makes of the page: elements with their attributes, and the texts."""
+    """Parses the page into elements with their attributes, and texts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_every_word_carries_its_attention_and_tab_reaches_the_first(tmp_path: Pa
     assert page.all("article")[0]["data-columns"] == "2"
 
 
-def test_what_people_and_files_say_is_text_and_never_markup(tmp_path: Path) -> None:
+def test_captions_and_file_names_are_never_markup(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, ("red",))
     file = evaluation.captions[0].file.rename(tmp_path / '"><b>.png')
     judged = replace(

@@ -19,9 +19,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folders of the package pycocoevalcap, without its programs."""
     for folder in ("meteor", "spice/lib"):
         (tmp_path / "pycocoevalcap" / folder).mkdir(parents=True)
-    found = importlib.machinery.ModuleSpec("pycocoevalcap", None, is_package=True)
-    found.submodule_search_locations = [str(tmp_path / "pycocoevalcap")]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
+    package_spec = importlib.machinery.ModuleSpec("pycocoevalcap", None, is_package=True)
+    package_spec.submodule_search_locations = [str(tmp_path / "pycocoevalcap")]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: package_spec)
     return tmp_path / "pycocoevalcap"
 
 
@@ -33,7 +33,7 @@ def put_java(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_without_java_both_are_missing_and_say_what_to_install(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_both_are_missing_with_a_way_out(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(package))
 
     missing = "needs Java (Debian: apt install default-jre-headless)"
@@ -43,9 +43,7 @@ def test_without_java_both_are_missing_and_say_what_to_install(package: Path, mo
     )
 
 
-def test_without_the_package_both_are_missing_and_say_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_both_are_missing_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_java(tmp_path, "exit 0", monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
@@ -64,7 +62,7 @@ def test_spice_is_not_tried_before_its_models_are_there(package: Path, monkeypat
     assert "python -m pycocoevalcap.spice.get_stanford_models" in spice.missing
 
 
-def test_a_program_that_dies_is_told_with_its_last_words(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_program_is_reported_with_its_last_line(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_java(package, "echo starting >&2; echo 'Could not reserve enough space' >&2; exit 1", monkeypatch)
 
     meteor = java_metrics(CAPTIONS, REFERENCES)[0]

@@ -9,7 +9,7 @@ from model.training.checkpoint import FILE, Checkpoint, remove_checkpoint
 IDENTITY: dict[str, str | float | None] = {"training.epochs": 12, "vocabulary": "300 words", "weights": None}
 
 
-def test_what_is_saved_comes_back_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_and_leaves_no_other_file(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "new", IDENTITY)
     assert checkpoint.load() is None
 

@@ -1,4 +1,4 @@
-"""`captioner evaluate --folds` on generated pictures with a tiny encoder: who learns, who is measured, what is told."""
+"""`captioner evaluate --folds` on generated pictures with a tiny encoder."""
 
 import hashlib
 from collections.abc import Sequence
@@ -64,25 +64,25 @@ def validate(source: CaptionSource, folds: int, options: BundleOptions = OPTIONS
 def test_every_image_is_measured_once_by_a_decoder_that_neither_learned_it_nor_was_chosen_by_it(
     squares: CaptionSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[set[str], set[str]]] = []
+    observed: list[tuple[set[str], set[str]]] = []
     fit = fit_captions
 
     def watched(learned: Sequence[CaptionedExample], judged: Sequence[CaptionedExample], *rest: Any) -> Any:
-        seen.append(({example.image_key for example in learned}, {example.image_key for example in judged}))
+        observed.append(({example.image_key for example in learned}, {example.image_key for example in judged}))
         return fit(learned, judged, *rest)
 
     monkeypatch.setattr(cross_validation, "fit_captions", watched)
 
-    found = validate(squares, 3)
+    validation = validate(squares, 3)
 
     keys = {hashlib.sha256(file.read_bytes()).hexdigest() for file in squares.images.iterdir()}
-    for fold, (learned, judged) in zip(found.folds, seen, strict=True):
+    for fold, (learned, judged) in zip(validation.folds, observed, strict=True):
         measured = {key for key in keys if fold_of(key, 3) == fold.number}
         assert learned | judged == keys - measured
         assert judged
         assert not learned & judged
         assert (fold.train_images, fold.metrics.images) == (len(learned), len(measured))
-    assert sum(fold.metrics.images for fold in found.folds) == 30
+    assert sum(fold.metrics.images for fold in validation.folds) == 30
 
 
 def test_a_decoder_that_learns_gets_its_numbers_on_every_fold(squares: CaptionSource) -> None:
@@ -90,10 +90,10 @@ def test_a_decoder_that_learns_gets_its_numbers_on_every_fold(squares: CaptionSo
         epochs=20, batch_size=2, learning_rate=5e-3, patience=20, dropout=0.0, label_smoothing=0.0
     )
 
-    found = validate(squares, 2, replace(OPTIONS, hidden=32, held_out_share=4, training=training))
+    validation = validate(squares, 2, replace(OPTIONS, hidden=32, held_out_share=4, training=training))
 
     always_the_same = 1.9  # one of three colours right
-    assert min(fold.metrics.cider_d for fold in found.folds) > always_the_same, found.table()
+    assert min(fold.metrics.cider_d for fold in validation.folds) > always_the_same, validation.table()
 
 
 def test_the_same_seed_gives_the_same_numbers_and_images_are_encoded_once(
@@ -112,7 +112,7 @@ def test_the_same_seed_gives_the_same_numbers_and_images_are_encoded_once(
     assert {"fold 1 of 2: train decoder", "fold 2 of 2: caption images"} <= {progress.phase for progress in phases}
 
 
-def test_the_first_fold_is_what_training_holds_out() -> None:
+def test_the_first_fold_has_the_images_that_training_holds_out() -> None:
     keys = [f"{number:08x}" + "f" * 56 for number in range(20)]
 
     assert [fold_of(key, 4) == 1 for key in keys] == [is_held_out(key, 4) for key in keys]
@@ -123,13 +123,13 @@ def test_mean_and_deviation_are_those_of_the_folds() -> None:
     exact, wrong = measure(["a red dog"], [["a red dog"]]), measure(["blue"], [["a red dog"]])
     folds = (Fold(number=1, train_images=4, metrics=exact), Fold(number=2, train_images=5, metrics=wrong))
 
-    found = CrossValidation(folds=folds, left_out=LeftOut())
+    validation = CrossValidation(folds=folds, left_out=LeftOut())
 
-    assert found.mean()["bleu_1"] == pytest.approx(0.5, abs=1e-6)
-    assert found.deviation()["bleu_1"] == pytest.approx(0.5**0.5, abs=1e-6)
-    assert "2-fold cross-validation on 2 images" in found.table()
-    assert [line.split()[-6] for line in found.table().splitlines()[2:]] == ["100.0", "0.0", "50.0", "70.7"]
-    assert found.to_json()["folds"][0]["metrics"]["bleu_1"] == pytest.approx(1)
+    assert validation.mean()["bleu_1"] == pytest.approx(0.5, abs=1e-6)
+    assert validation.deviation()["bleu_1"] == pytest.approx(0.5**0.5, abs=1e-6)
+    assert "2-fold cross-validation on 2 images" in validation.table()
+    assert [line.split()[-6] for line in validation.table().splitlines()[2:]] == ["100.0", "0.0", "50.0", "70.7"]
+    assert validation.to_json()["folds"][0]["metrics"]["bleu_1"] == pytest.approx(1)
 
 
 def test_fewer_than_two_folds_are_refused(squares: CaptionSource) -> None:
@@ -137,13 +137,13 @@ def test_fewer_than_two_folds_are_refused(squares: CaptionSource) -> None:
         validate(squares, 1)
 
 
-def test_a_fold_without_images_is_told_before_any_training(squares: CaptionSource) -> None:
+def test_a_fold_without_images_is_refused_before_any_training(squares: CaptionSource) -> None:
     keys = [hashlib.sha256(file.read_bytes()).hexdigest() for file in squares.images.iterdir()]
-    found = {folds: {fold_of(key, folds) for key in keys} for folds in range(2, 99)}
-    folds = next(folds for folds, some in found.items() if 1 in some and len(some) < folds)
-    seen: list[Progress] = []
+    used = {folds: {fold_of(key, folds) for key in keys} for folds in range(2, 99)}
+    folds = next(folds for folds, some in used.items() if 1 in some and len(some) < folds)
+    observed: list[Progress] = []
 
     with pytest.raises(TrainingError, match=rf"fold \d+ of {folds} has 0 images to measure on .*: give more images"):
-        validate(squares, folds, on_progress=seen.append)
+        validate(squares, folds, on_progress=observed.append)
 
-    assert {progress.phase for progress in seen} == {"encode images"}
+    assert {progress.phase for progress in observed} == {"encode images"}

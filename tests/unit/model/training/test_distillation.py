@@ -1,4 +1,4 @@
-"""An encoder learns to see what another one sees, from images alone, and its weights serve as any others."""
+"""An encoder learns the features of another one from images alone, and its weights can be used as any others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,14 +47,12 @@ def run(
     teacher: Encoder, images: Path, out: Path, options: DistillationOptions = OPTIONS, names: Path | None = None
 ) -> DistilledEncoder:
     weights = images.parent / "teacher.pth"
-    found = distil(out, images=images, names=names, encoder=teacher.spec, weights=weights, options=options)
-    assert found is not None
-    return found
+    distilled = distil(out, images=images, names=names, encoder=teacher.spec, weights=weights, options=options)
+    assert distilled is not None
+    return distilled
 
 
-def test_the_longer_it_learns_the_less_of_what_the_teacher_sees_is_unexplained(
-    teacher: Encoder, images: Path, tmp_path: Path
-) -> None:
+def test_longer_training_explains_more_of_the_teachers_features(teacher: Encoder, images: Path, tmp_path: Path) -> None:
     short = run(teacher, images, tmp_path / "short", replace(OPTIONS, apart_epochs=1, together_epochs=1))
     longer = run(teacher, images, tmp_path / "longer", replace(OPTIONS, apart_epochs=6, together_epochs=6))
 
@@ -62,14 +60,14 @@ def test_the_longer_it_learns_the_less_of_what_the_teacher_sees_is_unexplained(
     assert longer.unexplained < 0.95  # a network that explains nothing is at 1
 
 
-def test_the_weights_are_its_own_and_serve_as_an_encoder_s(teacher: Encoder, images: Path, tmp_path: Path) -> None:
-    found = run(teacher, images, tmp_path / "out")
+def test_the_weights_are_new_and_build_an_encoder(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    distilled = run(teacher, images, tmp_path / "out")
 
-    encoder = build_encoder(teacher.spec, found.path)
-    seen = torch.randn(2, 3, 32, 32)
-    assert encoder(seen).shape == teacher(seen).shape
+    encoder = build_encoder(teacher.spec, distilled.path)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert encoder(pixels).shape == teacher(pixels).shape
     theirs = teacher.network.state_dict()
-    kernels = {name: value for name, value in load_file(found.path).items() if value.dim() > 1}
+    kernels = {name: value for name, value in load_file(distilled.path).items() if value.dim() > 1}
     assert kernels
     assert not any(torch.equal(value.float(), theirs[name]) for name, value in kernels.items())
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["curves.png", ENCODER_FILE, "training.json"]
@@ -81,17 +79,17 @@ def test_the_same_seed_gives_the_same_weights(teacher: Encoder, images: Path, tm
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-def test_only_the_named_images_are_read_and_what_cannot_be_read_is_told(
+def test_only_the_named_images_are_read_and_unreadable_ones_are_counted(
     teacher: Encoder, images: Path, tmp_path: Path
 ) -> None:
     (images / "broken.png").write_text("no picture")
     names = tmp_path / "names.txt"
     names.write_text("\n".join([*(f"{number}.png" for number in range(20)), "broken.png", "missing.png"]))
 
-    found = run(teacher, images, tmp_path / "out", names=names)
+    distilled = run(teacher, images, tmp_path / "out", names=names)
 
-    assert "unreadable images: 2" in found.left_out.summary()
-    assert "broken.png" in found.left_out.summary()
+    assert "unreadable images: 2" in distilled.left_out.summary()
+    assert "broken.png" in distilled.left_out.summary()
 
 
 def test_too_few_images_are_refused(teacher: Encoder, images: Path, tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_too_few_images_are_refused(teacher: Encoder, images: Path, tmp_path: Pa
         run(teacher, images, tmp_path / "out", names=tmp_path / "names.txt")
 
 
-def test_an_encoder_that_is_there_is_not_written_over(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+def test_an_existing_encoder_is_not_overwritten(teacher: Encoder, images: Path, tmp_path: Path) -> None:
     (tmp_path / ENCODER_FILE).write_text("precious")
 
     with pytest.raises(TrainingError, match="holds an encoder already"):
@@ -109,7 +107,7 @@ def test_an_encoder_that_is_there_is_not_written_over(teacher: Encoder, images: 
 
 
 def test_weights_of_another_network_do_not_fit(teacher: Encoder, images: Path, tmp_path: Path) -> None:
-    found = run(teacher, images, tmp_path / "out")
+    distilled = run(teacher, images, tmp_path / "out")
 
     with pytest.raises(BundleError, match="do not fit"):
-        build_encoder(replace(teacher.spec, name="resnet18"), found.path)
+        build_encoder(replace(teacher.spec, name="resnet18"), distilled.path)

@@ -155,7 +155,7 @@ def test_training_learns_and_writes_a_bundle_that_captions(taught: TrainedBundle
     assert captions[0][0].text in {"a blue square.", "the square is blue"}
 
 
-def test_a_small_network_learns_to_see_from_a_random_start(squares: CaptionSource, tmp_path: Path) -> None:
+def test_a_small_encoder_is_trained_from_random_weights(squares: CaptionSource, tmp_path: Path) -> None:
     thorough = TrainingOptions(
         epochs=25,
         batch_size=32,
@@ -180,7 +180,7 @@ def test_a_small_network_learns_to_see_from_a_random_start(squares: CaptionSourc
     assert "blue" in written[0][0].text
 
 
-def test_the_bundle_says_how_it_was_made(squares: CaptionSource, tmp_path: Path) -> None:
+def test_the_bundle_records_its_training(squares: CaptionSource, tmp_path: Path) -> None:
     trained = train(squares, tmp_path / "out")
 
     bundle = load_bundle(str(trained.path))
@@ -191,17 +191,15 @@ def test_the_bundle_says_how_it_was_made(squares: CaptionSource, tmp_path: Path)
     assert trained.version in (trained.path / "MODEL_CARD.md").read_text("utf-8")
 
 
-def test_the_bundle_keeps_examples_for_replay_with_the_features_its_encoder_gives(
-    squares: CaptionSource, tmp_path: Path
-) -> None:
+def test_the_replay_has_the_features_of_the_bundles_encoder(squares: CaptionSource, tmp_path: Path) -> None:
     train(squares, tmp_path / "out")
 
     bundle = load_bundle(str(tmp_path / "out"))
     pictures = [decode_image(file.read_bytes()) for file in squares.images.iterdir()]
-    seen = encode_images(bundle.encoder, pictures)
+    features_of_images = encode_images(bundle.encoder, pictures)
     assert len(bundle.replay) == 5
     for example in bundle.replay:
-        assert (seen - example.features).abs().amax(dim=(1, 2)).min() < 1e-2
+        assert (features_of_images - example.features).abs().amax(dim=(1, 2)).min() < 1e-2
         assert example.caption.startswith(("a ", "the "))
 
 
@@ -209,20 +207,20 @@ def test_the_same_seed_gives_the_same_bundle(squares: CaptionSource, tmp_path: P
     first, second = train(squares, tmp_path / "one"), train(squares, tmp_path / "two")
 
     assert held_out_losses(first) == held_out_losses(second)
-    one, two = load_bundle(str(first.path)), load_bundle(str(second.path))
-    assert all(torch.equal(a, b) for a, b in zip(one.decoder.parameters(), two.decoder.parameters(), strict=True))
+    single, two = load_bundle(str(first.path)), load_bundle(str(second.path))
+    assert all(torch.equal(a, b) for a, b in zip(single.decoder.parameters(), two.decoder.parameters(), strict=True))
 
 
 def test_features_are_computed_once_for_many_trainings(squares: CaptionSource, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first = train(squares, tmp_path / "one", features=store)
-    kept = {path: store.read(path) for path in store.list()}
+    before = {path: store.read(path) for path in store.list()}
 
     second = train(squares, tmp_path / "two", features=store)
 
     learned = 60 - first.record["held_out_images"]
-    assert len(kept) == 60 + (OPTIONS.views - 1) * learned
-    assert {path: store.read(path) for path in store.list()} == kept
+    assert len(before) == 60 + (OPTIONS.views - 1) * learned
+    assert {path: store.read(path) for path in store.list()} == before
     assert held_out_losses(second) == held_out_losses(first)
 
 
@@ -232,9 +230,7 @@ def test_an_image_is_held_out_by_its_content_alone() -> None:
     assert not is_held_out("0000000e" + "f" * 56, 10)
 
 
-def test_an_image_that_is_held_out_is_not_learned_from_under_another_name(
-    squares: CaptionSource, tmp_path: Path
-) -> None:
+def test_a_held_out_image_is_not_learned_from_under_another_name(squares: CaptionSource, tmp_path: Path) -> None:
     shutil.copy(squares.images / "0.png", squares.images / "copy.png")
     (tmp_path / "held_out.csv").write_text("image,caption\ncopy.png,a red square\n1.png,a green square\n")
     held_out = CaptionSource(captions=tmp_path / "held_out.csv", images=squares.images)
@@ -256,7 +252,7 @@ def test_unreadable_images_are_left_out_and_counted(squares: CaptionSource, tmp_
 
 
 @pytest.mark.parametrize("damage", ["no picture", None])
-def test_strict_stops_at_what_would_be_left_out(squares: CaptionSource, tmp_path: Path, damage: str | None) -> None:
+def test_strict_leaves_nothing_out_but_stops(squares: CaptionSource, tmp_path: Path, damage: str | None) -> None:
     if damage is None:
         (squares.images / "7.png").unlink()
     else:
@@ -276,14 +272,14 @@ def test_a_bundle_is_never_overwritten(squares: CaptionSource, tmp_path: Path) -
         train(squares, tmp_path / "out")
 
 
-def test_what_was_told_while_it_trained_is_the_record_of_the_bundle_and_the_checkpoint_is_gone(
+def test_the_training_log_equals_the_bundles_record_and_the_checkpoint_is_removed(
     squares: CaptionSource, tmp_path: Path
 ) -> None:
     trained = train(squares, tmp_path / "out")
 
-    told = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
-    assert told["epochs"] == trained.record["training"]["epochs"]
-    assert [(epoch["phase"], epoch["epoch"]) for epoch in told["epochs"]] == [
+    log = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
+    assert log["epochs"] == trained.record["training"]["epochs"]
+    assert [(epoch["phase"], epoch["epoch"]) for epoch in log["epochs"]] == [
         ("captions", 1),
         ("captions", 2),
         ("rewards", 1),
@@ -292,14 +288,14 @@ def test_what_was_told_while_it_trained_is_the_record_of_the_bundle_and_the_chec
     assert not (tmp_path / "out" / CHECKPOINT).exists()
 
 
-def test_an_interrupted_training_is_not_continued_with_other_options_or_data(
+def test_an_interrupted_training_does_not_resume_with_other_options_or_data(
     squares: CaptionSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as power:
         power.setattr(bundle_training, "evaluate", None)  # the power cut comes when all epochs are done
         with pytest.raises(TypeError):
             train(squares, tmp_path / "out")
-    kept = (tmp_path / "out" / CHECKPOINT).read_bytes()
+    before = (tmp_path / "out" / CHECKPOINT).read_bytes()
     captions = squares.captions.read_text()
 
     with pytest.raises(TrainingError, match=r"training\.epochs was 2, is 3;"):
@@ -308,23 +304,23 @@ def test_an_interrupted_training_is_not_continued_with_other_options_or_data(
     with pytest.raises(TrainingError, match="training images and captions was "):
         train(squares, tmp_path / "out")
 
-    assert (tmp_path / "out" / CHECKPOINT).read_bytes() == kept
+    assert (tmp_path / "out" / CHECKPOINT).read_bytes() == before
     squares.captions.write_text(captions)
-    said: list[Progress] = []
-    train(squares, tmp_path / "out", on_progress=said.append)
-    assert Progress(phase="resume training", done=1, total=1, note="rewards: goes on after epoch 1") in said
+    reports: list[Progress] = []
+    train(squares, tmp_path / "out", on_progress=reports.append)
+    assert Progress(phase="resume training", done=1, total=1, note="rewards: goes on after epoch 1") in reports
 
 
 def test_too_few_images_say_how_many_there_were(squares: CaptionSource, tmp_path: Path) -> None:
     (tmp_path / "one.csv").write_text("image,caption\n1.png,a green square\n")
-    one = CaptionSource(captions=tmp_path / "one.csv", images=squares.images)
+    single = CaptionSource(captions=tmp_path / "one.csv", images=squares.images)
 
     with pytest.raises(TrainingError, match=r"images to learn from and images to measure on, got [01] and [01]"):
-        train(one, tmp_path / "out")
+        train(single, tmp_path / "out")
 
 
 @pytest.mark.parametrize("taught_stages", [0, None])
-def test_a_bundle_that_goes_on_learning_writes_new_words_and_describes_unseen_pictures_better(
+def test_further_training_teaches_new_words_and_improves_captions_of_unseen_pictures(
     squares: CaptionSource, tmp_path: Path, taught: TrainedBundle, taught_stages: int | None
 ) -> None:
     base = load_bundle(str(taught.path))
@@ -342,9 +338,7 @@ def test_a_bundle_that_goes_on_learning_writes_new_words_and_describes_unseen_pi
     assert (captioner.encoder.fingerprint == base.encoder.fingerprint) == (taught_stages == 0)
 
 
-def test_a_bundle_that_goes_on_learning_is_itself_left_as_it_was(
-    squares: CaptionSource, tmp_path: Path, base: Bundle
-) -> None:
+def test_further_training_does_not_change_the_base_bundle(squares: CaptionSource, tmp_path: Path, base: Bundle) -> None:
     files = {file: file.read_bytes() for file in (tmp_path / "base").iterdir()}
     weights = {name: value.clone() for name, value in base.decoder.state_dict().items()}
 
@@ -355,7 +349,7 @@ def test_a_bundle_that_goes_on_learning_is_itself_left_as_it_was(
     assert all(torch.equal(value, weights[name]) for name, value in base.decoder.state_dict().items())
 
 
-def test_the_vocabulary_grows_by_words_that_are_not_too_rare_and_no_id_moves(
+def test_the_vocabulary_gets_words_that_are_frequent_enough_and_ids_stay(
     squares: CaptionSource, tmp_path: Path, base: Bundle
 ) -> None:
     trained = fine_tune(in_own_words(squares, rare="vermilion"), tmp_path / "out", base, min_count=2)
@@ -365,7 +359,7 @@ def test_the_vocabulary_grows_by_words_that_are_not_too_rare_and_no_id_moves(
     assert set(words[len(base.tokenizer.words) :]) == {"behold", "tile", "crimson", "jade", "navy"}
 
 
-def test_the_bundle_and_its_card_say_what_it_went_on_from_and_what_that_scored(
+def test_the_bundle_and_its_card_name_the_base_bundle_and_its_scores(
     squares: CaptionSource, tmp_path: Path, base: Bundle
 ) -> None:
     trained = fine_tune(in_own_words(squares), tmp_path / "out", base)
@@ -379,7 +373,7 @@ def test_the_bundle_and_its_card_say_what_it_went_on_from_and_what_that_scored(
     assert "| metric | before | after |" in card
 
 
-def test_an_interrupted_training_goes_on_from_the_same_bundle_only(
+def test_an_interrupted_training_resumes_only_with_the_same_base_bundle(
     squares: CaptionSource, tmp_path: Path, base: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = in_own_words(squares), replace(base, digest="0" * 64)
@@ -391,12 +385,12 @@ def test_an_interrupted_training_goes_on_from_the_same_bundle_only(
     with pytest.raises(TrainingError, match=f"bundle to go on from was tiny {base.digest[:12]}, is tiny 000000000000;"):
         fine_tune(own, tmp_path / "out", other)
 
-    said: list[Progress] = []
-    fine_tune(own, tmp_path / "out", base, on_progress=said.append)
-    assert Progress(phase="resume training", done=1, total=1, note="captions: goes on after epoch 1") in said
+    reports: list[Progress] = []
+    fine_tune(own, tmp_path / "out", base, on_progress=reports.append)
+    assert Progress(phase="resume training", done=1, total=1, note="captions: goes on after epoch 1") in reports
 
 
 @pytest.mark.parametrize("changes", [{"hidden": 0}, {"min_count": 0}, {"replay": -1}, {"held_out_share": 1}])
-def test_options_that_cannot_work_are_refused(changes: dict[str, int]) -> None:
+def test_options_out_of_range_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(TrainingError, match="must be"):
         BundleOptions(**changes)  # type: ignore[arg-type]  # mypy sees the other fields' types too

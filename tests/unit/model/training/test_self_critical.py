@@ -18,7 +18,7 @@ OPTIONS = SelfCriticalOptions(
 )
 
 
-def test_of_captions_that_are_as_probable_the_one_that_people_wrote_becomes_the_one_that_is_written() -> None:
+def test_rewards_raise_the_captions_of_people_above_equally_probable_ones() -> None:
     captioner = make_captioner()
     endings = {"red": "circle left", "green": "square", "blue": "circle"}
     features = {color: captioner.encode([make_image(color)])[0].half() for color in endings}
@@ -41,7 +41,7 @@ def test_of_captions_that_are_as_probable_the_one_that_people_wrote_becomes_the_
     assert [captions[0].text for captions in written] == [example.caption for example in wanted]
 
 
-def test_bleu_counts_in_the_reward_as_much_as_it_is_told_to() -> None:
+def test_bleu_has_its_weight_in_the_reward() -> None:
     people: list[list[tuple[str, ...]]] = [[("a", "b", "c", "d")], [("e", "f")]]
     caption = ("a", "b", "d")
 
@@ -55,7 +55,7 @@ def test_bleu_counts_in_the_reward_as_much_as_it_is_told_to() -> None:
     assert some > without
 
 
-def test_the_decoder_leaves_with_a_share_of_what_it_was() -> None:
+def test_the_decoder_keeps_a_share_of_its_first_weights() -> None:
     def weights(**changes: Any) -> torch.Tensor:
         captioner = make_captioner()
         example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
@@ -69,7 +69,7 @@ def test_the_decoder_leaves_with_a_share_of_what_it_was() -> None:
     torch.testing.assert_close(weights(start_share=0.25), 0.25 * before + 0.75 * rewarded)
 
 
-def test_no_epoch_leaves_the_decoder_as_it_is() -> None:
+def test_no_epochs_leave_the_decoder_unchanged() -> None:
     captioner = make_captioner()
     before = captioner.decoder.embedding.weight.clone()
     example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
@@ -95,13 +95,13 @@ def test_samples_run_from_start_to_end_and_belong_to_their_image() -> None:
         assert set(row[ended + 1 :]) <= {0}
 
 
-def test_one_sample_has_nothing_to_be_compared_with() -> None:
+def test_a_single_sample_is_refused() -> None:
     with pytest.raises(TrainingError, match="samples must be 2 or more, got 1"):
         SelfCriticalOptions(samples=1)
 
 
 @pytest.mark.parametrize("changes", [{"bleu_weight": -1}, {"start_share": 1.0}])
-def test_a_reward_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+def test_a_reward_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match="bleu_weight must be 0 or more and start_share at least 0 and below 1"):
         replace(OPTIONS, **changes)
 

@@ -24,7 +24,7 @@ def test_training_teaches_the_captions_of_three_pictures() -> None:
     record = fit_decoder(captioner.decoder, captioner.tokenizer, examples, [], FAST)
 
     captions = captioner.caption(torch.stack([e.features for e in examples[:3]]), DecodingOptions())
-    assert [found[0].text for found in captions] == ["a red square", "a green square", "a blue square"]
+    assert [best.text for best, *_ in captions] == ["a red square", "a green square", "a blue square"]
     assert record.train_losses[-1] < 0.1 < record.train_losses[0]
 
 
@@ -59,15 +59,15 @@ def test_training_ends_when_its_seconds_are_spent() -> None:
     assert record.steps == 1
 
 
-def test_progress_counts_every_step_and_the_rest_shrinks() -> None:
+def test_progress_counts_every_step() -> None:
     captioner = make_captioner()
-    seen: list[TrainingProgress] = []
+    collected: list[TrainingProgress] = []
     options = TrainingOptions(epochs=2, batch_size=4)
 
-    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options, seen.append)
+    fit_decoder(captioner.decoder, captioner.tokenizer, make_replay(captioner), [], options, collected.append)
 
-    assert [(p.epoch, p.step, p.steps) for p in seen] == [(1 + i // 3, i + 1, 6) for i in range(6)]
-    assert seen[-1].eta_s == 0
+    assert [(p.epoch, p.step, p.steps) for p in collected] == [(1 + i // 3, i + 1, 6) for i in range(6)]
+    assert collected[-1].eta_s == 0
 
 
 def test_a_caption_of_more_weight_wins_over_a_contradiction() -> None:
@@ -103,37 +103,37 @@ def test_token_loss_is_the_mean_negative_log_likelihood_per_token() -> None:
     assert loss == pytest.approx(-float(log_probs.gather(1, tokens[:, 1:].T).mean()), abs=1e-5)
 
 
-def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_comes_twice() -> None:
+def test_the_captions_of_an_image_share_its_features_in_a_batch_and_none_is_repeated() -> None:
     images = [torch.full((1, 1), float(image)) for image in range(3)]
     examples = [
         CaptionedFeatures(features=image, caption=f"{word} {int(image)}") for image in images for word in ("a", "one")
     ]
     tokenizer = make_tokenizer().extended([example.caption for example in examples], min_count=1)
 
-    seen = []
+    collected = []
     for features, described, tokens, weights, _ in Batches(examples, tokenizer, 4):
         assert len(features) < len(tokens) == len(weights)
         for image, row in zip(described.tolist(), tokens.tolist(), strict=True):
             text = tokenizer.decode(row)
             assert text.endswith(str(int(features[image])))
-            seen.append(text)
+            collected.append(text)
 
-    assert sorted(seen) == sorted(example.caption for example in examples)
+    assert sorted(collected) == sorted(example.caption for example in examples)
 
 
-def test_an_image_and_its_views_take_turns_as_far_as_all_captions_of_a_step_are_true_of_them() -> None:
+def test_views_are_used_only_if_all_captions_of_the_step_are_true_of_them() -> None:
     image, turned = torch.zeros(1, 1), torch.ones(1, 1)
     free = CaptionedFeatures(features=image, caption="a circle", views=(turned,))
     sided = CaptionedFeatures(features=torch.full((1, 1), 2.0), caption="on the left")
     batches = Batches([free, sided], make_tokenizer(), 1)
 
-    seen = {float(features) for _ in range(20) for features, *_ in batches}
+    collected = {float(features) for _ in range(20) for features, *_ in batches}
 
-    assert seen == {0.0, 1.0, 2.0}
+    assert collected == {0.0, 1.0, 2.0}
 
 
 @pytest.mark.parametrize(("after", "moves"), [(1.0, False), (0.5, True), (0.0, True)])
-def test_the_encoder_s_stages_learn_with_the_decoder_once_it_knows_something(after: float, moves: bool) -> None:
+def test_the_encoders_stages_learn_after_their_share_of_the_steps(after: float, moves: bool) -> None:
     captioner = make_captioner()
     tail = torch.nn.Linear(captioner.encoder.feature_size, captioner.encoder.feature_size)
     before = tail.weight.detach().clone()
@@ -167,7 +167,7 @@ def test_every_optimizer_learns(optimizer: str) -> None:
     assert record.train_losses[-1] < record.train_losses[0]
 
 
-def test_an_unknown_optimizer_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_optimizer_is_refused_with_the_known_ones() -> None:
     with pytest.raises(TrainingError, match="one of adamw, adam, rmsprop, adagrad, sgd, got 'lion'"):
         TrainingOptions(optimizer="lion")
 

@@ -23,7 +23,7 @@ def make_epoch(phase: str, epoch: int, *, train_loss: float | None = None, rewar
     )
 
 
-def test_a_training_can_be_looked_at_after_each_epoch(tmp_path: Path) -> None:
+def test_the_log_is_written_after_each_epoch(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     epochs = [make_epoch("captions", 1, train_loss=3.0)]
     write_training_log(out, epochs)
@@ -31,8 +31,8 @@ def test_a_training_can_be_looked_at_after_each_epoch(tmp_path: Path) -> None:
 
     write_training_log(out, [*epochs, make_epoch("rewards", 1, reward=0.3)])
 
-    told = json.loads((out / "training.json").read_text())["epochs"]
-    assert [(epoch["phase"], epoch["train_loss"], epoch["reward"]) for epoch in told] == [
+    epochs_in_file = json.loads((out / "training.json").read_text())["epochs"]
+    assert [(epoch["phase"], epoch["train_loss"], epoch["reward"]) for epoch in epochs_in_file] == [
         ("captions", 3.0, None),
         ("rewards", None, 0.3),
     ]
@@ -43,7 +43,7 @@ def test_a_training_can_be_looked_at_after_each_epoch(tmp_path: Path) -> None:
     assert sorted(file.name for file in out.iterdir()) == ["curves.png", "training.json"]
 
 
-def test_nobody_who_serves_or_trains_a_project_loads_what_draws() -> None:
+def test_serving_and_retraining_do_not_load_matplotlib() -> None:
     modules = "backend.wsgi, worker.learning.training_run, model.training.bundle_training"
     program = f"import sys, {modules}; print('matplotlib' in sys.modules)"
 

@@ -32,9 +32,9 @@ def test_without_examples_there_is_no_loss(captioner: Captioner) -> None:
 
 def test_a_word_that_a_version_cannot_write_costs_more_than_one_token(captioner: Captioner) -> None:
     features = captioner.encode([make_image()])[0].half()
-    known = CaptionedFeatures(features=features, caption="a red circle")
-    unknown = CaptionedFeatures(features=features, caption="a vermilion circle")
+    writable = CaptionedFeatures(features=features, caption="a red circle")
+    unwritable = CaptionedFeatures(features=features, caption="a vermilion circle")
 
-    with_unknown, with_known = word_losses(captioner, [unknown, known])
+    of_unwritable, of_writable = word_losses(captioner, [unwritable, writable])
 
-    assert with_unknown > with_known + 5 * math.log(captioner.tokenizer.size) / 4
+    assert of_unwritable > of_writable + 5 * math.log(captioner.tokenizer.size) / 4

@@ -32,11 +32,11 @@ def features(tmp_path: Path) -> FeatureStore:
 
 
 def test_features_come_back_in_half_precision(features: FeatureStore) -> None:
-    seen = torch.randn(49, 8, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(49, 8, generator=torch.Generator().manual_seed(0))
 
-    features.put(KEY, seen)
+    features.put(KEY, values)
 
-    assert torch.equal(_got(features), seen.half())
+    assert torch.equal(_got(features), values.half())
     assert features.store.list() == [PATH]
 
 
@@ -91,8 +91,8 @@ def _put_and_get(location: str) -> None:
     features = FeatureStore(Store(location), "0123456789ab")
     for number in range(40):
         key = f"{number:064x}"
-        found = features.get(key)
-        assert found is None or torch.equal(found, torch.full((16, 64), number).half())
+        stored = features.get(key)
+        assert stored is None or torch.equal(stored, torch.full((16, 64), number).half())
         features.put(key, torch.full((16, 64), float(number)))
 
 
@@ -110,6 +110,6 @@ def test_several_processes_share_one_store(tmp_path: Path) -> None:
 
 
 def _got(features: FeatureStore) -> torch.Tensor:
-    found = features.get(KEY)
-    assert found is not None
-    return found
+    stored = features.get(KEY)
+    assert stored is not None
+    return stored

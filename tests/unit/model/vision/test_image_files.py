@@ -1,4 +1,4 @@
-"""Image files are encoded once and captioned in order; a broken one costs only itself."""
+"""Image files are encoded once and captioned in order; a broken one does not affect the others."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_files_are_encoded_in_order_in_half_precision(tmp_path: Path) -> None:
         assert image.features.dtype == torch.float16
 
 
-def test_a_broken_file_and_a_missing_one_are_named_and_the_rest_encoded(tmp_path: Path) -> None:
+def test_broken_and_missing_files_are_named_and_the_others_encoded(tmp_path: Path) -> None:
     files = write_images(tmp_path)
     files[1].write_text("no picture")
     files[2].unlink()
@@ -54,13 +54,13 @@ def test_a_broken_file_and_a_missing_one_are_named_and_the_rest_encoded(tmp_path
 def test_features_come_from_the_store_the_second_time(tmp_path: Path) -> None:
     files = write_images(tmp_path)
     encoder = make_encoder()
-    kept = FeatureStore(Store(tmp_path / "store"), encoder.fingerprint)
-    first = list(encode_files(encoder, files, features=kept))
+    store = FeatureStore(Store(tmp_path / "store"), encoder.fingerprint)
+    first = list(encode_files(encoder, files, features=store))
     key = first[0].image_key
     assert key is not None
-    kept.put(key, torch.full((encoder.regions, encoder.feature_size), 7.0))
+    store.put(key, torch.full((encoder.regions, encoder.feature_size), 7.0))
 
-    again = list(encode_files(encoder, files, features=kept))
+    again = list(encode_files(encoder, files, features=store))
 
     assert again[0].features is not None
     assert first[1].features is not None
@@ -98,11 +98,11 @@ def test_the_json_of_a_file_has_its_captions_or_its_error(tmp_path: Path) -> Non
 
 def test_batches_report_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.vision.files.BATCH", 2)
-    seen: list[Progress] = []
+    steps: list[Progress] = []
 
-    list(encode_files(make_encoder(), write_images(tmp_path), on_progress=seen.append))
+    list(encode_files(make_encoder(), write_images(tmp_path), on_progress=steps.append))
 
-    assert [(progress.done, progress.total) for progress in seen] == [(2, 3), (3, 3)]
+    assert [(progress.done, progress.total) for progress in steps] == [(2, 3), (3, 3)]
 
 
 def test_no_files_give_no_captions() -> None:

@@ -148,7 +148,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_and_a_small_one_whole
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
-def test_what_is_no_image_is_named(content: bytes, message: str) -> None:
+def test_content_that_is_no_image_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         decode_image(content)
 
@@ -188,7 +188,7 @@ def test_a_picture_is_turned_upright_although_another_exif_value_has_an_odd_type
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_not_cost_the_picture() -> None:
+def test_a_picture_with_damaged_exif_is_decoded() -> None:
     content = encoded(Image.new("RGB", (16, 16), RED), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00")
 
     assert decode_image(content).size == (16, 16)

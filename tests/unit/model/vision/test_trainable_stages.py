@@ -36,7 +36,7 @@ def test_more_stages_than_there_are_cannot_be_trained() -> None:
         split_encoder(build_encoder(imagenet_encoder("mobilenet_v2", 64)), 20)
 
 
-def test_what_is_taught_changes_neither_the_encoder_it_came_from_nor_its_statistics() -> None:
+def test_training_the_stages_changes_neither_the_encoder_nor_its_statistics() -> None:
     encoder = make_encoder()
     images = torch.randn(2, 3, 32, 32)
     before = encoder(images)
