@@ -84,11 +84,12 @@ def encode_files(
     *,
     features: FeatureStore | None = None,
     view: View = AS_IT_IS,
+    batch_size: int = BATCH,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
     """Yield the features of each file, in order. Features in the store are not computed again."""
     done = 0
-    for batch in in_batches(files, BATCH):
+    for batch in in_batches(files, batch_size):
         yield from _encode_batch(encoder, batch, features, view)
         done += len(batch)
         on_progress(Progress(phase="encode images", done=done, total=len(files)))

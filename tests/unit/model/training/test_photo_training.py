@@ -16,7 +16,6 @@ from model.decoders.search import DecodingOptions
 from model.errors import CaptionFileError, TrainingError
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
-from model.training import bundle_training
 from model.training.bundle_options import BundleOptions
 from model.training.bundle_training import TrainedBundle, train_bundle
 from model.training.checkpoint import FILE as CHECKPOINT
@@ -40,6 +39,16 @@ OPTIONS = BundleOptions(
     self_critical=SelfCriticalOptions(epochs=1),
     decoding=DecodingOptions(max_tokens=10),
 )
+
+
+class PowerCutError(Exception):
+    """Stands for a kill in these tests."""
+
+
+def cut_power_after_training(progress: Progress) -> None:
+    """Fail when all epochs are done and the held-out images are captioned."""
+    if progress.phase == "caption images":
+        raise PowerCutError
 
 
 @pytest.fixture
@@ -289,12 +298,10 @@ def test_the_training_log_equals_the_bundles_record_and_the_checkpoint_is_remove
 
 
 def test_an_interrupted_training_does_not_resume_with_other_options_or_data(
-    squares: CaptionSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares: CaptionSource, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as power:
-        power.setattr(bundle_training, "evaluate", None)  # the power cut comes when all epochs are done
-        with pytest.raises(TypeError):
-            train(squares, tmp_path / "out")
+    with pytest.raises(PowerCutError):
+        train(squares, tmp_path / "out", on_progress=cut_power_after_training)
     before = (tmp_path / "out" / CHECKPOINT).read_bytes()
     captions = squares.captions.read_text()
 
@@ -374,13 +381,11 @@ def test_the_bundle_and_its_card_name_the_base_bundle_and_its_scores(
 
 
 def test_an_interrupted_training_resumes_only_with_the_same_base_bundle(
-    squares: CaptionSource, tmp_path: Path, base: Bundle, monkeypatch: pytest.MonkeyPatch
+    squares: CaptionSource, tmp_path: Path, base: Bundle
 ) -> None:
     own, other = in_own_words(squares), replace(base, digest="0" * 64)
-    with monkeypatch.context() as power:
-        power.setattr(bundle_training, "evaluate", None)  # the power cut comes when all epochs are done
-        with pytest.raises(TypeError):
-            fine_tune(own, tmp_path / "out", base)
+    with pytest.raises(PowerCutError):
+        fine_tune(own, tmp_path / "out", base, on_progress=cut_power_after_training)
 
     with pytest.raises(TrainingError, match=f"bundle to go on from was tiny {base.digest[:12]}, is tiny 000000000000;"):
         fine_tune(own, tmp_path / "out", other)

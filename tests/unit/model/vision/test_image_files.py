@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from model.decoders.search import DecodingOptions
@@ -96,11 +95,10 @@ def test_the_json_of_a_file_has_its_captions_or_its_error(tmp_path: Path) -> Non
     assert bad == {"image": str(files[1]), "error": "the image is empty (0 bytes)"}
 
 
-def test_batches_report_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.vision.files.BATCH", 2)
+def test_batches_report_their_progress(tmp_path: Path) -> None:
     steps: list[Progress] = []
 
-    list(encode_files(make_encoder(), write_images(tmp_path), on_progress=steps.append))
+    list(encode_files(make_encoder(), write_images(tmp_path), batch_size=2, on_progress=steps.append))
 
     assert [(progress.done, progress.total) for progress in steps] == [(2, 3), (3, 3)]
 
