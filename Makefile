@@ -76,7 +76,7 @@ run: $(PRODUCT_STAMP) ## run Redis, backend and worker for a Label Studio that y
 
 test: ## run every test: unit, integration, packaging, e2e, browser
 	@$(MAKE) -j2 setup label-studio
-	@for part in unit integration packaging e2e browser; do \
+	@for part in unit integration packaging end-to-end; do \
 		TIMEFORMAT="$$part took %0R s"; time $(MAKE) $$part; done
 
 lint: $(DEV_STAMP) ## check style, format and the import rules
@@ -106,10 +106,16 @@ install-check: $(DEV_STAMP) ## the same from an empty environment, with pip and 
 e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with a real Label Studio
 	$(PYTEST) tests/e2e -m "not browser"
 
-browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with an annotator in headless Chromium
+browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run the tests with an annotator in headless Chromium
+	$(PYTEST) tests/e2e -m browser
+
+# Both in one run, because each run starts a Label Studio. A file stays in one process, with the product that it starts.
+end-to-end: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run e2e and browser together
+	$(PYTEST) -n $(PROCESSES) --dist loadfile tests/e2e
+
+chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
 		|| echo "no Chromium, and it cannot be fetched: the browser test will be skipped"
-	$(PYTEST) tests/e2e -m browser
 
 compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the settings and the commands
 	$(PYTEST) tests/unit/test_compose.py
@@ -144,6 +150,6 @@ train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from
 clean: ## delete environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
-.PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser \
+.PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser end-to-end chromium \
 	compose-check bench screenshots train-photos train-scenes clean
 .DELETE_ON_ERROR:

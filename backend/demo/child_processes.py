@@ -110,20 +110,31 @@ def start_redis(services: Services, directory: Path, port: int | None = None) ->
 
 def start_backend(services: Services, settings: Mapping[str, str], timeout_s: float = 90) -> Service:
     """Start `captioner serve` with these settings (`HOST`, `PORT`, `REDIS_URL`, ...)."""
+    return _wait_for_backend(_launch_backend(services, settings), timeout_s)
+
+
+def start_backend_and_worker(
+    services: Services, settings: Mapping[str, str], timeout_s: float = 90
+) -> tuple[Service, Service]:
+    """Start `captioner serve` and `captioner worker` at once, because each spends seconds on imports."""
+    workers_before = _rq_workers(settings["REDIS_URL"])
+    backend = _launch_backend(services, settings)
+    url = settings["REDIS_URL"]
+    worker = services.start("worker", captioner_command("worker"), url=url, environ=our_environment(settings))
+    _wait_for_backend(backend, timeout_s)
+    # A worker is ready when it has registered with Redis.
+    wait_until(worker, lambda: bool(_rq_workers(url) - workers_before), timeout_s)
+    return backend, worker
+
+
+def _launch_backend(services: Services, settings: Mapping[str, str]) -> Service:
     url = f"http://{settings['HOST']}:{settings['PORT']}"
-    command, environ = captioner_command("serve"), our_environment(settings)
-    service = services.start("backend", command, url=url, environ=environ)
-    wait_until(service, lambda: _status(f"{url}/ready") == 200, timeout_s=timeout_s)
-    return service
+    return services.start("backend", captioner_command("serve"), url=url, environ=our_environment(settings))
 
 
-def start_worker(services: Services, settings: Mapping[str, str], timeout_s: float = 90) -> Service:
-    """Start `captioner worker` and wait until its RQ worker has registered with Redis."""
-    before = _rq_workers(settings["REDIS_URL"])
-    command, environ = captioner_command("worker"), our_environment(settings)
-    service = services.start("worker", command, url=settings["REDIS_URL"], environ=environ)
-    wait_until(service, lambda: bool(_rq_workers(service.url) - before), timeout_s=timeout_s)
-    return service
+def _wait_for_backend(backend: Service, timeout_s: float) -> Service:
+    wait_until(backend, lambda: _status(f"{backend.url}/ready") == 200, timeout_s)
+    return backend
 
 
 @dataclass(frozen=True, kw_only=True)

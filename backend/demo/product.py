@@ -26,10 +26,9 @@ from backend.demo.child_processes import (
     captioner_command,
     free_port,
     our_environment,
-    start_backend,
+    start_backend_and_worker,
     start_label_studio,
     start_redis,
-    start_worker,
 )
 from backend.demo.user import LabelStudioUser
 from model.errors import ServiceError
@@ -116,8 +115,7 @@ def run_without_label_studio() -> int:
             "LABEL_STUDIO_URL": "http://localhost:8080",
         }
         settings = defaults | _given([row.name for row in setting_rows()]) | {"REDIS_URL": redis.url, "PORT": str(port)}
-        backend = start_backend(services, settings)
-        start_worker(services, settings)
+        backend, _ = start_backend_and_worker(services, settings)
         print(f"Connect {backend.url} in Label Studio: project > Settings > Model > Connect Model", flush=True)
         print("Then run `captioner doctor --repair` with the same settings. Ctrl-C stops everything.", flush=True)
         wait_for_end(services)
@@ -161,10 +159,8 @@ def _start(
     narrator.say(f"Redis is up at {redis.url}")
     settings = demo_settings(directory / "store", redis.url, label_studio.url, account.token)
     settings |= changes
-    backend = start_backend(services, settings)
-    narrator.say(f"the backend is up at {backend.url}")
-    worker = start_worker(services, settings)
-    narrator.say("the worker is up")
+    backend, worker = start_backend_and_worker(services, settings)
+    narrator.say(f"the backend is up at {backend.url}, and the worker too")
     user = LabelStudioUser(label_studio.url, account)
     project_id = user.create_project("Image captions")
     user.upload(project_id, pictures)

@@ -45,7 +45,7 @@ class ApiKey(requests.auth.AuthBase):
         self.kind = _kind(self._api_key)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add our header to a request. With `auth` given, requests does not look into .netrc."""
+        """Add our header to a request."""
         request.headers.update(self.authorization())
         return request
 

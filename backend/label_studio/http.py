@@ -48,11 +48,13 @@ class LabelStudioHttp:
             raise LabelStudioRefusalError(self._unauthorized(reply), 401)
         return self._read(reply, kind)
 
-    def _send(self, method: str, path: str, auth: Any, **content: Any) -> requests.Response:
-        # A redirect could lead to another host, which must not get our key.
-        limits: dict[str, Any] = {"timeout": self._timeout_s, "allow_redirects": False}
+    def _send(self, method: str, path: str, auth: ApiKey | None, **content: Any) -> requests.Response:
+        # Prepared without the session: no cookie of Label Studio is sent back, no .netrc entry replaces our header.
+        request = requests.Request(method, urljoin(self.url, path), auth=auth, **content).prepare()
+        environment = self._session.merge_environment_settings(request.url, {}, None, None, None)
         try:
-            return self._session.request(method, urljoin(self.url, path), auth=auth, **limits, **content)
+            # A redirect could lead to another host, which must not get our key.
+            return self._session.send(request, timeout=self._timeout_s, allow_redirects=False, **environment)
         except requests.Timeout as cause:
             raise LabelStudioError(f"Label Studio at {self.url} did not answer in time: {cause}") from cause
         except requests.RequestException as cause:
@@ -90,7 +92,7 @@ class LabelStudioHttp:
     def _exchange(self, personal_access_token: str) -> str:
         """Return an access token for a personal access token."""
         body = {"refresh": personal_access_token}
-        reply = self._send("POST", "api/token/refresh/", _no_authorization, json=body)
+        reply = self._send("POST", "api/token/refresh/", None, json=body)
         if reply.status_code == 401:
             raise LabelStudioRefusalError(
                 f"Label Studio at {self.url} does not know the personal access token in LABEL_STUDIO_API_KEY "
@@ -102,11 +104,6 @@ class LabelStudioHttp:
 
 class _AccessToken(JsonObject):
     access: str
-
-
-def _no_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send no header, not even one from .netrc."""
-    return request
 
 
 def _detail(reply: requests.Response) -> str:

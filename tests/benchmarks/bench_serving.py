@@ -24,7 +24,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from backend.demo.child_processes import Service, Services, free_port, start_backend, start_redis, start_worker
+from backend.demo.child_processes import Service, Services, free_port, start_backend_and_worker, start_redis
 from backend.demo.scenes.drawing import draw_scenes
 from tests.factories import make_task
 from tests.image_server import ImageServer
@@ -72,8 +72,7 @@ class Bench:
             "RETRAIN_BUDGET_S": str(RETRAIN_BUDGET_S),
             "REFRESH_PREDICTIONS": "false",
         }
-        self.backend = start_backend(services, settings)
-        self.worker = start_worker(services, settings)
+        self.backend, self.worker = start_backend_and_worker(services, settings)
         self.features_reused = 0.0
         """Share of the corrected images whose features were there already when they were trained on."""
         self._numbers = iter(range(1, 1_000_000))

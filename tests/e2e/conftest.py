@@ -22,9 +22,9 @@ from backend.demo.child_processes import (
     label_studio_executable,
     our_environment,
     start_backend,
+    start_backend_and_worker,
     start_label_studio,
     start_redis,
-    start_worker,
     wait_until,
 )
 from backend.demo.user import LabelStudioUser
@@ -159,7 +159,7 @@ def start_product(
             "RECONCILE_EVERY_S": "0",
             **changes,
         }
-        backend, worker = start_backend(services, settings), start_worker(services, settings)
+        backend, worker = start_backend_and_worker(services, settings)
         return Product(services=services, settings=settings, backend=backend, worker=worker)
 
     return start

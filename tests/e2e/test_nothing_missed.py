@@ -1,4 +1,4 @@
-"""What webhooks do not bring is pulled: a backend that dies and one that is never told lose no annotation."""
+"""A pull brings the annotations that webhooks lost: the backend was killed, or its webhook goes elsewhere."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,12 +102,18 @@ def test_a_backend_killed_while_people_annotate_misses_nothing(
     assert all(correction.proposed for correction in product.inbox(project_id).values())
 
 
-def test_a_project_whose_webhook_never_came_is_pulled_too(
-    user: LabelStudioUser, product: Product, connect: Callable[[Product, str, Sequence[int]], Connected]
-) -> None:
+@pytest.fixture
+def silent(product: Product, connect: Callable[[Product, str, Sequence[int]], Connected]) -> Iterator[int]:
+    """A project whose events go to an address where nobody listens; later tests find its webhook repaired."""
     project_id = connect(product, "Never told", seeds_with("square", 2)).project_id
     [webhook] = product.client.webhooks(project_id)
     product.client.mend_webhook(webhook.webhook_id, "http://127.0.0.1:9/webhook", {})
+    yield project_id
+    product.client.mend_webhook(webhook.webhook_id, webhook.url, {})
+
+
+def test_a_project_whose_webhook_never_came_is_pulled_too(user: LabelStudioUser, product: Product, silent: int) -> None:
+    project_id = silent
 
     annotation = user.submit(project_id, user.next_task(project_id), "nobody was told")
 

@@ -119,6 +119,17 @@ def test_netrc_does_not_replace_our_token(
     assert not any(header and header.startswith("Basic") for header in sent)
 
 
+def test_a_cookie_of_label_studio_is_not_sent_back(label_studio: FakeLabelStudio, client: LabelStudioClient) -> None:
+    """With a session's cookie, Label Studio would ask for a CSRF token and refuse what we write."""
+    session = {"Set-Cookie": "sessionid=abc; Path=/"}
+    label_studio.prepare("GET", "/api/version/", Reply(body={"release": "1.23.2"}, headers=session))
+
+    client.server_version()
+    client.user()
+
+    assert "cookie" not in label_studio.requests[-1].headers
+
+
 def test_without_an_api_key_there_is_no_client() -> None:
     assert LabelStudioClient.from_settings(Settings()) is None
     client = LabelStudioClient.from_settings(Settings(label_studio_api_key=LEGACY_TOKEN))
