@@ -1,11 +1,9 @@
-"""Jobs that speak to Label Studio, on a real Redis; Label Studio's replies are recorded ones."""
+"""Jobs that speak to Label Studio, on a real Redis and the fake Label Studio."""
 
 import base64
-import io
 import json
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from redis import Redis
-from requests.exceptions import ConnectTimeout
-from requests_mock import Mocker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from torch import Tensor
@@ -30,6 +26,8 @@ from model.vision.encoder import Encoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion, store_annotation
+from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio, Reply, Request, refused
+from tests.image_server import ImageServer, png
 from tests.workplace import Workplace
 from worker.feedback.selection import SelectionLimits
 from worker.feedback.store import FeedbackStore
@@ -42,20 +40,14 @@ from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 from worker.queue.retraining import enqueue_rollback_check
 from worker.settings import Settings
 
-LS = "http://label-studio.test"
-BACKEND = "http://backend.test:9090"
-CONFIG = """<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>"""
-PROJECT = {"id": 1, "title": "t", "label_config": CONFIG, "model_version": "c", "show_collab_predictions": True}
-CONNECTED = {"id": 1, "url": BACKEND, "title": "c", "readable_state": "Connected", "auth_method": "NONE"}
-CONNECTED |= {"basic_auth_user": "", "model_version": "tiny-00000000"}
+BACKEND = "http://127.0.0.1:9090"
 AT = "2025-01-31T12:00:00.000000Z"
 LATER = "2025-01-31T13:00:00.000000Z"
 
 
-def png(color: str = "red") -> bytes:
-    file = io.BytesIO()
-    make_image(color).save(file, "PNG")
-    return file.getvalue()
+def uploaded(number: int) -> str:
+    """Return the path of the image that is uploaded for this task."""
+    return f"/data/upload/1/{number:08x}-dog.jpg"
 
 
 def data_url(color: str) -> str:
@@ -71,6 +63,7 @@ def annotation(number: int, caption: str, **changes: Any) -> dict[str, Any]:
         "completed_by": 1,
         "was_cancelled": False,
         "ground_truth": False,
+        "created_at": AT,
         "updated_at": AT,
         "lead_time": 1.5,
         "parent_prediction": None,
@@ -83,10 +76,10 @@ def task(number: int, *annotations: dict[str, Any], image: str | None = None, **
     values = {
         "id": number,
         "project": 1,
-        "data": {"captioning": image or f"{LS}/data/upload/1/{number:08x}-dog.jpg"},
+        "data": {"captioning": image or uploaded(number)},
         "annotations": list(annotations),
         "predictions": [],
-        "updated_at": max((found["updated_at"] for found in annotations), default=AT),
+        "updated_at": max((annotation["updated_at"] for annotation in annotations), default=AT),
     }
     return values | changes
 
@@ -96,74 +89,45 @@ def prediction(number: int, caption: str, version: str) -> dict[str, Any]:
     return {"id": number, "result": [region], "model_version": version, "score": 0.5}
 
 
-def suggested(number: int, **changes: Any) -> Suggestion:
-    """A remembered suggestion for the image of this task."""
-    image_ref = f"{LS}/data/upload/1/{number:08x}-dog.jpg"
-    return make_suggestion(task_id=number, image_ref=image_ref, **changes)
+def connect_projects(
+    label_studio: FakeLabelStudio, projects: Mapping[int, int], label_config: str = LABEL_CONFIG
+) -> None:
+    """Add these projects. The value is the status of the reply about a project's backends; 200 shows one."""
+    for project_id in projects:
+        label_studio.add_project(id=project_id, label_config=label_config)
+        label_studio.connect_backend(project_id, BACKEND)
+
+    def answer(request: Request) -> Reply:
+        status = projects[int(request.query["project"])]
+        return label_studio.answer_by_itself(request) if status == 200 else refused(status, "no")
+
+    label_studio.prepare("GET", "/api/ml", answer)
 
 
-class FakeLabelStudio:
-    """Label Studio's replies to the requests of our jobs."""
+def tasks_read_whole(label_studio: FakeLabelStudio) -> int:
+    """Return how many tasks were asked for with their annotations."""
+    queries = [json.loads(request.query["query"]) for request in label_studio.requests_to("GET", "/api/tasks")]
+    return sum(len(query["selectedItems"]["included"]) for query in queries if "selectedItems" in query)
 
-    def __init__(self, mocker: Mocker) -> None:
-        self.mocker = mocker
-        self.tasks: list[dict[str, Any]] = []
-        self.read_whole = 0
-        """How many tasks were asked for with their annotations."""
-        mocker.get(re.compile(f"{LS}/data/upload/"), status_code=500)
-        mocker.get(f"{LS}/api/projects/1/", json=PROJECT)
-        mocker.get(f"{LS}/api/tasks", json=self._page)
-        self.imported = mocker.post(
-            f"{LS}/api/projects/1/import/predictions",
-            status_code=201,
-            json=lambda request, _: {"created": len(request.json())},
-        )
 
-    def _page(self, request: Any, _context: Any) -> dict[str, Any]:
-        query = json.loads(request.qs["query"][0])
-        self.read_whole += request.qs.get("fields") == ["all"] and len(
-            query.get("selecteditems", {}).get("included", [])
-        )
-        mine = [task for task in self.tasks if task["project"] == int(request.qs["project"][0])]
-        found = [task for task in mine if self._is_wanted(task, query)]
-        return {"tasks": found[: int(request.qs["page_size"][0])], "total": len(found)}
-
-    @staticmethod
-    def _is_wanted(task: dict[str, Any], query: dict[str, Any]) -> bool:
-        if "selecteditems" in query:  # requests_mock lowers the case of queries
-            return task["id"] in query["selecteditems"]["included"]
-        [wanted, *by_id] = query["filters"]["items"]
-        of_skips = wanted["filter"] == "filter:tasks:cancelled_annotations"
-        has_any = any(found["was_cancelled"] is of_skips for found in task["annotations"])
-        return has_any is (wanted["operator"] == "greater") and task["id"] > (by_id[0]["value"] if by_id else 0)
-
-    def has(self, *annotations: dict[str, Any]) -> None:
-        """Answer for single annotations; any other is unknown."""
-        self.mocker.get(re.compile(f"{LS}/api/annotations/"), status_code=404, json={"detail": "No Annotation"})
-        for found in annotations:
-            self.mocker.get(f"{LS}/api/annotations/{found['id']}/", json=found)
-
-    def lists(self, projects: dict[int, int], label_config: str = CONFIG) -> None:
-        """Show these projects; asked for the backends of one, answer with its status, and with a backend if 200."""
-        shown = [PROJECT | {"id": number, "label_config": label_config} for number in projects]
-        self.mocker.get(f"{LS}/api/projects/", json={"results": shown, "next": None})
-
-        def backends(request: Any, context: Any) -> Any:
-            context.status_code = projects[int(request.qs["project"][0])]
-            return [CONNECTED] if context.status_code == 200 else {"detail": "no"}
-
-        self.asked_for_backends = self.mocker.get(f"{LS}/api/ml", json=backends)
+def imports(label_studio: FakeLabelStudio) -> list[Request]:
+    return label_studio.requests_to("POST", "/api/projects/1/import/predictions")
 
 
 @pytest.fixture
-def label_studio(requests_mock: Mocker) -> FakeLabelStudio:
-    return FakeLabelStudio(requests_mock)
+def label_studio(label_studio: FakeLabelStudio) -> FakeLabelStudio:
+    """A Label Studio with an empty project."""
+    label_studio.add_project(id=1)
+    return label_studio
 
 
 @pytest.fixture
-def configure(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def configure(
+    workplace: Workplace, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
     def configure(**changes: str) -> None:
-        ours = {"LABEL_STUDIO_URL": LS, "LABEL_STUDIO_API_KEY": "0" * 40, "REFRESH_PREDICTIONS": "true"}
+        ours = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": LEGACY_TOKEN}
+        ours |= {"REFRESH_PREDICTIONS": "true"}
         for name, value in workplace.environment(**ours | changes).items():
             monkeypatch.setenv(name, value)
 
@@ -176,11 +140,11 @@ def configure(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 @pytest.mark.usefixtures("configure")
 def test_annotations_that_webhooks_missed_are_stored_beside_what_was_proposed(
-    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
+    workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
+    label_studio.files[uploaded(1)] = png("red")
     shown = [prediction(5, "a cat", "v1"), prediction(6, "a dog", "v2")]
-    label_studio.tasks = [task(1, annotation(1, "a red square", parent_prediction=5), predictions=shown)]
+    label_studio.hold(task(1, annotation(1, "a red square", parent_prediction=5), predictions=shown))
 
     outcome = jobs.collect_corrections(1)
 
@@ -192,11 +156,9 @@ def test_annotations_that_webhooks_missed_are_stored_beside_what_was_proposed(
 
 
 @pytest.mark.usefixtures("configure")
-def test_collecting_twice_changes_nothing(
-    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker
-) -> None:
-    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
-    label_studio.tasks = [task(1, annotation(1, "a red square"))]
+def test_collecting_twice_changes_nothing(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    label_studio.files[uploaded(1)] = png("red")
+    label_studio.hold(task(1, annotation(1, "a red square")))
     jobs.collect_corrections(1)
     before = workplace.feedback.corrections(1)
 
@@ -204,20 +166,24 @@ def test_collecting_twice_changes_nothing(
 
     assert outcome == {"stored": 0, "removed": 0, "known": 1, "made": 0, "failed": 0, "set_aside": 0, "left": 0}
     assert workplace.feedback.corrections(1) == before
-    assert label_studio.read_whole == 1
+    assert tasks_read_whole(label_studio) == 1
 
 
 @pytest.mark.usefixtures("configure")
 def test_only_tasks_that_changed_are_read_again(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2, 3)))
     jobs.collect_corrections(1)
-    label_studio.tasks[1] = task(2, annotation(2, "a box", updated_at=LATER))
-    label_studio.tasks[2] = task(3, annotation(3, "a square"), annotation(4, "another", updated_at=LATER))
+    another = annotation(4, "another", updated_at=LATER)
+    label_studio.hold(
+        task(1, annotation(1, "a square")),
+        task(2, annotation(2, "a box", updated_at=LATER)),
+        task(3, annotation(3, "a square"), another),
+    )
 
     outcome = jobs.collect_corrections(1)
 
     assert outcome["stored"] == 2
-    assert label_studio.read_whole == 3 + 2
+    assert tasks_read_whole(label_studio) == 3 + 2
     captions = {correction.annotation_id: correction.caption for correction in workplace.feedback.corrections(1)}
     assert captions == {1: "a square", 2: "a box", 3: "a square", 4: "another"}
 
@@ -226,21 +192,21 @@ def test_only_tasks_that_changed_are_read_again(workplace: Workplace, label_stud
 def test_another_labeling_config_sees_every_annotation_anew(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2)))
     jobs.collect_corrections(1)
-    renamed = CONFIG.replace('name="caption"', 'name="text"')
-    label_studio.mocker.get(f"{LS}/api/projects/1/", json=PROJECT | {"label_config": renamed})
+    renamed = LABEL_CONFIG.replace('name="caption"', 'name="text"')
+    label_studio.projects[1]["label_config"] = renamed
 
     jobs.collect_corrections(1)
 
-    assert label_studio.read_whole == 2 + 2
+    assert tasks_read_whole(label_studio) == 2 + 2
 
 
 @pytest.mark.usefixtures("configure")
 def test_a_redis_that_lost_everything_gets_every_annotation_again(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2)))
     jobs.collect_corrections(1)
     redis.delete("captioner:feedback:1")
 
@@ -253,8 +219,9 @@ def test_a_redis_that_lost_everything_gets_every_annotation_again(
 def test_a_suggestion_we_remember_goes_before_what_label_studio_stored(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    found = task(1, annotation(1, "a red square"), image=data_url("red"), predictions=[prediction(5, "a cat", "v1")])
-    label_studio.tasks = [found]
+    label_studio.hold(
+        task(1, annotation(1, "a red square"), image=data_url("red"), predictions=[prediction(5, "a cat", "v1")])
+    )
     key = image_key(png("red"))
     remembered = Suggestion(
         project_id=1,
@@ -267,7 +234,6 @@ def test_a_suggestion_we_remember_goes_before_what_label_studio_stored(
         score=0.5,
     )
     SuggestionLog(redis).remember([remembered])
-    label_studio.mocker.get(f"{LS}/api/tasks/1/", json=found)
 
     jobs.collect_corrections(1)
 
@@ -282,7 +248,7 @@ def test_what_label_studio_holds_replaces_the_correction_also_when_its_clock_was
 ) -> None:
     workplace.correct(range(1, 3), updated_at=AT)
     newer, older = annotation(1, "newer", updated_at=LATER), annotation(2, "older", updated_at="2025-01-01T00:00:00Z")
-    label_studio.tasks = [task(1, newer), task(2, older)]
+    label_studio.hold(task(1, newer), task(2, older))
 
     outcome = jobs.collect_corrections(1)
 
@@ -298,8 +264,8 @@ def test_what_is_gone_skipped_or_emptied_in_label_studio_is_removed(
     workplace.correct(range(1, 6))
     skipped, emptied = annotation(3, "x", was_cancelled=True), annotation(4, "")
     elsewhere = annotation(5, "reused", project=2)
-    label_studio.tasks = [task(2, annotation(2, "stays", updated_at=LATER)), task(3, skipped), task(4, emptied)]
-    label_studio.has(skipped, emptied, elsewhere)
+    label_studio.hold(task(2, annotation(2, "stays", updated_at=LATER)), task(3, skipped), task(4, emptied))
+    label_studio.annotations[5] = elsewhere
 
     outcome = jobs.collect_corrections(1)
 
@@ -314,15 +280,14 @@ def test_a_caption_that_comes_while_the_pull_finds_its_annotation_skipped_stays(
     [before] = workplace.correct(range(1, 2))
     skipped = annotation(1, "x", was_cancelled=True)
     taken_up = replace(before, caption="taken up again", updated_at=LATER)
-    label_studio.tasks = [task(1, skipped)]
+    label_studio.hold(task(1, skipped))
 
-    def answer(request: Any, context: Any) -> dict[str, Any]:
-        reply = label_studio._page(request, context)
-        if "selecteditems" in request.qs["query"][0]:
+    def answer(request: Request) -> Reply:
+        if "selectedItems" in request.query["query"]:
             store_annotation(workplace.redis, taken_up)
-        return reply
+        return label_studio.answer_by_itself(request)
 
-    label_studio.mocker.get(f"{LS}/api/tasks", json=answer)
+    label_studio.prepare("GET", "/api/tasks", answer)
 
     outcome = jobs.collect_corrections(1)
 
@@ -334,18 +299,19 @@ def test_a_caption_that_comes_while_the_pull_finds_its_annotation_skipped_stays(
 def test_one_emptied_text_area_of_two_is_removed_and_the_other_stays(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    both = CONFIG.replace("</View>", '<TextArea name="title" toName="image"/></View>')
-    label_studio.mocker.get(f"{LS}/api/projects/1/", json=PROJECT | {"label_config": both})
+    both = LABEL_CONFIG.replace("</View>", '<TextArea name="title" toName="image"/></View>')
+    label_studio.projects[1]["label_config"] = both
     [correction] = workplace.correct(range(1, 2))
     both_filled = [replace(correction, updated_at=AT, control=control) for control in ("caption", "title")]
     store_annotation(workplace.redis, *both_filled)
     titled_no_more = annotation(1, "a square", updated_at=LATER)
-    label_studio.tasks = [task(1, titled_no_more)]
-    label_studio.has(titled_no_more)
+    label_studio.hold(task(1, titled_no_more))
 
     outcome = jobs.collect_corrections(1)
 
-    assert [(found.control, found.caption) for found in workplace.feedback.corrections(1)] == [("caption", "a square")]
+    assert [(correction.control, correction.caption) for correction in workplace.feedback.corrections(1)] == [
+        ("caption", "a square")
+    ]
     assert outcome["removed"] == 1
 
 
@@ -353,7 +319,7 @@ def test_one_emptied_text_area_of_two_is_removed_and_the_other_stays(
 def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    remembered = [suggested(number, withheld=number == 4) for number in range(1, 6)]
+    remembered = [make_suggestion(task_id=number, withheld=number == 4) for number in range(1, 6)]
     annotations = [
         annotation(1, "a dog"),
         annotation(2, "a big dog", completed_by=2),
@@ -361,9 +327,10 @@ def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
         annotation(4, "a fox in the snow"),
         annotation(5, "something else"),
     ]
+    project = label_studio.projects[1]
     events = [
-        {"action": "ANNOTATION_CREATED", "annotation": found, "task": task(found["id"]), "project": PROJECT}
-        for found in annotations
+        {"action": "ANNOTATION_CREATED", "annotation": submitted, "task": task(submitted["id"]), "project": project}
+        for submitted in annotations
     ]
     backend = BackendClient(workplace.settings)
 
@@ -373,12 +340,12 @@ def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
         SuggestionLog(redis).remember(remembered)
         for step in order.split(", "):
             if step == "pull":
-                label_studio.tasks = [task(found["id"], found) for found in annotations]
+                label_studio.hold(*(task(submitted["id"], submitted) for submitted in annotations))
                 jobs.collect_corrections(1)
             for event in reversed(events) if step.endswith("backwards") else events:
                 assert step == "pull" or backend.post("/webhook", event).status_code < 300
         # Only a request has an id, and only an event tells the UUID.
-        records = [replace(found, request_id=None, annotation_uid="") for found in FeedbackStore(redis).records(1)]
+        records = [replace(record, request_id=None, annotation_uid="") for record in FeedbackStore(redis).records(1)]
         ledgers.append((read_ledger(redis, 1), records))
 
     outcomes = {record.annotation_id: (record.outcome, record.arm) for record in ledgers[0][1]}
@@ -389,25 +356,23 @@ def test_the_pull_and_the_webhooks_lead_to_the_same_ledger(
         4: ("written", "withheld"),
         5: ("rewritten", "shown"),
     }
-    assert all(found == ledgers[0] for found in ledgers)
+    assert all(ledger == ledgers[0] for ledger in ledgers)
 
 
 @pytest.mark.usefixtures("configure")
 def test_what_is_gone_in_label_studio_leaves_the_ledger_and_a_skip_stays(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    label_studio.tasks = [task(number, annotation(number, "a dog")) for number in range(1, 4)]
+    label_studio.hold(*(task(number, annotation(number, "a dog")) for number in range(1, 4)))
     jobs.collect_corrections(1)
     skip = annotation(2, "a dog", was_cancelled=True, updated_at=LATER)
-    label_studio.tasks = [task(2, skip), task(3, annotation(3, "", updated_at=LATER), annotation(4, "a cat"))]
-    label_studio.has(*label_studio.tasks[0]["annotations"], *label_studio.tasks[1]["annotations"])
+    label_studio.hold(task(2, skip), task(3, annotation(3, "", updated_at=LATER), annotation(4, "a cat")))
 
     jobs.collect_corrections(1)
 
     outcomes = {record.annotation_id: record.outcome for record in FeedbackStore(redis).records(1)}
     assert outcomes == {2: "skipped", 4: "written"}
-    label_studio.tasks = []
-    label_studio.has()
+    label_studio.hold()
 
     jobs.collect_corrections(1)
 
@@ -422,7 +387,7 @@ def test_a_ledger_that_was_lost_is_made_again_from_label_studio(
     shown = [prediction(5, "a cat", "v1"), prediction(6, "a dog", "v1")]
     taken = annotation(1, "a cat", parent_prediction=5)
     taken["result"][0]["origin"] = "prediction"
-    label_studio.tasks = [task(1, taken, predictions=shown)]
+    label_studio.hold(task(1, taken, predictions=shown))
     jobs.collect_corrections(1)
     redis.delete("captioner:feedback:1", *redis.keys("captioner:ledger*"))
 
@@ -436,7 +401,7 @@ def test_a_ledger_that_was_lost_is_made_again_from_label_studio(
 @pytest.mark.usefixtures("configure")
 def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
     workplace.correct(range(1, 2))
-    label_studio.has(annotation(1, "still there"))
+    label_studio.annotations[1] = annotation(1, "still there")
 
     outcome = jobs.collect_corrections(1)
 
@@ -463,13 +428,11 @@ def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]]
 def test_an_image_that_cannot_be_had_does_not_stop_the_others(
     workplace: Workplace,
     label_studio: FakeLabelStudio,
-    requests_mock: Mocker,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", status_code=500)
-    requests_mock.get(f"{LS}/data/upload/1/00000002-dog.jpg", content=b"no image at all")
-    requests_mock.get(f"{LS}/data/upload/1/00000003-dog.jpg", content=png("blue"))
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+    label_studio.files[uploaded(2)] = b"no image at all"
+    label_studio.files[uploaded(3)] = png("blue")
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2, 3)))
 
     outcome = jobs.collect_corrections(1)
 
@@ -479,29 +442,29 @@ def test_an_image_that_cannot_be_had_does_not_stop_the_others(
 
 
 @pytest.mark.usefixtures("configure")
-def test_the_newest_images_come_first(label_studio: FakeLabelStudio, requests_mock: Mocker) -> None:
-    requests_mock.get(re.compile("http://images.test/"), content=png("green"))
+def test_the_newest_images_come_first(label_studio: FakeLabelStudio, image_server: ImageServer) -> None:
     times = {1: LATER, 2: AT, 3: LATER.replace("T13", "T14")}
-    label_studio.tasks = [
-        task(number, annotation(number, "a square", updated_at=time), image=f"http://images.test/{number}.png")
-        for number, time in times.items()
-    ]
+    label_studio.hold(
+        *[
+            task(number, annotation(number, "a square", updated_at=time), image=image_server.show(f"/{number}.png"))
+            for number, time in times.items()
+        ]
+    )
 
     jobs.collect_corrections(1)
 
-    fetched = [request.path for request in requests_mock.request_history if request.hostname == "images.test"]
-    assert fetched == ["/3.png", "/1.png", "/2.png"]
+    assert [request.path for request in image_server.requests] == ["/3.png", "/1.png", "/2.png"]
 
 
 @pytest.mark.usefixtures("configure")
 @pytest.mark.parametrize("is_due", [False, True])
 def test_an_image_that_failed_is_passed_over_until_it_is_due_again(
-    label_studio: FakeLabelStudio, requests_mock: Mocker, redis: Redis, is_due: bool
+    label_studio: FakeLabelStudio, image_server: ImageServer, redis: Redis, is_due: bool
 ) -> None:
-    requests_mock.get("http://images.test/1.png", [{"exc": ConnectTimeout}, {"content": png("green")}])
-    label_studio.tasks = [task(1, annotation(1, "a square"), image="http://images.test/1.png")]
+    label_studio.hold(task(1, annotation(1, "a square"), image=f"{image_server.url}/1.png"))
 
     first = jobs.collect_corrections(1)
+    image_server.show("/1.png")
     if is_due:
         [record] = redis.keys("captioner:failed-image:1:*")
         failures, next_try = json.loads(redis.get(record) or "")
@@ -517,11 +480,9 @@ def test_an_image_is_tried_ever_more_rarely_but_once_a_day() -> None:
 
 
 @pytest.mark.usefixtures("configure")
-def test_an_image_that_label_studio_refuses_is_tried_each_time(
-    label_studio: FakeLabelStudio, requests_mock: Mocker
-) -> None:
-    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", [{"status_code": 401}, {"content": png("red")}])
-    label_studio.tasks = [task(1, annotation(1, "a square"))]
+def test_an_image_that_label_studio_refuses_is_tried_each_time(label_studio: FakeLabelStudio) -> None:
+    label_studio.prepare("GET", uploaded(1), refused(401, "Invalid token."), Reply(body=png("red")))
+    label_studio.hold(task(1, annotation(1, "a square")))
 
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
@@ -529,14 +490,12 @@ def test_an_image_that_label_studio_refuses_is_tried_each_time(
 
 
 def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
-    workplace: Workplace, requests_mock: Mocker
+    workplace: Workplace, image_server: ImageServer
 ) -> None:
     limits = SelectionLimits(recent=3, remembered=2)
-    requests_mock.get("http://images.test/1.png", content=png("green"))
+    address = image_server.show("/1.png", "green")
     workplace.correct(range(1, 9))
-    store_annotation(
-        workplace.redis, make_correction(annotation_id=100, image_key=None, image_ref="http://images.test/1.png")
-    )
+    store_annotation(workplace.redis, make_correction(annotation_id=100, image_key=None, image_ref=address))
 
     report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None, limits)
 
@@ -545,11 +504,11 @@ def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
 
 @pytest.mark.usefixtures("configure")
 def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_made(
-    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, color in enumerate(("red", "green", "blue"), start=1):
-        requests_mock.get(f"{LS}/data/upload/1/0000000{number}-dog.jpg", content=png(color))
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2, 3)]
+        label_studio.files[uploaded(number)] = png(color)
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2, 3)))
     overflowing = encode_overflowing_for("green")
     monkeypatch.setattr(Encoder, "encode", overflowing)
 
@@ -563,10 +522,10 @@ def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_mad
 
 @pytest.mark.usefixtures("configure")
 def test_an_encoder_that_fails_on_every_image_sets_none_aside(
-    workplace: Workplace, label_studio: FakeLabelStudio, requests_mock: Mocker, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests_mock.get(f"{LS}/data/upload/1/00000001-dog.jpg", content=png("red"))
-    label_studio.tasks = [task(1, annotation(1, "a square"))]
+    label_studio.files[uploaded(1)] = png("red")
+    label_studio.hold(task(1, annotation(1, "a square")))
     monkeypatch.setattr(Encoder, "encode", encode_overflowing_for("red", "grey"))
 
     with pytest.raises(ArithmeticError, match="half precision"):
@@ -577,11 +536,11 @@ def test_an_encoder_that_fails_on_every_image_sets_none_aside(
 
 @pytest.mark.usefixtures("configure")
 def test_without_label_studio_features_are_still_made_and_the_job_fails_with_the_reason(
-    workplace: Workplace, requests_mock: Mocker
+    workplace: Workplace, label_studio: FakeLabelStudio, image_server: ImageServer
 ) -> None:
-    requests_mock.get(f"{LS}/api/projects/1/", status_code=502)
-    requests_mock.get("http://images.test/1.png", content=png("green"))
-    store_annotation(workplace.redis, make_correction(image_ref="http://images.test/1.png"))
+    label_studio.prepare("GET", "/api/projects/1/", refused(502, "Bad Gateway"))
+    address = image_server.show("/1.png", "green")
+    store_annotation(workplace.redis, make_correction(image_ref=address))
 
     with pytest.raises(LabelStudioError, match="502"):
         jobs.collect_corrections(1)
@@ -590,11 +549,11 @@ def test_without_label_studio_features_are_still_made_and_the_job_fails_with_the
 
 
 def test_without_an_api_key_features_are_made_and_nothing_is_pulled(
-    workplace: Workplace, configure: Callable[..., None], requests_mock: Mocker
+    workplace: Workplace, configure: Callable[..., None], image_server: ImageServer
 ) -> None:
     configure(LABEL_STUDIO_API_KEY="")
-    requests_mock.get("http://images.test/1.png", content=png("green"))
-    store_annotation(workplace.redis, make_correction(image_ref="http://images.test/1.png"))
+    address = image_server.show("/1.png", "green")
+    store_annotation(workplace.redis, make_correction(image_ref=address))
 
     outcome = jobs.collect_corrections(1)
 
@@ -606,9 +565,7 @@ def test_pulled_corrections_start_a_retraining_when_they_are_enough(
     workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
 ) -> None:
     configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
-    label_studio.tasks = [task(number, annotation(number, "a square"), image=data_url("red")) for number in (1, 2)]
-    for found in label_studio.tasks:
-        label_studio.mocker.get(f"{LS}/api/tasks/{found['id']}/", json=found)
+    label_studio.hold(*(task(number, annotation(number, "a square"), image=data_url("red")) for number in (1, 2)))
 
     jobs.collect_corrections(1)
 
@@ -623,14 +580,13 @@ def test_every_connected_project_is_pulled_also_one_that_never_had_a_correction(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
     workplace.correct(range(7, 8), project_id=2, task_id=7, updated_at=AT)
-    label_studio.lists({1: 200, 2: 200})
-    label_studio.has()
-    label_studio.tasks = [task(1, annotation(1, "a square"))]
+    connect_projects(label_studio, {1: 200, 2: 200})
+    label_studio.hold(task(1, annotation(1, "a square")))
 
     outcome = jobs.pull_projects()
 
     assert outcome == {"changed": 2}
-    assert [found.caption for found in workplace.feedback.corrections(1)] == ["a square"]
+    assert [correction.caption for correction in workplace.feedback.corrections(1)] == ["a square"]
     assert workplace.feedback.corrections(2) == []
 
 
@@ -639,8 +595,8 @@ def test_every_connected_project_is_pulled_also_one_that_never_had_a_correction(
 def test_a_project_that_cannot_be_pulled_or_was_just_deleted_keeps_no_other_from_it(
     workplace: Workplace, label_studio: FakeLabelStudio, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    label_studio.lists({1: status, 2: 200})
-    label_studio.tasks = [task(2, annotation(2, "a square"), project=2)]
+    connect_projects(label_studio, {1: status, 2: 200})
+    label_studio.hold(task(2, annotation(2, "a square"), project=2))
 
     outcome = jobs.pull_projects()
 
@@ -655,12 +611,12 @@ def test_a_project_that_cannot_be_pulled_or_was_just_deleted_keeps_no_other_from
 def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    label_studio.lists({1: 200, 2: 200})
+    connect_projects(label_studio, {1: 200, 2: 200})
     odd = {"id": 3, "result": [{"from_name": "caption"}], "model_version": "v1", "score": None}
-    label_studio.tasks = [
+    label_studio.hold(
         task(1, annotation(1, "a square"), predictions=[odd]),
         task(2, annotation(2, "a square"), project=2),
-    ]
+    )
 
     assert jobs.pull_projects() == {"failed": 1, "changed": 1}
     assert len(workplace.feedback.corrections(2)) == 1
@@ -668,24 +624,24 @@ def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
 
 @pytest.mark.usefixtures("configure")
 def test_a_project_without_captions_is_not_even_asked_for_its_backends(label_studio: FakeLabelStudio) -> None:
-    label_studio.lists({1: 200}, label_config='<View><Image name="image" value="$captioning"/></View>')
+    connect_projects(label_studio, {1: 200}, label_config='<View><Image name="image" value="$captioning"/></View>')
 
     assert jobs.pull_projects() == {"foreign": 1}
-    assert not label_studio.asked_for_backends.called
+    assert label_studio.requests_to("GET", "/api/ml") == []
 
 
 @pytest.mark.usefixtures("configure")
 def test_pulling_projects_makes_no_features_and_reads_nothing_twice(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
-    label_studio.lists({1: 200})
-    label_studio.tasks = [task(1, annotation(1, "a red square"))]  # whose image cannot be had
+    connect_projects(label_studio, {1: 200})
+    label_studio.hold(task(1, annotation(1, "a red square")))  # whose image cannot be had
 
     outcomes = [jobs.pull_projects(), jobs.pull_projects()]
 
     assert outcomes == [{"changed": 1}, {"unchanged": 1}]
-    assert label_studio.read_whole == 1
-    assert not any("/data/upload" in request.url for request in label_studio.mocker.request_history)
+    assert tasks_read_whole(label_studio) == 1
+    assert not any(request.path.startswith("/data/upload") for request in label_studio.requests)
 
 
 @pytest.mark.usefixtures("workplace")
@@ -693,11 +649,11 @@ def test_what_was_pulled_from_a_project_starts_its_retraining(
     label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
 ) -> None:
     configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
-    label_studio.lists({1: 200, 2: 200})
-    label_studio.tasks = [
+    connect_projects(label_studio, {1: 200, 2: 200})
+    label_studio.hold(
         task(1, annotation(1, "a square")),
         *(task(number, annotation(number, "a square"), project=2) for number in (2, 3)),
-    ]
+    )
 
     jobs.pull_projects()
 
@@ -710,8 +666,8 @@ def test_what_a_training_took_and_did_not_learn_is_trained_by_a_later_pull(
     workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
 ) -> None:
     configure(RETRAIN_AFTER="2", RETRAIN_IDLE_S="0")
-    label_studio.lists({1: 200})
-    label_studio.tasks = [task(number, annotation(number, "a square")) for number in (1, 2)]
+    connect_projects(label_studio, {1: 200})
+    label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2)))
     jobs.pull_projects()
     redis.delete("captioner:retraining:1")  # as after a training that failed long ago
     claim(workplace.redis, 1)
@@ -727,13 +683,19 @@ def worse(workplace: Workplace, label_studio: FakeLabelStudio) -> str:
     before = workplace.bundle.version
     publish = workplace.registry.publish
     published = publish(1, workplace.bundle.captioner(), parent=before, metrics={}, corrections=[], decision="better")
-    label_studio.lists({1: 200})
+    connect_projects(label_studio, {1: 200})
     judged = [(before, True)] * 30 + [(before, False)] * 10
     judged += [(published.name, True)] * 10 + [(published.name, False)] * 30
-    label_studio.tasks = [
-        task(number, annotation(number, "a dog" if accepted else "a cat"), predictions=[prediction(1, "a dog", name)])
-        for number, (name, accepted) in enumerate(judged, start=1)
-    ]
+    label_studio.hold(
+        *[
+            task(
+                number,
+                annotation(number, "a dog" if accepted else "a cat"),
+                predictions=[prediction(number, "a dog", name)],
+            )
+            for number, (name, accepted) in enumerate(judged, start=1)
+        ]
+    )
     return published.name
 
 
@@ -783,9 +745,10 @@ def test_a_version_that_is_being_trained_from_serves_until_the_training_has_ende
 @pytest.mark.parametrize("status", [200, 502])
 @pytest.mark.usefixtures("configure")
 def test_the_next_pull_follows_also_when_label_studio_does_not_answer(
-    workplace: Workplace, requests_mock: Mocker, status: int, redis: Redis
+    workplace: Workplace, label_studio: FakeLabelStudio, status: int, redis: Redis
 ) -> None:
-    requests_mock.get(f"{LS}/api/projects/", status_code=status, json={"results": [], "next": None})
+    if status == 502:
+        label_studio.prepare("GET", "/api/projects/", refused(502, "Bad Gateway"))
 
     with pytest.raises(LabelStudioError, match="502") if status == 502 else nullcontext():
         jobs.pull_projects()
@@ -818,31 +781,31 @@ def test_tasks_that_show_another_version_get_a_new_prediction(
     workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
     version = workplace.bundle.version
-    label_studio.tasks = [
+    label_studio.hold(
         task(1, image=data_url("red")),
         task(2, image=data_url("green"), predictions=[prediction(1, "old", "v0")]),
         task(3, image=data_url("blue"), predictions=[prediction(2, "same", version)]),
         # Quick View shows the newest prediction, so after a rollback the version must be the newest again.
         task(4, image=data_url("red"), predictions=[prediction(3, "same", version), prediction(4, "new", "v9")]),
         task(5, annotation(5, "done"), image=data_url("red")),
-    ]
+    )
 
     report = refresh(workplace)
 
-    [request] = label_studio.imported.request_history
-    sent = {prediction["task"]: prediction for prediction in request.json()}
+    [request] = imports(label_studio)
+    sent = {prediction["task"]: prediction for prediction in request.body}
     assert report == {"refreshed": 3, "current": 1, "failed": 0, "stopped": None, "rest_after": None}
     assert sorted(sent) == [1, 2, 4]
     assert {prediction["model_version"] for prediction in sent.values()} == {version}
-    [known] = SuggestionLog(redis).find(1, 1, "caption", compact_image_ref(data_url("red")))
-    assert sent[1]["result"][0]["value"]["text"] == [known.caption]
+    [suggestion] = SuggestionLog(redis).find(1, 1, "caption", compact_image_ref(data_url("red")))
+    assert sent[1]["result"][0]["value"]["text"] == [suggestion.caption]
 
 
 @pytest.mark.usefixtures("configure")
 def test_a_task_without_an_image_does_not_cost_the_others_their_predictions(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    label_studio.tasks = [task(1, image="data:image/png;base64,AAAA"), task(2, image=data_url("red"))]
+    label_studio.hold(task(1, image="data:image/png;base64,AAAA"), task(2, image=data_url("red")))
 
     report = refresh(workplace)
 
@@ -854,20 +817,17 @@ def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(
 ) -> None:
     configure(HIDE_SUGGESTIONS_SHARE="50")
     colors = ("red", "green", "blue", "black", "white")
-    label_studio.tasks = [task(number, image=data_url(color)) for number, color in enumerate(colors, start=1)]
+    label_studio.hold(*(task(number, image=data_url(color)) for number, color in enumerate(colors, start=1)))
 
     report = refresh(workplace)
 
-    [request] = label_studio.imported.request_history
-    sent = {found["task"]: found for found in request.json()}
+    [request] = imports(label_studio)
+    sent = {prediction["task"]: prediction for prediction in request.body}
     hidden = {number for number, color in enumerate(colors, start=1) if is_withheld(image_key(png(color)), 50)}
     assert (report["refreshed"], report["failed"]) == (5, 0)
     assert 0 < len(hidden) < 5
-    assert {number for number, found in sent.items() if not found["result"]} == hidden
-    assert {found["model_version"] for found in sent.values()} == {workplace.bundle.version}
-    for found in label_studio.tasks:
-        found["predictions"] = [sent[found["id"]] | {"id": found["id"]}]
-
+    assert {number for number, prediction in sent.items() if not prediction["result"]} == hidden
+    assert {prediction["model_version"] for prediction in sent.values()} == {workplace.bundle.version}
     again = refresh(workplace)
 
     assert (again["refreshed"], again["current"]) == (0, 5)
@@ -881,7 +841,7 @@ def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
     client = LabelStudioClient.from_settings(settings)
     assert client is not None
     version = workplace.bundle.version
-    label_studio.tasks = [task(number, image=data_url("red")) for number in range(1, 31)]
+    label_studio.hold(*(task(number, image=data_url("red")) for number in range(1, 31)))
 
     first = write_suggestions(client, make_services(settings), 1, version, 0, lambda done, total: None, turn_s=0)
 
@@ -892,7 +852,7 @@ def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
     second = jobs.refresh_predictions(*rest.args)
     assert (second["refreshed"], second["stopped"]) == (5, None)
     assert queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids() == [scheduled]
-    sent = [prediction["task"] for request in label_studio.imported.request_history for prediction in request.json()]
+    sent = [prediction["task"] for request in imports(label_studio) for prediction in request.body]
     assert sent == list(range(1, 31))
 
 
@@ -900,24 +860,24 @@ def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
 def test_nothing_is_written_for_a_version_that_no_longer_serves(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
-    label_studio.tasks = [task(1, image=data_url("red"))]
+    label_studio.hold(task(1, image=data_url("red")))
 
     report = jobs.refresh_predictions(1, "v1-00000000")
 
     assert report["stopped"] == "v1-00000000 no longer serves"
-    assert label_studio.imported.call_count == 0
+    assert imports(label_studio) == []
 
 
 def test_refreshing_can_be_switched_off(
     workplace: Workplace, configure: Callable[..., None], label_studio: FakeLabelStudio
 ) -> None:
     configure(REFRESH_PREDICTIONS="false")
-    label_studio.tasks = [task(1, image=data_url("red"))]
+    label_studio.hold(task(1, image=data_url("red")))
 
     report = refresh(workplace)
 
     assert report["stopped"] == "REFRESH_PREDICTIONS is false"
-    assert label_studio.imported.call_count == 0
+    assert imports(label_studio) == []
 
 
 def test_without_an_api_key_nothing_is_refreshed(workplace: Workplace, configure: Callable[..., None]) -> None:
@@ -929,50 +889,39 @@ def test_without_an_api_key_nothing_is_refreshed(workplace: Workplace, configure
 # connect_project
 
 
-def connected(mocker: Mocker, version: str, *webhooks: dict[str, Any]) -> None:
-    mocker.get(f"{LS}/api/ml", json=[CONNECTED | {"model_version": version}])
-    mocker.get(f"{LS}/api/webhooks/", json=list(webhooks))
-
-
-def webhook(**changes: Any) -> dict[str, Any]:
-    values = {"id": 3, "url": f"{BACKEND}/webhook", "headers": {}, "is_active": True, "actions": []}
-    return values | {"send_for_all_actions": True, "send_payload": True} | changes
-
-
-@pytest.mark.usefixtures("label_studio")
 def test_the_webhook_of_a_new_connection_gets_the_backends_login(
-    workplace: Workplace, configure: Callable[..., None], requests_mock: Mocker, redis: Redis
+    workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
 ) -> None:
     configure(BASIC_AUTH_USER="label", BASIC_AUTH_PASS="studio")
-    connected(requests_mock, workplace.bundle.version, webhook(headers={"X-Team": "a"}))
-    patched = requests_mock.patch(f"{LS}/api/webhooks/3/", json=webhook())
+    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
+    label_studio.webhooks[1]["headers"] = {"X-Team": "a"}
 
     outcome = jobs.connect_project(1)
 
     assert outcome == {"mended": True}
-    sent = patched.request_history[-1].json()
-    assert sent["headers"] == {"X-Team": "a", "Authorization": "Basic bGFiZWw6c3R1ZGlv"}
+    assert label_studio.webhooks[1]["headers"] == {"X-Team": "a", "Authorization": "Basic bGFiZWw6c3R1ZGlv"}
     assert [job.func_name for job in queue(redis, LABEL_STUDIO_QUEUE).jobs] == ["backend.jobs.collect_corrections"]
 
 
-@pytest.mark.usefixtures("configure", "label_studio")
-def test_an_open_backends_webhook_is_left_alone(workplace: Workplace, requests_mock: Mocker) -> None:
-    connected(requests_mock, workplace.bundle.version, webhook())
+@pytest.mark.usefixtures("configure")
+def test_an_open_backends_webhook_is_left_alone(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
 
     assert jobs.connect_project(1) == {"mended": False}
 
 
 @pytest.mark.usefixtures("configure", "label_studio")
-def test_a_connection_that_label_studio_has_not_stored_yet_is_tried_again(requests_mock: Mocker) -> None:
-    requests_mock.get(f"{LS}/api/ml", json=[])
-
+def test_a_connection_that_label_studio_has_not_stored_yet_is_tried_again() -> None:
     with pytest.raises(LabelStudioError, match="has no backend yet"):
         jobs.connect_project(1)
 
 
-@pytest.mark.usefixtures("configure", "label_studio")
-def test_a_webhook_that_somebody_switched_off_is_left_to_a_person(workplace: Workplace, requests_mock: Mocker) -> None:
-    connected(requests_mock, workplace.bundle.version, webhook(is_active=False))
+@pytest.mark.usefixtures("configure")
+def test_a_webhook_that_somebody_switched_off_is_left_to_a_person(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
+    label_studio.webhooks[1]["is_active"] = False
 
     with pytest.raises(LabelStudioError, match="is switched off: captioner doctor --repair"):
         jobs.connect_project(1)
