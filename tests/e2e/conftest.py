@@ -85,7 +85,7 @@ class Product:
     def inbox(self, project_id: int) -> dict[int, Correction]:
         """Return the stored corrections by annotation."""
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:
-            return {found.annotation_id: found for found in FeedbackStore(redis).corrections(project_id)}
+            return {correction.annotation_id: correction for correction in FeedbackStore(redis).corrections(project_id)}
 
     def annotated_tasks(self, project_id: int) -> list[Task]:
         """Return the tasks that have annotations, as Label Studio stores them."""
@@ -94,8 +94,8 @@ class Product:
     def finished_jobs(self, queue_name: str) -> list[Job]:
         with Redis.from_url(self.settings["REDIS_URL"]) as redis:
             home = queue(redis, queue_name)
-            found = Job.fetch_many(home.finished_job_registry.get_job_ids(), redis, serializer=JSONSerializer)
-            return [job for job in found if job is not None]
+            jobs = Job.fetch_many(home.finished_job_registry.get_job_ids(), redis, serializer=JSONSerializer)
+            return [job for job in jobs if job is not None]
 
     def wait(self, expected: str, is_true: Callable[[], bool], timeout_s: float = FEW_S) -> None:
         wait_until(self.worker, is_true, timeout_s, expected)

@@ -14,8 +14,8 @@ FIRST_SCENE = 9_000_000
 
 def seeds_with(shape: str, wanted: int, skipped: int = 0) -> list[int]:
     """Return the seeds of scenes with a group of this shape."""
-    found = (seed for seed in count(FIRST_SCENE) if any(group.shape == shape for group in sample_scene(seed).groups))
-    return list(islice(found, skipped, skipped + wanted))
+    seeds = (seed for seed in count(FIRST_SCENE) if any(group.shape == shape for group in sample_scene(seed).groups))
+    return list(islice(seeds, skipped, skipped + wanted))
 
 
 def draw_pictures(directory: Path, seeds: Sequence[int]) -> list[Path]:

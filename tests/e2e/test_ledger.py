@@ -18,7 +18,7 @@ PICTURES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """The project's tasks as the annotator found them."""
+    """The project's tasks when the annotator opened them."""
 
     shown: Sequence[ShownTask]
     hidden: Sequence[ShownTask]
@@ -89,8 +89,8 @@ def test_the_ledger_knows_what_the_annotator_did_and_a_pull_makes_it_again(
 ) -> None:
     with Redis.from_url(product.settings["REDIS_URL"]) as redis:
         by_webhooks = records(redis, connected)
-        assert {number: (found.outcome, found.arm) for number, found in by_webhooks.items()} == outcomes
-        assert {found.model_version for found in by_webhooks.values()} == {product.bundle_version}
+        assert {number: (record.outcome, record.arm) for number, record in by_webhooks.items()} == outcomes
+        assert {record.model_version for record in by_webhooks.values()} == {product.bundle_version}
         redis.delete(*redis.keys("captioner:ledger*"))
 
         reconcile(product.client, redis, product.client.project(connected.project_id))

@@ -23,7 +23,7 @@ TRAINING_S = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What Label Studio shows of one version."""
+    """The suggestions of one version, as Label Studio shows them."""
 
     version: str
     stream: ShownSuggestion
@@ -34,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """What the annotator did, by annotation."""
+    """Everything that the annotator did; annotations by id."""
 
     accepted: int
     corrected: Mapping[int, str]
@@ -149,15 +149,15 @@ def share(holds: list[bool]) -> float:
 def test_every_uploaded_picture_opens_with_a_caption_of_the_bundles_version(product: Product, suggested: Shown) -> None:
     assert suggested.version == product.bundle_version
     assert len(suggested.quick_view) == CORRECTED + UNSEEN + 2
-    assert {found.model_version for found in suggested.quick_view.values()} == {product.bundle_version}
+    assert {suggestion.model_version for suggestion in suggested.quick_view.values()} == {product.bundle_version}
     assert suggested.stream in suggested.quick_view.values()
-    assert all(found.caption for found in suggested.quick_view.values())
+    assert all(suggestion.caption for suggestion in suggested.quick_view.values())
 
 
 def test_most_captions_state_no_wrong_fact(suggested: Shown) -> None:
     right = [
-        is_right(in_house_style(found.caption), scene_of(suggested.tasks[task_id]))
-        for task_id, found in suggested.quick_view.items()
+        is_right(in_house_style(suggestion.caption), scene_of(suggested.tasks[task_id]))
+        for task_id, suggestion in suggested.quick_view.items()
     ]
 
     assert share(right) >= MOST
@@ -206,7 +206,7 @@ def test_pulling_again_what_webhooks_brought_changes_no_correction(
 def test_label_stream_and_quick_view_show_the_new_version(retrained: Shown) -> None:
     assert retrained.stream.model_version == retrained.version
     assert retrained.stream in retrained.quick_view.values()
-    assert {found.model_version for found in retrained.quick_view.values()} == {retrained.version}
+    assert {suggestion.model_version for suggestion in retrained.quick_view.values()} == {retrained.version}
 
 
 def test_new_suggestions_follow_the_house_style_and_are_right(suggested: Shown, retrained: Shown) -> None:
@@ -226,15 +226,15 @@ def test_annotated_tasks_keep_their_suggestions(
     tasks = product.annotated_tasks(connected.project_id)
 
     assert len(tasks) == CORRECTED + 1
-    assert {found["model_version"] for task in tasks for found in task["predictions"]} == {suggested.version}
+    assert {prediction["model_version"] for task in tasks for prediction in task["predictions"]} == {suggested.version}
 
 
 def test_the_refresh_tells_the_admin_how_far_it_came(product: Product, retrained: Shown) -> None:
     jobs = [job for job in product.finished_jobs(LABEL_STUDIO_QUEUE) if retrained.version in job.args]
 
     done = len(retrained.quick_view) + 1  # the skipped task too
-    told = [{name: job.meta[name] for name in ("phase", "done", "total")} for job in jobs]
-    assert told == [{"phase": "refreshing", "done": done, "total": done}]
+    progress = [{name: job.meta[name] for name in ("phase", "done", "total")} for job in jobs]
+    assert progress == [{"phase": "refreshing", "done": done, "total": done}]
     assert [job.return_value() for job in jobs] == [
         {"refreshed": done, "current": 0, "failed": 0, "stopped": None, "rest_after": None}
     ]
@@ -243,9 +243,9 @@ def test_the_refresh_tells_the_admin_how_far_it_came(product: Product, retrained
 def test_rollback_restores_the_old_suggestions(suggested: Shown, rolled_back: Shown) -> None:
     assert rolled_back.version == suggested.version
     assert rolled_back.stream.model_version == suggested.version
-    for task_id, found in rolled_back.quick_view.items():
-        assert found.model_version == suggested.version
-        assert found.caption == suggested.quick_view[task_id].caption
+    for task_id, suggestion in rolled_back.quick_view.items():
+        assert suggestion.model_version == suggested.version
+        assert suggestion.caption == suggested.quick_view[task_id].caption
 
 
 def test_the_doctor_finds_everything_in_order(product: Product, connected: Connected, rolled_back: Shown) -> None:

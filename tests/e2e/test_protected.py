@@ -34,7 +34,7 @@ def connected(product: Product, connect: Callable[[Product, str, Sequence[int]],
 
 
 @pytest.fixture
-def mended(product: Product, connected: Connected) -> None:
+def repaired_webhook(product: Product, connected: Connected) -> None:
     """Wait until the product has given the webhook its login."""
     expected = credentials(Settings(basic_auth_user=LOGIN["BASIC_AUTH_USER"], basic_auth_pass=LOGIN["BASIC_AUTH_PASS"]))
 
@@ -65,8 +65,8 @@ def test_images_are_fetched_with_a_personal_access_token(
     assert task.prefilled.model_version == product.bundle_version
 
 
-@pytest.mark.usefixtures("mended")
-def test_the_webhook_is_mended_by_itself_and_corrections_arrive(
+@pytest.mark.usefixtures("repaired_webhook")
+def test_the_webhook_is_repaired_by_itself_and_corrections_arrive(
     user: LabelStudioUser, product: Product, connected: Connected
 ) -> None:
     annotation = correct_next(user, connected, "a box behind a login")
@@ -83,7 +83,7 @@ def test_events_without_the_login_are_refused(product: Product) -> None:
     assert "BASIC_AUTH_USER" in reply.json()["error"]
 
 
-@pytest.mark.usefixtures("mended")
+@pytest.mark.usefixtures("repaired_webhook")
 def test_the_doctor_repairs_a_webhook_and_what_it_missed_is_pulled(
     user: LabelStudioUser, product: Product, connected: Connected
 ) -> None:
@@ -91,20 +91,20 @@ def test_the_doctor_repairs_a_webhook_and_what_it_missed_is_pulled(
     missed = correct_next(user, connected, "a box that nobody reported")
     assert missed not in product.inbox(connected.project_id)
 
-    found = product.run("doctor")
+    diagnosis = product.run("doctor")
     repaired = product.run("doctor", "--repair")
     arrived = correct_next(user, connected, "a box after the repair")
 
-    assert found.returncode == 1
-    assert "does not carry the backend's credentials" in found.stdout
+    assert diagnosis.returncode == 1
+    assert "does not carry the backend's credentials" in diagnosis.stdout
     assert repaired.returncode == 0, repaired.stdout
     assert "repaired project" in repaired.stdout
     assert arrived in product.inbox(connected.project_id)
     product.wait("to pull what was missed", lambda: missed in product.inbox(connected.project_id))
-    assert LOGIN["BASIC_AUTH_PASS"] not in found.stdout + repaired.stdout
+    assert LOGIN["BASIC_AUTH_PASS"] not in diagnosis.stdout + repaired.stdout
 
 
-@pytest.mark.usefixtures("mended")
+@pytest.mark.usefixtures("repaired_webhook")
 def test_a_restarted_backend_goes_on_and_what_came_meanwhile_is_pulled_before_training(
     user: LabelStudioUser, product: Product, connected: Connected
 ) -> None:

@@ -55,10 +55,10 @@ def test_true_statements_hold_in_any_wording(caption: str) -> None:
     ],
 )
 def test_each_kind_of_wrong_fact_is_named(caption: str, wrong: list[str] | None) -> None:
-    found = wrong_facts(caption, APART)
+    mistakes = wrong_facts(caption, APART)
 
-    assert found
-    assert wrong is None or found == wrong
+    assert mistakes
+    assert wrong is None or mistakes == wrong
 
 
 def test_two_wrong_facts_are_two_lines() -> None:

@@ -207,8 +207,8 @@ def test_tasks_are_asked_for_by_id_so_that_none_is_missed_when_others_leave(
 
     assert [first, *(task["id"] for task in tasks)] == [3, 8, 12]
     assert [query["filters"]["items"][1]["value"] for query in queries(label_studio)] == [0, 8, 12]
-    asked = label_studio.requests_to("GET", "/api/tasks")
-    assert {(request.query["page"], request.query["resolve_uri"]) for request in asked} == {("1", "false")}
+    requests = label_studio.requests_to("GET", "/api/tasks")
+    assert {(request.query["page"], request.query["resolve_uri"]) for request in requests} == {("1", "false")}
 
 
 def test_times_of_annotated_and_of_skipped_tasks_are_asked_for_apart(
@@ -233,9 +233,9 @@ def test_chosen_tasks_are_asked_for_in_addresses_that_are_not_too_long(
     tasks = list(client.tasks(PROJECT, range(1_000_000, 1_000_450)))
 
     assert [task["id"] for task in tasks] == [1_000_449]
-    asked = label_studio.requests_to("GET", "/api/tasks")
-    assert len(asked) == 3
-    assert max(len(json.dumps(dict(request.query))) for request in asked) < 4_000
+    requests = label_studio.requests_to("GET", "/api/tasks")
+    assert len(requests) == 3
+    assert max(len(json.dumps(dict(request.query))) for request in requests) < 4_000
 
 
 def test_an_annotation_that_is_gone_is_none(label_studio: FakeLabelStudio, client: LabelStudioClient) -> None:
