@@ -14,6 +14,7 @@ from model.errors import (
     CaptionerError,
     JobError,
     LabelConfigError,
+    LayoutError,
     ModelVersionError,
     RequestError,
     StoreError,
@@ -36,6 +37,7 @@ def answer_errors(app: Flask) -> None:
     app.register_error_handler(VersionChoiceError, _conflict)
     app.register_error_handler(RedisError, _redis_down)
     app.register_error_handler(StoreError, _unavailable)
+    app.register_error_handler(LayoutError, _unavailable)
     app.register_error_handler(ModelVersionError, _unavailable)
     app.register_error_handler(RequestEntityTooLarge, _too_large)
     app.register_error_handler(HTTPException, _http_error)

@@ -16,9 +16,14 @@ from redis import RedisError
 from backend.app import create_app
 from backend.captioning.services import EXTENSION, CaptioningServices
 from model.captioner import prefer_fast_products
+from model.errors import StoreError
+from model.store import Store
+from model.store_layout import note_store_layout
+from worker.feedback.layout import open_layout
 from worker.logs import set_up_logging
 from worker.queue.lost_jobs import watch_beside
 from worker.queue.periodic_pull import schedule_pull
+from worker.redis_client import connect
 from worker.settings import Settings
 from worker.telemetry import start_telemetry
 
@@ -37,6 +42,7 @@ def serve(settings: Settings) -> None:
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place where files can be kept.
+        LayoutError: a newer version wrote what Redis or the store holds.
     """
     app = make_app(settings)
 
@@ -73,7 +79,27 @@ def make_app(settings: Settings) -> Flask:
     # One caption is faster on one thread than on two, and several requests run at the same time anyway.
     torch.set_num_threads(1)
     prefer_fast_products()
+    check_layouts(settings)
     return create_app(settings)
+
+
+def check_layouts(settings: Settings) -> None:
+    """Convert what an earlier version left in Redis, and refuse what a newer version left there or in the store.
+
+    A Redis or a store that does not answer now is checked when it is used first.
+
+    Raises:
+        LayoutError: a newer version wrote it; nothing was changed.
+    """
+    try:
+        with connect(settings.redis_url) as redis:
+            open_layout(redis)
+    except RedisError as problem:
+        logger.warning("layout of Redis not checked problem=%s", problem)
+    try:
+        note_store_layout(Store(settings.model_store))
+    except StoreError as problem:
+        logger.warning("layout of the model store not checked problem=%s", problem)
 
 
 def begin_beside_requests(services: CaptioningServices) -> None:

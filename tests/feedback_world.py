@@ -1,12 +1,15 @@
 """Label Studio and our store of feedback in one process: a test decides when events arrive, and pulls cost no HTTP."""
 
 import copy
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 from flask import Flask
 from redis import Redis
+from rq.utils import as_text
 
 from backend.captioning.backend import CaptionBackend
 from backend.captioning.services import EXTENSION, CaptioningServices
@@ -14,6 +17,7 @@ from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.sync.pull import Reconciliation, reconcile
 from tests.fake_label_studio import FakeLabelStudio, Json
 from worker.feedback.record import Feedback
+from worker.feedback.script import key
 from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.settings import Settings
@@ -141,3 +145,26 @@ def texts(*, origin: str = "manual", **captions: str) -> list[Json]:
         for control, caption in captions.items()
         if caption
     ]
+
+
+def totals_of(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return the totals, how many captions each word stands in, and how many words stand in so many captions."""
+    hashes = [redis.hgetall(key(noun, project_id)) for noun in ("ledger-totals", "ledger-words", "ledger-spectrum")]
+    totals, of_words, spectrum = [{as_text(name): int(number) for name, number in found.items()} for found in hashes]
+    return {name: number for name, number in totals.items() if not name.startswith("tasks:")}, of_words, spectrum
+
+
+def totals_from(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Return what `totals_of` must return, counted anew from the records."""
+    stored = [json.loads(text) for text in redis.hvals(key("feedback", project_id))]
+    totals: Counter[str] = Counter()
+    of_words: Counter[str] = Counter()
+    for values in stored:
+        cells = [f"{values['arm']}::{values.get('model_version', '')}"]
+        if values.get("annotator") is not None:
+            cells.append(f"{values['arm']}:{values['annotator']}:{values.get('model_version', '')}")
+        for cell in cells:
+            totals.update({f"{counter}:{cell}": number for counter, number in values["counts"].items()})
+        of_words.update(f"{values['arm']}:{word}" for word in values["words"])
+    spectrum = Counter(f"{name.split(':', 1)[0]}:{number}" for name, number in of_words.items())
+    return dict(totals), dict(of_words), dict(spectrum)

@@ -19,7 +19,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
-from model.errors import SettingsError
+from model.errors import LayoutError, SettingsError, StoreError
+from model.store import Store
+from model.store_layout import note_store_layout
+from worker.feedback.layout import open_layout
 from worker.logs import set_up_logging
 from worker.queue.heartbeats import beating
 from worker.queue.job_state import QUEUES, queue
@@ -47,8 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     set_up_logging(settings.log_format)
     os.nice(NICENESS)
-    with suppress(StopRequested):
-        run_jobs(settings, arguments.queues, burst=arguments.burst)
+    try:
+        with suppress(StopRequested):
+            run_jobs(settings, arguments.queues, burst=arguments.burst)
+    except LayoutError as problem:
+        print(f"captioner worker: {problem}", file=sys.stderr)
+        return 2
     logger.info("worker ended")
     return 0
 
@@ -58,12 +65,15 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
 
     Raises:
         StopRequested: a signal came while waiting for Redis.
+        LayoutError: a newer version wrote what Redis or the model store holds.
     """
     redis = connect_patiently(settings.redis_url)
+    _note_store_layout(settings)
     watch_beside(settings.redis_url)
     while True:
         _stop_by_exception()
         wait_for_redis(redis, settings.redis_url)
+        open_layout(redis)
         worker = CaptionWorker.listening(settings, [queue(redis, name) for name in queue_names], redis, _new_name())
         names, address = ",".join(queue_names), hide_password(settings.redis_url)
         logger.info("worker ready name=%s queues=%s redis=%s", worker.name, names, address)
@@ -84,6 +94,13 @@ def wait_for_redis(redis: Redis, redis_url: str) -> None:
             return
         except RedisError as problem:
             logger.warning("Redis does not answer at %s, trying again: %s", hide_password(redis_url), problem)
+
+
+def _note_store_layout(settings: Settings) -> None:
+    try:
+        note_store_layout(Store(settings.model_store))
+    except StoreError as problem:  # each job that needs the store reports it, too
+        logger.warning("layout of the model store not checked problem=%s", problem)
 
 
 def _stop_by_exception() -> None:

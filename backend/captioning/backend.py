@@ -91,8 +91,9 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         recorded = self.services.feedback.record(state, self.services.suggestions.find_for(state))
         for feedback in recorded.feedback:
             logger.info(
-                "feedback %s project=%s task=%s annotation=%s outcome=%s version=%s",
-                "stored" if recorded.is_new else "not new",
+                "%s %s project=%s task=%s annotation=%s outcome=%s version=%s",
+                "skip" if feedback.caption is None else "correction",
+                "stored" if recorded.is_new else "known already",
                 feedback.project_id,
                 feedback.task_id,
                 feedback.annotation_id,

@@ -10,6 +10,8 @@ from redis import RedisError
 
 from model.bundle import load_bundle
 from model.registry import ModelRegistry
+from model.store import Store
+from model.store_layout import check_store_layout
 from worker.audit import write_once
 from worker.queue.backend_jobs import enqueue_refresh
 from worker.redis_client import connect
@@ -22,8 +24,11 @@ def open_registry(settings: Settings) -> ModelRegistry:
     Raises:
         BundleError: there is no such bundle.
         StoreError: the store cannot be used.
+        LayoutError: a newer version wrote the store.
     """
-    return ModelRegistry.open(settings.model_store, settings.caption_bundle)
+    registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
+    check_store_layout(Store(settings.model_store))
+    return registry
 
 
 def version_lines(registry: ModelRegistry, project_id: int) -> Iterator[str]:

@@ -70,6 +70,7 @@ def ledger(project: int, as_json: bool, as_csv: bool) -> int:
 
     from backend.commands.ledger_report import csv_lines, ledger_json, ledger_lines
     from model.store import Store
+    from worker.feedback.layout import open_layout
     from worker.feedback.score_calibration import read_calibration
     from worker.feedback.store import FeedbackStore
     from worker.feedback.totals import read_ledger
@@ -80,6 +81,7 @@ def ledger(project: int, as_json: bool, as_csv: bool) -> int:
     settings = shared.read_settings()
     try:
         with connect(settings.redis_url) as redis:
+            open_layout(redis)
             if as_csv:
                 sys.stdout.writelines(csv_lines(FeedbackStore(redis).records(project)))
                 return 0

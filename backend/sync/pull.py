@@ -18,11 +18,13 @@ from backend.protocol.label_config import parse_caption_controls
 from model.errors import RequestError
 from worker.feedback.proposals import find_proposal, judge
 from worker.feedback.record import AnnotationState, Feedback, Submission
-from worker.feedback.store import FeedbackStore, PullView
+from worker.feedback.store import FeedbackStore, PullView, Replaced
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 
 logger = logging.getLogger(__name__)
 
+PASSES = 2
+"""What an event interrupts, or what an annotation's id links to another task, is read once more."""
 READ_AS = 3
 """The way annotations are read. A higher number makes the next pull read every task again."""
 
@@ -50,23 +52,19 @@ def reconcile(client: LabelStudioClient, redis: Redis, project: Project) -> Reco
         LabelStudioError: they cannot be pulled; what was pulled before is stored.
         LabelConfigError: the project's labeling config has no caption.
     """
-    project_id = project.project_id
-    pull = _Pull(client, redis, project)
-    # What arrives by webhook from here on is newer than what will be read, and wins.
-    view = pull.view
-    times = client.annotated_task_times(project_id) | client.skipped_task_times(project_id)
-    changed = {task_id for task_id, time in times.items() if view.times.get(task_id) != time}
-    wanted = changed | set(view.touched) | (set(view.names) - set(times))
-    counts = [pull.replace(task, times.get(int(task["id"]))) for task in client.tasks(project_id, sorted(wanted))]
-    counts += [pull.replace_absent(task_id) for task_id in sorted(wanted - pull.read)]
-    done = Reconciliation(stored=sum(stored for stored, _ in counts), removed=sum(removed for _, removed in counts))
+    replaced: list[Replaced] = []
+    for _ in range(PASSES):
+        of_pass = _Pull(client, redis, project).run()
+        replaced += of_pass
+        if all(task.is_settled for task in of_pass):
+            break
+    done = Reconciliation(stored=sum(task.stored for task in replaced), removed=sum(task.removed for task in replaced))
     # Most periodic pulls find nothing.
     logger.log(
         logging.INFO if done.changed else logging.DEBUG,
-        "annotations pulled project=%s tasks=%s read=%s stored=%s removed=%s",
-        project_id,
-        len(times),
-        len(wanted),
+        "annotations pulled project=%s read=%s stored=%s removed=%s",
+        project.project_id,
+        len(replaced),
         done.stored,
         done.removed,
     )
@@ -84,29 +82,35 @@ class _Pull:
         self.log = SuggestionLog(redis)
         read_as = hashlib.sha256(f"{READ_AS} {project.label_config}".encode()).hexdigest()
         self.view: PullView = self.store.begin_pull(self.project_id, read_as)
-        self.read: set[int] = set()
-        """Tasks that Label Studio still has."""
 
-    def replace(self, task: Task, time: str | None) -> tuple[int, int]:
-        """Let the records of a task be what it holds; returns how many captions were stored and removed.
+    def run(self) -> list[Replaced]:
+        """Read every task that may differ; what arrives by webhook meanwhile is newer and wins."""
+        client, view, read = self.client, self.view, set()
+        times = client.annotated_task_times(self.project_id) | client.skipped_task_times(self.project_id)
+        changed = {task_id for task_id, time in times.items() if view.times.get(task_id) != time}
+        wanted = changed | set(view.touched) | (set(view.names) - set(times))
+        replaced = []
+        for task in client.tasks(self.project_id, sorted(wanted)):
+            read.add(int(task["id"]))
+            replaced.append(self._replace_read(task, times.get(int(task["id"]))))
+        absent = sorted(wanted - read)
+        return replaced + [self._replace(task_id, [], set(), None, is_complete=True) for task_id in absent]
+
+    def _replace_read(self, task: Task, time: str | None) -> Replaced:
+        """Let the records of a task be what it holds.
 
         An annotation that cannot be read is logged, and its records stay until a later pull can read it.
         """
         task_id = int(task["id"])
-        self.read.add(task_id)
         states, unreadable = self._read(task)
         feedback = [found for state in states for found in self._feedback(state, task)]
         held = {found.name for found in feedback} | _kept(states, unreadable, self.view.names.get(task_id, frozenset()))
         is_complete = not unreadable
         return self._replace(task_id, feedback, held, time, is_complete=is_complete)
 
-    def replace_absent(self, task_id: int) -> tuple[int, int]:
-        """Remove the records of a task that Label Studio does not have; returns what `replace` does."""
-        return self._replace(task_id, [], set(), None, is_complete=True)
-
     def _replace(
         self, task_id: int, feedback: Sequence[Feedback], held: set[str], time: str | None, *, is_complete: bool
-    ) -> tuple[int, int]:
+    ) -> Replaced:
         missing = self.view.names.get(task_id, frozenset()) - held
         # A page may have missed an annotation, and removing it wrongly would lose it.
         gone = {name for name in missing if not self._is_still_there(name, task_id)}

@@ -283,9 +283,11 @@ def test_a_caption_that_comes_while_the_pull_finds_its_annotation_skipped_stays(
     label_studio.hold(task(1, skipped))
 
     def answer(request: Request) -> Reply:
+        reply = label_studio.answer_by_itself(request)
         if "selectedItems" in request.query["query"]:
             store_annotation(workplace.redis, taken_up)
-        return label_studio.answer_by_itself(request)
+            label_studio.hold(task(1, annotation(1, "taken up again", updated_at=LATER)))
+        return reply
 
     label_studio.prepare("GET", "/api/tasks", answer)
 

@@ -27,7 +27,7 @@ from worker.feedback.totals import to_stored_json
 logger = logging.getLogger(__name__)
 
 OLD_NOUNS = ("corrections", "ledger", "ledger-index", "ledger-removed", "removed", "set-aside", "pulled")
-AT_ONCE = 500
+AT_ONCE = 1000
 OF_CORRECTION = ("annotation_uid", "image_ref", "image_key", "proposed", "ground_truth", "request_id")
 OF_LEDGER = ("arm", "model_version", "suggestion", "score", "outcome", "word_edits", "kinds", "counts", "words")
 OF_BOTH = ("project_id", "task_id", "annotation_id", "control", "caption", "annotator", "lead_time_s", "updated_at")
@@ -43,12 +43,13 @@ def convert_projects(redis: Redis, on_progress: Callable[[], object]) -> None:
     """
     for project_id in sorted(set(_projects(redis))):
         converted = 0
-        for names in _names(redis, project_id):
-            converted += len(names)
-            _convert(redis, project_id, names)
-            on_progress()
-            logger.info("feedback converted to layout 2 project=%s records=%s", project_id, converted)
+        for noun in ("corrections", "ledger"):
+            for names in _names(redis, noun, project_id):
+                converted += _convert(redis, noun, project_id, names)
+                on_progress()
+                logger.info("converting to layout 2 project=%s records=%s", project_id, converted)
         _finish(redis, project_id)
+        logger.info("converted to layout 2 project=%s", project_id)
 
 
 def _projects(redis: Redis) -> Iterator[int]:
@@ -59,21 +60,27 @@ def _projects(redis: Redis) -> Iterator[int]:
                 yield int(number)
 
 
-def _names(redis: Redis, project_id: int) -> Iterator[list[str]]:
-    """Yield the names of the project's records, some at a time; a name may come twice."""
-    for noun in ("corrections", "ledger"):
-        names = (_text(name) for name, _ in redis.hscan_iter(key(noun, project_id), count=AT_ONCE))
-        while batch := list(islice(names, AT_ONCE)):
-            yield batch
+def _names(redis: Redis, noun: str, project_id: int) -> Iterator[list[str]]:
+    """Yield the names in a hash, some at a time; a name may come twice."""
+    names = (_text(name) for name, _ in redis.hscan_iter(key(noun, project_id), count=AT_ONCE))
+    while batch := list(islice(names, AT_ONCE)):
+        yield batch
 
 
-def _convert(redis: Redis, project_id: int, names: list[str]) -> None:
+def _convert(redis: Redis, noun: str, project_id: int, names: list[str]) -> int:
+    """Convert the records with these names; returns how many that were."""
     corrections = redis.hmget(key("corrections", project_id), names)
     records = redis.hmget(key("ledger", project_id), names)
-    rows = zip(names, corrections, records, strict=True)
+    # What the ledger shares with the corrections was converted with them.
+    rows = [
+        (name, correction, record)
+        for name, correction, record in zip(names, corrections, records, strict=True)
+        if noun == "corrections" or correction is None
+    ]
     commands = [command for row in rows if (command := _command(*row)) is not None]
     if commands:
         run_commands(redis, "", project_id, commands)
+    return len(rows)
 
 
 def _command(name: str, correction: bytes | str | None, record: bytes | str | None) -> Command | None:

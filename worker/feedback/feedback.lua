@@ -355,15 +355,16 @@ end
 --   is_complete   "1" unless something of the task could not be read
 --   removed       JSON: names of records that it no longer holds
 --   name, record, time   of each submission that it holds
--- Returns 1 unless the task was touched meanwhile, how many captions were stored, and how many removed.
+-- Returns whether it is done ("0" when the task was touched meanwhile; then nothing is changed), how many captions were
+-- stored, how many removed, and "1" if another task had a record under one of the names and must be read, too.
 function commands.replace_task(task_id, number, since, time, is_complete, gone, ...)
-  local rows, stored, removed = {...}, 0, 0
-  if (redis.call('HGET', TOUCHED, task_id) or '') ~= number then return {0, 0, 0} end
+  local rows, stored, removed, is_taken = {...}, 0, 0, 0
+  if (redis.call('HGET', TOUCHED, task_id) or '') ~= number then return {0, 0, 0, 0} end
   for row = 1, #rows, 3 do
     local late = recall_removed('a:' .. string.match(rows[row], '^%d+'))
     if late and late.number and late.number > tonumber(since) then
       touch(tonumber(task_id))
-      return {0, 0, 0}
+      return {0, 0, 0, 0}
     end
   end
   for _, name in ipairs(cjson.decode(gone)) do
@@ -379,7 +380,10 @@ function commands.replace_task(task_id, number, since, time, is_complete, gone, 
     local text = redis.call('HGET', FEEDBACK, name)
     local before, record = text and cjson.decode(text), cjson.decode(json)
     if not (before and is_same(before, record)) then
-      if before and before.task_id ~= record.task_id then touch(before.task_id) end
+      if before and before.task_id ~= record.task_id then
+        touch(before.task_id)
+        is_taken = 1
+      end
       local is_changed = restore(name, json, rows[row + 2])
       if is_changed and known(record.caption) then stored = stored + 1 elseif is_changed then removed = removed + 1 end
     end
@@ -392,7 +396,7 @@ function commands.replace_task(task_id, number, since, time, is_complete, gone, 
     redis.call('HDEL', TOUCHED, task_id)
     if time == '' then redis.call('HDEL', PULLED, task_id) else redis.call('HSET', PULLED, task_id, time) end
   end
-  return {1, stored, removed}
+  return {1, stored, removed, is_taken}
 end
 
 -- Put a record in place of itself if nobody changed it meanwhile; no change for a training.

@@ -59,6 +59,18 @@ class Removed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """The result of reading one task from Label Studio."""
+
+    stored: int
+    """Captions that came or changed."""
+    removed: int
+    """Captions that went."""
+    is_settled: bool
+    """False when an event came meanwhile, or when another task must be read again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PullView:
     """What is known of a project before Label Studio is asked."""
 
@@ -142,7 +154,7 @@ class FeedbackStore:
         *,
         time: str | None,
         is_complete: bool,
-    ) -> tuple[int, int]:
+    ) -> Replaced:
         """Let the records of a task be what Label Studio was just read to hold, unless an event came meanwhile.
 
         Args:
@@ -153,14 +165,12 @@ class FeedbackStore:
             gone: names of records that they no longer hold.
             time: Label Studio's of the task; None when it lists none.
             is_complete: False when some annotation could not be read. Then the next pull reads the task again.
-
-        Returns:
-            how many captions were stored, and how many were removed.
         """
         noted = (task_id, view.touched.get(task_id, ""), view.touches, time or "", int(is_complete))
         written = json.dumps(sorted(gone), ensure_ascii=False)
-        _, stored, removed = run(self.redis, project_id, "replace_task", *noted, written, *_rows(feedback))
-        return stored, removed
+        reply = run(self.redis, project_id, "replace_task", *noted, written, *_rows(feedback))
+        is_done, stored, removed, is_taken = reply
+        return Replaced(stored=stored, removed=removed, is_settled=bool(is_done and not is_taken))
 
     def attach_image_key(self, correction: Correction, image_key: str) -> bool:
         """Add the image's key to a correction; False when it changed or went meanwhile. No change for a training."""
