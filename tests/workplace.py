@@ -106,25 +106,25 @@ class Hold:
     """Keeps a job of `tests.integration.held_jobs` running until it is released."""
 
     def __init__(self) -> None:
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self._door.settimeout(DEADLINE_S)
-        self.port: int = self._door.getsockname()[1]
-        self._guests: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(DEADLINE_S)
+        self.port: int = self._server.getsockname()[1]
+        self._connections: list[socket.socket] = []
 
     def wait_until_running(self) -> None:
-        guest, _ = self._door.accept()
-        self._guests.append(guest)
+        connection, _ = self._server.accept()
+        self._connections.append(connection)
 
-    def wait_until_gone(self, guest: int) -> None:
-        """Wait until the process of job number `guest`, which nobody released, ends before its time limit."""
-        self._guests[guest].settimeout(DEADLINE_S / 4)
-        assert self._guests[guest].recv(1) == b""
+    def wait_until_gone(self, job: int) -> None:
+        """Wait until the process of job number `job`, which nobody released, ends before its time limit."""
+        self._connections[job].settimeout(DEADLINE_S / 4)
+        assert self._connections[job].recv(1) == b""
 
     def release(self) -> None:
-        for guest in self._guests:
-            guest.close()
-        self._guests.clear()
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
 
     def close(self) -> None:
         self.release()
-        self._door.close()
+        self._server.close()

@@ -163,7 +163,7 @@ def test_a_worker_that_comes_back_drops_the_job_that_another_has_taken_over(
     for process in family:
         process.resume()
 
-    hold.wait_until_gone(guest=0)
+    hold.wait_until_gone(job=0)
     hold.release()
     assert workplace.result(job_id).return_value == "released"
     assert workplace.job(job_id).get_status() == JobStatus.FINISHED
@@ -213,7 +213,7 @@ def test_a_jobs_process_ends_with_its_worker(workplace: Workplace, start_worker:
 
     os.kill(worker.pid, signal.SIGKILL)
 
-    hold.wait_until_gone(guest=0)
+    hold.wait_until_gone(job=0)
 
 
 def test_a_worker_is_known_by_its_beat_until_it_signs_off(
