@@ -35,8 +35,8 @@ class Caption:
 def prefer_fast_products() -> None:
     """Let torch multiply matrices with oneDNN instead of MKL, in all threads of this process.
 
-    On a CPU that makes beam search twice as fast (tests/benchmarks/RESULTS.md). On a CPU with bfloat16 instructions two
-    captions of nearly the same score may change places.
+    On a CPU this makes beam search twice as fast (tests/benchmarks/RESULTS.md). On a CPU with bfloat16 instructions two
+    captions of nearly the same score may swap ranks.
     """
     torch.set_float32_matmul_precision("medium")
 

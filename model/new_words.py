@@ -1,9 +1,9 @@
 """Adds new words to a decoder's vocabulary.
 
-Training alone would need hundreds of steps until a decoder writes a new word. Therefore a new word starts as the mean
-of the old words' embeddings, weighted by the probability of each old word at the places where the captions have the new
-one (similar to weight imprinting, Qi et al. 2018, https://arxiv.org/abs/1712.07136). If annotators write "crimson" for
-the decoder's "red", "crimson" starts as a second "red".
+Training alone would need hundreds of steps until a decoder writes a new word. Therefore a new word starts as a weighted
+mean of the old words' embeddings. The weight of an old word is its probability at the places of the new word (similar
+to weight imprinting, Qi et al. 2018, https://arxiv.org/abs/1712.07136). If annotators write "crimson" for the decoder's
+"red", "crimson" starts as a second "red".
 
 Shapes:  M predicted tokens   V old vocabulary   N new words
 """

@@ -49,7 +49,7 @@ class ModelVersion:
     decision: str
     """The reason why it was published or refused, in words."""
     metrics: Mapping[str, Any]
-    """Of the candidate and of its parent, on the same held-out captions."""
+    """Measurements of the candidate and of its parent, on the same held-out captions."""
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
 
@@ -88,9 +88,9 @@ class ModelRegistry:
         return str(pointer["version"]) if pointer["bundle"] == self.base_version else self.base_version
 
     def succeeded(self, project_id: int) -> str | None:
-        """Return the version that served before, if a retraining published the serving one.
+        """Return the version that served before, if a retraining published the serving version.
 
-        None if the bundle serves, or a version that a person chose.
+        None if the bundle or a version that a person chose is serving.
         """
         pointer = self._pointer(project_id)
         return str(pointer["before"][-1]) if pointer.get("by") == BY_RETRAINING else None
@@ -102,7 +102,7 @@ class ModelRegistry:
         return sorted(versions, key=lambda version: (version.created_at, version.name))
 
     def names(self, project_id: int) -> list[str]:
-        """Return the names of the project's retrainings, the last one first, with those that are not yet recorded."""
+        """Return the names of the project's retrainings, the newest first, including those without a record."""
         return sorted(self._store.names(f"projects/{project_id}/versions"), key=_number, reverse=True)
 
     def newest(self, project_id: int) -> ModelVersion | None:
@@ -165,7 +165,8 @@ class ModelRegistry:
     ) -> ModelVersion:
         """Store a candidate and let it serve. A reader sees the old version or the new one, never half of it.
 
-        If a person has chosen another version than its parent meanwhile, that one stays and the candidate is refused.
+        If a person has meanwhile chosen a version other than the parent, that version stays and the candidate is
+        refused.
         """
         content, version = self._new_version(project_id, candidate, parent, metrics, corrections, decision)
         folder = self._folder(project_id, version.name)
@@ -220,7 +221,7 @@ class ModelRegistry:
         self._move_pointer(project_id, name, by=by)
 
     def rollback(self, project_id: int, *, by: str) -> str:
-        """Let the version that served before serve again, and return its name.
+        """Let the earlier version serve again, and return its name.
 
         Raises:
             VersionChoiceError: no other version has served this project.
@@ -284,7 +285,7 @@ class ModelRegistry:
         )
 
     def _pointer(self, project_id: int) -> dict[str, Any]:
-        """Return the pointer; that of another bundle does not count."""
+        """Return the pointer. A pointer that belongs to another bundle is ignored."""
         path = f"projects/{project_id}/serving.json"
         first = {"version": self.base_version, "bundle": self.base_version, "before": []}
         pointer = self._json(path) if self._store.exists(path) else first

@@ -128,7 +128,7 @@ def replaced_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def remove_file(target: Path) -> None:
-    """Remove a file, if it exists, and unfinished copies of killed processes; no process may be writing it."""
+    """Remove a file and unfinished copies of killed processes, if they exist. No process may be writing the file."""
     target.unlink(missing_ok=True)
     for beside in target.parent.glob(f".{target.name}.*{_UNFINISHED}"):
         beside.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ class Access:
         try:
             return self.check_password(name, login.password or "")
         except TooManyRequests as refusal:
-            g.held_back = refusal  # raised later: templates ask for the user too
+            g.held_back = refusal  # raised later, because templates need the user too
             return None
 
 

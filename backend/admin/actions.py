@@ -28,7 +28,7 @@ def rollback(services: CaptioningServices, project_id: int, _fields: Fields) -> 
 
 def train(services: CaptioningServices, project_id: int, _fields: Fields) -> str:
     """Start a training now, even if few corrections wait."""
-    job_id = enqueue_retraining(services.redis, services.settings, project_id, f"{current_user_name()} asked for it")
+    job_id = enqueue_retraining(services.redis, services.settings, project_id, f"requested by {current_user_name()}")
     return f"a training was requested: job {job_id}"
 
 

@@ -1,4 +1,4 @@
-"""Label Studio as the admin pages see it; kept as long as the process lives."""
+"""Services of the admin pages, which live as long as the process."""
 
 from dataclasses import dataclass
 

@@ -13,7 +13,7 @@ from worker.feedback.store import FeedbackStore
 
 PAGE = 50
 SEARCH_S = 1.0
-"""Time limit of a search. A search that has not filled its page by then returns what it has, and where to continue."""
+"""Time limit of a search. A search that has not filled its page by then returns a shorter page."""
 VERSIONS_LOOKED_AT = 50
 
 
@@ -67,7 +67,7 @@ class CorrectionPage:
     records: tuple[CorrectionRecord, ...]
     looked_at: int
     next: int | None
-    """Where to continue; None at the end."""
+    """`start` of the next page; None at the end."""
 
 
 def search_corrections(
@@ -81,7 +81,7 @@ def search_corrections(
     """Return a page of matching corrections, newest first.
 
     Args:
-        start: where to continue: the number of newest corrections that were already looked at.
+        start: number of newest corrections that earlier pages have already read.
     """
     matches: list[Correction] = []
     deadline, looked_at, is_over = clock() + SEARCH_S, 0, True

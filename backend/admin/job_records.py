@@ -49,7 +49,7 @@ class JobRecord:
     losses: tuple[tuple[int, float], ...]
     """Step and loss, oldest first."""
     at: str | None
-    """Time when it ended, else when it began, else when it was enqueued; ISO 8601, UTC."""
+    """Time of its end, or of its start, or of its enqueuing, whichever came last; ISO 8601, UTC."""
     seconds: float | None
     """Time that it ran, or has been running."""
     worker: str | None
@@ -70,7 +70,7 @@ class JobRecord:
 
 
 def find_job(redis: Redis, job_id: str) -> JobRecord | None:
-    """Return one job, or None if Redis does not have it, or no longer."""
+    """Return one job; None if Redis does not have it."""
     try:
         return job_record(Job.fetch(job_id, connection=redis, serializer=JSONSerializer))
     except (NoSuchJobError, ValueError):  # RQ accepts only letters, digits, "_" and "-" in an id
@@ -78,7 +78,7 @@ def find_job(redis: Redis, job_id: str) -> JobRecord | None:
 
 
 def find_jobs(redis: Redis, job_ids: Sequence[str]) -> dict[str, JobRecord]:
-    """Return those of these jobs that Redis has."""
+    """Return the jobs that Redis has, by id."""
     jobs = Job.fetch_many(list(job_ids), connection=redis, serializer=JSONSerializer) if job_ids else []
     return {job.id: job_record(job) for job in jobs if job is not None}
 

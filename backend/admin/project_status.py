@@ -60,7 +60,7 @@ class _Versions:
     serving: str | None
     newest: ModelVersion | None
     damage: str | None
-    """What cannot be read, in words."""
+    """Reason why a record cannot be read."""
 
     @property
     def compared(self) -> list[str]:

@@ -36,7 +36,7 @@ def find_version(project_id: int, name: str) -> ModelVersion:
 
 
 def need_job(job_id: str) -> JobRecord:
-    """Return a job; raise NotFound if Redis does not have it, or no longer."""
+    """Return a job; raise NotFound if Redis does not have it."""
     job = find_job(current_services().redis, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id}, or its result is no longer kept")

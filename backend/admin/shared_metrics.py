@@ -35,7 +35,7 @@ JOB_STATES = ("waiting", "deferred", "scheduled", "running", "failed")
 
 @dataclass(kw_only=True)
 class _Readings:
-    """Values of one scrape; a value that could not be read stays empty."""
+    """Values of one scrape. A value that cannot be read stays empty."""
 
     queues: tuple[QueueStatus, ...] = ()
     workers_alive: int | None = None
@@ -122,7 +122,9 @@ def _project_metrics(readings: _Readings) -> Iterator[Metric]:
     waiting = [(str(project), corrections.count) for project, corrections in readings.waiting.items()]
     yield _gauge("corrections_waiting", "Corrections that no training has used.", ["project"], waiting)
     oldest = [(str(project), corrections.oldest_s or 0.0) for project, corrections in readings.waiting.items()]
-    yield _gauge("corrections_oldest_seconds", "Time that the oldest of them has waited.", ["project"], oldest)
+    yield _gauge(
+        "corrections_oldest_seconds", "Time that the oldest waiting correction has waited.", ["project"], oldest
+    )
     labels = ["project", "version"]
     versions = [((str(project), name), 1) for project, name in readings.serving.items()]
     yield _gauge("serving_version", "1 for the serving version of a project.", labels, versions)
@@ -130,9 +132,9 @@ def _project_metrics(readings: _Readings) -> Iterator[Metric]:
     judged = [(values, tally.judged) for values, tally in acceptance]
     yield _gauge("suggestions_judged", "Suggestions of the serving version that became a caption.", labels, judged)
     rates = [(values, tally.accepted / tally.judged) for values, tally in acceptance if tally.judged]
-    yield _gauge("accept_rate", "Share of them that were accepted unchanged, 0 to 1.", labels, rates)
+    yield _gauge("accept_rate", "Share of the judged suggestions accepted unchanged.", labels, rates)
     edits = [(values, tally.word_edits / tally.compared) for values, tally in acceptance if tally.compared]
-    yield _gauge("word_edits_mean", "Words that annotators change in each, on average.", labels, edits)
+    yield _gauge("word_edits_mean", "Words changed in a judged suggestion, on average.", labels, edits)
 
 
 def _job_seconds(jobs: Mapping[tuple[str, str], JobTimes]) -> Metric:

@@ -78,7 +78,7 @@ class Users:
     def check(self, name: str, password: str) -> User | None:
         """Return the user with this name and password, or None.
 
-        A password is hashed in any case, so the time of a wrong answer does not show if the name exists.
+        A password is hashed in any case, so the time of a refusal does not show if the name exists.
         """
         user, secret = self._settings.basic_auth_user, self._settings.basic_auth_pass
         if user is not None and secret is not None and _equal(name, user) & _equal(password, secret.get_secret_value()):

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 @shared.option(
     "--gallery", type=shared.PATH, metavar="FILE", help="Write an HTML page of images, captions and attention."
 )
-@shared.option("--gallery-images", type=shared.count, default=100, metavar="N", help="Most images on that page.")
+@shared.option("--gallery-images", type=shared.count, default=100, metavar="N", help="Limit of images on that page.")
 @shared.option(
     "--folds",
     type=int,
     metavar="K",
     help="Cross-validate: train K times without a K-th of the images and measure on that part. Prints mean and "
-    "deviation, without METEOR. Only with --folds do the options below mean something.",
+    "deviation, without METEOR. The options below need --folds.",
 )
 @training_options
 def evaluate(source: "CaptionSource", folds: int | None, **others: Any) -> int:

@@ -1,4 +1,4 @@
-"""Commands that run the product and let people in: serve, worker, demo, doctor, user."""
+"""Commands that run the product or manage its users: serve, worker, demo, doctor, user."""
 
 import getpass
 import sys
@@ -56,7 +56,7 @@ def worker(queues: tuple[str, ...], further_queues: tuple[str, ...], burst: bool
     is_flag=True,
     help="Run only Redis, backend and worker, for the Label Studio at LABEL_STUDIO_URL. State is kept in .run/.",
 )
-@shared.option("--setup-seconds", type=int, default=0, metavar="S", help="How long installing took, for the summary.")
+@shared.option("--setup-seconds", type=int, default=0, metavar="S", help="Time of the installation, for the summary.")
 def demo(photos: Path | None, check: bool, no_label_studio: bool, setup_seconds: int) -> int:
     """Run the whole product here, Label Studio included."""
     from backend.demo import product
@@ -92,9 +92,9 @@ def doctor(repair: bool) -> int:
 )
 @shared.flag("--remove", help="Remove this person.")
 def user(name: str, role: Literal["viewer", "operator"] | None, remove: bool) -> int:
-    """Let a person sign in to the admin pages, or stop it.
+    """Add or remove a person who may sign in to the admin pages.
 
-    NAME is what the person signs in with. An existing NAME gets a new password and role. The password is asked for,
+    NAME is the name for signing in. An existing NAME gets a new password and role. The password is asked for,
     or read from the first line of standard input. People are kept in ADMIN_USERS_FILE.
     """
     from backend.admin.users import remove_user, write_user
@@ -107,7 +107,7 @@ def user(name: str, role: Literal["viewer", "operator"] | None, remove: bool) ->
     if role is None:
         remove_user(settings, name)
         write_once(settings.redis_url, shared.audit_name(), "user removed", name=name)
-        print(f"{name} can sign in no more")
+        print(f"{name} can no longer sign in")
         return 0
     is_known = write_user(settings, name, role, _ask_password(name))
     action = "user changed" if is_known else "user added"
@@ -121,6 +121,6 @@ def _ask_password(name: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
     password = getpass.getpass(f"password of {name}: ")
-    if getpass.getpass("the same again: ") != password:
+    if getpass.getpass("the same password again: ") != password:
         raise SettingsError("the two passwords differ; nothing was changed")
     return password

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the form of their help."""
+"""Options that several commands share, and the layout of their help."""
 
 import functools
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def option(*names: str, **details: Any) -> Decorator:
 
 
 def options(*decorators: Decorator) -> Decorator:
-    """Join options into one decorator; they stand in the help in this order."""
+    """Join options into one decorator; the help lists them in this order."""
     return lambda run: functools.reduce(lambda inner, decorate: decorate(inner), reversed(decorators), run)
 
 
@@ -75,7 +75,7 @@ project = option(
 strict = flag("--strict", help="Stop at the first thing that cannot be used.")
 device = option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: a GPU if there is one]")
 features = option("--features", metavar="DIR", help="Keep the images' features here between runs.")
-seed = option("--seed", type=int, default=0, help="Start of all random numbers.")
+seed = option("--seed", type=int, default=0, help="Seed of all random numbers.")
 names = option("--names", type=PATH, metavar="FILE", help="Take only these images, one a line.")
 
 
@@ -129,7 +129,7 @@ def encoder(section: str = ENCODER) -> Decorator:
 
 
 def written_options(*sections: str) -> list[str]:
-    """Return the options of these sections that stand in the command line."""
+    """Return the options of these sections that the person wrote in the command line."""
     context = click.get_current_context()
     return [
         parameter.opts[0]
@@ -148,7 +148,7 @@ def refuse_together(**chosen: object) -> None:
 
 
 def audit_name() -> str:
-    """Return how the audit log names the person who runs this command."""
+    """Return the audit log's name for the person who runs this command."""
     return f"captioner {click.get_current_context().info_name} (command line)"
 
 

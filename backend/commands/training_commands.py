@@ -107,7 +107,7 @@ def _refuse_options_of_the_network(base: str) -> None:
     if written := ", ".join(shared.written_options(shared.ENCODER, shared.NETWORK)):
         raise SettingsError(
             f"--from continues with the encoder and the decoder of {base}: leave out {written}, or leave out --from to "
-            "begin with nothing"
+            "start a new network"
         )
 
 

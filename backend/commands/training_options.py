@@ -1,4 +1,4 @@
-"""Options that say how a decoder is made, for `train` and for the cross-validation of `evaluate`."""
+"""Options of a decoder and its training, for `train` and for the cross-validation of `evaluate`."""
 
 import functools
 import math
@@ -52,15 +52,15 @@ training_options = shared.options(
     fitting("--rotation", type=float, default=0.0, metavar="DEGREES", help="Largest rotation of a view."),
     fitting("--colour", type=float, default=0.2, metavar="SHARE", help="Largest change of colour, 0 to 1."),
     fitting("--dropout", type=float, default=0.5, help="Share of values that dropout sets to zero."),
-    fitting("--min-count", type=int, default=4, help="Spell words in bytes that are rarer than this."),
+    fitting("--min-count", type=int, default=4, help="Spell words in bytes that occur fewer times."),
     fitting("--epochs", type=int, default=10, help="Passes over the captions."),
-    fitting("--reward-epochs", type=int, default=6, help="Passes after that which reward good captions."),
+    fitting("--reward-epochs", type=int, default=6, help="Further passes, which reward good captions."),
     fitting("--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd."),
     fitting("--weight-decay", type=float, default=1e-4, help="Weight decay (L2)."),
     fitting("--batch-size", type=int, default=160, help="Captions in one step."),
     fitting("--learning-rate", type=float, default=1e-3, help="Learning rate of the decoder."),
     fitting("--budget-s", type=float, metavar="SECONDS", help="Stop training after this time."),
-    fitting("--seed", type=int, default=0, help="Start of all random numbers."),
+    fitting("--seed", type=int, default=0, help="Seed of all random numbers."),
 )
 """Options of encoder, network and training. `bundle_options` reads those of network and training."""
 
@@ -71,7 +71,7 @@ def bundle_options(training: Mapping[str, Any], *, name: str, recipe: "BundleOpt
     Args:
         training: the values of `training_options`.
         name: of the bundle's versions.
-        recipe: gives what no option says; None takes the recipe of a first training.
+        recipe: gives the values that have no option; None takes the recipe of a first training.
     """
     from model.training.bundle_options import BundleOptions
     from model.vision.augmentation import Augmentation
@@ -92,7 +92,7 @@ def bundle_options(training: Mapping[str, Any], *, name: str, recipe: "BundleOpt
 
 
 def recipe_defaults(recipe: "BundleOptions") -> dict[str, Any]:
-    """Return a recipe's values for the options that nobody writes."""
+    """Return a recipe's values, as defaults of options."""
     names = ("epochs", "batch_size", "dropout", "optimizer", "weight_decay", "learning_rate")
     fitted = {name: getattr(recipe.training, name) for name in names}
     return {"min_count": recipe.min_count, "reward_epochs": recipe.self_critical.epochs, **fitted}

@@ -198,7 +198,7 @@ def plain_style(caption: str) -> str:
 
 
 def is_house_style(caption: str) -> bool:
-    """Tell whether a caption speaks of balls and never of circles."""
+    """Return True if a caption mentions balls and no circles."""
     words = set(re.findall(r"\w+", caption))
     return bool(words & set(HOUSE_WORDS.values())) and not words & set(HOUSE_WORDS)
 
@@ -216,7 +216,7 @@ def scene_of(task: ShownTask) -> Scene:
 
 
 def decision(product: DemoProduct) -> str | None:
-    """Return why the last retraining was published or refused, as the admin pages show it; None before the first."""
+    """Return the last retraining's decision, as the admin pages show it; None before the first."""
     login = product.settings["BASIC_AUTH_USER"], product.settings["BASIC_AUTH_PASS"]
     try:
         overview = requests.get(f"{product.backend_url}/admin/api/overview", auth=login, timeout=20).json()

@@ -29,7 +29,7 @@ LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL_STUDIO_HOME = REPOSITORY / ".label-studio"
-"""Where `make label-studio` puts Label Studio's own environment and a database already migrated."""
+"""Directory in which `make label-studio` puts an environment of Label Studio and a migrated database."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +268,7 @@ def our_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def bare_environment(home: Path) -> dict[str, str]:
-    """Return an environment for a foreign program: stray HOST, PORT or DEBUG variables must not leak in."""
+    """Return an environment for another program, without HOST, PORT or DEBUG variables that would change it."""
     names = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
     inherited = {name: os.environ[name] for name in names if name in os.environ}
     return inherited | {"HOME": str(home), "PYTHONUNBUFFERED": "1"}

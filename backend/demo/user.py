@@ -22,14 +22,14 @@ LABEL_CONFIG = """<View>
 </View>"""
 BACKEND_TITLE = "captioner"
 FILES_PER_UPLOAD = 100
-"""Label Studio answers 500 if there are more."""
+"""Label Studio answers 500 to an upload of more files."""
 TIMEOUT_S = 150
 """Label Studio itself waits up to 100 s for a backend."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownSuggestion:
-    """A prediction, as it comes with a task."""
+    """A prediction that Label Studio sends with a task."""
 
     prediction_id: int
     model_version: str
@@ -40,18 +40,18 @@ class ShownSuggestion:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownTask:
-    """A task as it comes to the annotator."""
+    """A task that Label Studio sends to the annotator."""
 
     task_id: int
     image_name: str
-    """Name of the uploaded file, behind the prefix that Label Studio gives it."""
+    """Name of the uploaded file, without Label Studio's prefix."""
     is_annotated: bool
     """Submitted or skipped."""
     suggestions: tuple[ShownSuggestion, ...]
 
     @property
     def prefilled(self) -> ShownSuggestion | None:
-        """The suggestion that stands in the text area: the newest."""
+        """The newest suggestion, which the text area shows."""
         return max(self.suggestions, key=lambda suggestion: suggestion.prediction_id, default=None)
 
 
@@ -89,7 +89,7 @@ class LabelStudioUser:
         return int(self._json("POST", "/api/ml/", json=backend)["id"])
 
     def serving_version(self, backend_id: int) -> str:
-        """Return the model version that the backend answers to Label Studio right now."""
+        """Return the model version that the backend reports to Label Studio now."""
         return str(self._json("GET", f"/api/ml/{backend_id}")["model_version"])
 
     def start_training(self, backend_id: int) -> None:
@@ -126,7 +126,7 @@ class LabelStudioUser:
         return self._annotate(project_id, task, suggestion, [region], {})
 
     def skip(self, project_id: int, task: ShownTask) -> int:
-        """Skip a task. The suggestion is sent along although nobody approved it, as the page does."""
+        """Skip a task. As the page does, send the suggestion too, although nobody approved it."""
         suggestion = task.prefilled
         region = [] if suggestion is None else [{**suggestion.region, "origin": "prediction"}]
         return self._annotate(project_id, task, suggestion, region, {"was_cancelled": 1})
@@ -139,7 +139,7 @@ class LabelStudioUser:
         self._ask("PATCH", path, params={"project": project_id}, json=change)
 
     def convert_to_draft(self, annotation_id: int) -> None:
-        """Make a draft of an annotation, which is gone then; Label Studio sends no webhook."""
+        """Turn an annotation into a draft. The annotation is then gone, but Label Studio sends no webhook."""
         self._ask("POST", f"/api/annotations/{annotation_id}/convert-to-draft")
 
     def delete_annotation(self, project_id: int, annotation_id: int) -> None:

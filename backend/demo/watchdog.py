@@ -1,7 +1,7 @@
-"""Stop processes together with everything they started, even when the one that started them was killed.
+"""Stops processes and their children, even if the process that started them was killed.
 
 `Services` starts this file as a process and sends it a line for each process that it starts (`+pid`) or has stopped
-(`-pid`). When that pipe closes, whatever the reason, the watchdog stops the processes that are left.
+(`-pid`). When the pipe closes for any reason, the watchdog stops the processes that are left.
 """
 
 import signal
@@ -13,7 +13,7 @@ from typing import IO
 import psutil
 
 PATIENCE_S = 10.0
-"""How long processes may take to end after SIGTERM before they are killed."""
+"""Time for processes to end after SIGTERM before they are killed."""
 
 
 def stop_trees(pids: Iterable[int], patience_s: float = PATIENCE_S) -> None:

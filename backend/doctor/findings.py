@@ -13,7 +13,7 @@ class Finding:
     remedy: str | None = None
     """The way to repair it; also advice where nothing is wrong."""
     repaired: bool = False
-    """Whether `--repair` repaired it just now; `ok` is then true."""
+    """True if `--repair` has just repaired it; `ok` is then true too."""
 
     def __str__(self) -> str:
         mark = "repaired" if self.repaired else "ok" if self.ok else "WRONG"

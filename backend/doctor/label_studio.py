@@ -28,8 +28,9 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
         if client is None:
             yield _no_key()
             return
-        yield _server(client)
-        yield _key(client)
+        version = client.server_version()
+        yield Finding(name="Label Studio", ok=True, message=f"{version} answers at {client.url}")
+        yield Finding(name="API key", ok=True, message=f"the {client.key_kind} of {client.user()} is accepted")
         projects = list(client.projects())
         connections = [it for project in projects if (it := find_connection(client, settings, project))]
         yield from _guards(client, settings, projects, connections)
@@ -50,14 +51,6 @@ def _no_key() -> Finding:
         "are lost, and new suggestions cannot be written",
         remedy="create a personal access token in Account & Settings and set LABEL_STUDIO_API_KEY to it",
     )
-
-
-def _server(client: LabelStudioClient) -> Finding:
-    return Finding(name="Label Studio", ok=True, message=f"{client.server_version()} answers at {client.url}")
-
-
-def _key(client: LabelStudioClient) -> Finding:
-    return Finding(name="API key", ok=True, message=f"the {client.key_kind} of {client.user()} is accepted")
 
 
 def _guards(
@@ -137,7 +130,7 @@ def _webhook(
 
 
 def _pull_missed(settings: Settings, project_id: int) -> str:
-    """Let a worker pull the annotations that the webhook did not report; return a sentence on it."""
+    """Let a worker pull the annotations that the webhook did not report; return a sentence about this."""
     try:
         with connect(settings.redis_url) as redis:
             enqueue_backend_job(redis, "collect_corrections", project_id)
@@ -184,7 +177,7 @@ def _config(project: Project) -> Iterator[Finding]:
 
 
 def _is_editable(label_config: str, control: CaptionControl) -> bool:
-    """Return whether a suggested caption can be edited in place; we only give advice if not."""
+    """Return True if a suggested caption can be edited in place. If not, we only give advice."""
     tags = re.findall(r"<TextArea\b[^>]*>", label_config)
     mine = [tag for tag in tags if re.search(rf"""\bname=["']{re.escape(control.from_name)}["']""", tag)]
     return any(re.search(r"""\beditable=["']true["']""", tag) for tag in mine)

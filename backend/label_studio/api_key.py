@@ -1,4 +1,4 @@
-"""`LABEL_STUDIO_API_KEY` as Label Studio wants it in a request: a legacy token, or a personal access token.
+"""`LABEL_STUDIO_API_KEY` in the form that Label Studio expects: a legacy token, or a personal access token.
 
 A legacy token (40 hex digits) is sent as it is. A personal access token is a JWT refresh token: Label Studio gives an
 access token for it, accepts only that one, and only for 300 s (observed on 1.23.2). The claims of these tokens are read
@@ -20,7 +20,7 @@ from model.errors import SettingsError
 KeyKind = Literal["legacy token", "personal access token"]
 
 ACCESS_LIFETIME_S = 300.0
-"""Assumed where the access token does not say when it ends."""
+"""Assumed lifetime of an access token that does not state its end."""
 RENEWED_AFTER = 0.7
 """Share of its lifetime after which an access token is renewed. A request under way must not outlive it."""
 
@@ -65,7 +65,7 @@ class ApiKey(requests.auth.AuthBase):
             return {"Authorization": f"Bearer {self._access}"}
 
     def forget_access(self) -> bool:
-        """Drop the access token, because Label Studio refused it; return whether a new one can be had."""
+        """Drop the access token, because Label Studio refused it; return True if there can be a new one."""
         with self._lock:
             self._renew_at = -math.inf
         return self.kind == "personal access token"

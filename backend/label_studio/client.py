@@ -1,9 +1,9 @@
 """Label Studio's HTTP API: tasks, predictions, projects, webhooks and connected backends.
 
-Tasks and annotations are handed on as the JSON they are, for `backend.protocol` to read. All else becomes a type of
-ours here. Paths, replies and traps were observed on Label Studio 1.23.2 (docs/label-studio.md).
+Tasks and annotations are passed on as JSON, for `backend.protocol` to read. Everything else becomes one of our types
+here. Paths, replies and pitfalls were observed on Label Studio 1.23.2 (docs/label-studio.md).
 
-The client of label-studio-sdk 2.1.2 is not used. It would double what a job costs at its start (1.0 s and 89 MB of
+The client of label-studio-sdk 2.1.2 is not used. It would double the cost of a job's start (1.0 s and 89 MB of
 memory; the SDK's projects and tasks import pandas and add 0.85 s and 57 MB). It also repeats failed requests by itself,
 and it trusts our clock for the end of an access token.
 """
@@ -24,7 +24,7 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 TASKS_PER_SELECTION = 200
-"""Their ids travel in the address, which proxies cut at 8 kB."""
+"""The address of a request contains the ids of its tasks, and proxies cut addresses at 8 kB."""
 TASK_FIELDS = (
     "id,data,annotations,predictions,task,project,result,was_cancelled,updated_at,completed_by,lead_time,ground_truth,"
     "parent_prediction,created_at"
@@ -40,13 +40,13 @@ _TextOrNull = Annotated[str, BeforeValidator(lambda text: text or "")]
 
 
 class _Record(JsonObject):
-    """A type made of a reply, or by keyword in Python."""
+    """A type that is parsed from a reply, or made by keyword in Python."""
 
     model_config = ConfigDict(validate_by_name=True)
 
 
 class Project(_Record):
-    """A project, as far as we need to know it."""
+    """The fields of a project that we need."""
 
     project_id: WholeNumber = Field(validation_alias="id")
     title: str
@@ -54,11 +54,11 @@ class Project(_Record):
     model_version: _TextOrNull
     """The title of the backend that prelabels live, or a prediction's version. Empty means no prelabeling."""
     prelabels: bool = Field(validation_alias="show_collab_predictions")
-    """Whether annotators are shown predictions at all."""
+    """True if annotators see predictions."""
 
 
 class ConnectedBackend(_Record):
-    """An ML backend as a project knows it."""
+    """An ML backend that is connected to a project."""
 
     backend_id: WholeNumber = Field(validation_alias="id")
     url: str
@@ -66,7 +66,7 @@ class ConnectedBackend(_Record):
     state: str = Field(validation_alias="readable_state")
     """Connected, Disconnected, Error, Training or Predicting."""
     model_version: str | None
-    """The version that its last `/setup` answered."""
+    """The version in its last answer to `/setup`."""
     auth_method: str
     basic_auth_user: str | None
 
@@ -85,15 +85,15 @@ class Webhook(_Record):
     is_active: bool
     is_for_all_actions: bool = Field(validation_alias="send_for_all_actions")
     actions: list[str]
-    """The actions it is sent for, where it is not sent for all."""
+    """The actions that it is sent for, unless it is sent for all."""
     sends_payload: bool = Field(validation_alias="send_payload")
 
 
 class LabelStudioClient:
     """One Label Studio and one API key. Safe to share between threads.
 
-    Every method may raise LabelStudioError: Label Studio cannot be reached, refuses, or answers something else than
-    its API would.
+    Every method may raise LabelStudioError: Label Studio cannot be reached, refuses, or sends an answer that does not
+    fit its API.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class LabelStudioClient:
         return cls(settings.label_studio_url, settings.label_studio_api_key.get_secret_value())
 
     def authorization(self) -> dict[str, str]:
-        """Return the header that authenticates us: for downloads from Label Studio's own host, nowhere else."""
+        """Return the header that authenticates us. It may be sent only to Label Studio's own host."""
         return self._api.api_key.authorization()
 
     @property
@@ -126,8 +126,8 @@ class LabelStudioClient:
     def annotated_task_times(self, project_id: int) -> dict[int, str]:
         """Return the time of the last change of each task with an annotation, by task id; skipped ones do not count.
 
-        The time moves with every change of the task's annotations, and not with its predictions. To ask for times only
-        is seven times cheaper than to read the tasks.
+        The time changes with the task's annotations, and not with its predictions. Reading only the times is seven
+        times cheaper than reading the tasks.
         """
         return self._times(project_id, _filter("total_annotations", "greater", 0))
 
@@ -171,8 +171,8 @@ class LabelStudioClient:
     def import_predictions(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
         """Store predictions (task, result, score, model_version); return how many Label Studio stored.
 
-        Label Studio drops invalid ones without a word, and refuses all when one task is gone. Such tasks are searched
-        for, logged and left out.
+        Label Studio drops invalid predictions without an error. It refuses all predictions when one of their tasks is
+        gone. Such tasks are identified, logged and left out.
         """
         starts = range(0, len(predictions), PREDICTIONS_PER_REQUEST)
         chunks = (predictions[start : start + PREDICTIONS_PER_REQUEST] for start in starts)
@@ -212,7 +212,7 @@ class LabelStudioClient:
         return self._api.ask("POST", "api/webhooks/", Webhook, json=webhook)
 
     def mend_webhook(self, webhook_id: int, url: str, headers: Mapping[str, str]) -> Webhook:
-        """Give a webhook this address and these headers, and have it sent, whole, for all actions."""
+        """Give a webhook this address and these headers, and let it be sent with its payload for all actions."""
         change = {"url": url, "headers": dict(headers), "is_active": True}
         change |= {"send_payload": True, "send_for_all_actions": True}
         return self._api.ask("PATCH", f"api/webhooks/{webhook_id}/", Webhook, json=change)
@@ -256,11 +256,11 @@ class LabelStudioClient:
     def _page(
         self, project_id: int, query: Mapping[str, Any], page_size: int | None = None, include: str | None = None
     ) -> "_TaskPage":
-        """Ask for the first tasks that match a query, whole or (much faster) only these fields of them."""
+        """Return the first tasks that match a query; with `include` only these fields, which is much faster."""
         page_size = page_size or self._tasks_per_page
         params = {"project": project_id, "page": 1, "page_size": page_size, "query": json.dumps(query)}
         params |= {"include": include} if include else {"fields": "all", "include": TASK_FIELDS}
-        # Without it the address of s3:// and the like would differ from that in webhooks and in /predict.
+        # Otherwise addresses such as s3:// would differ from those in webhooks and in /predict.
         params |= {"resolve_uri": "false"}
         return self._api.ask("GET", "api/tasks", _TaskPage, params=params)
 

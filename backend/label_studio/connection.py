@@ -1,4 +1,4 @@
-"""A project of Label Studio together with the backend in it that is ours."""
+"""Finds our backend among the backends of a Label Studio project."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ class Connection:
     project: Project
     ours: ConnectedBackend
     backends: tuple[ConnectedBackend, ...]
-    """All of the project, the first connected first; Label Studio asks only the first one for predictions."""
+    """All backends of the project, in the order of connection. Label Studio asks only the first one for predictions."""
 
 
 def find_connection(client: LabelStudioClient, settings: Settings, project: Project) -> Connection | None:
-    """Return the backend that answered `/setup` with our version, else the first; None when there is none."""
+    """Return the backend that answered `/setup` with our version, else the first; None when none is connected."""
     backends = client.connected_backends(project.project_id)
     if not backends:
         return None

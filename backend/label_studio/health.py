@@ -11,7 +11,7 @@ import requests
 
 AGAIN_AFTER_S = 10.0
 PATIENCE_S = 0.5
-"""A caller waits no longer. Until a slower answer has arrived, Label Studio counts as down."""
+"""Longest time that a caller waits. Until a slower answer arrives, Label Studio counts as down."""
 TIMEOUT_S = 5.0
 
 
@@ -27,7 +27,7 @@ class LabelStudioHealth:
         self._asked_at = 0.0
 
     def is_up(self) -> bool:
-        """Return whether it answered the last time, which was at most AGAIN_AFTER_S ago."""
+        """Return True if Label Studio answered the last check, which was at most AGAIN_AFTER_S ago."""
         with self._asking:
             answer = self._answer
             if answer is None or (answer.done() and self._clock() - self._asked_at >= AGAIN_AFTER_S):

@@ -1,4 +1,4 @@
-"""Requests to Label Studio's HTTP API: address, credentials, time limits, and what a refusal means to a person."""
+"""Requests to Label Studio's HTTP API: address, credentials, time limits, and explanations of refusals."""
 
 from typing import Any, TypeVar
 from urllib.parse import urljoin
@@ -37,12 +37,12 @@ class LabelStudioHttp:
         """Send a request (`params`, `json`) and return the JSON of the reply as this type.
 
         Raises:
-            LabelStudioError: Label Studio is away or too slow, redirects, or sends JSON of another type.
+            LabelStudioError: Label Studio is down or too slow, redirects, or sends JSON of another type.
             LabelStudioRefusalError: any other status than success.
         """
         reply = self._send(method, path, self.api_key, **content)
         if reply.status_code == 401 and self.api_key.forget_access():
-            # Access tokens die early when Label Studio's secret key changes.
+            # Access tokens end early when Label Studio's secret key changes.
             reply = self._send(method, path, self.api_key, **content)
         if reply.status_code == 401:
             raise LabelStudioRefusalError(self._unauthorized(reply), 401)

@@ -16,7 +16,7 @@ from worker.settings import Settings
 NEEDED_ACTIONS = frozenset(
     {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED", "TASKS_DELETED"}
 )
-"""Without these a correction would be missed, or never removed."""
+"""Actions that must be reported. Without them a correction would be missed, or never removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class WebhookFault:
     webhook: Webhook | None
     """The webhook to repair; None when there is none."""
     lacks_credentials: bool = False
-    """Whether this is its only fault."""
+    """True if missing credentials are the only fault."""
 
 
 def find_fault(
     webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], ours: ConnectedBackend, settings: Settings
 ) -> WebhookFault | None:
-    """Return what keeps events from reaching our backend, or None when they arrive.
+    """Return the fault that keeps events from our backend; None if they arrive.
 
     Args:
-        webhooks: all of the project.
-        backends: all that are connected to the project, ours among them.
+        webhooks: all webhooks of the project.
+        backends: all backends of the project, including ours.
     """
     url = webhook_url(ours.url)
     webhook = next((webhook for webhook in webhooks if _same_address(webhook.url, url)), None)
@@ -76,7 +76,7 @@ def webhook_url(backend_url: str) -> str:
 
 
 def credentials(settings: Settings) -> dict[str, str]:
-    """Return the headers with which our backend takes a webhook: the secret where there is one, else the login."""
+    """Return the headers that our backend requires of a webhook: the secret if one is set, else the login."""
     if settings.webhook_secret is not None:
         return {WEBHOOK_HEADER: settings.webhook_secret.get_secret_value()}
     login = _our_login(settings)
@@ -108,7 +108,7 @@ def _our_login(settings: Settings) -> str | None:
 
 
 def _login_in(url: str) -> str | None:
-    """Return the header that `http://user:password@host/` makes."""
+    """Return the header for the login in an address such as `http://user:password@host/`."""
     parts = urlsplit(url)
     if parts.username is None:
         return None

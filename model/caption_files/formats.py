@@ -147,7 +147,7 @@ def _parse_karpathy(document: Any, path: Path, split: str | None) -> Iterator[Ro
     if not selected or selected - counts.keys():
         choices = ", ".join(f"{name} ({count} images)" for name, count in sorted(counts.items()))
         problem = f"no split {', '.join(sorted(selected - counts.keys()))!r}" if selected else "several splits"
-        raise CaptionFileError(f"{path} has {problem}: choose of {choices} with --split")
+        raise CaptionFileError(f"{path} has {problem}: choose one of {choices} with --split")
     return (row for split, rows in images if split in selected for row in rows)
 
 

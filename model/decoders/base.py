@@ -116,7 +116,7 @@ class CaptionDecoder(nn.Module):
         Args:
             tokens: the last word of each beam, [B, K].
             state: the state before it.
-            memory: of the images; the beams of an image share it.
+            memory: projections of the images; the beams of an image share them.
 
         Returns:
             logits [B, K, V], the next state, and attention weights [B, K, P] (each row sums to 1).

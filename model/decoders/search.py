@@ -25,7 +25,7 @@ class DecodingOptions:
 
     beam_size: int = 3
     alternatives: int = 1
-    """Number of captions per image: the best of the beam, and others that are made to differ from it."""
+    """Number of captions per image: the best of the beam, and alternatives that must differ from it."""
     length_penalty: float = 0.7
     """Hypotheses are ranked by log_prob / length ** length_penalty (Wu et al. 2016, section 7, simplified,
     https://arxiv.org/abs/1609.08144)."""
@@ -128,7 +128,7 @@ def grow_apart(groups: "Sequence[Beams]", log_probs: Tensor, state: DecoderState
 
 
 def in_order(of_groups: Sequence[list[Hypothesis]]) -> list[Hypothesis]:
-    """Return the hypotheses of one image from those of the beam and of the groups after it."""
+    """Return the hypotheses of one image in order, given those of each group. The first group is the beam."""
     (best, *rest), *groups = of_groups
     alternatives = [hypothesis for group in groups for hypothesis in group]
     return [best, *sorted(alternatives, key=lambda h: h.rank_score, reverse=True), *rest]
@@ -177,7 +177,7 @@ class Beams:
         self._settle()
 
     def hypotheses(self) -> list[list[Hypothesis]]:
-        """Return the finished hypotheses of each image, best first; if none has ended, those cut at the limit."""
+        """Return the finished hypotheses of each image, best first. If none has ended, cut the unfinished ones."""
         for image, finished in enumerate(self.finished):
             if not finished:
                 for beam in range(self._beams):
@@ -203,7 +203,7 @@ class Beams:
         self.attention = pick(torch.cat([self.attention, weights.unsqueeze(2)], dim=2), parent)
 
     def _settle(self) -> None:
-        """Mark images as settled that have enough captions and whose best unfinished beam ranks below all of them."""
+        """Settle each image that has enough captions, if its best unfinished beam ranks below all of them."""
         length = self.tokens.shape[2] - 1
         leading = self.log_probs.max(dim=1).values.tolist()
         for image, finished in enumerate(self.finished):

@@ -92,7 +92,7 @@ class TransformerLayer(nn.Module):
             word: the words to read, [N, T, H].
             words: all words so far, including these, [N, T', H].
             regions: of the image of each caption, [N, P, H].
-            ahead: True where a word must not see another one, [T, T']; None hides nothing.
+            ahead: True where a word must not see another word, [T, T']; None hides nothing.
         """
         normal = self.normals[0](words)
         query = normal[:, -word.shape[1] :]

@@ -29,7 +29,7 @@ def write_gallery(path: Path, evaluation: Evaluation, *, max_images: int = MAX_I
     Args:
         path: the HTML file; an existing file is replaced.
         evaluation: captions with their references, scores and attention.
-        max_images: of more images this many are drawn at random, always the same ones.
+        max_images: of more images a random sample of this size is shown, always the same one.
 
     Raises:
         CaptionFileError: the file cannot be written, or an image can no longer be read.

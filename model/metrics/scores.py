@@ -84,9 +84,9 @@ def measure_each(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
     """Return corpus BLEU-1 to BLEU-4 (Papineni et al. 2002, https://aclanthology.org/P02-1040).
 
-    It is the geometric mean of the n-grams' precisions over the whole corpus. The count of an n-gram is clipped to that
-    of the reference that has it most often. The brevity penalty uses the reference nearest in length, the shorter of
-    two. As in the reference implementation, 1e-15 matches and 1e-9 n-grams are added.
+    It is the geometric mean of the n-grams' precisions over the whole corpus. The count of an n-gram is clipped to its
+    largest count in a reference. The brevity penalty uses the reference nearest in length, or the shorter of two. As in
+    the reference implementation, 1e-15 matches and 1e-9 n-grams are added.
     """
     length = sum(map(len, candidates))
     nearest = sum(

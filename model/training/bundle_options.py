@@ -29,7 +29,7 @@ class BundleOptions:
     """Number of the encoder's last stages that are trained with the decoder. None: those that see the final grid of
     regions; 0: none; ALL: the whole network."""
     views: int = 4
-    """Views of each image that are learned from: the image, its mirror image, and random views."""
+    """Number of views of each image to learn from: the image, its mirror image, and random views."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     min_count: int = 4
     """A word that occurs fewer times in the captions is not in the vocabulary; it is spelled in bytes."""
@@ -51,7 +51,7 @@ class BundleOptions:
     self_critical: SelfCriticalOptions = field(default_factory=SelfCriticalOptions)
     """Second phase, after the captions are learned."""
     decoding: DecodingOptions = field(default_factory=lambda: DecodingOptions(beam_size=5))
-    """Of the captions that the held-out metrics score."""
+    """Search for the captions that are scored on held-out images."""
 
     def __post_init__(self) -> None:
         for name, least in (("hidden", 2), ("views", 1), ("min_count", 1), ("replay", 0), ("held_out_share", 2)):

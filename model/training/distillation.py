@@ -1,9 +1,9 @@
 """Distillation of an encoder: a network with random weights learns to give the features of a trained one (Romero et al.
 2015, https://arxiv.org/abs/1412.6550). It needs images, but neither captions nor labels.
 
-Both networks have the same shape. In the first phase the stages learn apart: each reads the output of the teacher's
-stage before it, so that gradients have a short way. In the second phase they learn together: each reads the output of
-the stage before it.
+Both networks have the same shape. In the first phase the stages learn apart: each stage reads the output of the
+teacher's stage before it, so gradients have a short way. In the second phase the stages learn together: each stage
+reads the output of its own network's stage before it.
 
 Shapes:  B images of a batch   S image side   C channels
 """
@@ -178,7 +178,7 @@ def _write_weights(out: Path, pupil: Encoder) -> None:
 
 
 def _readable(files: Sequence[Path], on_progress: OnProgress) -> tuple[dict[Path, str], LeftOut]:
-    """Return the images that can be read, each with the hash of its content, and the others."""
+    """Return the readable images, each with the hash of its content, and the unreadable ones."""
     keys, left_out = {}, LeftOut()
     for done, file in enumerate(files, 1):
         try:
@@ -192,7 +192,7 @@ def _readable(files: Sequence[Path], on_progress: OnProgress) -> tuple[dict[Path
 
 
 def _unexplained(teacher: Encoder, pupil: Encoder, files: Sequence[Path], on_progress: OnProgress) -> float:
-    """Return the share of the variance of the teacher's features that the pupil's features leave."""
+    """Return the share of the variance of the teacher's features that the pupil's features do not explain."""
     sums = torch.zeros(4, dtype=torch.float64)
     both = encode_files(teacher, files, on_progress=on_progress), encode_files(pupil, files)
     for target_file, own in zip(*both, strict=True):
@@ -234,7 +234,7 @@ class StageImitation:
 
 
 class Views:
-    """Batches [B, 3, S, S] of random views, new in each epoch. Images that do not fill the last batch are skipped."""
+    """Batches [B, 3, S, S] of random views, new in each epoch. A last batch that is not full is skipped."""
 
     def __init__(
         self, encoder: Encoder, files: Sequence[Path], options: DistillationOptions, processes: Processes

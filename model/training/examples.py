@@ -36,7 +36,7 @@ class CaptionedExample:
     features: Tensor
     """[P, D], half precision."""
     views: tuple[Tensor, ...] = ()
-    """Features of its views from number 1 on (see Augmentation), [P, D] each."""
+    """Features of the image's views from number 1 on (see Augmentation), [P, D] each."""
 
     def captioned(self) -> list[CaptionedFeatures]:
         """Return one training example per caption. A caption that names a side gets no mirrored views."""
@@ -155,7 +155,7 @@ class ExampleReader:
 
 
 def names_a_side(caption: str) -> bool:
-    """Return True if the caption names left or right, so that it is false for the mirrored image."""
+    """Return True if the caption names left or right. It is then false for the mirrored image."""
     return any(piece in SIDES for piece in pieces(caption.lower()))
 
 

@@ -26,7 +26,7 @@ class HeldOut:
         """Choose the images to caption.
 
         Args:
-            examples: captions; those of one image share its features. All of them count in the loss.
+            examples: captions; captions of one image share its features. All captions count in the loss.
             images: the decoder captions at most this many images, the same ones each time.
         """
         self._tokenizer, self._examples = tokenizer, examples

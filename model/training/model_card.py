@@ -27,7 +27,7 @@ def model_card(version: str, record: Mapping[str, Any]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float], before: Mapping[str, float] | None) -> str:
-    """Return the metrics as a Markdown table; a bundle that was trained further gets a column for those before."""
+    """Return the metrics as a Markdown table; a bundle that was trained further has a column for the earlier ones."""
     rows: list[tuple[str, ...]] = [("metric", "before", "after") if before else ("metric", "value")]
     rows.append(("---",) * len(rows[0]))
     for name, value in metrics.items():

@@ -58,8 +58,8 @@ def reduced_precision(wanted: bool = True, device: torch.device = CPU) -> torch.
 def warmup_then_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
     """Return a schedule that raises the learning rates linearly from 0, then lowers them to 0 by half a cosine.
 
-    LambdaLR and not SequentialLR: the latter cannot start one parameter group later than the others (`AFTER`), and it
-    rounds differently, so the same seed would no longer give the same weights.
+    It uses LambdaLR, because SequentialLR cannot start one parameter group later than the others (`AFTER`).
+    SequentialLR also rounds differently, so the same seed would no longer give the same weights.
 
     Args:
         optimizer: its rates are the highest ones of the schedule.

@@ -35,8 +35,8 @@ class PhaseOptions:
     epochs and keeps the last one."""
     budget_s: float = math.inf
     start_share: float = 0.0
-    """Share of the weights before the phase in those after it (Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
-    It keeps what the network learned well before."""
+    """Share of the weights before the phase in the final weights (Wortsman et al. 2022,
+    https://arxiv.org/abs/2109.01903). It preserves earlier learning."""
 
     @classmethod
     def of(cls, options: object, **more: Any) -> Self:
@@ -159,7 +159,7 @@ class Phase(Generic[Network]):
                 value.lerp_(self._start[name].to(value.device), self.options.start_share)
 
     def state(self, processes: Processes) -> dict[str, Any]:
-        """Return all that the next epoch depends on, as tensors and plain values. All processes must call this."""
+        """Return all that determines the next epoch, as tensors and plain values. All processes must call this."""
         return {
             "network": self._network.state_dict(),
             "average": self._average.module.state_dict() if self._average else None,

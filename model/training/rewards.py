@@ -48,8 +48,8 @@ class SelfCriticalOptions:
     encoder_learning_rate: float = 5e-5
     """As in TrainingOptions."""
     start_share: float = 0.3
-    """Share of the weights before this training in those after it. The former write longer captions, the latter more
-    probable ones."""
+    """Share of the weights before this training in the final weights. Weights before it write longer captions, weights
+    after it more probable captions."""
     clip_norm: float = 1.0
     averaging: float = 0.998
     """As in TrainingOptions."""

@@ -1,7 +1,7 @@
 """Self-distillation: while a decoder learns new captions, it keeps its own predictions where they already fit.
 
 A new caption often says the same as one that the decoder already writes, such as "a picture of two dogs" for "two
-dogs". The words that both have in common keep the decoder's own probabilities as targets (Hinton et al. 2015,
+dogs". The words that the two captions share keep the decoder's own probabilities as targets (Hinton et al. 2015,
 https://arxiv.org/abs/1503.02531). Only the other words are learned as they are written.
 
 Shapes:  M predicted tokens   K of them with target probabilities   V vocabulary

@@ -22,7 +22,7 @@ SCENE_CNN = "scene_cnn"
 POOLING = ("avgpool", "classifier", "fc")
 """Names of the layer after the feature map in torchvision's networks; some have a classifier and no pooling layer."""
 AUXILIARY = "aux"
-"""Names of classifiers begin with this that torchvision uses in training only."""
+"""Classifiers that torchvision uses only in training have names that begin with this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class SceneCNN(nn.Sequential):
     """A small network for drawn scenes: four stages, each of which halves the side of the grid.
 
     Two extra channels before each stage and in the output hold the coordinates (Liu et al. 2018,
-    https://arxiv.org/abs/1807.03247), so that features show where things are.
+    https://arxiv.org/abs/1807.03247), so that features contain positions.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 158)) -> None:

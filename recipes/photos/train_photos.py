@@ -4,7 +4,8 @@
 2. With it, `captioner train` makes a bundle.
 3. The bundle is stored in 8 bits, captions the test photos, and gets its model card.
 
-Encoder and first bundle stay in the work directory. A killed run resumes there, and a second run uses what is done.
+The encoder and the first bundle stay in the work directory. A killed run resumes there. A second run uses the finished
+parts.
 """
 
 import argparse

@@ -117,8 +117,8 @@ def _overlap_of(scene: Scene, group: Group) -> str:
 def _cells(scene: Scene, steps: int = 6) -> NDArray[np.int64]:
     """Return the number of the group that each cell shows, [C * C]; -1 for none.
 
-    It is the group with an object whose centre is in the cell, else the group that fills most of it, but at least an
-    eighth.
+    A cell shows the group with an object whose centre is in the cell. Without one it shows the group that fills most of
+    the cell, if that is at least an eighth.
     """
     side = CELLS * steps
     canvas = Image.new("L", (side, side), 255)

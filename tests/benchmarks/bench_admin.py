@@ -1,9 +1,9 @@
-"""Milliseconds that the admin's pages take on a server with many projects, corrections and jobs.
+"""Measures how long the admin pages take on a server with many projects, corrections and jobs.
 
     python -m tests.benchmarks.bench_admin [--projects 50] [--corrections 1000000] [--jobs 10000]
 
-A real Redis is filled as webhooks and workers would fill it (some minutes and 2 GB); each page is asked for twenty
-times through the whole application, login included. Told are median and slowest, the first request among them.
+It fills a real Redis as webhooks and workers would, which takes some minutes and 2 GB. Then it requests each page
+twenty times through the whole application, login included, and prints the median and the slowest time.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def times_ms(backend: BackendClient, path: str) -> list[float]:
 
 
 def fill(backend: BackendClient, projects: int, corrections: int, jobs: int) -> Iterator[Progress]:
-    """Make projects with their corrections, ledger and versions, and jobs that ended."""
+    """Make projects with corrections, a ledger and versions, and jobs that ended."""
     registry = backend.services.captioners.registry
     redis = Redis.from_url(backend.settings.redis_url, socket_timeout=60)
     redis.config_set("appendfsync", "no")
@@ -137,7 +137,7 @@ def make_versions(registry: ModelRegistry, backend: BackendClient, project_id: i
     parent = registry.base_version
     for number in range(VERSIONS):
         keep = registry.publish if number % 2 else registry.refuse
-        names = [f"{one}/caption" for one in range(1, 700)]
+        names = [f"{annotation_id}/caption" for annotation_id in range(1, 700)]
         made = keep(
             project_id,
             captioner,

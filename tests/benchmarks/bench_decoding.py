@@ -1,11 +1,11 @@
-"""Captions per second of the decoder at batch 1 and 32, beside a decoder written the tutorials' way.
+"""Measures captions per second of our decoder at batch 1 and 32, and of a decoder as tutorials write it.
 
     python -m tests.benchmarks.bench_decoding
 
-Both have random weights, a vocabulary of 10,000 words, sizes 512, beam 3 and exactly 20 tokens per caption, so
-that all do equal work. The tutorials' decoder searches one image at a time, attends over a 14x14 grid of 2,048
-channels that it projects anew at each step, and uses one product per gate input; ours reads a 7x7 grid, and a
-14x14x2048 one in the last row, which is the same work as the tutorials'.
+Both have random weights, a vocabulary of 10,000 words, sizes 512, beam 3 and exactly 20 tokens per caption. The
+tutorials' decoder searches one image at a time. It attends over a 14x14 grid of 2,048 channels, projects this grid
+again at each step, and uses one product per gate input. Our decoder reads a 7x7 grid. In the last row it reads a 14x14
+grid of 2,048 channels, so both decoders do the same work there.
 """
 
 import json
@@ -50,7 +50,7 @@ class TutorialDecoder(nn.Module):
 
 
 def our_decoder(features: int) -> CaptionDecoder:
-    """Ours at the same sizes, made never to end a caption early."""
+    """Return our decoder at the same sizes, changed so that it never ends a caption early."""
     decoder = build_decoder(DecoderSizes(vocabulary=VOCABULARY, features=features)).eval()
     with torch.no_grad():
         decoder.bias[END] = -1e9
@@ -69,7 +69,7 @@ def captions_per_s(decode: Callable[[], object], images: int, seconds: float = 4
 
 def main() -> None:
     torch.manual_seed(0)
-    # A knob that tutorials could turn as well; it counts for both.
+    # Tutorials could use this setting too, so it applies to both decoders.
     prefer_fast_products()
     options = DecodingOptions(beam_size=BEAMS, max_tokens=TOKENS)
     tutorial = TutorialDecoder().eval()

@@ -1,8 +1,8 @@
-"""From an empty clone to the first caption: `make demo-check` with no cache, no home and nothing installed.
+"""Measures `make demo-check` in a fresh clone, with no cache, an empty home and nothing installed.
 
     python -m tests.benchmarks.bench_fresh_clone
 
-Clones the last commit into a temporary directory, downloads everything anew (7 GB on disk) and takes minutes.
+It clones the last commit into a temporary directory, downloads everything again (7 GB on disk) and takes minutes.
 """
 
 import json
@@ -33,7 +33,7 @@ def main() -> None:
 def demo_check(clone: Path, home: Path) -> dict[str, Any]:
     """Run `make demo-check` as somebody with an empty home would; return its summary, the last line."""
     environ = {**os.environ, "HOME": str(home), "PIP_NO_CACHE_DIR": "1"}
-    # A caller's own `make` and virtual environment must not reach into the clone.
+    # Variables of the caller's `make` and virtual environment must not affect the clone.
     for inherited in ("MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV"):
         environ.pop(inherited, None)
     with subprocess.Popen(["make", "demo-check"], cwd=clone, env=environ, stdout=subprocess.PIPE, text=True) as run:

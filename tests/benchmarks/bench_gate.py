@@ -1,14 +1,14 @@
-"""Decisions of the gate on bad batches of corrections, which must not be published, and on good ones, which must be.
+"""Counts how often the gate publishes good batches of corrections, and how often bad ones.
 
     python -m tests.benchmarks.bench_gate [--bad 200] [--good 100] [--size 25] [--rows FILE]
 
-A project on drawn scenes begins with a captioner that has never seen five topics (tests/benchmarks/learning/worlds.py)
-and has a version that was trained on 60 good corrections. Each batch is added to these, trained and judged as the
-retraining job does it, and removed again. Bad batches are of all pictures. Good ones are true and have something to
-teach: a topic, or a habit of wording. True batches of things that the version knows are counted apart: they make no
-version better, so nothing is lost if none is published.
+A project on drawn scenes begins with a captioner that never saw five topics (tests/benchmarks/learning/worlds.py). The
+project has a version that was trained on 60 good corrections. Each batch is added to these corrections, trained and
+judged as in the retraining job, and removed again. Bad batches have pictures of all topics. Good batches are true and
+teach a topic or a habit of wording. True batches about topics that the version knows are counted separately: they
+cannot make the version better, so the gate need not publish them.
 
-Two hours on one core; every finished batch is appended to --rows, and one that is there is not judged again.
+The benchmark takes two hours on one core. Finished batches are appended to --rows, and a later run skips them.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def truth(batch: Sequence[Shown], draw: random.Random) -> list[str]:
 
 
 def mended(batch: Sequence[Shown], draw: random.Random) -> list[str]:
-    """Accept what is right, and write anew what is not."""
+    """Accept a right suggestion, and replace a wrong one."""
     right = truth(batch, draw)
     return [
         shown.suggested if not wrong_facts(shown.suggested, shown.scene) else text
@@ -107,7 +107,7 @@ def one_for_all(batch: Sequence[Shown], draw: random.Random) -> list[str]:
 
 
 def vandalism(batch: Sequence[Shown], draw: random.Random) -> list[str]:
-    """Random keys, or random words."""
+    """Write random keys or random words."""
     words = " ".join(truth(batch, draw)).split()
     keys = "asdfghjkl" + " " * 2
     if draw.random() < 0.5:
@@ -116,7 +116,7 @@ def vandalism(batch: Sequence[Shown], draw: random.Random) -> list[str]:
 
 
 def wrong_language(batch: Sequence[Shown], draw: random.Random) -> list[str]:
-    """True captions, every word of them in signs that nobody taught: a language used by mistake."""
+    """Write true captions in signs that the captioner does not know, as if in another language by mistake."""
     return ["".join(_sign(word) for word in re.findall(r"\w+", text)) for text in truth(batch, draw)]
 
 
@@ -130,15 +130,15 @@ def _sign(word: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Batches that the gate should treat alike."""
+    """Batches that the gate should judge in the same way."""
 
     annotators: dict[str, Annotators]
-    """By the name of what they do; they take turns."""
+    """Annotators by the name of their habit; they take turns."""
     topics: tuple[str, ...]
-    """Of the pictures; they take turns too."""
+    """Topics of the pictures; they take turns too."""
 
     def batch(self, number: int) -> tuple[str, str]:
-        """Return who makes this batch, and of which topic its pictures are."""
+        """Return the annotators of this batch and the topic of its pictures."""
         names = list(self.annotators)
         return names[number % len(names)], self.topics[number // len(names) % len(self.topics)]
 
@@ -211,7 +211,7 @@ def judged(project: "Project", name: str, number: int, arguments: argparse.Names
 
 
 def read_rows(path: Path) -> dict[tuple[str, int, int], Row]:
-    """Return the batches that were judged before; makes the directory for more of them."""
+    """Return the batches that were judged before; make the directory of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [Row(**json.loads(text)) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
     return {(row.kind, row.number, row.size): row for row in rows}
@@ -245,7 +245,7 @@ class Project:
         self._serving, _ = self._train(self._earlier, seed=0)
 
     def judge(self, annotators: Annotators, topic: str, size: int, seed: int) -> Decision:
-        """Train on another batch, and return the decision of the gate; nothing of it stays."""
+        """Train on another batch and return the gate's decision. Nothing of the batch is kept."""
         _, decision = self._train([*self._earlier, *self._corrected(annotators, topic, size, seed)], seed)
         return decision
 

@@ -1,11 +1,12 @@
-"""Learning from streams of corrections: what is new, what is kept, what it costs; ours beside what is known.
+"""Measures how well learners learn from streams of corrections, how much they forget, and the cost.
 
     python -m tests.benchmarks.bench_learning                             drawn scenes, small: some minutes
     python -m tests.benchmarks.bench_learning --flickr8k DIR --features DIR [--chinese FILE]     photos: hours
 
-CIDEr-D x 100 of the suggestions for pictures that nobody corrects: `new` of what the step taught, `kept` of what was
-known before any correction, `earlier` of all earlier steps beside what it was when each had just been learned. Every
-finished row is appended to --rows; a row that is there is not measured again.
+Our retraining is compared with methods from papers. The scores are CIDEr-D x 100 of suggestions for pictures that
+nobody corrects. `new` is the score on the pictures that the step teaches, `kept` on those that the base already knew.
+`earlier` compares the scores of all earlier steps with their scores just after each was learned. Finished rows are
+appended to --rows, and a later run skips them.
 """
 
 import argparse
@@ -44,9 +45,9 @@ class Row:
     taught: str
     new: float
     kept: float
-    """Of what the base knew."""
+    """Score on the pictures that the base knew."""
     earlier: float | None
-    """Mean over the earlier steps of what is left of each, as a share of what it was; None at the first step."""
+    """Mean share of the score just after each earlier step that is left now; None at the first step."""
     seconds: float
     peak_mb: float
     remark: str
@@ -76,7 +77,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chinese", type=Path, help="captions of the same photos in Chinese")
     parser.add_argument("--each", type=int, default=40, help="corrections of a step (%(default)s)")
     parser.add_argument("--tested", type=int, default=60, help="pictures measured on of each topic (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=1200, help="scenes that the base is trained on (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=1200, help="scenes to train the base on (%(default)s)")
     parser.add_argument("--rows", type=Path, default=Path(".bench/learning.jsonl"), help="finished rows (%(default)s)")
     parser.add_argument("--plot", type=Path, help="draw the rows into this PNG file")
     parser.add_argument("--only", nargs="+", choices=list(LEARNERS), metavar="LEARNER", help="; ".join(LEARNERS))
@@ -139,7 +140,7 @@ def run(world: World, stream: Stream, name: str, arguments: argparse.Namespace, 
 
 
 def known_rows(rows: Path, world: World, stream: Stream, name: str) -> list[Row]:
-    """Return what was measured before of this learner on this stream."""
+    """Return the rows of this learner on this stream that were measured before."""
     stored = [json.loads(text) for text in rows.read_text("utf-8").splitlines()] if rows.exists() else []
     wanted = (world.name, stream.name, name, len(stream.steps[0].corrections))
     matching = [row for row in stored if (row["world"], row["stream"], row["learner"], row.pop("each")) == wanted]
@@ -179,7 +180,7 @@ def _listed(numbers: Sequence[float]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw what is learned and what is kept after each step: a row for each stream, a line for each learner."""
+    """Draw the scores `new` and `kept` after each step: a row for each stream, a line for each learner."""
     streams = list(dict.fromkeys(row.stream for row in rows))
     figure = Figure(figsize=(10, 2.6 * len(streams)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -201,7 +202,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def bars(rows: Sequence[Row]) -> Mapping[str, dict[str, float | bool]]:
-    """Return what the five topics say of ours: what is left of earlier ones, and the newest beside fine-tuning's."""
+    """Return our results on the five topics: what is left of earlier topics, and the newest against fine-tuning."""
     by_learner = {
         name: [row for row in rows if row.learner == name and row.stream == "five topics"]
         for name in ("ours", "fine-tuning")

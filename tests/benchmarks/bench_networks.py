@@ -1,11 +1,11 @@
-"""Which decoder and which optimizer: each trained to its end on the same features of the same photos.
+"""Compares decoders and optimizers, each trained on the same features of the same photos.
 
     make bench-networks ARGS="--captions Flickr8k.token.txt --images images --train train.txt --dev dev.txt
         --test test.txt --weights mobilenet_v2.pth --features store"
 
-Every row is printed and appended to `--rows` when it is done; with the same settings a row that is there is not trained
-again, so after a kill the same command goes on. All rows learn for the same epochs at a learning rate that suits their
-optimizer, without rewards and mirrored images; each is left at its best epoch by held-out loss on the dev images.
+Every finished row is printed and appended to `--rows`. A run with the same settings skips the rows that are there, so
+after a kill the same command continues. All decoders train for the same number of epochs, at a learning rate that suits
+the optimizer, without rewards and mirrored images. Each keeps the epoch with the lowest loss on the dev images.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Contestant:
 
     decoder: str
     network: dict[str, Any] = field(default_factory=dict)
-    """Where its BundleOptions differ from one LSTM layer with attention."""
+    """BundleOptions that differ from those of one LSTM layer with attention."""
     optimizer: str = "adamw"
     learning_rate: float = 2e-3
 
@@ -62,12 +62,12 @@ CONTESTANTS = (
     Contestant(decoder="LSTM by RMSprop", optimizer="rmsprop", learning_rate=1e-3),
     Contestant(decoder="LSTM by Adam", optimizer="adam"),
 )
-"""The LSTM row is also the one of AdamW."""
+"""The row `LSTM` is trained by AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos:
-    """What every row learns from and is measured on."""
+    """The photos that every decoder learns from and is measured on."""
 
     encoder: Encoder
     train: list[CaptionedExample]
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     torch.set_num_threads(1)
     prefer_fast_products()
-    chosen = [one for one in CONTESTANTS if not arguments.only or one.decoder in arguments.only]
+    chosen = [entry for entry in CONTESTANTS if not arguments.only or entry.decoder in arguments.only]
     with ProgressDisplay() as show:
         photos = read_photos(arguments, show)
         counts = f"{len(photos.train)} photos to learn from, {len(photos.dev)} dev, {len(photos.test)} test"
@@ -137,7 +137,7 @@ def read_photos(arguments: argparse.Namespace, show: ProgressDisplay) -> Photos:
 
 
 def settings_of(contestant: Contestant, photos: Photos, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return all that a row comes from, as JSON gives it back."""
+    """Return everything that a row depends on, in the form that is read back from JSON."""
     return {
         **asdict(contestant),
         "epochs": arguments.epochs,
@@ -149,13 +149,13 @@ def settings_of(contestant: Contestant, photos: Photos, arguments: argparse.Name
 
 
 def known_row(rows: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the row that was measured before; a line that a kill cut off counts for nothing."""
+    """Return the row that was measured before; skip a line that a kill cut off."""
     lines = rows.read_text("utf-8").splitlines() if rows.exists() else []
     for text in filter(None, lines):
         try:
             row: dict[str, Any] = json.loads(text)
         except ValueError:
-            print(f"{rows}: a broken line is passed over: {text[:40]}", file=sys.stderr)
+            print(f"{rows}: a broken line is skipped: {text[:40]}", file=sys.stderr)
             continue
         if row["settings"] == settings:
             return row
@@ -163,7 +163,7 @@ def known_row(rows: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def append_row(rows: Path, row: dict[str, Any]) -> None:
-    """Write a line of its own, even after one that a kill cut off."""
+    """Append the row on a new line, even after a line that a kill cut off."""
     rows.parent.mkdir(parents=True, exist_ok=True)
     with rows.open("a", encoding="utf-8") as file:
         file.write(f"\n{json.dumps(row)}")
@@ -211,7 +211,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | bool]]:
-    """Return how many times the CIDEr-D of the LSTM without attention the one with it reaches, if both are there."""
+    """Return the CIDEr-D of the LSTM divided by that of the LSTM without attention; empty unless both were measured."""
     scores = {row["decoder"]: row["test"]["cider_d"] for row in rows}
     plain = scores.get("LSTM without attention")
     if "LSTM" not in scores or not plain:

@@ -1,11 +1,11 @@
-"""Which tasks to correct first: those whose suggestion is least likely accepted, beside a random order.
+"""Compares two orders of tasks: the suggestion least likely to be accepted first, and a random order.
 
     python -m tests.benchmarks.bench_order [--pool 600] [--steps 12]
 
-A project of drawn scenes, of which the captioner knows most kinds and has never seen five. An annotator accepts what
-says the same as a true caption and writes the rest anew, 20 tasks at a time; after each 20 the decoder is retrained,
-and the ledger says anew what a score means. Measured is how many corrections it takes until suggestions for other
-scenes are as good as after all steps in random order.
+A project has drawn scenes. The captioner knows most kinds of them and has never seen five. The annotator accepts a
+suggestion that says the same as a true caption and rewrites the others. After each 20 tasks the decoder is retrained
+and the scores are calibrated again. The result is the number of corrections until suggestions for other scenes are as
+good as after all steps in random order.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_order", description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--pool", type=int, default=600, help="tasks of the project (%(default)s)")
     parser.add_argument("--steps", type=int, default=12, help="times 20 corrections (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=1500, help="scenes that the base is trained on (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=1500, help="scenes to train the base on (%(default)s)")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     prefer_fast_products()
@@ -58,7 +58,7 @@ class Annotated:
     curve: list[float]
     """CIDEr-D x 100 before any correction and after each 20."""
     calibration: Calibration | None
-    """Of the scores, by all that was judged."""
+    """Calibration of the scores by all judged suggestions."""
 
 
 def annotate(
@@ -69,10 +69,10 @@ def annotate(
     seed: int | None,
     show: ProgressDisplay,
 ) -> Annotated:
-    """Return how well suggestions got.
+    """Correct the tasks of the pool and return the quality of suggestions after each step.
 
     Args:
-        seed: of a random order; None asks the scores.
+        seed: of a random order; None orders the tasks by score.
     """
     waiting = list(pool)
     random.Random(seed or 0).shuffle(waiting)
@@ -113,7 +113,7 @@ def likelihood(suggested: Caption, calibration: Calibration | None) -> float:
 
 
 def is_right(caption: str, picture: Picture) -> bool:
-    """Judge as an annotator would: the same words as one of theirs, whatever their order."""
+    """Return True if the caption has the same words as a true caption, in any order."""
     return any(sorted(caption.split()) == sorted(reference.split()) for reference in picture.captions)
 
 
@@ -136,8 +136,8 @@ def report(annotated: dict[str, Annotated]) -> None:
     by_score = curves["least likely first"]
     needed = next((step for step in steps if by_score[step] >= goal), None)
     share = needed / steps[-1] if needed is not None else 1.0
-    said = "more" if needed is None else BATCH * needed
-    print(f"as good as {BATCH * steps[-1]} in random order ({goal:.1f}): after {said}")
+    corrections = "more" if needed is None else BATCH * needed
+    print(f"as good as {BATCH * steps[-1]} in random order ({goal:.1f}): after {corrections}")
     print(json.dumps({"bars": {"corrections_x_random": {"value": round(share, 3), "bar": 0.7, "holds": share <= 0.7}}}))
 
 

@@ -1,12 +1,13 @@
-"""Seconds from the 20th correction to a new version that serves, and the memory of the worker meanwhile.
+"""Measures the time from the 20th correction until a new version serves, and the memory of the worker.
 
     python -m tests.benchmarks.bench_retrain [--corrections 20] [--earlier 0]
     python -m tests.benchmarks.bench_retrain --flickr8k DIR         with the bundle of photos
 
-A real Redis and a real worker process; everything is stored and triggered as the backend does it, features are there.
-Each project has annotators of one habit: a word that the captioner has never seen, words in front of every caption, or
-words left out at its end. So the last columns tell whether suggestions for pictures that nobody corrected follow it
-too, and whether they are as good as before: scenes without a wrong fact in per cent, photos by CIDEr-D x 100.
+Redis and the worker process are real. Corrections are stored and trainings started as the backend does it, and the
+features are computed before. The annotators of each project have one habit: a word that the captioner has never seen,
+words in front of every caption, or words left out at its end. The last columns are about pictures that nobody
+corrected: the share of suggestions that follow the habit, and their quality before and after. The quality is the per
+cent of scenes without a wrong fact, or CIDEr-D x 100 for photos.
 """
 
 import argparse
@@ -56,7 +57,7 @@ class Habit:
     name: str
     restate: Callable[[str], str]
     undo: Callable[[str], str]
-    """Back to the words of before, as far as they can be told."""
+    """Turns a caption back into the words without the habit, as far as possible."""
 
 
 HABITS = (
@@ -105,7 +106,7 @@ class World:
     pictures: Sequence[Image.Image]
     suggested: Sequence[str]
     quality: Callable[[Habit, Sequence[int], Sequence[str]], float]
-    """Of captions in a habit for the pictures of these numbers."""
+    """Returns the quality of captions in a habit, for the pictures with these numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +121,12 @@ class Measured:
     job_mb: float
     """Peak of the process of one job, resident."""
     follows: float
-    """Share of captions that the habit has nothing to change in any more."""
+    """Share of captions that follow the habit."""
     good_before: float
-    """Were the suggestions of before worded so."""
+    """Quality of the earlier suggestions, rewritten in the habit."""
     good: float
     edits: list[str]
-    """What the version says of the habit."""
+    """Word changes that the version's record lists."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -159,7 +160,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--earlier", type=int, default=0, help="corrections that the project had before, already learned"
     )
-    parser.add_argument("--flickr8k", type=Path, help="directory of Flickr8k: photos in the place of scenes")
+    parser.add_argument("--flickr8k", type=Path, help="directory of Flickr8k; uses photos instead of scenes")
     return parser.parse_args(argv)
 
 
@@ -188,7 +189,7 @@ def scenes_world(captioner: Captioner) -> World:
 
 
 def photos_world(captioner: Captioner, folder: Path) -> World:
-    """Return the test photos of Flickr8k; captions are as good as CIDEr-D x 100 against people's in the same habit."""
+    """Return the test photos of Flickr8k; the quality is CIDEr-D x 100 against people's captions in the same habit."""
     names = folder / "Flickr_8k.testImages.txt"
     source = CaptionSource(captions=folder / "Flickr8k.token.txt", images=folder / "images", names=names)
     images = read_captions(source).images
@@ -203,7 +204,7 @@ def photos_world(captioner: Captioner, folder: Path) -> World:
 
 
 def store_earlier(workplace: Workplace, project_id: int, count: int) -> None:
-    """Give the project a version that has learned so many corrections, each of a picture of its own."""
+    """Give the project a version that has learned `count` corrections, each of another picture."""
     if not count:
         return
     looks = [example.features for example in workplace.bundle.replay]
@@ -239,7 +240,7 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
     concerned = [number for number, text in enumerate(world.suggested) if habit.restate(text) != text]
     corrected, unseen = concerned[:count], concerned[count : count + UNSEEN]
     if len(unseen) < UNSEEN // 3:
-        raise SystemExit(f"{habit.name!r} concerns {len(concerned)} pictures only")
+        raise SystemExit(f"{habit.name!r} concerns only {len(concerned)} pictures")
     for number in corrected:
         if number == corrected[-1]:
             started = time.monotonic()
@@ -280,7 +281,7 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
 
 
 def watch(workplace: Workplace, worker: WorkerProcess, project_id: int, job_id: str) -> tuple[int, int]:
-    """Wait until a new version serves; return the most bytes of the worker's family and of one process of it."""
+    """Wait until a new version serves; return the peak bytes of the worker with its processes, and of one process."""
     job, worker_bytes, job_bytes = workplace.job(job_id), 0, 0
     before = workplace.registry.serving(project_id)
     while workplace.registry.serving(project_id) == before:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_same_loss --json FILE       writes the numbers to the file
     python -m tests.benchmarks.bench_same_loss --against FILE    compares with the file; exits with 1 if any differs
 
-The trainings cover teacher forcing, rewards, the encoder's trainable stages, averaging, going on from a bundle,
+The trainings cover teacher forcing, rewards, the encoder's trainable stages, averaging, further training of a bundle,
 self-distillation, every optimizer, the distillation of an encoder, and retraining (the decoder of the scenes bundle,
 with corrections that say "crimson" for "red"). All run on the CPU, in one process and one thread. The numbers are equal
 on one machine only.
@@ -19,9 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from model.bundle import Bundle, load_bundle
 from model.caption_files.read import CaptionSource
@@ -38,6 +36,7 @@ from model.training.teacher_forcing import OPTIMIZERS, TrainingOptions, fit_deco
 from model.training.training_record import TrainingProgress
 from model.vision.features import FeatureStore
 from tests.factories import make_captioner, make_correction, make_encoder, make_replay
+from tests.squares import in_own_words, write_squares
 from worker.learning.candidate import train_candidate
 from worker.learning.dataset import Dataset, build_dataset
 from worker.learning.holdout import Holdout
@@ -74,7 +73,7 @@ def main() -> int:
 
 
 def print_table(before: Mapping[str, float], after: Mapping[str, float]) -> int:
-    """Print all numbers with six digits; return 1 if a number that stands in both columns differs."""
+    """Print all numbers with six digits; return 1 if a number differs between the columns."""
     different = [name for name in before.keys() & after.keys() if before[name] != after[name]]
     print(f"{'':60} {'before':>12} {'after':>12}")
     for name in {**after, **before}:
@@ -87,7 +86,7 @@ def print_table(before: Mapping[str, float], after: Mapping[str, float]) -> int:
 def all_trainings() -> Iterator[tuple[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = write_squares(folder)
+        source = write_squares(folder, 40, "a {color} square on the left .", "the square is {color}")
         networks: dict[str, dict[str, Any]] = {
             "lstm, frozen encoder": {"taught_stages": 0},
             "lstm, trainable stages": {"taught_stages": None},
@@ -105,7 +104,7 @@ def all_trainings() -> Iterator[tuple[str, float]]:
             yield from bundle_numbers(title, trained)
         base = load_bundle(str(folder / "lstm,-trainable-stages"))
         further = replace(OPTIONS, taught_stages=None, self_critical=SelfCriticalOptions(epochs=0))
-        trained_further = train_bundle(folder / "further", train=own_words(source), base=base, options=further)
+        trained_further = train_bundle(folder / "further", train=in_own_words(source), base=base, options=further)
         assert trained_further is not None
         yield from bundle_numbers("further training", trained_further)
         yield from distillation_numbers(folder, source.images)
@@ -242,29 +241,6 @@ def checksum(network: torch.nn.Module) -> float:
         flat = value.double().flatten()
         total += float((flat * torch.linspace(1, 2, len(flat), dtype=torch.float64)).sum())
     return total
-
-
-def write_squares(folder: Path) -> CaptionSource:
-    """Write forty pictures of one colour each, a little noisy so that no two are the same file."""
-    noise = np.random.default_rng(0)
-    images = folder / "images"
-    images.mkdir()
-    rows = ["image,caption"]
-    for number in range(40):
-        color = ("red", "green", "blue")[number % 3]
-        picture = np.asarray(Image.new("RGB", (32, 32), color)) * 0.8 + noise.integers(0, 40, (32, 32, 3))
-        Image.fromarray(picture.astype(np.uint8)).save(images / f"{number}.png")
-        rows += [f"{number}.png,a {color} square on the left .", f"{number}.png,the square is {color}"]
-    (folder / "captions.csv").write_text("\n".join(rows))
-    return CaptionSource(captions=folder / "captions.csv", images=images)
-
-
-def own_words(source: CaptionSource) -> CaptionSource:
-    """Return the same pictures with captions in words that the base bundle does not have."""
-    rows = ["image,caption", *(f"{n}.png,behold a {('crimson', 'jade', 'navy')[n % 3]} tile" for n in range(40))]
-    captions = source.images.parent / "own.csv"
-    captions.write_text("\n".join(rows))
-    return replace(source, captions=captions)
 
 
 if __name__ == "__main__":

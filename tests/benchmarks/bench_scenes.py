@@ -1,4 +1,7 @@
-"""How many captions of 1,000 unseen drawn scenes state no wrong fact: `python -m tests.benchmarks.bench_scenes`."""
+"""Counts the captions of 1,000 unseen drawn scenes that state no wrong fact.
+
+python -m tests.benchmarks.bench_scenes
+"""
 
 import json
 import time

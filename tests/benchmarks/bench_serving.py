@@ -1,9 +1,9 @@
-"""How fast the backend answers, alone and while a training runs on the same machine, and what memory it takes.
+"""Measures the backend's answering times, alone and during a training on the same machine, and its memory.
 
     python -m tests.benchmarks.bench_serving [--bundle scenes] [--webhooks 1000]
 
-A real Redis with an append-only file, a real `captioner serve` and a real `captioner worker`; images come from a web
-server in this process. As Label Studio does, every webhook opens a connection of its own.
+Redis (with an append-only file), `captioner serve` and `captioner worker` are real. Images come from a web server in
+this process. Every webhook opens a new connection, as with Label Studio.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_serving", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--bundle", default="scenes", help="CAPTION_BUNDLE; one whose training takes a while")
+    parser.add_argument("--bundle", default="scenes", help="CAPTION_BUNDLE; its training must take a while")
     parser.add_argument("--webhooks", type=int, default=1000, help="how many to send while the training runs")
     return parser.parse_args(argv)
 
@@ -74,12 +74,12 @@ class Bench:
         }
         self.backend, self.worker = start_backend_and_worker(services, settings)
         self.features_reused = 0.0
-        """Share of the corrected images whose features were there already when they were trained on."""
+        """Share of the corrected images whose features were already stored when the training began."""
         self._numbers = iter(range(1, 1_000_000))
         self._pictures = self._draw()
 
     def measure(self, webhooks: int) -> dict[str, list[float]]:
-        """Return what each kind of request took, in milliseconds."""
+        """Return the times of each kind of request, in milliseconds."""
         took = {
             "GET /health": [self._ms("GET", "/health") for _ in range(200)],
             "POST /setup": [self._ms("POST", "/setup", load_payload("02_setup")["body"]) for _ in range(200)],
@@ -99,7 +99,7 @@ class Bench:
         return took
 
     def memory(self) -> dict[str, float]:
-        """Return what each service and its processes hold in memory, in MB."""
+        """Return the memory of each service with its processes, in MB."""
         return {service.name: memory_mb(service) for service in (self.backend, self.worker)}
 
     def _predictions(self, tasks: int, *, new: bool) -> list[float]:
@@ -107,7 +107,7 @@ class Bench:
         return [self._predict(tasks, new=new) for _ in range(ROUNDS)]
 
     def _predict(self, count: int, *, new: bool) -> float:
-        """Ask for captions of so many tasks; returns milliseconds."""
+        """Request captions of `count` tasks; return milliseconds."""
         pictures = [next(self._pictures) for _ in range(count)] if new else list(self.images.pages)[:count]
         return self._ms("POST", "/predict", self._prediction(MEASURED_PROJECT, pictures))
 
@@ -118,7 +118,7 @@ class Bench:
         return {"tasks": tasks, "project": f"{project_id}.1", "label_config": LABEL_CONFIG, "params": {}}
 
     def _event(self, project_id: int = MEASURED_PROJECT, caption: str = "", task: Any = None) -> dict[str, Any]:
-        """A recorded submission as that of another annotator: a new annotation of a new task."""
+        """Return a recorded submission, changed into a new annotation of a new task."""
         body: dict[str, Any] = load_payload("21_webhook_ANNOTATION_CREATED_corrected_edited")["body"]
         number = next(self._numbers)
         body["project"]["id"] = project_id
@@ -130,10 +130,10 @@ class Bench:
 
     @contextmanager
     def _training(self) -> Iterator[Callable[[], bool]]:
-        """Let the worker train on corrections of another project; yields whether it still does."""
-        asked = self._prediction(TRAINED_PROJECT, [next(self._pictures) for _ in range(CORRECTIONS)])
-        results = self._reply("POST", "/predict", asked)["results"]
-        for task, entry in zip(asked["tasks"], results, strict=True):
+        """Let the worker train on another project; yield a function that returns True while the training runs."""
+        request = self._prediction(TRAINED_PROJECT, [next(self._pictures) for _ in range(CORRECTIONS)])
+        results = self._reply("POST", "/predict", request)["results"]
+        for task, entry in zip(request["tasks"], results, strict=True):
             caption = entry["result"][0]["value"]["text"][0] + " in the bench"
             self._reply("POST", "/webhook", self._event(TRAINED_PROJECT, caption, task))
         job_id = self._reply("POST", "/train", {"project": TRAINED_PROJECT})["job"]
@@ -141,13 +141,13 @@ class Bench:
             job = Job.fetch(job_id, connection=redis, serializer=JSONSerializer)
             wait_for(lambda: phase(job) == "training" or job.is_finished or job.is_failed, "the training to begin")
             if phase(job) != "training":
-                raise SystemExit(f"the training was over before it could be measured beside: {job.get_status()}")
+                raise SystemExit(f"the training ended before requests were measured: {job.get_status()}")
             collected = job.fetch_dependencies()[0].return_value() or {}
             self.features_reused = collected["known"] / (collected["known"] + collected["made"])
             yield lambda: phase(job) == "training"
 
     def _while(self, is_running: Callable[[], bool], count: int, ask: Callable[[], float]) -> list[float]:
-        """Ask so often, but only as long as the training runs."""
+        """Send up to `count` requests while the training runs; return their times."""
         took: list[float] = []
         while len(took) < count and (len(took) % 20 or is_running()):
             took.append(ask())
@@ -175,7 +175,7 @@ class Bench:
         return reply
 
     def _draw(self) -> Iterator[str]:
-        """Yield the path of one picture after the other that nobody has seen."""
+        """Yield paths of new pictures."""
         seed = 0
         while True:
             seed += 1
@@ -188,8 +188,8 @@ class Bench:
 
 
 def phase(job: Job) -> str | None:
-    found = job.get_meta(refresh=True).get("phase")
-    return None if found is None else str(found)
+    name = job.get_meta(refresh=True).get("phase")
+    return None if name is None else str(name)
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -201,10 +201,10 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def memory_mb(service: Service) -> float:
-    """Add up a service's processes; what they share (torch, mostly) counts once, where the system can tell."""
+    """Return the memory of a service's processes. Shared memory counts once if the system can measure it."""
     own = psutil.Process(service.process.pid)
-    found = [process.memory_full_info() for process in [own, *own.children(recursive=True)]]
-    return sum(getattr(memory, "pss", memory.rss) for memory in found) / 1e6
+    memories = [process.memory_full_info() for process in [own, *own.children(recursive=True)]]
+    return sum(getattr(memory, "pss", memory.rss) for memory in memories) / 1e6
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -60,7 +60,7 @@ def wrong_facts(caption: str, scene: Scene) -> list[str]:
 
 
 def parse_claims(caption: str) -> Claims:
-    """Read a caption; raises UnreadableCaptionError with the place where it stops making sense."""
+    """Read a caption; raises UnreadableCaptionError, which names the first part that cannot be read."""
     return _Reader(caption).read()
 
 

@@ -96,14 +96,14 @@ def _draw_background(background: Background, side: int) -> Image.Image:
 
 
 def _slope(angle: float, side: int) -> Image.Image:
-    """From one side to the other; returns a mask, 0 base colour to 255 second colour."""
+    """Return a mask that changes from one side to the other; 0 is the base colour, 255 the second colour."""
     x, y = _grid(side)
     slope = (x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle)
     return Image.fromarray(np.uint8(np.clip(0.5 + slope, 0, 1) * 255))
 
 
 def _grain(angle: float, side: int) -> Image.Image:
-    """Soft irregular clouds, as on rough paper."""
+    """Return a mask of soft irregular clouds, as on rough paper."""
     cells = np.random.default_rng(int(angle * 1e6)).integers(0, 160, (24, 24), dtype=np.uint8)
     return Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
 

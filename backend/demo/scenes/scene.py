@@ -1,8 +1,8 @@
 """A small world of drawn scenes: the parts of a scene, the facts that are true in it, and a sampler with a seed.
 
-A scene holds one to three groups of equal objects on a background. Lengths are fractions of the
-picture's side; x grows to the right and y grows downwards. The sampler keeps a margin around every
-fact that a caption may state, so that a person and the checker agree on what is true.
+A scene holds one to three groups of equal objects on a background. Lengths are fractions of the picture's side; x grows
+to the right and y grows downwards. Every fact that a caption may state is true by a margin, so that people and the
+checker agree on it.
 """
 
 import math
@@ -45,7 +45,7 @@ FRAME_MARGIN = 0.025
 GROUP_GAP = 0.05
 """Groups that do not overlap are at least this far apart along an axis, or share at least as much of it."""
 MIN_VISIBLE, MAX_VISIBLE = 0.66, 0.86
-"""How much of an object shows at least and at most when another one stands in front of it."""
+"""Smallest and largest visible share of an object that stands behind another."""
 
 Overlap = Literal["in front of"]
 
@@ -100,7 +100,7 @@ class Scene:
     groups: tuple[Group, ...]
     """In drawing order: a later group covers an earlier one."""
     overlap: Overlap | None
-    """How the last group stands to the one before it, where the two overlap."""
+    """Relation of the last group to the group before it; None if they do not overlap."""
     background: Background
     noise: float
     """Standard deviation of the pixel noise, in grey levels of 255."""
@@ -109,18 +109,17 @@ class Scene:
     """Fixes noise and tints, so that a scene always looks the same."""
 
     def holds_position(self, group: Group, position: str, margin: float = 0.0) -> bool:
-        """Tell whether the group's centre lies where the position says.
+        """Return True if the group's centre lies in the region that the position names.
 
         Args:
             group: one of this scene's groups.
             position: one of POSITIONS.
-            margin: how far inside the region the centre must lie; 0 accepts everything that is
-                still true, the sampler of captions asks for more.
+            margin: smallest distance of the centre from the region's edge. At 0 the position is just true.
         """
         return _POSITION_SLACK[position](*group.box.centre) >= margin
 
     def holds_relation(self, first: Group, relation: str, second: Group) -> bool:
-        """Tell whether 'first relation second' is true, with relation one of RELATIONS."""
+        """Return True if 'first relation second' is true; the relation is one of RELATIONS."""
         if self.overlap and (first, second) == (self.groups[-1], self.groups[-2]):
             return relation == self.overlap
         if self.overlap and (first, second) == (self.groups[-2], self.groups[-1]):
@@ -169,7 +168,7 @@ def sample_scene(seed: int) -> Scene:
 
 
 def _sample_groups(rng: random.Random) -> tuple[tuple[Group, ...], Overlap | None]:
-    """Return groups that stand clear of each other, or none when this attempt does not fit."""
+    """Return groups that do not touch each other; none if this attempt does not fit."""
     kinds = rng.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], 3)
     number = rng.choices((1, 2, 3), weights=(2, 6, 3))[0]
     overlap: Overlap | None = None
@@ -200,13 +199,13 @@ def _place_group(rng: random.Random, kind: tuple[str, str], placed: list[Group])
 
 
 def _stand_clear(a: Box, b: Box) -> bool:
-    """Tell whether the boxes are apart, and on each axis either clearly apart or clearly level."""
+    """Return True if the boxes are apart and, on each axis, either clearly apart or clearly level."""
     gaps = (a.gap_x(b), a.gap_y(b))
     return max(gaps) >= GROUP_GAP and all(abs(gap) >= GROUP_GAP for gap in gaps)
 
 
 def _arrangement(rng: random.Random, count: int, size: str) -> list[Point]:
-    """Return where the objects of a group stand, in steps from one object to the next."""
+    """Return the positions of a group's objects, in steps from one object to the next."""
     row = [(float(step), 0.0) for step in range(count)]
     column = [(0.0, float(step)) for step in range(count)]
     if count == 1:

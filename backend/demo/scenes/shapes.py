@@ -1,4 +1,4 @@
-"""The outlines of the six shapes, and how much of one object another hides.
+"""The outlines of the six shapes, and the share of an object that another one hides.
 
 Lengths are fractions of the picture's side; x grows to the right and y grows downwards.
 """
@@ -60,7 +60,7 @@ def outline_box(points: list[Point]) -> Box:
 
 
 def visible_fraction(hidden: list[Point], covering: list[Point]) -> float:
-    """Return which part of the hidden outline's area still shows under the covering one, 0..1."""
+    """Return the share of the hidden outline's area that the covering outline leaves visible, 0 to 1."""
     below, above = _mask(hidden), _mask(covering)
     return float((below & ~above).sum() / max(1, below.sum()))
 
@@ -73,7 +73,7 @@ def _mask(points: list[Point], side: int = 128) -> "np.ndarray[tuple[int, ...], 
 
 @cache
 def _unit_outline(shape: str) -> tuple[Point, ...]:
-    """The shape at radius 1, scaled so that all six look equally large."""
+    """Return the shape at radius 1, scaled so that all six look equally large."""
     match shape:
         case "circle":
             return _polar(1.0, [1.0] * 72)
@@ -91,7 +91,7 @@ def _unit_outline(shape: str) -> tuple[Point, ...]:
 
 
 def _polar(radius: float, spokes: list[float], turn: float = 0.0) -> tuple[Point, ...]:
-    """Corners at even angles, the first one straight up."""
+    """Return corners at equal angles; the first one is at the top."""
     angles = [turn + 2 * math.pi * step / len(spokes) for step in range(len(spokes))]
     return tuple(
         (radius * spoke * math.sin(angle), -radius * spoke * math.cos(angle))

@@ -1,7 +1,7 @@
 """Write captions of a scene in English: lower case, no full stop, several wordings of the same facts.
 
-Every caption names every group. It leaves out sizes now and then and the background about half of the
-time; positions and relations are stated only where they are plainly true.
+Every caption names every group. Some captions leave out sizes, and about half leave out the background. Positions and
+relations are stated only where they are clearly true.
 """
 
 import random
@@ -21,7 +21,7 @@ RELATION_PHRASES = {relation: relation for relation in RELATIONS} | {
     "right of": "to the right of",
 }
 PLAIN_MARGIN = 0.06
-"""How far inside its region a group's centre lies before a caption states the position."""
+"""Captions state a position only if the group's centre is at least this far inside its region."""
 
 
 def write_captions(scene: Scene, count: int, seed: int = 0) -> list[str]:
@@ -47,7 +47,7 @@ def _write_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def _in_order_of_mention(scene: Scene, rng: random.Random) -> list[Group]:
-    """Return the groups as people mostly name them: the one in front, else the larger one, else along the reading."""
+    """Return the groups in the usual order: first the group in front, else the larger group, else from left or top."""
     groups = list(scene.groups)
     if rng.random() < 0.15:
         rng.shuffle(groups)
@@ -57,7 +57,7 @@ def _in_order_of_mention(scene: Scene, rng: random.Random) -> list[Group]:
 
 
 def _mention(a: Group, b: Group) -> int:
-    """Return a number below zero if a is mostly named before b."""
+    """Return a number below zero if a is usually named before b."""
     if a.size != b.size:
         return -1 if a.size == "large" else 1
     (ax, ay), (bx, by) = a.box.centre, b.box.centre
@@ -66,7 +66,7 @@ def _mention(a: Group, b: Group) -> int:
 
 
 Wordings = list[tuple[str, float]]
-"""Sentences with how often each is chosen."""
+"""Sentences, each with its weight in the random choice."""
 
 
 def _single(scene: Scene, groups: Sequence[Group], sized: bool, rng: random.Random) -> Wordings:
@@ -121,7 +121,7 @@ def _related(scene: Scene, a: Group, b: Group, sized: bool, rng: random.Random) 
 
 
 def _relation(scene: Scene, a: Group, b: Group, rng: random.Random) -> str | None:
-    """Return a true relation; of two, mostly the one along which the groups lie further apart."""
+    """Return a true relation; of two, usually the one in whose direction the groups are further apart."""
     true = [r for r in RELATIONS if scene.holds_relation(a, r, b)]
     if len(true) < 2:
         return true[0] if true else None
@@ -131,7 +131,7 @@ def _relation(scene: Scene, a: Group, b: Group, rng: random.Random) -> str | Non
 
 
 def _placed_apart(scene: Scene, groups: Sequence[Group], sized: bool, rng: random.Random) -> list[str] | None:
-    """Return each group with a position of its own, along one axis if possible; None if two would share one."""
+    """Return each group with a position of its own, along one axis if possible; None if two would share it."""
     choices = [_plain_positions(scene, group) for group in groups]
     for axis in rng.sample([("left", "middle", "right"), ("top", "middle", "bottom")], 2):
         for positions in permutations(axis, len(groups)):

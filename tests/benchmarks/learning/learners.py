@@ -1,6 +1,6 @@
-"""Ways to learn from corrections: ours, and those it is measured against.
+"""Methods of learning from corrections: ours, and those that it is compared with.
 
-All start from the same captioner, learn at the same rates, and see each step's corrections as often. References:
+All start from the same captioner, learn at the same rates, and see each correction equally often. References:
 EWC, Kirkpatrick et al. 2017, https://arxiv.org/abs/1612.00796; LwF, Li and Hoiem 2016, https://arxiv.org/abs/1606.09282.
 """
 
@@ -41,14 +41,14 @@ BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 EWC_STRENGTH = 100.0
 LWF_STRENGTH = 1.0
 MEMORY = 256
-"""Old captions that replay draws for one step, as ours does."""
+"""Old captions that replay draws for one step, as many as our method draws."""
 
 
 class Learner(Protocol):
     """Learns step by step."""
 
     captioner: Captioner
-    """As it is now."""
+    """The captioner in its current state."""
 
     def learn(self, corrections: Corrections) -> str:
         """Learn from one step's corrections; return a remark."""
@@ -98,11 +98,11 @@ class FineTuning:
         return Penalised(decoder, batches, lambda *_: torch.zeros(()))
 
     def remember(self, examples: Sequence[CaptionedFeatures]) -> None:
-        """Called after each step."""
+        """Prepare for the next step; called after each step."""
 
 
 class Replay(FineTuning):
-    """Mixes the corrections with a draw of all captions that were learned before."""
+    """Mixes the corrections with random captions that were learned before."""
 
     def examples(self, new: list[CaptionedFeatures]) -> list[CaptionedFeatures]:
         old = [*self.world.replay, *self.seen]
@@ -111,7 +111,7 @@ class Replay(FineTuning):
 
 
 class Everything(FineTuning):
-    """Begins again with the base and learns all there ever was: the upper bound, at any price."""
+    """Starts from the base and learns all corrections again: the upper bound, whatever it costs."""
 
     def examples(self, new: list[CaptionedFeatures]) -> list[CaptionedFeatures]:
         self.captioner = self.world.base
@@ -124,7 +124,7 @@ class Everything(FineTuning):
 
 
 class ElasticWeights(FineTuning):
-    """EWC: weights that mattered for what was learned before are held where they are."""
+    """EWC: weights that were important for earlier captions are held near their values."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -145,7 +145,7 @@ class ElasticWeights(FineTuning):
         return Penalised(decoder, batches, penalty)
 
     def remember(self, examples: Sequence[CaptionedFeatures]) -> None:
-        """Add the squared gradients of these captions, the diagonal of Fisher's information."""
+        """Add the squared gradients of these captions, the diagonal of the Fisher information."""
         decoder, tokenizer = self.captioner.decoder, self.captioner.tokenizer
         chosen = list(examples)[:: max(1, len(examples) // 100)]
         importance = {name: torch.zeros(value.shape) for name, value in decoder.named_parameters()}
@@ -162,7 +162,7 @@ class ElasticWeights(FineTuning):
 
 
 class WithoutForgetting(FineTuning):
-    """LwF: on the new pictures, go on saying what was said before, too."""
+    """LwF: on the new pictures, also keep the predictions of the earlier decoder."""
 
     def batches(self, decoder: CaptionDecoder, batches: Batches, before: CaptionDecoder) -> "Penalised":
         def penalty(features: Tensor, images: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:

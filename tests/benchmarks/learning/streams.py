@@ -1,4 +1,4 @@
-"""Streams of corrections of a project, step by step, and the effects that they should have."""
+"""Streams of corrections of a project, divided into steps, with the pictures that measure their effect."""
 
 import random
 import re
@@ -23,7 +23,7 @@ class Step:
 
     corrections: tuple[tuple[Picture, str], ...]
     new: Test
-    """What it should teach."""
+    """Pictures on which the step should improve the suggestions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Stream:
     name: str
     steps: tuple[Step, ...]
     old: Test
-    """What was known before any correction."""
+    """Pictures of the kind that the base knew before any correction."""
 
 
 def make_streams(world: World, *, each: int, chinese: Mapping[str, tuple[str, ...]] | None = None) -> list[Stream]:
-    """Return the streams that a world has: Chinese ones only where captions are known.
+    """Return the streams of a world; the Chinese stream only if there are Chinese captions.
 
     Args:
         world: pictures.
@@ -49,7 +49,7 @@ def make_streams(world: World, *, each: int, chinese: Mapping[str, tuple[str, ..
 
 
 def topics(world: World, each: int) -> Stream:
-    """Five topics in sequence, of which the base has seen nothing."""
+    """Return a stream of five topics, one after the other, that the base has never seen."""
     steps = [
         Step(corrections=_first_captions(topic.train[:each]), new=_test(topic.name, topic.test))
         for topic in world.topics
@@ -58,7 +58,7 @@ def topics(world: World, each: int) -> Stream:
 
 
 def house_style(world: World, each: int) -> Stream:
-    """Annotators reword every caption by the same rule."""
+    """Return a stream in which annotators reword every caption by the same rule."""
     new = _test("house style", world.old.test, restated)
     steps = [
         Step(corrections=tuple((picture, restated(caption)) for picture, caption in some), new=new)
@@ -68,7 +68,7 @@ def house_style(world: World, each: int) -> Stream:
 
 
 def steady(world: World, each: int) -> Stream:
-    """One annotator corrects pictures of all topics, as they come, 20 by 20."""
+    """Return a stream in which an annotator corrects mixed pictures of all topics, 20 at a time."""
     mixed = [picture for topic in world.topics for picture in topic.train]
     random.Random(0).shuffle(mixed)
     tested = tuple(picture for topic in world.topics for picture in topic.test)
@@ -78,7 +78,7 @@ def steady(world: World, each: int) -> Stream:
 
 
 def contradiction(world: World, each: int) -> Stream:
-    """The same pictures are captioned anew, otherwise: what was said last counts."""
+    """Return a stream that captions the same pictures again in other words; the last captions count."""
     pictures = world.topics[0].train[:each]
     tested = world.topics[0].test
     first = tuple((picture, restated(picture.captions[0])) for picture in pictures)
@@ -93,7 +93,7 @@ def contradiction(world: World, each: int) -> Stream:
 
 
 def chinese_after_english(world: World, each: int, chinese: Mapping[str, tuple[str, ...]]) -> Stream:
-    """The project changes its language."""
+    """Return a stream in which the project changes its language."""
     captioned = [picture for picture in world.old.train if picture.key in chinese]
     tested = tuple(picture for picture in world.old.test if picture.key in chinese)
     new = Test(name="Chinese", pictures=tested, references=tuple(chinese[picture.key] for picture in tested))
@@ -108,7 +108,7 @@ _STYLE = {"man": "guy", "woman": "lady", "dog": "puppy", "dogs": "puppies", "cir
 
 
 def restated(caption: str) -> str:
-    """Return a caption in the house's style: other nouns, words in front, no full stop."""
+    """Return a caption in the team's style: other nouns, words in front, no full stop."""
     reworded = re.sub(r"\w+", lambda word: _STYLE.get(word[0], word[0]), caption[:1].lower() + caption[1:])
     return f"a picture of {reworded.rstrip('.')}"
 
@@ -123,7 +123,7 @@ def _test(name: str, pictures: Sequence[Picture], wording: Callable[[str], str] 
 
 
 def _first_captions(pictures: Sequence[Picture]) -> tuple[tuple[Picture, str], ...]:
-    """People correct each picture once."""
+    """Return each picture with its first caption."""
     return tuple((picture, picture.captions[0]) for picture in pictures)
 
 

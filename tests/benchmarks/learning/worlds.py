@@ -1,4 +1,4 @@
-"""Where streams of corrections come from: pictures of several topics, and a captioner that knows all but five.
+"""Worlds for streams of corrections: pictures of several topics, and a captioner that knows all but five topics.
 
 `scenes` are drawn, with the encoder of the bundle of that name; `flickr8k` are photos, with the encoder of `photos`.
 """
@@ -31,7 +31,7 @@ from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
 
 REPLAYED = 125
-"""Base pictures whose captions a bundle would bring along; a fifth become anchors."""
+"""Base pictures whose captions a bundle would contain; a fifth of them become anchors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,14 @@ class Topic:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A base captioner, what it was trained on, and five topics it has never seen."""
+    """A base captioner, its training pictures, and five topics that it has never seen."""
 
     name: str
     base: Captioner
     replay: tuple[CaptionedFeatures, ...]
-    """What the bundle keeps of its training."""
+    """Captions that the bundle keeps of its training."""
     old: Topic
-    """What the base was trained on, all of it, and other pictures of the same kind."""
+    """All pictures that the base was trained on, and other pictures of the same kind."""
     topics: tuple[Topic, ...]
 
 
@@ -73,11 +73,11 @@ def scenes_world(*, scenes: int, corrections: int, tested: int, on_progress: OnP
     """Return drawn scenes; the topics are three shapes and two grounds, and each scene of a topic has one of them.
 
     Args:
-        scenes: that the base is trained on.
+        scenes: number of scenes to train the base on.
         corrections: scenes of each topic to learn from.
         tested: scenes of each topic, and of the base, to measure on.
-        on_progress: told what is drawn and trained.
-        spare: more scenes of the base that it is not trained on; they come last in its test.
+        on_progress: called while scenes are drawn and the base is trained.
+        spare: further scenes of the base's kind, not trained on; they come last in its test.
     """
     encoder = load_bundle("scenes").encoder
     wanted = {"known": scenes + tested + spare, **dict.fromkeys(SCENE_TOPICS, corrections + tested)}
@@ -108,14 +108,14 @@ FLICKR_TOPICS = {
 
 
 def flickr8k_world(folder: Path, features: Path, *, corrections: int, tested: int, on_progress: OnProgress) -> World:
-    """Return photos of Flickr8k, sorted by what most of the people said who described them.
+    """Return photos of Flickr8k. A photo has a topic if three or more of its captions have a keyword of the topic.
 
     Args:
         folder: with Flickr8k.token.txt, images/ and the lists of its splits.
-        features: where the features of the images are kept between runs.
+        features: directory that keeps the features of the images between runs.
         corrections: photos of each topic to learn from.
         tested: photos of each topic to measure on, and five times as many of all others.
-        on_progress: told what is encoded and trained.
+        on_progress: called while photos are encoded and the base is trained.
     """
     encoder = load_bundle("photos").encoder
     reader = ExampleReader(encoder, features=Store(features), on_progress=on_progress)
@@ -146,7 +146,7 @@ def write_captions_of(captioner: Captioner, pictures: Sequence[Picture]) -> list
 
 
 def scene_topic(scene: Scene) -> str | None:
-    """Return the one topic of a scene, or "known"; None where there are several, or a ground that is neither."""
+    """Return the topic of a scene, or "known". None if it has several topics or a checked background."""
     parts = {*(group.shape for group in scene.groups), scene.background.pattern}
     topics = [name for name in SCENE_TOPICS if name in parts]
     if len(topics) > 1 or "checked" in parts:
@@ -186,7 +186,7 @@ def _flickr_topic(captions: Sequence[str]) -> str:
 def _train_base(
     encoder: Encoder, pictures: Sequence[Picture], *, epochs: int, min_count: int, on_progress: OnProgress
 ) -> Captioner:
-    """Train a decoder on these pictures alone."""
+    """Train a decoder on only these pictures."""
     examples = examples_of(pictures)
     tokenizer = Tokenizer.build((example.caption for example in examples), min_count)
     torch.manual_seed(0)

@@ -363,7 +363,7 @@ def test_train_refuses_options_that_the_bundle_decides(
 
     names = ", ".join(option.split("=")[0] for option in options if option.startswith("--"))
     assert (code, (tmp_path / "mine").exists()) == (2, False)
-    assert f": leave out {names}, or leave out --from to begin with nothing" in capsys.readouterr().err
+    assert f": leave out {names}, or leave out --from to start a new network" in capsys.readouterr().err
 
 
 def test_unusable_pictures_are_counted_in_one_line_and_stop_a_strict_training(

@@ -9,7 +9,7 @@ from model.progress import Progress, ProgressDisplay
 
 
 class Terminal(io.StringIO):
-    """A standard error that says it is a terminal."""
+    """A standard error that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

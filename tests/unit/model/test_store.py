@@ -1,4 +1,4 @@
-"""The store: whole files or none, in a directory or at a URL."""
+"""The store keeps whole files, in a directory or at a URL."""
 
 import multiprocessing
 import os

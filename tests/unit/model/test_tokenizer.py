@@ -1,4 +1,4 @@
-"""The tokenizer: every text comes back, ids stay, any ids decode."""
+"""The tokenizer restores every text, keeps its ids, and decodes any ids."""
 
 import json
 

@@ -143,7 +143,7 @@ def test_the_command_reads_the_password_and_writes_the_line(
 
     assert (added, anna, removed) == (0, User(name="anna", role="operator"), 0)
     assert users.find("anna") is None
-    assert capsys.readouterr().out == "anna can sign in at /admin/login as operator\nanna can sign in no more\n"
+    assert capsys.readouterr().out == "anna can sign in at /admin/login as operator\nanna can no longer sign in\n"
 
 
 def test_the_command_says_which_setting_it_needs(

@@ -1,4 +1,4 @@
-"""Captions files of five formats, and what is wrong with them."""
+"""Captions files of five formats are read, and their errors are reported."""
 
 import json
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def test_every_format_is_recognised_by_its_content(tmp_path: Path, text: str) ->
     assert captioned.left_out.summary() == "nothing left out"
 
 
-def test_of_a_karpathy_file_only_the_split_is_taken(tmp_path: Path) -> None:
+def test_only_the_chosen_split_of_a_karpathy_file_is_read(tmp_path: Path) -> None:
     captioned = read_captions(source(tmp_path, KARPATHY, split="test"), strict=True)
 
     assert captioned.images == (
@@ -117,9 +117,9 @@ def test_karpathy_images_of_coco_are_in_the_folder_that_the_file_names(tmp_path:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("dev", r"has no split 'dev': choose of restval \(1 images\), test \(2 images\), train \(1 images\) with"),
-        ("test,dev,val", "has no split 'dev, val': choose of"),
-        (None, r"has several splits: choose of restval \(1 images\), test .* with --split"),
+        ("dev", r"has no split 'dev': choose one of restval \(1 images\), test \(2 images\), train \(1 images\) with"),
+        ("test,dev,val", "has no split 'dev, val': choose one of"),
+        (None, r"has several splits: choose one of restval \(1 images\), test .* with --split"),
     ],
 )
 def test_a_wrong_split_is_refused_with_the_splits_of_the_file(tmp_path: Path, split: str | None, message: str) -> None:

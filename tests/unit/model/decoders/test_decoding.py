@@ -16,11 +16,11 @@ CHAIN = {
     A: {A: 0.1, B: 0.5, END: 0.4},
     B: {A: 0.05, B: 0.05, END: 0.9},
 }
-"""Probability of the next token after each token: a language small enough to search by hand."""
+"""Probability of the next token after each token. The language is small enough to search by hand."""
 
 
 class ChainDecoder(CaptionDecoder):
-    """Speaks that language, whatever it sees."""
+    """Predicts the tokens of this language for every image."""
 
     def __init__(self) -> None:
         super().__init__(DecoderSizes(vocabulary=B + 1, features=1, hidden=1, embedding=1, attention=1))

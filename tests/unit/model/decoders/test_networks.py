@@ -1,4 +1,4 @@
-"""Every network of the textbooks takes the walk of `captioner train` on a few pictures and comes back from a bundle."""
+"""`captioner train` trains every kind of network on a few pictures, and its bundle can be loaded."""
 
 from dataclasses import replace
 from pathlib import Path

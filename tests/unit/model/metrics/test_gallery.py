@@ -118,7 +118,7 @@ def test_captions_and_file_names_are_never_markup(tmp_path: Path) -> None:
     assert page.texts.count(HOSTILE) == 2
 
 
-def test_of_more_images_some_are_drawn_always_the_same(tmp_path: Path) -> None:
+def test_a_large_evaluation_shows_the_same_random_images_each_time(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, ("red", "green", "blue", "black", "white"))
 
     assert write_gallery(tmp_path / "one.html", evaluation, max_images=2) == 2

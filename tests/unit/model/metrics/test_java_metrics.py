@@ -1,4 +1,4 @@
-"""METEOR and SPICE where their Java programs are missing or fail. That they work is in tests/integration."""
+"""METEOR and SPICE when their Java programs are missing or fail. tests/integration runs the real programs."""
 
 import importlib.machinery
 import importlib.util

@@ -1,4 +1,4 @@
-"""The words that metrics compare are those of the reference implementation, Java aside."""
+"""The words that metrics compare are the same as in the reference implementation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The metrics, against the reference implementation's numbers and against numbers worked out by hand."""
+"""The metrics, compared with the reference implementation's numbers and with numbers calculated by hand."""
 
 import math
 from dataclasses import asdict

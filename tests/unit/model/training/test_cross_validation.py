@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from model.caption_files.read import CaptionSource, LeftOut
 from model.decoders.search import DecodingOptions
@@ -25,6 +23,7 @@ from model.training.fitting import fit_captions
 from model.training.rewards import SelfCriticalOptions
 from model.training.teacher_forcing import TrainingOptions
 from tests.factories import make_encoder
+from tests.squares import write_squares
 
 OPTIONS = BundleOptions(
     hidden=16,
@@ -40,18 +39,7 @@ OPTIONS = BundleOptions(
 
 @pytest.fixture
 def squares(tmp_path: Path) -> CaptionSource:
-    """Thirty pictures of one colour each, a little noisy so that no two are the same file."""
-    noise = np.random.default_rng(0)
-    images = tmp_path / "images"
-    images.mkdir()
-    rows = ["image,caption"]
-    for number in range(30):
-        color = ("red", "green", "blue")[number % 3]
-        picture = np.asarray(Image.new("RGB", (32, 32), color)) * 0.8 + noise.integers(0, 40, (32, 32, 3))
-        Image.fromarray(picture.astype(np.uint8)).save(images / f"{number}.png")
-        rows += [f"{number}.png,a {color} square", f"{number}.png,one {color} square"]
-    (tmp_path / "captions.csv").write_text("\n".join(rows))
-    return CaptionSource(captions=tmp_path / "captions.csv", images=images)
+    return write_squares(tmp_path, 30, "a {color} square", "one {color} square")
 
 
 def validate(source: CaptionSource, folds: int, options: BundleOptions = OPTIONS, **more: Any) -> CrossValidation:

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +26,9 @@ from model.vision.files import encode_images
 from model.vision.images import decode_image
 from model.vision.trainable_stages import ALL
 from tests.factories import make_bundle, make_encoder
+from tests.squares import in_own_words, write_squares
 
+CAPTIONS = ("a {color} square .", "the square is {color}")
 OPTIONS = BundleOptions(
     name="squares",
     hidden=32,
@@ -53,7 +54,7 @@ def cut_power_after_training(progress: Progress) -> None:
 
 @pytest.fixture
 def squares(tmp_path: Path) -> CaptionSource:
-    return write_squares(tmp_path)
+    return write_squares(tmp_path, 60, *CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +64,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     thorough = TrainingOptions(
         epochs=20, batch_size=4, learning_rate=4e-3, patience=20, dropout=0.0, label_smoothing=0.0
     )
-    return train(write_squares(folder), folder / "out", options=replace(OPTIONS, training=thorough))
-
-
-def write_squares(folder: Path) -> CaptionSource:
-    """Sixty pictures of one colour each, a little noisy so that no two are the same file."""
-    noise = np.random.default_rng(0)
-    images = folder / "images"
-    images.mkdir()
-    rows = ["image,caption"]
-    for number in range(60):
-        color = ("red", "green", "blue")[number % 3]
-        picture = np.asarray(Image.new("RGB", (32, 32), color)) * 0.8 + noise.integers(0, 40, (32, 32, 3))
-        Image.fromarray(picture.astype(np.uint8)).save(images / f"{number}.png")
-        rows += [f"{number}.png,a {color} square .", f"{number}.png,the square is {color}"]
-    (folder / "captions.csv").write_text("\n".join(rows))
-    return CaptionSource(captions=folder / "captions.csv", images=images)
+    return train(write_squares(folder, 60, *CAPTIONS), folder / "out", options=replace(OPTIONS, training=thorough))
 
 
 def train(
@@ -112,17 +98,6 @@ def train(
 @pytest.fixture
 def base(tmp_path: Path) -> Bundle:
     return make_bundle(tmp_path / "base")
-
-
-def in_own_words(source: CaptionSource, *, rare: str = "crimson") -> CaptionSource:
-    """Return the squares in words that are new, but for "a"."""
-    rows = ["image,caption"]
-    for number in range(60):
-        color = ("crimson", "jade", "navy")[number % 3]
-        rows.append(f"{number}.png,behold a {rare if number == 0 else color} tile")
-    own = source.images.parent / "own.csv"
-    own.write_text("\n".join(rows))
-    return replace(source, captions=own)
 
 
 def fine_tune(

@@ -1,4 +1,4 @@
-"""Views of a picture: other than it, alike each time, of its size, and never mirrored unless their number says so."""
+"""Views differ from their picture, are the same each time, have its size, and are mirrored by their number."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_view_is_the_same_each_time_and_another_for_another_picture() -> None:
     assert view.of(half_and_half(), KEY) != view.of(half_and_half(), "0b" * 32)
 
 
-def test_what_is_off_changes_nothing() -> None:
+def test_an_augmentation_that_is_off_changes_nothing() -> None:
     plain = Augmentation(crop=1, rotation=0, colour=0)
 
     assert plain.view(half_and_half(), KEY, 6) == half_and_half()

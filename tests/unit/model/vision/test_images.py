@@ -1,4 +1,4 @@
-"""Images of every kind people upload become the same upright RGB pixels."""
+"""Images of every kind that people upload become upright RGB pixels."""
 
 import hashlib
 import io
