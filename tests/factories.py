@@ -153,36 +153,37 @@ def make_state(*feedback: Feedback, **changes: Any) -> AnnotationState:
     first = feedback[0] if feedback else make_correction(**{name: changes[name] for name in names if name in changes})
     values: dict[str, Any] = {name: getattr(first, name) for name in names}
     submitted = {declared.name for declared in fields(Submission)}
-    submissions = [Submission(**{name: getattr(found, name) for name in submitted}) for found in feedback]
+    submissions = [Submission(**{name: getattr(record, name) for name in submitted}) for record in feedback]
     return AnnotationState(**values | {"submissions": tuple(submissions)} | changes)
 
 
 def store_annotation(redis: Redis, *feedback: Feedback, **changes: Any) -> Recorded:
     """Store one annotation as a webhook would that finds what was proposed; other controls of it stay."""
     state = make_state(*feedback, **{"is_whole": False} | changes)
-    recorded = FeedbackStore(redis).record(state, {found.control: _proposed(found) for found in feedback})
-    for found in recorded.feedback:
-        image_key = next(given.image_key for given in feedback if given.name == found.name)
-        if isinstance(found, Correction) and image_key is not None and found.image_key is None:
-            FeedbackStore(redis).attach_image_key(found, image_key)
+    recorded = FeedbackStore(redis).record(state, {record.control: _proposed(record) for record in feedback})
+    for record in recorded.feedback:
+        image_key = next(given.image_key for given in feedback if given.name == record.name)
+        if isinstance(record, Correction) and image_key is not None and record.image_key is None:
+            FeedbackStore(redis).attach_image_key(record, image_key)
     return recorded
 
 
-def _proposed(found: Feedback) -> list[Suggestion]:
-    if found.suggestion is None or found.model_version is None:
+def _proposed(record: Feedback) -> list[Suggestion]:
+    if record.suggestion is None or record.model_version is None:
         return []
-    captions = [found.suggestion] if found.proposed in {None, found.suggestion} else [found.suggestion, found.proposed]
+    best = record.suggestion
+    captions = [best] if record.proposed in {None, best} else [best, record.proposed]
     return [
         Suggestion(
-            project_id=found.project_id,
-            task_id=found.task_id,
-            control=found.control,
-            image_ref=found.image_ref,
-            image_key=found.image_key or "",
+            project_id=record.project_id,
+            task_id=record.task_id,
+            control=record.control,
+            image_ref=record.image_ref,
+            image_key=record.image_key or "",
             caption=str(caption),
-            model_version=found.model_version,
-            score=found.score,
-            withheld=found.arm == "withheld",
+            model_version=record.model_version,
+            score=record.score,
+            withheld=record.arm == "withheld",
         )
         for caption in captions
     ]

@@ -162,7 +162,7 @@ class FakeLabelStudio:
         return annotation_id
 
     def skip(self, task_id: int, result: str | Sequence[Json] = (), **fields: Any) -> int:
-        """Skip a task; the page sends the suggestion along that nobody approved."""
+        """Skip a task; the page also sends the suggestion that nobody approved."""
         return self.submit(task_id, result, was_cancelled=True, **fields)
 
     def update(self, annotation_id: int, result: str | Sequence[Json], **fields: Any) -> None:
@@ -179,7 +179,7 @@ class FakeLabelStudio:
         self._report("ANNOTATIONS_DELETED", project_id, annotations=[{"id": annotation_id}])
 
     def convert_to_draft(self, annotation_id: int) -> None:
-        """Make a draft of an annotation, which is gone then; no event reports it."""
+        """Turn an annotation into a draft. The annotation is gone then, and no event reports it."""
         task_id = self.annotations.pop(annotation_id)["task"]
         self._tick()
         self._touch(task_id)
@@ -197,7 +197,7 @@ class FakeLabelStudio:
         return created
 
     def import_annotation(self, task_id: int, result: str | Sequence[Json], **fields: Any) -> int:
-        """Add an annotation as the import of a task does: a deleted one's id is used again, no event reports it."""
+        """Add an annotation as the import of a task does: a deleted id is used again, and no event reports it."""
         return self._create_annotation(task_id, result, {"id": _next_id(self.annotations)} | fields)
 
     def delete_task(self, task_id: int) -> None:

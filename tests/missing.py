@@ -1,4 +1,4 @@
-"""The end of a test whose program is not installed."""
+"""Skip or failure of a test whose program is not installed."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Captions of our own making, and what the reference implementation says of them.
+"""Captions of our own, and the scores that the reference implementation gives them.
 
 REFERENCE_WORDS, SCORES and SHORT_SCORES are the output of pycocoevalcap 1.2 under OpenJDK 17 on 2026-11-21:
 its PTBTokenizer on every caption, then its Bleu(4), Meteor, Rouge and Cider on the words. The same calls are made anew

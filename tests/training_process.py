@@ -46,7 +46,7 @@ class TrainingProcess:
             )
 
     def kill_once_there_is(self, file: Path, timeout_s: float = 120) -> None:
-        """Kill it with all it started, as a power cut would, as soon as it has written a file."""
+        """Kill it and its child processes, as a power cut would, as soon as it has written a file."""
         deadline = time.monotonic() + timeout_s
         while not file.exists():
             assert self._process.poll() is None, f"ended before {file} was there: {self.output()}"

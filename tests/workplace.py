@@ -32,7 +32,7 @@ COLORS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple"
 
 @dataclass
 class Workplace:
-    """The backend's side of what it shares with its workers."""
+    """The files, Redis and settings that the backend shares with its workers."""
 
     redis: Redis
     settings: Settings
@@ -80,7 +80,7 @@ class Workplace:
 
     @staticmethod
     def wait_until(holds: Callable[[], object]) -> None:
-        """Wait until a condition holds that nothing announces, such as the progress of a job."""
+        """Poll until a condition holds that no event announces, such as the progress of a job."""
         give_up_at = time.monotonic() + DEADLINE_S
         while not holds():
             assert time.monotonic() < give_up_at, f"the condition does not hold after {DEADLINE_S} s"

@@ -31,7 +31,7 @@ def make_workplace(tmp_path: Path) -> Callable[[str], Workplace]:
             redis_url=redis_url,
             model_store=str(tmp_path / "store"),
             caption_bundle=str(tmp_path / "bundle"),
-            label_studio_url="http://127.0.0.1:9",  # refuses connections, so requests to Label Studio fail at once
+            label_studio_url="http://127.0.0.1:9",  # requests to Label Studio fail at once
             retrain_budget_s=20,
             refresh_predictions=False,
         )

@@ -1,4 +1,4 @@
-"""Jobs for tests that run until the test lets go of them: it holds the other end of a socket."""
+"""Jobs that run until the test releases them by closing its end of a socket."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ def held(port: int) -> str:
 
 
 def held_training(project_id: int, port: int) -> bool:
-    """As `worker.jobs.retrain` does, hold the project's place of the one that trains."""
+    """Be the project's only training until released, as `worker.jobs.retrain` is."""
     job = get_current_job()
     assert job is not None
     with only_training(connect_patiently(Settings.from_env().redis_url), project_id, job.id) as is_ours:

@@ -36,7 +36,7 @@ def trigger(workplace: Workplace, project_id: int = 1) -> str:
 
 
 def run_held_training(workplace: Workplace, hold: Hold) -> str:
-    """Let a worker train project 1 until it is let go."""
+    """Let a worker train project 1 until the test releases it."""
     job = queue(workplace.redis, RETRAIN_QUEUE).enqueue_call(
         "tests.integration.held_jobs.held_training", args=[1, hold.port], timeout=DEADLINE_S, failure_ttl=DEADLINE_S
     )

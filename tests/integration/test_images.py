@@ -185,7 +185,7 @@ def test_a_redirect_to_a_metadata_service_is_not_followed(label_studio: ImageSer
 def test_a_name_that_leads_to_a_metadata_service_is_refused_before_anything_is_sent(
     label_studio: ImageServer, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The address of the connection decides, so this connection claims to have such an address."""
+    """The address of the connection decides, so this connection pretends to have a link-local address."""
     monkeypatch.setattr("socket.socket.getpeername", lambda _: ("169.254.169.254", 80), raising=False)
 
     with pytest.raises(ImageError, match=r"169\.254\.169\.254 is a link-local address"):

@@ -412,7 +412,7 @@ def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label
 
 
 def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]], Tensor]:
-    """Return `Encoder.encode` for an encoder whose features of these colors half precision cannot hold."""
+    """Return an `Encoder.encode` whose features of these colors are too large for half precision."""
     encode = Encoder.encode
 
     def overflowing(encoder: Encoder, pixels: Sequence[Tensor]) -> Tensor:
@@ -681,7 +681,7 @@ def test_what_a_training_took_and_did_not_learn_is_trained_by_a_later_pull(
 
 @pytest.fixture
 def worse(workplace: Workplace, label_studio: FakeLabelStudio) -> str:
-    """A version that a retraining published, and that is accepted 10 times of 40; the one before 30 of 40."""
+    """A published version that is accepted 10 times of 40; the earlier version was accepted 30 times of 40."""
     before = workplace.bundle.version
     publish = workplace.registry.publish
     published = publish(1, workplace.bundle.captioner(), parent=before, metrics={}, corrections=[], decision="better")

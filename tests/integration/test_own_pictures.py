@@ -1,4 +1,4 @@
-"""A project owner has 500 captioned pictures: the built-in bundle learns how they are worded there."""
+"""A project owner has 500 captioned pictures, and the built-in bundle learns the wording of their captions."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_500_captioned_pictures_of_my_own_teach_the_built_in_bundle_my_words(
 
     code = main(["train", "--from", "scenes", *source, "--out", str(out), "--views", "1", "--epochs", "10"])
 
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     record = json.loads((out / "bundle.json").read_text("utf-8"))["record"]
     before, after = record["started_from"]["held_out_metrics"], record["held_out_metrics"]
     assert code == 0
@@ -50,8 +50,8 @@ def test_500_captioned_pictures_of_my_own_teach_the_built_in_bundle_my_words(
     assert after["images"] == before["images"] == record["held_out_images"]
     assert after["cider_d"] > before["cider_d"] + 2
     assert after["bleu_4"] > before["bleu_4"] + 0.3
-    assert f"CIDEr-D {100 * before['cider_d']:.1f} {100 * after['cider_d']:.1f}" in " ".join(told.split())
-    assert "better in every score" in told
-    assert f"CAPTION_BUNDLE={out} uses it" in told
+    assert f"CIDEr-D {100 * before['cider_d']:.1f} {100 * after['cider_d']:.1f}" in " ".join(printed.split())
+    assert "better in every score" in printed
+    assert f"CAPTION_BUNDLE={out} uses it" in printed
     assert main(["caption", str(my_pictures / "0.png"), "--bundle", str(out)]) == 0
     assert ": we see " in capsys.readouterr().out

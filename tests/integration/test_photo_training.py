@@ -1,4 +1,4 @@
-"""`captioner train` on real photos with ImageNet features, at a small scale: does it learn to say anything?"""
+"""`captioner train` on real photos with ImageNet features, at a small scale."""
 
 from pathlib import Path
 

@@ -136,7 +136,7 @@ def test_corrections_of_a_training_that_runs_do_not_trigger_again(workplace: Wor
 
 
 def let_time_pass(workplace: Workplace, *, since_change_s: int, since_training_s: int) -> None:
-    """Move the events of project 1 back by so many seconds."""
+    """Move the events of project 1 back in time by this many seconds."""
     seconds, _ = workplace.redis.time()
     workplace.redis.hset("captioner:changes:1", "last", (seconds - since_change_s) * 1_000_000)
     workplace.redis.hset("captioner:retraining:1", "began", (seconds - since_training_s) * 1_000_000)

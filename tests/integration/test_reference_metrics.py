@@ -48,13 +48,13 @@ def test_our_scores_are_those_that_the_reference_package_gives_now(
 
 
 def test_meteor_is_the_number_of_its_program_in_any_language_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Java takes its decimal comma from here; the classes of the reference package wait for ever then.
+    # Java takes a decimal comma from these variables. The classes of the reference package would then wait for ever.
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de")
     monkeypatch.setenv("LC_ALL", "C")
-    seen: list[int] = []
+    steps_done: list[int] = []
 
-    meteor = java_metrics(CAPTIONS, REFERENCES, lambda progress: seen.append(progress.done))[0]
+    meteor = java_metrics(CAPTIONS, REFERENCES, lambda progress: steps_done.append(progress.done))[0]
 
     assert (meteor.name, meteor.missing) == ("METEOR", "")
     assert meteor.score == pytest.approx(SCORES["meteor"], abs=5e-5)
-    assert len(CAPTIONS) in seen
+    assert len(CAPTIONS) in steps_done

@@ -72,7 +72,7 @@ def test_an_error_is_one_line_and_exit_code_2(
 
 
 def test_caption_writes_one_json_object_per_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = write_bundle(tmp_path / "bundle", seed=6)  # untrained, and yet of several opinions
+    bundle = write_bundle(tmp_path / "bundle", seed=6)  # untrained, but with different captions
     picture, text = tmp_path / "red.png", tmp_path / "text.jpg"
     make_image().save(picture)
     text.write_text("no image")

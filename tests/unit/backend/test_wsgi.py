@@ -21,9 +21,9 @@ def test_one_process_with_threads_serves_so_that_the_model_is_in_memory_once() -
 
 
 def test_gunicorn_knows_every_setting() -> None:
-    known = {setting.name for setting in KNOWN_SETTINGS}
+    setting_names = {setting.name for setting in KNOWN_SETTINGS}
 
-    assert set(wsgi.server_options(Settings())) <= known
+    assert set(wsgi.server_options(Settings())) <= setting_names
 
 
 def test_importing_the_module_makes_no_app() -> None:

@@ -1,4 +1,4 @@
-"""The doors that RQ calls by name: queued jobs hold these names, so they must stay."""
+"""The functions that RQ calls by name. Queued jobs hold these names, so they must not change."""
 
 import inspect
 import subprocess

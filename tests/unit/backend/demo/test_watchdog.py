@@ -19,7 +19,7 @@ DEADLINE_S = 20
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
-    """A process that has started another one and told its id."""
+    """A process that started another process and printed its id."""
     with started(PARENT) as process:
         yield process
 

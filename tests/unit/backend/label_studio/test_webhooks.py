@@ -1,4 +1,4 @@
-"""Faults of a webhook are named; no Label Studio is needed to see them."""
+"""Faults of a webhook are named, without a Label Studio."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ def test_tags_may_be_named_anything_and_stand_beside_other_controls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "found"),
+    ("config", "tags"),
     [
         (
             '<View><Text name="t" value="$text"/><TextArea name="c" toName="t"/></View>',
@@ -51,11 +51,11 @@ def test_tags_may_be_named_anything_and_stand_beside_other_controls() -> None:
         ("<View/>", "no tag with a name"),
     ],
 )
-def test_a_config_that_cannot_be_captioned_is_refused_with_what_was_found(config: str, found: str) -> None:
+def test_a_config_that_cannot_be_captioned_is_refused_with_what_was_found(config: str, tags: str) -> None:
     with pytest.raises(LabelConfigError) as caught:
         parse_caption_controls(config)
 
-    assert str(caught.value).endswith(f"found {found}")
+    assert str(caught.value).endswith(f"found {tags}")
 
 
 @pytest.mark.parametrize("config", ["", "  ", "<View><Image", "no xml at all"])

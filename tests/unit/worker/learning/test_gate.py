@@ -10,7 +10,7 @@ IRRELEVANT = Relevance(captions=16, won=0.51, chance=0.4)
 
 
 def make_sample(gain: float, count: int, spread: float = 0.1) -> Sample:
-    """`count` captions that the candidate expects better by `gain` nats per word on the mean."""
+    """`count` captions whose mean loss is lower with the candidate by `gain` nats per word."""
     serving = [2.0 + 0.01 * number for number in range(count)]
     centre = (count - 1) / 2
     lost = [loss - gain + spread * (number - centre) for number, loss in enumerate(serving)]
