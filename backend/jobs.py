@@ -74,7 +74,7 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
     Args:
         project_id: Label Studio's id.
         version: the version that makes the suggestions.
-        after_id: id of the task to go on after; 0 begins with the first task.
+        after_id: id of the last refreshed task; 0 begins with the first task.
 
     Raises:
         LabelStudioError: tasks cannot be read or predictions not written; a retry goes on where this job ended.

@@ -86,7 +86,7 @@ def make_app(settings: Settings) -> Flask:
 def check_layouts(settings: Settings) -> None:
     """Convert what an earlier version left in Redis, and refuse what a newer version left there or in the store.
 
-    A Redis or a store that does not answer now is checked when it is used first.
+    A Redis or a store that does not answer now is checked at its first use.
 
     Raises:
         LayoutError: a newer version wrote it; nothing was changed.
@@ -112,7 +112,7 @@ def begin_beside_requests(services: CaptioningServices) -> None:
 
 
 def pull_missed(services: CaptioningServices) -> None:
-    """Schedule a pull of every project for now. If Redis does not answer, the next pull by the clock does the same."""
+    """Schedule a pull of every project for now. If Redis does not answer, the next periodic pull does the same."""
     if services.settings.label_studio_api_key is None:
         logger.info("missed annotations are never pulled reason=LABEL_STUDIO_API_KEY is not set")
         return

@@ -1,1 +1,1 @@
-"""Learns from corrections: the inbox in Redis, the queues, and the retraining job."""
+"""Learns from corrections: feedback in Redis, job queues, and the retraining of models."""

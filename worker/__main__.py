@@ -40,7 +40,7 @@ NICENESS = 10
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker; returns the exit status."""
     parser = argparse.ArgumentParser(prog="captioner worker", description="Run retrainings and Label Studio jobs.")
-    parser.add_argument("--queues", nargs="+", choices=QUEUES, default=QUEUES, help="which to serve, first one first")
+    parser.add_argument("--queues", nargs="+", choices=QUEUES, default=QUEUES, help="queues to serve, in this order")
     parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
     arguments = parser.parse_args(argv)
     try:

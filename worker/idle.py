@@ -1,4 +1,4 @@
-"""The door by which RQ calls the check for quiet; queued jobs hold its name, so it stays."""
+"""The check for quiet. Queued jobs hold this name, so it must not change."""
 
 from worker.queue.trigger import retrain_if_idle
 

@@ -1,4 +1,4 @@
-"""The doors by which RQ calls the worker's jobs; queued jobs hold their names, so these stay."""
+"""The worker's jobs. Queued jobs hold these names, so they must not change."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
 
 def roll_back_if_accepted_less(project_id: int) -> str | None:
-    """RQ job: let the version before serve again if it was accepted more; see `worker.learning.rollback`."""
+    """RQ job: serve the earlier version again if it was accepted more often; see `worker.learning.rollback`."""
     from worker.learning import rollback
 
     return rollback.look_back(project_id)

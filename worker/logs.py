@@ -58,10 +58,10 @@ class JsonLine(logging.Formatter):
 
 
 def _event_and_fields(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    """Split a message before its values are put in; values without a key are part of the event."""
+    """Return a message's event and its fields. Values without a key are part of the event."""
     template, values = str(record.msg), record.args
     if not isinstance(values, tuple) or len(values) != sum(m["form"] != "%%" for m in _PLACEHOLDER.finditer(template)):
-        return record.getMessage(), {}  # a form of message that only logging can read
+        return record.getMessage(), {}  # only logging can format this message
     remaining, fields = iter(values), {}
 
     def fill(placeholder: re.Match[str]) -> str:

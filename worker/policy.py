@@ -10,21 +10,21 @@ HELD_OUT_SHARE = 5
 SURE = 1.645
 """Standard errors that chance exceeds in 5 per cent of cases."""
 FEWEST_JUDGED = 10
-"""Suggestions of a version before its acceptance counts: the first ones may all be alike."""
+"""Judged suggestions that a version needs before it is compared: the first ones may all be alike."""
 
 
 def should_retrain(waiting: int, retrain_after: int) -> bool:
-    """Return True if enough changes wait that no training has claimed."""
+    """Return True if enough unclaimed changes wait."""
     return waiting >= retrain_after
 
 
 def is_quiet(quiet_s: float, retrain_idle_s: int) -> bool:
-    """Return True if the newest change is old enough to train on fewer; never if RETRAIN_IDLE_S is 0."""
+    """Return True if the newest change is so old that fewer changes are enough; never if RETRAIN_IDLE_S is 0."""
     return retrain_idle_s > 0 and quiet_s >= retrain_idle_s
 
 
 def is_accepted_less(accepted: int, judged: int, accepted_before: int, judged_before: int, margin: float) -> bool:
-    """Return True if suggestions are accepted less often than those of the version before, by more than a margin.
+    """Return True if suggestions are accepted less often than those of the earlier version, by more than a margin.
 
     This is a one-sided test of two shares. Small numbers need two more suggestions in each, one of them accepted
     (Agresti and Caffo 2000, https://doi.org/10.1080/00031305.2000.10474560).
@@ -32,8 +32,8 @@ def is_accepted_less(accepted: int, judged: int, accepted_before: int, judged_be
     Args:
         accepted: suggestions of the serving version that were accepted as they are.
         judged: all of its suggestions that became a caption.
-        accepted_before: of the version before.
-        judged_before: of the version before.
+        accepted_before: the same number for the earlier version.
+        judged_before: the same number for the earlier version.
         margin: tolerated difference of the shares, 0 to 1.
     """
     if min(judged, judged_before) < FEWEST_JUDGED:
@@ -51,6 +51,6 @@ def is_held_out(image_key: str) -> bool:
 def is_withheld(image_key: str, hidden_percent: int) -> bool:
     """Return True if an image gets no suggestion, so that captions with and without one can be compared.
 
-    Its content decides. Other digits count than in `is_held_out`, so the two decisions are independent.
+    The image's content decides. `is_held_out` uses other digits of the key, so the two decisions are independent.
     """
     return int(image_key[8:16], 16) % 100 < hidden_percent

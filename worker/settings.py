@@ -282,6 +282,6 @@ def _shown(value: Any) -> str:
 
 def hide_password(address: str) -> str:
     """Return the address with the account and password in it starred; any other text unchanged."""
-    # Up to the last @ and not by urlsplit: an unescaped / or # in a password would end the part it looks at.
+    # Up to the last @. urlsplit would cut a password at an unescaped / or #.
     without_account = re.sub(r"(?<=://).*@", "***@", address)
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", without_account)

@@ -38,7 +38,7 @@ PLACE_REMEMBERED_S = 90 * 24 * 3600
 REDIS_ANSWERS_WITHIN_S = 0.3
 """Label Studio waits one second for /health, and the login is checked within that second."""
 REDIS_AWAY_S = 10.0
-"""After Redis did not answer, this process counts alone for so long."""
+"""After Redis did not answer, this process counts alone for this long."""
 
 KEY_PREFIX = "captioner:wrong-passwords"
 

@@ -114,7 +114,7 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         return removed.count
 
     def _pull_soon(self, reason: str, project_id: int) -> None:
-        """Bring the next pull forward, so that a mistake about an event lasts seconds."""
+        """Bring the next pull forward, so that a mistake about an event lasts only seconds."""
         logger.info("annotations will be pulled soon project=%s reason=%s", project_id, reason)
         try:
             schedule_pull(self.services.redis, self.services.settings, delay_s=PULL_SOON_S)

@@ -89,7 +89,7 @@ class ServingCaptioners:
         return version
 
     def fits(self, version: ModelVersion) -> bool:
-        """Return True if a version can serve; a version of another bundle only once our bundle is loaded."""
+        """Return True if a version can serve. Our bundle must be loaded for a version of another bundle."""
         if version.bundle == self.registry.base_version:
             return True
         return self._bundle is not None and version.encoder == self._bundle.encoder.fingerprint

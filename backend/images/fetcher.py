@@ -83,7 +83,7 @@ class ImageFetcher:
             task_id: id of the task, because Label Studio resolves cloud addresses per task.
 
         Raises:
-            ImageError: the image cannot be fetched; the message has no tokens and signatures.
+            ImageError: the image cannot be fetched; the message has no tokens or signatures.
         """
         if image_ref.startswith("data:"):
             return self._decode_data_url(image_ref)

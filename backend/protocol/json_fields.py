@@ -20,7 +20,7 @@ from model.errors import RequestError
 T = TypeVar("T")
 
 LARGEST_NUMBER = 2**53
-"""Beyond it Redis' scripts, and JavaScript, no longer tell one id from the next."""
+"""Above this, Redis' scripts and JavaScript cannot tell two neighbouring ids apart."""
 
 _EXPECTED = {
     "bool_type": "true or false",
@@ -31,11 +31,11 @@ _EXPECTED = {
     "model_type": "an object",
     "string_type": "a string",
 }
-"""What to write for the kinds of pydantic's errors; strict mode knows no others for the types of JSON."""
+"""Words for the kinds of pydantic's errors; in strict mode the types of JSON have no others."""
 
 
 def replace_half_surrogates(text: Any) -> Any:
-    """Return text that UTF-8 can hold: JSON may spell half of a surrogate pair, no file and no Redis can keep it."""
+    """Return text that UTF-8 can hold: JSON may spell half a surrogate pair, which no file and no Redis can hold."""
     return text.encode("utf-8", "replace").decode("utf-8") if isinstance(text, str) else text
 
 
@@ -89,25 +89,25 @@ class _Identified(JsonObject):
 
 
 def need(body: Mapping[str, Any], key: str, kind: type[T], path: str = "") -> T:
-    """Return body[key] when it is of this JSON type; `parse_json` with a `JsonObject` does more."""
+    """Return body[key], which must have this JSON type."""
     if key not in body:
         raise RequestError(f"{path}{key} is missing")
     return checked(body[key], kind, f"{path}{key}")
 
 
 def checked(value: Any, kind: type[T], name: str) -> T:
-    """Return a value that has this JSON type; `parse_json` with a `JsonObject` does more."""
+    """Return the value, which must have this JSON type."""
     exact: Any = {int: WholeNumber, dict: dict[str, Any], list: list[Any], object: Any}.get(kind, kind)
     return parse_json(exact, value, name)  # type: ignore[no-any-return]
 
 
 def need_objects(body: Mapping[str, Any], key: str, path: str = "") -> list[dict[str, Any]]:
-    """Return body[key] when it is a list of objects."""
+    """Return body[key], which must be a list of objects."""
     return parse_json(list[dict[str, Any]], need(body, key, list, path), f"{path}{key}")
 
 
 def need_ids(body: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Return the ids of body[key], a list of objects that have one."""
+    """Return the ids of the objects in the list body[key]."""
     return tuple(item.id for item in parse_json(list[_Identified], need(body, key, list), key))
 
 

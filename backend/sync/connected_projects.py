@@ -46,7 +46,7 @@ def pull_project(client: LabelStudioClient, redis: Redis, settings: Settings, pr
         LabelConfigError: the project's labeling config has no caption.
     """
     reconciliation = reconcile(client, redis, project)
-    # This is needed without a change too: a retraining that took corrections may have ended without learning them.
+    # This is needed without a change too: a retraining that claimed corrections may have failed.
     retrain_when_due(redis, settings, project.project_id)
     return reconciliation
 
@@ -58,7 +58,7 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
         reconciliation = pull_project(client, redis, settings, project)
         if read_waiting(redis, project.project_id).count:  # annotators may have judged suggestions, too
             enqueue_rollback_check(redis, project.project_id)
-    # Errors in reading JSON that no Label Studio we know would send must not stop the other projects either.
+    # JSON that no known Label Studio sends raises errors of other kinds. They must not stop the other projects either.
     except (CaptionerError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
         logger.warning("annotations not pulled project=%s problem=%r", project.project_id, problem)
         return "failed"

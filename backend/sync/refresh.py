@@ -23,8 +23,7 @@ TASKS_AT_ONCE = 25
 TURN_S = 60.0
 """How long one job writes before other jobs of its worker get their turn."""
 REST_IN_S = 3
-"""Delay of the next turn. A worker becomes free meanwhile and takes a retraining first, which waits in its second
-queue."""
+"""Delay of the next turn. Meanwhile the worker is free for a retraining, which waits in its second queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def refresh(
     """Write the version's suggestions for one turn, and enqueue another turn for the rest.
 
     Args:
-        after_id: id of the task to go on after; 0 begins with the first task.
+        after_id: id of the last refreshed task; 0 begins with the first task.
         on_progress: is called with the number of tasks done and the number of all tasks.
         turn_s: the turn ends with the batch in which this time is over.
 

@@ -10,7 +10,7 @@
 --   index               zset   "a:<name>" and "t:<task id>:<name>", to find names by annotation and by task
 --   times               zset   names of the records with a caption, by updated_at in microseconds since 1970
 --   changed             zset   names whose caption came, changed or went after the last training, by change number
---   changes             hash   last, claimed, trained: change numbers; touches: how often a task was touched
+--   changes             hash   last, claimed, trained: change numbers; touches: number of events that touched a task
 --   unseen              set    names of captions that no training has ever read
 --   excluded            hash   name -> {reason, automatic} of captions that are stored and not trained on
 --   removed             hash   "a:<annotation id>", "t:<task id>" -> {at, annotation_uid, created_at, ...} of what is gone, so that a late
@@ -20,7 +20,7 @@
 --   pulled              hash   task id -> the time Label Studio gave when the task was read last; "read-as" -> see pull.py
 --   ledger-totals       hash   "<counter>:<arm>:<annotator>:<version>" -> number; no annotator means everybody
 --   ledger-words        hash   "<arm>:<word>" -> captions that contain it
---   ledger-spectrum     hash   "<arm>:<captions>" -> words that stand in so many captions
+--   ledger-spectrum     hash   "<arm>:<captions>" -> words that are in so many captions
 --   counts              hash   of all projects, ever growing; worker/queue/job_metrics.py describes it
 --   suggestions         list   of one task (":<task>" follows), newest first; worker/feedback/suggestions.py describes it
 --
@@ -84,7 +84,7 @@ local function is_training()
 end
 
 local function caption_came(name, had_caption)
-  -- A training reads some time after it has started, and one that failed cannot be told from one that runs.
+  -- A training reads some time after its start, and a failed training looks like a running one here.
   if not had_caption and not is_training() and not redis.call('ZSCORE', CHANGED, name) then
     redis.call('SADD', UNSEEN, name)
   end
@@ -95,7 +95,7 @@ local function caption_went(name)
   local number = next_change()
   redis.call('ZREM', TIMES, name)
   redis.call('HDEL', EXCLUDED, name)
-  -- A caption that no training has read is simply gone. Any other must be trained away.
+  -- If no training has read the caption, nothing is to be unlearned. Otherwise its removal is a change.
   if redis.call('SREM', UNSEEN, name) == 1 then
     redis.call('ZREM', CHANGED, name)
   else
@@ -212,7 +212,7 @@ local function drop(found)
   return had_caption
 end
 
--- Put what Label Studio holds, as it was recorded if it was removed or overwritten by mistake.
+-- Store what Label Studio holds. If its record was removed or overwritten by mistake, that record is restored.
 local function restore(name, json, time)
   local record, copy = cjson.decode(json), recall_removed('n:' .. name)
   local is_restored = copy and is_same(cjson.decode(copy.record), record)
@@ -347,11 +347,11 @@ function commands.remove_task(task_id, now, recently)
   return {removed, #before > 0 and (gone or is_recent) and 1 or 0}
 end
 
--- Let the records of one task be what Label Studio was just read to hold.
+-- Make the records of one task equal to what was just read in Label Studio.
 --   task_id
 --   number        of the task in `touched` before Label Studio was asked; "" when it was not there
 --   since         `touches` before Label Studio was asked
---   time          Label Studio's of the task; "" when it lists none
+--   time          Label Studio's time of the task; "" when it lists none
 --   is_complete   "1" unless something of the task could not be read
 --   removed       JSON: names of records that it no longer holds
 --   name, record, time   of each submission that it holds
@@ -399,7 +399,7 @@ function commands.replace_task(task_id, number, since, time, is_complete, gone, 
   return {1, stored, removed, is_taken}
 end
 
--- Put a record in place of itself if nobody changed it meanwhile; no change for a training.
+-- Replace a record if nobody changed it meanwhile; this is no change for a training.
 --   name, before, after   both as JSON
 function commands.amend(name, before, after)
   if redis.call('HGET', FEEDBACK, name) ~= before then return 0 end
@@ -407,7 +407,7 @@ function commands.amend(name, before, after)
   return 1
 end
 
--- Keep a caption out of trainings; a change.
+-- Exclude a caption from training; this counts as a change.
 --   name, why   JSON {reason, automatic}
 function commands.exclude(name, why)
   local json = redis.call('HGET', FEEDBACK, name)

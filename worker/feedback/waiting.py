@@ -18,7 +18,7 @@ class Waiting:
 
     count: int
     unclaimed: int
-    """Those that no training has even started with, be it one that runs or one that failed."""
+    """Changes that no training has claimed, neither a running nor a failed one."""
     oldest_s: float | None
     """Age of the oldest; None when nothing waits."""
     quiet_s: float | None

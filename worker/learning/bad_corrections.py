@@ -1,8 +1,8 @@
 """The search for corrections that make a training fail.
 
-A correction can do so by features of a wrong shape or with values that are not numbers, or by a caption that breaks
-the tokenizer, the search for edits or the loss. A trial is much cheaper than a training: one forward and backward pass,
-after everything that a training does with corrections before.
+The cause is in its features (a wrong shape, or values that are not numbers), or in its caption, which breaks the
+tokenizer, the search for edits or the loss. A trial does what a training does, but makes only one forward and backward
+pass, so it is much cheaper.
 
 The search halves its items: k bad ones among n are found by at most 2 k log2(n) + 1 trials.
 """
@@ -23,13 +23,13 @@ Item = TypeVar("Item")
 NO_NUMBERS = "the features of its image contain values that are not numbers"
 NO_LOSS = "its loss is not a number"
 SOUND = 2
-"""Captions of the bundle in each trial: what fails beside these is bad, even if many corrections are bad in one way."""
+"""Captions of the bundle in each trial: a trial that fails with these has a bad correction."""
 
 
 def find_bad_corrections(
     corrected: Sequence[CorrectedImage], serving: Captioner, bundle: Captioner, replay: Sequence[CaptionedFeatures]
 ) -> list[tuple[CorrectedImage, str]]:
-    """Return each correction that makes a training fail, and the failure; none if trainings fail without any, too.
+    """Return each correction that makes a training fail, and the failure; none if it fails without corrections too.
 
     Args:
         corrected: the corrections that a training would use.

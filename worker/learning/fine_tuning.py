@@ -23,7 +23,7 @@ from worker.queue.job_progress import Progress
 BATCH = 64
 HIDDEN = 256
 """State size of the decoder that the next three constants are for. A decoder twice as wide learns as much in half as
-many steps at half the rates; with more it forgets more."""
+many steps at half the rates. With more steps or higher rates it forgets more."""
 STEPS = 64
 """Steps of one retraining, if the budget allows."""
 RATE = 2e-3

@@ -22,8 +22,8 @@ from worker.learning.relevance import FEWEST, WON_ENOUGH, Relevance
 
 DRAWS = 1000
 ENOUGH_TO_SHOW = 10
-"""Held-out captions that a candidate needs to show that captions have a meaning which the served version cannot read.
-A language used by mistake in one batch is not learned. A deliberate change of language comes again."""
+"""Held-out captions that a candidate needs to show that new captions make sense which the served version cannot read.
+One batch in a wrong language is too few. A deliberate change of language continues until there are enough."""
 
 
 @dataclass(frozen=True, kw_only=True)

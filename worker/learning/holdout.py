@@ -29,7 +29,7 @@ MAX_DISTANCE = 48
 
 
 class Holdout:
-    """Images of one project that were ever trained on or measured on. Only the project's retraining changes it."""
+    """Images of one project that were ever trained on or measured on. Only the project's retraining changes them."""
 
     def __init__(self, store: Store, project_id: int, encoder_fingerprint: str) -> None:
         self._store = store

@@ -25,7 +25,7 @@ CHANCE = 0.002
 ROUNDING = 1e-3
 """Differences of fewer nats do not count."""
 WON_ENOUGH = 0.6
-"""Share of comparisons below which captions hardly describe their images, however certain that little is."""
+"""Captions that win a smaller share of comparisons hardly describe their images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,7 +188,7 @@ class TrainingRun:
             with suppress(JobError):  # if the project was paused meanwhile, the corrections wait
                 trigger = "another version was promoted during the training"
                 enqueue_retraining(self.redis, self.settings, self.project_id, trigger)
-            raise NoVersion(f"{parent} is not served any more; the next training starts from the version that is.")
+            raise NoVersion(f"{parent} is not served any more; the next training starts from the new one.")
         version = record(self.registry, self.project_id, candidate, decision, self.change_number, parent, reason)
         finish(self.redis, self.settings, version)
         calibrate(self.redis, self.store, self.project_id)

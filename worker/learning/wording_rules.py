@@ -21,7 +21,7 @@ MIN_SUPPORT = 3
 """Captions that an edit must bring nearer to what people wrote; two may be chance."""
 MIN_SUPPORT_WITH_GAP = 5
 MIN_SHARE = 0.8
-"""Of the captions that an edit changes; the others may be mistakes."""
+"""Share of the changed captions that an edit must improve; the others may be mistakes."""
 MAX_EDITS = 20
 MAX_WORDS = 8
 """A difference of more words at once is another caption, not another wording."""

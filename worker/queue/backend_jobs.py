@@ -48,10 +48,10 @@ def enqueue_backend_job(redis: Redis, name: str, *args: Any, delay_s: int = 0) -
 def enqueue_refresh(
     redis: Redis, settings: Settings, project_id: int, version: str, *after_id: int, delay_s: int = 0
 ) -> str | None:
-    """Enqueue the job that writes a version's suggestions into Label Studio; due whenever a version starts to serve.
+    """Enqueue the job that writes a version's suggestions into Label Studio; needed whenever a version starts to serve.
 
     Args:
-        after_id: id of the task to go on after; without it the refresh begins with the first task.
+        after_id: id of the last refreshed task; without it the refresh begins with the first task.
 
     Returns:
         the job id, or None where REFRESH_PREDICTIONS is false.

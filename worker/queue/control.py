@@ -49,7 +49,7 @@ class RetrainingControl:
         self._pause_after(project_id, "")
         waiting = self._job_id(project_id, "waiting")
         if waiting is not None:
-            with suppress(JobError):  # a worker has just taken it, and it will notice the pause itself
+            with suppress(JobError):  # a worker has just taken the job, and the job will notice the pause
                 cancel_job(self.redis, waiting)
         logger.info("retraining paused project=%s cancelled=%s", project_id, waiting)
 
@@ -71,7 +71,7 @@ class RetrainingControl:
         logger.info("retraining resumed project=%s", project_id)
 
     def _last_needed(self, project_id: int) -> str:
-        """Return the job after which no correction waits that waits now; "" if none does."""
+        """Return the id of the job that will train on all corrections that wait now; "" if none waits."""
         changes = read_waiting(self.redis, project_id)
         waiting, running = self._job_id(project_id, "waiting"), self._job_id(project_id, "running")
         if waiting is not None and is_surely_pending(self.redis, waiting):
@@ -132,7 +132,7 @@ def cancel_job(redis: Redis, job_id: str) -> None:
 
 
 def retry_job(redis: Redis, job_id: str) -> None:
-    """Put a job that failed or was stopped at the end of its queue once more.
+    """Put a job that failed or was stopped at the end of its queue again.
 
     Raises:
         JobError: the job did not fail, or it is a retraining of a project that is paused or has a waiting one.

@@ -23,7 +23,7 @@ from worker.settings import hide_password
 HEARTBEATS_KEY = "captioner:heartbeats"
 BEAT_EVERY_S = 1.0
 LOST_AFTER_S = 10.0
-"""Longer than a busy machine is late, or paused to be moved; short enough to notice a loss within 15 s."""
+"""A busy machine, or one that is paused to be moved, is late by less. A loss is noticed within 15 s."""
 KEPT_S = 3600
 """A lost worker is listed this long."""
 
@@ -41,7 +41,7 @@ def beating(redis_url: str, name: str, after_beat: Callable[[Redis], None]) -> I
 
     Args:
         redis_url: REDIS_URL.
-        name: of the worker.
+        name: the worker's.
         after_beat: called after each heartbeat, with a client that gives up fast.
     """
     redis, is_over = connect(redis_url), threading.Event()
@@ -113,8 +113,8 @@ class Watch:
     """Decides which workers are lost, by looking at their heartbeats again and again.
 
     The age of a heartbeat proves nothing: Redis may have been away, or the machine that looks may have been asleep. So
-    a worker is lost only if its heartbeat stayed the same during LOST_AFTER_S of looks, each answered by Redis. A
-    worker whose machine is paused for 5 s has half of that time left. After Redis was away, workers have all of it.
+    a worker is lost only if its heartbeat stayed the same during LOST_AFTER_S of looks, each answered by Redis. After
+    Redis was away, this time begins again.
     """
 
     LOOK_EVERY_S = 1.0
@@ -125,7 +125,7 @@ class Watch:
         self._silent_s: dict[str, float] = {}
 
     def look(self, beats: Mapping[str, float], names: Collection[str], now: float | None = None) -> set[str]:
-        """Return the lost ones of some workers.
+        """Return the names of the workers that are lost.
 
         Args:
             beats: of all workers, as `heartbeats` returns them. A worker without a heartbeat counts as silent.

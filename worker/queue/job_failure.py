@@ -26,7 +26,7 @@ def cause(job: Job) -> str | None:
         return None
     result = job.latest_result()
     if result is not None and result.type == Result.Type.MAX_RETRIES_EXCEEDED:
-        return "it was postponed too often, because another one was running"
+        return "it was postponed too often, because another retraining was running"
     return cause_in_words(result.exc_string if result else None)
 
 

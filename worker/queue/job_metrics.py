@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from redis import Redis
 from rq.job import Job
+from rq.utils import as_text
 
 from worker.feedback.script import COUNTS_KEY
 
@@ -43,7 +44,7 @@ class Counts:
     corrections: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By project and the ledger's outcome, or `removed`."""
     edits: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """By project and kind; one edit may be of several."""
+    """By project and kind; one edit may be of several kinds."""
 
 
 def kind_of(job: Job) -> str:
@@ -83,7 +84,7 @@ def _counts(fields: Mapping[bytes | str, bytes | str]) -> Counts:
     others: dict[str, dict[tuple[str, str], int]] = {"gate": {}, "correction": {}, "edit": {}}
     jobs: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for name, number in fields.items():
-        noun, first, second, *bucket = (name.decode() if isinstance(name, bytes) else name).split(":")
+        noun, first, second, *bucket = as_text(name).split(":")
         if noun == "job":
             jobs[first, second][bucket[0]] = int(number)
         else:

@@ -2,8 +2,8 @@
 
     python -m worker.queue.job_process <worker key> <job id> <queue> <execution id>
 
-The process is spawned and not forked, so it has never used torch before. It takes the address of Redis from the
-environment, other than RQ's own spawned process, so no password is in the process list and every kind of address works.
+The process is spawned and not forked, so it has never used torch before. It reads the address of Redis from the
+environment, so no password is in the process list and every kind of address works.
 It ends when its worker ends, because another worker then does the job.
 """
 

@@ -14,15 +14,15 @@ from worker.redis_client import connect
 logger = logging.getLogger(__name__)
 
 BY_HAND = "by-hand"
-"""Stands for the id of a job in a function that was called without one."""
+"""The job id of a function that was called without a job."""
 EVERY_S = 0.5
 MAX_POINTS = 120
 
 
 class LossCurve:
-    """The loss over a whole training in fewer than 120 points; each is the mean of as many steps.
+    """The loss over a whole training in fewer than 120 points. All points are means over the same number of steps.
 
-    When there are too many points, each two become one, and later points are means of twice as many steps.
+    When there are too many points, pairs are merged, and later points are means over twice as many steps.
     """
 
     def __init__(self) -> None:

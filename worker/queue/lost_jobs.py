@@ -84,7 +84,7 @@ def take_back_lost_jobs(redis: Redis, watch: Watch) -> None:
 
 
 def running(redis: Redis) -> list[Run]:
-    """Return the runs that have not ended, also those whose worker was not heard of since."""
+    """Return the runs that have not ended, also those of silent workers."""
     runs = []
     for name in QUEUES:
         for job_id, execution_id in queue(redis, name).started_job_registry.get_job_and_execution_ids(cleanup=False):
@@ -124,9 +124,9 @@ def take_back(redis: Redis, run: Run) -> None:
 
 
 def put_back_orphaned_jobs(redis: Redis, watch: Watch) -> None:
-    """Look once, and put back every job that has been orphaned for as long as a lost worker is silent.
+    """Look once, and put back every job that has been orphaned for LOST_AFTER_S.
 
-    Each job is on no list for some milliseconds. If its worker comes back after all, the job runs twice.
+    A shorter time proves nothing, because RQ moves jobs between lists. If the worker comes back, the job runs twice.
     """
     orphaned = find_orphaned_jobs(redis)
     for job_id in watch.look({}, orphaned):
@@ -140,7 +140,7 @@ def put_back_orphaned_jobs(redis: Redis, watch: Watch) -> None:
 
 
 def find_orphaned_jobs(redis: Redis) -> dict[str, Queue]:
-    """Return the queue of each queued job that is on no list: a retraining, or a job that one waits for."""
+    """Return the queue of each queued job that is on no list: a retraining, or a job that a retraining waits for."""
     projects = retrainings_of(redis, FeedbackStore(redis).projects()).values()
     job_ids = {job_id for project in projects for job_id in (project.waiting, project.running) if job_id}
     named = _fetch(redis, job_ids)

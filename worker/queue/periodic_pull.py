@@ -23,10 +23,10 @@ PULL_KEPT_S = 3600
 
 
 def schedule_pull(redis: Redis, settings: Settings, delay_s: int | None = None) -> None:
-    """Make sure that every connected project is pulled within so many seconds, by default RECONCILE_EVERY_S.
+    """Make sure that every connected project is pulled within `delay_s` seconds, by default RECONCILE_EVERY_S.
 
     Only one pull waits, however many backends and workers call this; a call with a shorter delay brings it forward. A
-    pull that runs already does not count.
+    pull that already runs does not count.
     """
     if settings.label_studio_api_key is None or (delay_s is None and settings.reconcile_every_s == 0):
         return

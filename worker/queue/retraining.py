@@ -61,8 +61,9 @@ def remember_beginning(redis: Redis, project_id: int) -> None:
 def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason: str) -> str:
     """Make sure that a retraining of the project starts after this moment; return its job id.
 
-    If a retraining waits already, it is that one. A waiting retraining starts after the running one, and after a pull
-    of the annotations that we missed (`backend.jobs.collect_corrections`). If the pull fails, it starts all the same.
+    If a retraining already waits, its id is returned. A waiting retraining starts after the running one, and after a
+    pull of the annotations that we missed (`backend.jobs.collect_corrections`). If the pull fails, it starts all the
+    same.
 
     Raises:
         JobError: retraining of the project is paused, and no retraining waits.
@@ -145,7 +146,7 @@ def last_before_pause(redis: Redis, project_id: int) -> str | None:
 
 
 def enqueue_rollback_check(redis: Redis, project_id: int) -> None:
-    """Make sure that the project's served version is compared with the one before (`worker.jobs`); one check waits."""
+    """Enqueue the comparison of the served version with the earlier one (`worker.jobs`), unless one waits already."""
     job_id = f"rollback-check-{project_id}"
     if not is_pending(redis, job_id):
         queue(redis, RETRAIN_QUEUE).enqueue_call(
@@ -161,9 +162,9 @@ def enqueue_rollback_check(redis: Redis, project_id: int) -> None:
 
 @contextmanager
 def only_training(redis: Redis, project_id: int, job_id: str) -> Iterator[bool]:
-    """Be the project's only running training while the block runs; yields False if another live job is that.
+    """Make the job the project's only training while the block runs; yields False if another job trains it.
 
-    From now on a trigger makes another retraining wait, because changes may come too late for this one.
+    Meanwhile a trigger enqueues another retraining, because changes may come too late for this one.
     """
     is_ours = _begin_running(redis, project_id, job_id)
     try:
@@ -193,7 +194,7 @@ def _begin_running(redis: Redis, project_id: int, job_id: str) -> bool:
 
 
 def _end_running(redis: Redis, project_id: int, job_id: str) -> None:
-    """Do nothing if another job is running now: this job may have been given up as lost and end late."""
+    """Clear `running`, unless it names another job: this job may have been given up as lost and end late."""
     leave = "if redis.call('HGET', KEYS[1], 'running') == ARGV[1] then redis.call('HDEL', KEYS[1], 'running') end"
     redis.register_script(leave)(keys=[retraining_key(project_id)], args=[job_id])
 

@@ -219,7 +219,7 @@ class CaptionWorker(OpenWorker):
         logger.info("job handed back queue=%s job=%s", queue.name, job.id)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        super().heartbeat(WORKER_TTL_S + 60, pipeline)  # RQ's own time is that of a run
+        super().heartbeat(WORKER_TTL_S + 60, pipeline)  # RQ would use RUN_KEPT_S
         if pipeline is None and self.birth_date is not None and not self.is_horse:
             self.connection.hset(self.key, mapping=self.serialize())
             register(self)

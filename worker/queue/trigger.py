@@ -64,7 +64,7 @@ def _may_retry(redis: Redis, project_id: int, change_number: int) -> bool:
         return False
     if began is None:
         return True
-    # Waiting as long as the last retraining began after the newest change doubles the wait each time.
+    # The wait is the time from the newest change to the last retraining, so it doubles with each retraining.
     wait_s = max(RETRY_AFTER_S, (int(began) - change_number) / 1e6)
     return (redis_now(redis) - int(began)) / 1e6 >= wait_s
 
