@@ -90,10 +90,10 @@ class World:
 
     def captions(self) -> dict[str, str]:
         """Return the recorded captions by name."""
-        return {found.name: found.caption for found in self.store.corrections(self.project_id)}
+        return {correction.name: correction.caption for correction in self.store.corrections(self.project_id)}
 
     def records(self) -> dict[str, Feedback]:
-        return {found.name: found for found in self.store.records(self.project_id)}
+        return {record.name: record for record in self.store.records(self.project_id)}
 
 
 class _InProcessClient:
@@ -118,8 +118,8 @@ class _InProcessClient:
         yield from page
 
     def annotation(self, annotation_id: int) -> dict[str, Any] | None:
-        found = self._world.label_studio.annotations.get(annotation_id)
-        return None if found is None else {key: value for key, value in found.items() if key != "unique_id"}
+        annotation = self._world.label_studio.annotations.get(annotation_id)
+        return None if annotation is None else {key: value for key, value in annotation.items() if key != "unique_id"}
 
     def _times(self, project_id: int, count: str) -> dict[int, str]:
         label_studio = self._world.label_studio
@@ -150,7 +150,7 @@ def texts(*, origin: str = "manual", **captions: str) -> list[Json]:
 def totals_of(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """Return the totals, how many captions each word stands in, and how many words stand in so many captions."""
     hashes = [redis.hgetall(key(noun, project_id)) for noun in ("ledger-totals", "ledger-words", "ledger-spectrum")]
-    totals, of_words, spectrum = [{as_text(name): int(number) for name, number in found.items()} for found in hashes]
+    totals, of_words, spectrum = [{as_text(name): int(number) for name, number in counts.items()} for counts in hashes]
     return {name: number for name, number in totals.items() if not name.startswith("tasks:")}, of_words, spectrum
 
 

@@ -1,4 +1,4 @@
-"""What one annotation of Label Studio holds, from a webhook or from a pull.
+"""Reading of an annotation as Label Studio sends it, in a webhook or in the reply to a pull.
 
 Foreign JSON is read here. These functions are pure: they store nothing and ask nobody.
 """
@@ -33,40 +33,25 @@ def parse_annotation(
     Raises:
         RequestError: a key is missing or of a wrong type, or a time is impossible.
     """
-    annotation_id = need(annotation, "id", int, path)
-    has_created_at = annotation.get("created_at") is not None
-    place: dict[str, Any] = {
-        "project_id": project_id,
-        "task_id": need(task, "id", int, "task."),
-        "annotation_id": annotation_id,
-        "annotation_uid": checked(annotation.get("unique_id") or "", str, f"{path}unique_id"),
-        "created_at": _time(annotation, "created_at", path) if has_created_at else None,
-        "updated_at": _time(annotation, "updated_at", path),
-    }
+    place = {"project_id": project_id, "task_id": need(task, "id", int, "task."), **_identity(annotation, path)}
     is_skipped = need(annotation, "was_cancelled", bool, path)
     regions = _text_regions(annotation, path)
     task_data = need(task, "data", dict, "task.")
-    submissions, emptied, problems = [], [], []
-    for control in controls:
-        mine = [region for region in regions if region.from_name == control.from_name]
-        text = _caption(mine)
-        if not text and not is_skipped:
-            emptied.append(control.from_name)
-            continue
+    filled = [control for control in controls if is_skipped or _of_control(regions, control)]
+    submissions, problems = [], []
+    for control in filled:
         try:
-            image_ref = compact_image_ref(read_image_ref(task_data, control))
-            name = control.from_name
-            submissions.append(_submission(annotation, place, image_ref, name, mine, is_skipped=is_skipped))
+            submissions.append(_submission(annotation, place, task_data, control, regions, is_skipped=is_skipped))
         except (TaskError, CorrectionError) as problem:
             problems.append(str(problem))
-    strangers = {region.from_name for region in regions} - {control.from_name for control in controls}
-    is_whole = is_skipped or not (problems or strangers)
-    if strangers and not submissions and not is_skipped:
-        problems.append(f"the labeling config has no caption TextArea {', '.join(sorted(strangers))}")
+    others = sorted({region.from_name for region in regions} - {control.from_name for control in controls})
+    is_whole = is_skipped or not (problems or others)
+    if others and not submissions and not is_skipped:
+        problems.append(f"the labeling config has no caption TextArea {', '.join(others)}")
     return AnnotationState(
         **place,
         submissions=tuple(submissions),
-        emptied=tuple(emptied),
+        emptied=tuple(control.from_name for control in controls if control not in filled),
         is_whole=is_whole,
         ignored="; ".join(problems) or None,
     )
@@ -115,29 +100,31 @@ def _clean(text: str) -> str:
 
 
 def _caption(regions: Sequence[_TextRegion]) -> str:
-    """Return all rows of one control, each on a line of its own: an area may take several submissions."""
+    """Return all rows, each on its own line, because a text area may hold several."""
     return "\n".join(row for region in regions for row in region.rows)
 
 
 def _submission(
     annotation: Mapping[str, Any],
     place: Mapping[str, Any],
-    image_ref: str,
-    control: str,
-    regions: Sequence["_TextRegion"],
+    task_data: Mapping[str, Any],
+    control: CaptionControl,
+    regions: Sequence[_TextRegion],
     *,
     is_skipped: bool,
 ) -> Submission:
     """Return what one control of the annotation holds.
 
     Raises:
-        CorrectionError: it cannot be stored.
+        TaskError: the task names no image.
+        CorrectionError: the text cannot be stored.
     """
+    regions = _of_control(regions, control)
     is_untouched = bool(regions) and all(region.origin == "prediction" for region in regions)
     return Submission(
         **place,
-        control=control,
-        image_ref=image_ref,
+        control=control.from_name,
+        image_ref=compact_image_ref(read_image_ref(task_data, control)),
         caption=None if is_skipped else _caption(regions),
         prefilled=_caption(regions) if is_skipped and is_untouched else None,
         origin=None if is_skipped else regions[0].origin,
@@ -146,6 +133,21 @@ def _submission(
         ground_truth=annotation.get("ground_truth") is True,
         request_id=current_request_id(),
     )
+
+
+def _of_control(regions: Sequence[_TextRegion], control: CaptionControl) -> list[_TextRegion]:
+    return [region for region in regions if region.from_name == control.from_name]
+
+
+def _identity(annotation: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return what tells this state of this annotation from others."""
+    has_created_at = annotation.get("created_at") is not None
+    return {
+        "annotation_id": need(annotation, "id", int, path),
+        "annotation_uid": checked(annotation.get("unique_id") or "", str, f"{path}unique_id"),
+        "created_at": _time(annotation, "created_at", path) if has_created_at else None,
+        "updated_at": _time(annotation, "updated_at", path),
+    }
 
 
 def _time(annotation: Mapping[str, Any], field: str, path: str) -> str:
@@ -158,11 +160,11 @@ def _time(annotation: Mapping[str, Any], field: str, path: str) -> str:
 
 def _annotator(completed_by: Any) -> int | None:
     """Return the user's id; some replies of Label Studio hold the whole user."""
-    found = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
-    return found if isinstance(found, int) and 0 < found <= LARGEST_NUMBER else None
+    user_id = completed_by.get("id") if isinstance(completed_by, Mapping) else completed_by
+    return user_id if isinstance(user_id, int) and 0 < user_id <= LARGEST_NUMBER else None
 
 
 def _lead_time_s(lead_time: Any) -> float | None:
-    """Return the seconds; what is no such number (NaN is none either) must not cost us the caption."""
+    """Return the seconds, or None for anything else, NaN too: a wrong time must not cost us the caption."""
     is_seconds = isinstance(lead_time, int | float) and 0 <= lead_time <= LARGEST_NUMBER
     return float(lead_time) if is_seconds else None

@@ -1,4 +1,4 @@
-"""What one webhook of Label Studio asks of us. These functions are pure; `CaptionBackend.fit` acts."""
+"""Reading of a webhook of Label Studio. These functions are pure; `CaptionBackend.fit` acts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ START_TRAINING = "START_TRAINING"
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookEvent:
-    """What one webhook asks of us."""
+    """The work that one webhook asks for."""
 
     project_id: int
     """0 only where the whole event is ignored."""

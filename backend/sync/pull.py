@@ -103,8 +103,10 @@ class _Pull:
         """
         task_id = int(task["id"])
         states, unreadable = self._read(task)
-        feedback = [found for state in states for found in self._feedback(state, task)]
-        held = {found.name for found in feedback} | _kept(states, unreadable, self.view.names.get(task_id, frozenset()))
+        feedback = [record for state in states for record in self._feedback(state, task)]
+        held = {record.name for record in feedback} | _unusable(
+            states, unreadable, self.view.names.get(task_id, frozenset())
+        )
         is_complete = not unreadable
         return self._replace(task_id, feedback, held, time, is_complete=is_complete)
 
@@ -135,7 +137,7 @@ class _Pull:
     def _feedback(self, state: AnnotationState, task: Task) -> list[Feedback]:
         """Return what an annotation holds, each caption or skip beside the caption that we had proposed."""
         remembered = self.log.find_for(state)
-        annotation = next(found for found in task["annotations"] if found["id"] == state.annotation_id)
+        annotation = next(it for it in task["annotations"] if it["id"] == state.annotation_id)
         parent = annotation.get("parent_prediction")
         feedback = []
         for submission in state.submissions:
@@ -156,19 +158,19 @@ class _Pull:
             state = parse_annotation(annotation, task, self.project_id, self.controls)
         except RequestError:
             return True
-        return name in {submission.name for submission in state.submissions} or name in _kept([state], [], {name})
+        return name in {submission.name for submission in state.submissions} or name in _unusable([state], [], {name})
 
 
-def _kept(states: Iterable[AnnotationState], unreadable: Iterable[int | None], names: Iterable[str]) -> set[str]:
-    """Return the names whose records stay, because the annotation holds something there that cannot be used."""
+def _unusable(states: Iterable[AnnotationState], unreadable: Iterable[int | None], names: Iterable[str]) -> set[str]:
+    """Return the names whose records stay, because their annotation holds something there that cannot be used."""
     partial = {state.annotation_id: set(state.emptied) for state in states if not state.is_whole}
     unread = set(unreadable)
-    kept = set()
+    unusable = set()
     for name in names:
         number, control = name.split("/", 1)
         if unread & {int(number), None} or control not in partial.get(int(number), {control}):
-            kept.add(name)
-    return kept
+            unusable.add(name)
+    return unusable
 
 
 def _stored_predictions(task: Task, submission: Submission) -> dict[int, Suggestion]:

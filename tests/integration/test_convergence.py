@@ -320,4 +320,4 @@ def test_a_skip_is_no_reason_to_train_and_the_caption_that_it_replaces_must_be_t
     assert world.deliver(world.event()) == 1
 
     assert read_waiting(world.redis, world.project_id).unclaimed == 1
-    assert {found.outcome for found in world.records().values()} == {"skipped"}
+    assert {record.outcome for record in world.records().values()} == {"skipped"}

@@ -148,15 +148,15 @@ def test_an_annotation_that_moves_to_another_task_is_found_by_that_task_only(sto
 def test_changes_wait_until_a_training_has_seen_them(store: FeedbackStore) -> None:
     for number in (1, 2, 3):
         store_annotation(store.redis, make_correction(annotation_id=number))
-    seen = waiting(store).change_number
+    trained = waiting(store).change_number
     store_annotation(store.redis, make_correction(annotation_id=4))
 
-    mark_trained(store.redis, 1, seen)
+    mark_trained(store.redis, 1, trained)
 
     assert waiting(store).count == 1
-    assert trained_number(store.redis, 1) == seen
-    mark_trained(store.redis, 1, seen - 1)
-    assert trained_number(store.redis, 1) == seen
+    assert trained_number(store.redis, 1) == trained
+    mark_trained(store.redis, 1, trained - 1)
+    assert trained_number(store.redis, 1) == trained
 
 
 def test_a_training_that_started_takes_its_changes_but_does_not_end_their_wait(store: FeedbackStore) -> None:

@@ -195,8 +195,8 @@ def test_a_pull_that_finds_the_converted_feedback_in_label_studio_changes_nothin
     store = FeedbackStore(old)
     view = store.begin_pull(1, "now")
     by_task: dict[int, list[Feedback]] = {}
-    for found in store.records(1):
-        by_task.setdefault(found.task_id, []).append(found)
+    for record in store.records(1):
+        by_task.setdefault(record.task_id, []).append(record)
     before = dump(old)
 
     for task_id, feedback in by_task.items():

@@ -37,7 +37,7 @@ def at(second: int) -> str:
 
 @dataclass(frozen=True)
 class Given:
-    """What an annotator left, and what was suggested."""
+    """A submission of an annotator, and the suggestions for it."""
 
     submission: Submission
     suggestions: tuple[Suggestion, ...]
@@ -47,7 +47,7 @@ class Given:
 
 
 def submitted(caption: str, *suggestions: Suggestion, **changes: Any) -> Given:
-    """What an annotator made of "a dog runs"."""
+    """Return a submission beside the suggestion "a dog runs"."""
     return given(caption, *(suggestions or [SHOWN]), origin="prediction-changed", **changes)
 
 
@@ -92,15 +92,15 @@ def test_every_outcome_is_counted_by_version_and_annotator(store: FeedbackStore,
     put(store, skipped(annotation_id=5, annotator=2))
     put(store, written(annotation_id=6))
 
-    found = read_ledger(redis, 1)
-    tally = found.versions[VERSION]
+    ledger = read_ledger(redis, 1)
+    tally = ledger.versions[VERSION]
     assert (tally.accepted, tally.alternative, tally.edited, tally.rewritten, tally.skipped) == (1, 1, 1, 1, 1)
     assert (tally.word_edits, tally.compared, tally.unchanged, tally.words) == (0 + 1 + 1 + 3, 4, 1, 3 + 3 + 4 + 3)
     assert tally.kinds == {"object": 0, "attribute": 1, "count": 0, "relation": 0, "background": 0, "wording": 0}
     assert (tally.mean_lead_time_s, tally.timed) == (4.0, 3)
-    assert (found.versions[None].written, found.versions[None].judged) == (1, 0)
-    assert {who: (found.judged, found.skipped) for who, found in found.annotators.items()} == {1: (2, 0), 2: (2, 1)}
-    assert found.cells[2, VERSION] == found.annotators[2]
+    assert (ledger.versions[None].written, ledger.versions[None].judged) == (1, 0)
+    assert {who: (tally.judged, tally.skipped) for who, tally in ledger.annotators.items()} == {1: (2, 0), 2: (2, 1)}
+    assert ledger.cells[2, VERSION] == ledger.annotators[2]
 
 
 def test_the_same_event_again_changes_nothing(store: FeedbackStore, redis: Redis) -> None:
@@ -141,7 +141,7 @@ def test_a_removed_annotation_leaves_no_trace_and_a_late_replay_does_not_bring_i
     put(store, left.changed(annotation_id=11))
 
     store.remove(1, annotation_ids=[1, 7])
-    assert [found.annotation_id for found in store.records(1)] == [11]
+    assert [record.annotation_id for record in store.records(1)] == [11]
     assert not put(store, left).is_new
     store.remove(1, annotation_ids=[11])
 
@@ -231,15 +231,15 @@ def test_the_arms_are_told_apart_and_versions_count_what_was_shown(store: Feedba
     put(store, submitted("a dog runs"))
     put(store, written("two brown dogs run", withheld, annotation_id=2, annotator=9))
 
-    found = read_ledger(redis, 1)
+    ledger = read_ledger(redis, 1)
 
-    assert (found.shown.tally.captions, found.withheld.tally.captions) == (1, 1)
-    assert (found.shown.tally.changed_rate, found.withheld.tally.changed_rate) == (0.0, 1.0)
-    assert (found.shown.distinct_words(1), found.withheld.distinct_words(1)) == (3, 4)
-    assert (found.shown.tally.tasks, found.withheld.tally.tasks) == (1, 1)
-    assert found.versions[VERSION].captions == 1
-    assert set(found.annotators) == {1}
-    assert found.has_both_arms
+    assert (ledger.shown.tally.captions, ledger.withheld.tally.captions) == (1, 1)
+    assert (ledger.shown.tally.changed_rate, ledger.withheld.tally.changed_rate) == (0.0, 1.0)
+    assert (ledger.shown.distinct_words(1), ledger.withheld.distinct_words(1)) == (3, 4)
+    assert (ledger.shown.tally.tasks, ledger.withheld.tally.tasks) == (1, 1)
+    assert ledger.versions[VERSION].captions == 1
+    assert set(ledger.annotators) == {1}
+    assert ledger.has_both_arms
 
 
 def test_versions_come_in_the_order_of_their_numbers(store: FeedbackStore, redis: Redis) -> None:
@@ -258,11 +258,11 @@ def test_two_versions_are_compared_by_one_small_question(store: FeedbackStore, r
     put(store, skipped(annotation_id=3))
 
     with redis.monitor() as watched:
-        found = read_acceptance(redis, 1, [VERSION, "v2-00000000"])
+        acceptance = read_acceptance(redis, 1, [VERSION, "v2-00000000"])
         redis.echo("done")
         commands = list(iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO"))
 
-    assert found == {
+    assert acceptance == {
         VERSION: Acceptance(accepted=1, judged=2, word_edits=1, compared=2),
         "v2-00000000": Acceptance(accepted=0, judged=0, word_edits=0, compared=0),
     }
@@ -271,11 +271,11 @@ def test_two_versions_are_compared_by_one_small_question(store: FeedbackStore, r
 
 
 def test_an_empty_project_has_an_empty_ledger(redis: Redis) -> None:
-    found = read_ledger(redis, 1)
+    ledger = read_ledger(redis, 1)
 
-    assert isinstance(found, Ledger)
-    assert (found.versions, found.annotators, found.has_both_arms) == ({}, {}, False)
-    assert (found.shown.tally.captions, found.withheld.tally.captions) == (0, 0)
+    assert isinstance(ledger, Ledger)
+    assert (ledger.versions, ledger.annotators, ledger.has_both_arms) == ({}, {}, False)
+    assert (ledger.shown.tally.captions, ledger.withheld.tally.captions) == (0, 0)
 
 
 def test_the_command_prints_tables_json_and_csv(
@@ -287,8 +287,8 @@ def test_the_command_prints_tables_json_and_csv(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("MODEL_STORE", str(tmp_path))
-    known = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
-    write_calibration(Store(tmp_path), 1, known)
+    calibration = Calibration(intercept=0.1, slope=0.9, per_length=-0.2, judged=240, error=0.041, error_before=0.18)
+    write_calibration(Store(tmp_path), 1, calibration)
     put(store, submitted("a dog runs"))
     put(store, submitted("=a cat runs", annotation_id=2))
 

@@ -444,7 +444,7 @@ def test_a_correction_that_a_person_excludes_is_not_trained_on_from_the_next_ver
 
     assert isinstance(outcome, dict)
     assert in_this_process.registry.versions(1)[-1].corrections == tuple(others)
-    assert outcome["left_out"] == {"set aside: rude": 1}
+    assert outcome["left_out"] == {"excluded: rude": 1}
 
 
 def test_a_project_whose_corrections_are_all_excluded_has_nothing_to_train(in_this_process: Workplace) -> None:

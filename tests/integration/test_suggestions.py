@@ -17,8 +17,8 @@ def log(redis: Redis) -> SuggestionLog:
 
 
 def find(log: SuggestionLog, **changes: Any) -> list[Suggestion]:
-    asked = make_suggestion(**changes)
-    return log.find(asked.project_id, asked.task_id, asked.control, asked.image_ref)
+    wanted = make_suggestion(**changes)
+    return log.find(wanted.project_id, wanted.task_id, wanted.control, wanted.image_ref)
 
 
 def test_suggestions_come_back_whole_and_newest_first(log: SuggestionLog) -> None:
@@ -60,9 +60,9 @@ def test_memory_is_bounded_in_number_and_time_and_an_image_inside_the_task_is_no
 
     log.remember([make_suggestion(model_version=f"v{i}-00000000", image_ref=image_ref) for i in range(100)])
 
-    found = find(log, image_ref=image_ref)
-    assert [suggestion.model_version for suggestion in found][:2] == ["v99-00000000", "v98-00000000"]
-    assert len(found) == 20
+    suggestions = find(log, image_ref=image_ref)
+    assert [suggestion.model_version for suggestion in suggestions][:2] == ["v99-00000000", "v98-00000000"]
+    assert len(suggestions) == 20
     assert (redis.memory_usage("captioner:suggestions:1:1") or 0) < 20_000
     assert 0 < redis.ttl("captioner:suggestions:1:1") <= 180 * 24 * 3600
 
@@ -94,7 +94,7 @@ def test_what_was_withheld_does_not_count_as_shown(log: SuggestionLog, redis: Re
 
     ledger = read_ledger(redis, 1)
     assert (ledger.shown.tally.tasks, ledger.withheld.tally.tasks) == (1, 1)
-    assert [known.withheld for known in find(log)] == [True]
+    assert [suggestion.withheld for suggestion in find(log)] == [True]
 
 
 def test_another_image_under_a_reused_task_id_counts_as_shown_again(log: SuggestionLog, redis: Redis) -> None:

@@ -103,7 +103,7 @@ def test_a_suggestion_made_for_another_image_under_the_same_task_id_is_not_the_p
 def test_annotations_made_from_predictions_are_stored_each(backend: BackendClient) -> None:
     assert backend.replay("36_webhook_ANNOTATIONS_CREATED_bulk").get_json() == {"changed": 4}
 
-    assert [found.annotation_id for found in backend.corrections(12)] == [18, 19, 20, 21]
+    assert [correction.annotation_id for correction in backend.corrections(12)] == [18, 19, 20, 21]
 
 
 def test_a_skip_takes_back_what_was_stored(backend: BackendClient) -> None:
@@ -142,8 +142,8 @@ def test_the_ledger_tells_what_became_of_each_suggestion(backend: BackendClient)
 
     for name, outcome in names.items():
         body = load_payload(name)["body"]
-        found = {record.annotation_id: record for record in backend.services.feedback.records(body["project"]["id"])}
-        record = found[body["annotation"]["id"]]
+        records = {record.annotation_id: record for record in backend.services.feedback.records(body["project"]["id"])}
+        record = records[body["annotation"]["id"]]
         assert (record.outcome, record.model_version, record.suggestion) == (outcome, "v1-0a1b2c3d", suggestion)
         assert (record.annotator, record.lead_time_s) == (1, body["annotation"]["lead_time"])
 
@@ -189,9 +189,9 @@ def test_a_webhook_reads_the_suggestions_once_and_stores_all_at_once(backend: Ba
         backend.replay(ACCEPTED)
         backend.services.redis.echo("done")
         commands = iter(lambda: watched.next_command()["command"].split(" ")[0], "ECHO")
-        asked = Counter(command for command in commands if command in {"EVALSHA", "LRANGE"})
+        counts = Counter(command for command in commands if command in {"EVALSHA", "LRANGE"})
 
-    assert asked == {"EVALSHA": 1, "LRANGE": 1}
+    assert counts == {"EVALSHA": 1, "LRANGE": 1}
 
 
 @pytest.mark.parametrize("name", ["27_webhook_ANNOTATION_CREATED_empty", "28_webhook_ANNOTATION_CREATED_empty_text"])
@@ -209,7 +209,7 @@ def test_deleted_annotations_take_back_what_they_corrected(backend: BackendClien
 
     assert backend.replay("35_webhook_ANNOTATIONS_DELETED_bulk").get_json() == {"changed": 2}
 
-    assert [found.annotation_id for found in backend.corrections(12)] == [20, 21]
+    assert [correction.annotation_id for correction in backend.corrections(12)] == [20, 21]
 
 
 @pytest.mark.parametrize("name", ["33_webhook_ANNOTATIONS_DELETED", "34_webhook_ANNOTATIONS_DELETED_cancel_skip"])
@@ -247,7 +247,7 @@ def test_emptying_one_of_two_captions_takes_back_that_one_only_and_twice_does_no
 
     for changed in (2, 0):
         assert backend.post("/webhook", body).get_json() == {"changed": changed}
-        assert [found.control for found in backend.corrections(6)] == ["caption"]
+        assert [correction.control for correction in backend.corrections(6)] == ["caption"]
 
 
 @pytest.mark.parametrize("name", ["50_webhook_START_TRAINING_basic_auth", "51_webhook_START_TRAINING"])

@@ -1,1 +1,1 @@
-"""What annotators made of our captions."""
+"""Feedback: the captions and skips of annotators, beside our suggestions."""

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from redis import Redis
+from rq.utils import as_text
 
 from model.errors import CaptionerError
 from worker.feedback.proposals import Proposal, judge
@@ -54,15 +55,13 @@ def convert_projects(redis: Redis, on_progress: Callable[[], object]) -> None:
 
 def _projects(redis: Redis) -> Iterator[int]:
     for noun in OLD_NOUNS:
-        for found in redis.scan_iter(match=f"captioner:{noun}:*", count=AT_ONCE):
-            number = _text(found).rpartition(":")[2]
-            if number.isdecimal():
-                yield int(number)
+        names = redis.scan_iter(match=f"captioner:{noun}:*", count=AT_ONCE)
+        yield from (int(number) for name in names if (number := as_text(name).rpartition(":")[2]).isdecimal())
 
 
 def _names(redis: Redis, noun: str, project_id: int) -> Iterator[list[str]]:
     """Yield the names in a hash, some at a time; a name may come twice."""
-    names = (_text(name) for name, _ in redis.hscan_iter(key(noun, project_id), count=AT_ONCE))
+    names = (as_text(name) for name, _ in redis.hscan_iter(key(noun, project_id), count=AT_ONCE))
     while batch := list(islice(names, AT_ONCE)):
         yield batch
 
@@ -128,7 +127,7 @@ _OF_SUBMISSION = {*OF_BOTH, "annotation_uid", "image_ref", "ground_truth", "requ
 def _finish(redis: Redis, project_id: int) -> None:
     """Convert what is not a record, and drop the old keys: all or nothing."""
     excluded: dict[Any, Any] = {
-        _text(name): json.dumps({"reason": why["reason"], "automatic": why["by_job"]}, ensure_ascii=False)
+        as_text(name): json.dumps({"reason": why["reason"], "automatic": why["by_job"]}, ensure_ascii=False)
         for name, text in redis.hgetall(key("set-aside", project_id)).items()
         for why in [json.loads(text)]
     }
@@ -149,7 +148,3 @@ def _pick(values: Mapping[str, Any], names: tuple[str, ...]) -> Values:
 
 def _without_none(values: Values) -> Values:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,8 +1,8 @@
-"""What kind of change an edit is, told from the words that came and went: a heuristic with a small lexicon.
+"""Kinds of edits, found from the words that an edit adds and removes: a heuristic with a small lexicon.
 
-It knows words and no grammar. What no list names is an object, verbs too. Words that only moved or changed their
-ending say the same in other words, so "two dogs and a cat" made "a dog and two cats" passes for wording. Words are
-those of `metric_words`: without case and punctuation, and in Chinese single characters.
+It knows words and no grammar. A word that is in no list counts as an object; verbs do so, too. Words that only moved or
+changed their ending count as wording, so "two dogs and a cat" changed to "a dog and two cats" is wording. Words are
+those of `metric_words`: without case and punctuation, and single characters in Chinese.
 """
 
 from collections import Counter
@@ -54,7 +54,7 @@ _LEXICON: dict[EditKind, str] = {  # the first list that names a word has it
 }
 _KIND_OF = {word: kind for kind in reversed(_LEXICON) for word in _LEXICON[kind].split()}
 _PLACES = {"in", "on", "at", "在"}
-"""Relations only where they stand against another one: changed from "on the table", not added with "in a shirt"."""
+"""These are relations only when another relation replaces them: not where "in a shirt" is added."""
 
 _ENDINGS = (("ies", "y"), ("ied", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
 _SHORTEST_STEM = 3
@@ -80,18 +80,18 @@ _IRREGULAR = {
 
 
 def edit_kinds(before: Words, after: Words) -> tuple[EditKind, ...]:
-    """Return what kinds of change make one caption the other, in the order of EDIT_KINDS; at least `wording`."""
-    went, came = _apart_from_endings(Counter(before) - Counter(after), Counter(after) - Counter(before))
-    found = {_kind(word) for word in went + came}
-    if any(_is_place(word) for word in went) and any(_is_place(word) for word in came):
-        found.add("relation")
-    return tuple(kind for kind in EDIT_KINDS if kind in found - {"wording"}) or ("wording",)
+    """Return the kinds of an edit, in the order of EDIT_KINDS; at least `wording`."""
+    removed, added = _apart_from_endings(Counter(before) - Counter(after), Counter(after) - Counter(before))
+    kinds = {_kind(word) for word in removed + added}
+    if any(_is_place(word) for word in removed) and any(_is_place(word) for word in added):
+        kinds.add("relation")
+    return tuple(kind for kind in EDIT_KINDS if kind in kinds - {"wording"}) or ("wording",)
 
 
-def _apart_from_endings(went: Counter[str], came: Counter[str]) -> tuple[list[str], list[str]]:
-    """Leave out each word that went beside a form of it that came."""
-    left, right = [], list(came.elements())
-    for word in went.elements():
+def _apart_from_endings(removed: Counter[str], added: Counter[str]) -> tuple[list[str], list[str]]:
+    """Leave out each removed word of which another form was added, and that form."""
+    left, right = [], list(added.elements())
+    for word in removed.elements():
         twin = next((other for other in right if _forms(word) & _forms(other)), None)
         if twin is None:
             left.append(word)
@@ -101,8 +101,8 @@ def _apart_from_endings(went: Counter[str], came: Counter[str]) -> tuple[list[st
 
 
 def _kind(word: str) -> EditKind:
-    known = (_KIND_OF[form] for form in (word, *sorted(_forms(word))) if form in _KIND_OF)
-    return next(known, "object")
+    kinds = (_KIND_OF[form] for form in (word, *sorted(_forms(word))) if form in _KIND_OF)
+    return next(kinds, "object")
 
 
 def _is_place(word: str) -> bool:
@@ -111,7 +111,7 @@ def _is_place(word: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _forms(word: str) -> frozenset[str]:
-    """Return the word and what it may be an ending of: `running` of `run`, `runn` and `runne`."""
+    """Return the word and the words that it may be a form of: for `running` these are `run`, `runn` and `runne`."""
     stems = {
         word.removesuffix(ending) + instead
         for ending, instead in _ENDINGS

@@ -73,10 +73,10 @@ def _is_ours(redis: Redis) -> bool:
     Raises:
         LayoutError: it has a newer one.
     """
-    found = redis.get(LAYOUT_KEY)
-    if found is None:
+    written = redis.get(LAYOUT_KEY)
+    if written is None:
         return False
-    layout = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    layout = written.decode("utf-8", "replace") if isinstance(written, bytes) else str(written)
     if layout != LAYOUT:
         raise LayoutError(
             f"Redis holds data in layout {layout}, and this version reads layout {LAYOUT}. Start the version of "

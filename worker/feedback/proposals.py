@@ -9,7 +9,7 @@ from model.metrics.scores import word_edits
 from model.metrics.words import Words, metric_words
 from worker.feedback.edit_kinds import edit_kinds
 from worker.feedback.record import Arm, Correction, Feedback, Outcome, Submission
-from worker.feedback.suggestions import Suggestion, seen_suggestions
+from worker.feedback.suggestions import Suggestion, shown_suggestions
 
 REWRITTEN_BELOW = 0.5
 """A caption that keeps a smaller share of our words than this, in whatever order, is rewritten and not edited."""
@@ -19,7 +19,7 @@ COMPARED_CHARACTERS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What we suggested for one control of one task."""
+    """Our suggestion for one control of one task."""
 
     arm: Arm
     caption: str | None = None
@@ -43,7 +43,7 @@ def find_proposal(
         named: the suggestion that Label Studio says stood in the field.
     """
     was_prefilled = submission.prefilled is not None or submission.origin in {"prediction", "prediction-changed"}
-    shown = seen_suggestions(suggestions, was_prefilled=was_prefilled)
+    shown = shown_suggestions(suggestions, was_prefilled=was_prefilled)
     if named is not None:
         shown = [named, *shown]
     # An accepted caption or an untouched skip may be an older suggestion than the newest.
@@ -100,7 +100,7 @@ def words(caption: str) -> Words:
 
 def _shown(proposed: Suggestion, suggestions: Sequence[Suggestion]) -> Proposal:
     version = proposed.model_version
-    same_version = [found for found in suggestions if found.model_version == version and not found.withheld]
+    same_version = [shown for shown in suggestions if shown.model_version == version and not shown.withheld]
     return Proposal(
         arm="shown",
         caption=proposed.caption,

@@ -80,7 +80,7 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationState:
-    """What one annotation holds at one time."""
+    """The content of one annotation at one time."""
 
     project_id: int
     task_id: int

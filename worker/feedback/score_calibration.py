@@ -1,9 +1,9 @@
-"""What the score of a suggestion means: the probability that an annotator accepts it unchanged.
+"""Calibration of scores: the score of a suggestion is the probability that an annotator accepts it unchanged.
 
-How sure the decoder is of its words says little of how annotators judge them, so the ledger decides: logistic
-regression on the decoder's own score and the length of the caption (Platt 1999), drawn towards the score as it is while
-little is known. Whoever sorts tasks by score, as Label Studio's uncertainty sampling does, then sees first what is
-likely wrong.
+The decoder's own score says little about how annotators judge a suggestion. So the score is fitted on the ledger, by
+logistic regression on the decoder's own score and on the length of the caption (Platt 1999). A prior keeps it near the
+decoder's own score while few suggestions are judged. Label Studio can then show the least certain tasks first
+(uncertainty sampling).
 """
 
 import json
@@ -20,9 +20,9 @@ from model.store import Store
 from worker.feedback.record import Feedback
 
 FEWEST = 30
-"""Judged suggestions, before scores are no longer the decoder's own."""
-ASKED = 2000
-"""Records that one fit looks at."""
+"""Judged suggestions that a calibration needs; until then scores are the decoder's own."""
+SAMPLE = 2000
+"""Records that one fit reads."""
 BINS = 10
 FOLDS = 5
 PRIOR = (0.0, 1.0, 0.0)
@@ -31,61 +31,62 @@ STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How a score comes from what the decoder says: log-odds by log-odds and length."""
+    """Weights that turn the log-odds of the decoder's own score, and the length, into the log-odds of the score."""
 
     intercept: float
     slope: float
-    """By the log-odds of the decoder's own score."""
+    """Weight of the log-odds of the decoder's own score."""
     per_length: float
-    """By the logarithm of the number of words."""
+    """Weight of the logarithm of the number of words."""
     judged: int
-    """Suggestions that it was fitted on."""
+    """Number of suggestions that it was fitted on."""
     error: float
-    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599), 0 to 1, on records that the fit
-    had not seen."""
+    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599), 0 to 1, on records
+    outside the fit."""
     error_before: float
-    """Of the decoder's own score."""
+    """The same error of the decoder's own score."""
 
     def score(self, own_score: float, caption: str) -> float:
         """Return the probability that the caption is accepted unchanged."""
         weights = torch.tensor([self.intercept, self.slope, self.per_length])
-        return float((_signs(own_score, caption) @ weights).sigmoid())
+        return float((_inputs(own_score, caption) @ weights).sigmoid())
 
 
 def fit_calibration(records: Iterable[Feedback]) -> Calibration | None:
-    """Fit on what annotators made of suggestions that they were shown; None while too few are judged."""
+    """Fit on the suggestions that annotators were shown and judged; None while too few are judged."""
     judged = [
-        (one.score, one.suggestion, one.outcome == "accepted")
-        for one in records
-        if one.arm == "shown" and one.outcome != "skipped" and one.score is not None and one.suggestion is not None
+        (record.score, record.suggestion, record.outcome == "accepted")
+        for record in records
+        if record.arm == "shown" and record.outcome != "skipped"
+        if record.score is not None and record.suggestion is not None
     ]
     if len(judged) < FEWEST:
         return None
-    signs = torch.stack([_signs(score, caption) for score, caption, _ in judged])
-    accepted = torch.tensor([float(found) for *_, found in judged])
+    inputs = torch.stack([_inputs(score, caption) for score, caption, _ in judged])
+    accepted = torch.tensor([float(is_accepted) for *_, is_accepted in judged])
     folds = torch.arange(len(judged)) % FOLDS
-    unseen = torch.zeros(len(judged))
+    predicted = torch.zeros(len(judged))
     for fold in range(FOLDS):
-        weights = _fit(signs[folds != fold], accepted[folds != fold])
-        unseen[folds == fold] = (signs[folds == fold] @ weights).sigmoid()
-    intercept, slope, per_length = _fit(signs, accepted).tolist()
+        weights = _fit(inputs[folds != fold], accepted[folds != fold])
+        predicted[folds == fold] = (inputs[folds == fold] @ weights).sigmoid()
+    intercept, slope, per_length = _fit(inputs, accepted).tolist()
     return Calibration(
         intercept=intercept,
         slope=slope,
         per_length=per_length,
         judged=len(judged),
-        error=expected_calibration_error(unseen.tolist(), accepted.tolist()),
+        error=expected_calibration_error(predicted.tolist(), accepted.tolist()),
         error_before=expected_calibration_error([score for score, *_ in judged], accepted.tolist()),
     )
 
 
 def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float]) -> float:
-    """Return the mean distance of probability and frequency over ten equally large groups in order of probability."""
-    order = sorted(range(len(probabilities)), key=lambda place: probabilities[place])
+    """Return the mean distance between probability and frequency, over ten groups of equal size by probability."""
+    order = sorted(range(len(probabilities)), key=lambda index: probabilities[index])
     total = 0.0
     for number in range(BINS):
         group = order[number * len(order) // BINS : (number + 1) * len(order) // BINS]
-        total += abs(sum(probabilities[place] - outcomes[place] for place in group))
+        total += abs(sum(probabilities[index] - outcomes[index] for index in group))
     return total / len(order)
 
 
@@ -103,26 +104,26 @@ def write_calibration(store: Store, project_id: int, calibration: Calibration) -
     store.write(_path(project_id), json.dumps(asdict(calibration)).encode())
 
 
-def _signs(own_score: float, caption: str) -> Tensor:
-    """Return what the log-odds are a sum of, [3]."""
+def _inputs(own_score: float, caption: str) -> Tensor:
+    """Return the inputs of the regression, [3]."""
     bounded = min(max(own_score, 1e-4), 1 - 1e-4)
     return torch.tensor([1.0, math.log(bounded / (1 - bounded)), math.log(1 + len(metric_words(caption)))])
 
 
-def _fit(signs: Tensor, accepted: Tensor) -> Tensor:
-    """Return the weights [3] that make the outcomes [N] most probable beside a prior at the decoder's own score."""
+def _fit(inputs: Tensor, accepted: Tensor) -> Tensor:
+    """Return the weights [3] that make the outcomes [N] most probable, with a prior at the decoder's own score."""
     prior = torch.tensor(PRIOR)
     weights = prior.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
 
-    def surprise() -> Tensor:
+    def loss_of_weights() -> Tensor:
         optimizer.zero_grad()
-        loss = binary_cross_entropy_with_logits(signs @ weights, accepted, reduction="sum")
+        loss = binary_cross_entropy_with_logits(inputs @ weights, accepted, reduction="sum")
         loss = loss + 0.5 * (weights - prior).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(surprise)  # type: ignore[no-untyped-call]
+    optimizer.step(loss_of_weights)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 

@@ -1,10 +1,10 @@
-"""Which of a project's corrections one retraining uses, however many there are.
+"""Selection of the corrections that one retraining uses.
 
-    corrections -> those not set aside, with an image that was read -> the newest of each image and control
-                -> the newest of all, and a draw of the older ones by the hash of their image, which lasts
+    corrections -> those not excluded, with an image that was read -> the newest of each image and control
+                -> the newest of all, and a lasting draw of the older ones by the hash of their image
 
-So a retraining costs the same for a project of a hundred corrections and of a hundred thousand, and the same old ones
-stay in memory while they last. Their features are all that anybody needs to have stored.
+A retraining costs the same for a hundred corrections and for a hundred thousand. The same older corrections are drawn
+each time, so only their features need to be stored.
 """
 
 from collections import Counter
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from worker.feedback.record import Correction
 
 MAX_CHARACTERS = 600
-"""Of a caption: what is longer is none, and a few of them would take all the time of a training."""
-SET_ASIDE = "set aside"
+"""Longest caption that is used. A few longer ones would take all the time of a training."""
+EXCLUDED = "excluded"
+"""The beginning of a reason in `Selection.left_out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,32 +34,33 @@ LIMITS = SelectionLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a training uses of a project's corrections, if their features are stored."""
+    """The corrections that a training uses, if their features are stored."""
 
     used: tuple[Correction, ...]
     """Oldest first."""
     unread: tuple[Correction, ...]
-    """Those whose image nobody has read yet: they may come to be used."""
+    """Those whose image nobody has read yet. They may be used later."""
     left_out: Counter[str]
-    """How many cannot be used, by reason; those that are only not drawn are not counted."""
+    """How many cannot be used, by reason. Those that are only not drawn are not counted."""
 
 
 def select_corrections(
-    corrections: Sequence[Correction], set_aside: Mapping[str, str], limits: SelectionLimits = LIMITS
+    corrections: Sequence[Correction], excluded: Mapping[str, str], limits: SelectionLimits = LIMITS
 ) -> Selection:
     """Select from all corrections of a project, oldest first.
 
     Args:
         corrections: all of the project, oldest first.
-        set_aside: names of corrections that are not used, and why.
+        excluded: names of excluded corrections, and why they are excluded.
         limits: the size of the selection.
     """
-    left_out = Counter(f"{SET_ASIDE}: {set_aside[one.name]}" for one in corrections if one.name in set_aside)
-    wanted = [correction for correction in corrections if correction.name not in set_aside]
-    seen = [correction for correction in wanted if correction.image_key is not None]
-    left_out["its image was never read"] = len(wanted) - len(seen)
-    newest = _newest_per_image(seen)
-    left_out["a newer caption of its image exists"] = len(seen) - len(newest)
+    reasons = (excluded[correction.name] for correction in corrections if correction.name in excluded)
+    left_out = Counter(f"{EXCLUDED}: {reason}" for reason in reasons)
+    wanted = [correction for correction in corrections if correction.name not in excluded]
+    read = [correction for correction in wanted if correction.image_key is not None]
+    left_out["its image was never read"] = len(wanted) - len(read)
+    newest = _newest_per_image(read)
+    left_out["a newer caption of its image exists"] = len(read) - len(newest)
     short = [correction for correction in newest if len(correction.caption) <= MAX_CHARACTERS]
     left_out[f"its caption has more than {MAX_CHARACTERS} characters"] = len(newest) - len(short)
     unread = tuple(correction for correction in wanted if correction.image_key is None)
@@ -77,6 +79,7 @@ def _newest_per_image(corrections: Sequence[Correction]) -> list[Correction]:
 def _remembered(newest: Sequence[Correction], limits: SelectionLimits) -> list[Correction]:
     """Return the newest corrections and a lasting draw of the older ones, in the order they were written."""
     older, recent = newest[: -limits.recent], newest[-limits.recent :]
-    # Its last digits, as the first ones hold images out.
-    kept = {id(one) for one in sorted(older, key=lambda one: str(one.image_key)[::-1])[: limits.remembered]}
-    return [*(one for one in older if id(one) in kept), *recent]
+    # By the last digits of the hash, because the first digits decide which images are held out.
+    by_hash = sorted(older, key=lambda correction: str(correction.image_key)[::-1])
+    drawn = {id(correction) for correction in by_hash[: limits.remembered]}
+    return [*(correction for correction in older if id(correction) in drawn), *recent]

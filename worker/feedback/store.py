@@ -72,7 +72,7 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class PullView:
-    """What is known of a project before Label Studio is asked."""
+    """Records of a project, as they were before Label Studio was read."""
 
     touches: int
     touched: Mapping[int, str]
@@ -96,7 +96,10 @@ class FeedbackStore:
             state: the annotation.
             suggestions: of each control, for its task and image, newest first.
         """
-        feedback = [judge(found, find_proposal(found, suggestions[found.control])) for found in state.submissions]
+        feedback = [
+            judge(submission, find_proposal(submission, suggestions[submission.control]))
+            for submission in state.submissions
+        ]
         [(verdict, stored, removed)] = run_all(self.redis, state.project_id, [record_command(state, feedback)])
         return Recorded(
             feedback=tuple(feedback),
@@ -118,7 +121,7 @@ class FeedbackStore:
         )
 
     def begin_pull(self, project_id: int, read_as: str) -> PullView:
-        """Return what is known of the project; ask this before Label Studio is asked.
+        """Return the records of a project; call this before Label Studio is read.
 
         Args:
             read_as: names how annotations are read. When it differs from the last pull, every task is read again.
@@ -160,7 +163,7 @@ class FeedbackStore:
         Args:
             project_id: of the task.
             task_id: of the task.
-            view: of before Label Studio was asked.
+            view: of the project, from before Label Studio was read.
             feedback: what the task's annotations hold.
             gone: names of records that they no longer hold.
             time: Label Studio's of the task; None when it lists none.
@@ -271,7 +274,7 @@ def record_command(state: AnnotationState, feedback: Sequence[Feedback]) -> Comm
 
 def _rows(feedback: Iterable[Feedback]) -> list[str | int]:
     """Return the arguments of the script for records: name, JSON and time of each."""
-    return [value for found in feedback for value in (found.name, to_stored_json(found), found.microseconds)]
+    return [value for record in feedback for value in (record.name, to_stored_json(record), record.microseconds)]
 
 
 def _by_task(entries: Iterable[str]) -> dict[int, frozenset[str]]:

@@ -38,17 +38,17 @@ class Suggestion:
     caption: str
     model_version: str
     score: float | None
-    """The decoder's own, 0 to 1; None where only Label Studio remembers the suggestion."""
+    """The decoder's own, 0 to 1; None for a suggestion that was read from Label Studio."""
     withheld: bool = False
-    """Whether nobody was shown it, so that captions with and without a suggestion can be compared."""
+    """True if nobody was shown it, so that captions with and without a suggestion can be compared."""
 
 
-def seen_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool = False) -> list[Suggestion]:
-    """Return those that an annotator may have seen: none where the newest was withheld.
+def shown_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool = False) -> list[Suggestion]:
+    """Return those that an annotator may have been shown: none where the newest was withheld.
 
     Args:
         suggestions: of one control, task and image, newest first.
-        was_prefilled: Label Studio says that a suggestion was in the field, so one of before was shown.
+        was_prefilled: True where Label Studio says that a suggestion was in the field. Then an earlier one was shown.
     """
     if suggestions and suggestions[0].withheld and not was_prefilled:
         return []
@@ -56,7 +56,7 @@ def seen_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool =
 
 
 class SuggestionLog:
-    """What was suggested lately, by task."""
+    """The latest suggestions, by task."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -69,7 +69,7 @@ class SuggestionLog:
             run_all(self.redis, project_id, commands)
 
     def find(self, project_id: int, task_id: int, control: str, image_ref: str) -> list[Suggestion]:
-        """Return what was suggested for this control of this task while it showed this image, newest first."""
+        """Return the suggestions for this control of this task and this image, newest first."""
         return _of_place(self._records(project_id, task_id), project_id, task_id, control, image_ref)
 
     def find_for(self, state: AnnotationState) -> dict[str, list[Suggestion]]:
@@ -78,8 +78,10 @@ class SuggestionLog:
             return {}
         records = self._records(state.project_id, state.task_id)
         return {
-            found.control: _of_place(records, found.project_id, found.task_id, found.control, found.image_ref)
-            for found in state.submissions
+            submission.control: _of_place(
+                records, state.project_id, state.task_id, submission.control, submission.image_ref
+            )
+            for submission in state.submissions
         }
 
     def _records(self, project_id: int, task_id: int) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""The ledger: what became of our suggestions, by model version and annotator; how it is counted, and read from totals.
+"""The ledger: counts of what annotators did with our suggestions, by model version and by annotator.
 
-Annotators who were shown a suggestion write shorter captions, nearer to it (Arnold, Chauncey and Gajos 2020,
-https://doi.org/10.1145/3377325.3377523). So HIDE_SUGGESTIONS_SHARE withholds some, and the two arms are told apart:
-versions and annotators count only captions that were not withheld.
+Annotators who are shown a suggestion write shorter captions, which are nearer to it (Arnold, Chauncey and Gajos 2020,
+https://doi.org/10.1145/3377325.3377523). So HIDE_SUGGESTIONS_SHARE withholds some suggestions, and captions without a
+suggestion are counted apart. Versions and annotators count only tasks whose suggestion was not withheld.
 """
 
 import math
@@ -15,6 +15,7 @@ from math import comb
 from typing import NamedTuple, TypeVar, cast
 
 from redis import Redis
+from rq.utils import as_text
 
 from worker.feedback.edit_kinds import EDIT_KINDS, EditKind
 from worker.feedback.proposals import words
@@ -24,7 +25,7 @@ from worker.feedback.script import key
 Key = TypeVar("Key")
 
 JUDGED: tuple[Outcome, ...] = ("accepted", "alternative", "edited", "rewritten")
-"""What can become of a suggestion that becomes a caption."""
+"""Outcomes of a suggestion that was shown, where the annotator submitted a caption."""
 ACCEPTANCE = (*JUDGED, "word_edits", "compared")
 """Counters of which an Acceptance is made."""
 LONGEST_LEAD_TIME_S = 24 * 3600.0
@@ -35,36 +36,36 @@ SHORTEST_LEAD_TIME_S = 0.1
 TOOK = "took_"
 """The beginning of a counter of lead times; its power follows."""
 VOCABULARY_SAMPLE = 100
-"""Captions of which distinct words are told, or fewer where an arm has fewer."""
+"""Captions whose distinct words are compared; fewer where an arm has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What became of some suggestions. Rates are 0 to 1; they and the means are None while nothing is known."""
+    """Counts of outcomes. Rates are 0 to 1; rates and means are None while nothing was counted."""
 
     tasks: int = 0
-    """For which a suggestion was shown (or withheld), each control once for each version."""
+    """Tasks with a suggestion; each control counts once for each version."""
     accepted: int = 0
     alternative: int = 0
-    """Another suggestion of the same version was taken."""
+    """The annotator chose another suggestion of the same version."""
     edited: int = 0
     rewritten: int = 0
     written: int = 0
-    """Nobody was shown a suggestion."""
+    """The annotator was shown no suggestion."""
     skipped: int = 0
     words: int = 0
     compared: int = 0
-    """Captions beside which we had one."""
+    """Captions for which there was a suggestion, shown or withheld."""
     word_edits: int = 0
     unchanged: int = 0
-    """Captions that are ours, word for word."""
+    """Captions with the same words as the suggestion."""
     timed: int = 0
     """Captions whose lead time is known."""
     lead_time_ms: int = 0
     lead_times: Mapping[int, int]
-    """How many took about SHORTEST_LEAD_TIME_S times this power of LEAD_TIME_STEP."""
+    """Number of captions by power: they took about SHORTEST_LEAD_TIME_S times LEAD_TIME_STEP to this power."""
     kinds: Mapping[EditKind, int]
-    """Of edited captions; one edit may be of several."""
+    """Kinds of edits; one edit may have several."""
 
     @property
     def judged(self) -> int:
@@ -99,7 +100,7 @@ class Tally:
 
     @property
     def changed_rate(self) -> float | None:
-        """Share of the captions that differ from ours in any word, shown or withheld."""
+        """Share of the captions that differ from the suggestion in any word."""
         return _share(self.compared - self.unchanged, self.compared)
 
     @property
@@ -116,27 +117,27 @@ class Tally:
 
     @property
     def median_lead_time_s(self) -> float | None:
-        """To 5 %; one long break does not move it as it moves the mean."""
-        seen = 0
+        """Median to 5 %; unlike the mean it hardly moves with one long break."""
+        counted = 0
         for power, captions in sorted(self.lead_times.items()):
-            seen += captions
-            if 2 * seen >= self.timed:
+            counted += captions
+            if 2 * counted >= self.timed:
                 return SHORTEST_LEAD_TIME_S * LEAD_TIME_STEP**power
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmTally:
-    """What captions are like that were written with a suggestion, or without one that was withheld."""
+    """Counts of the captions that were written with a suggestion, or of those whose suggestion was withheld."""
 
     tally: Tally
     spectrum: Mapping[int, int]
-    """How many words stand in so many captions."""
+    """Number of words by the number of captions that contain them."""
 
     def distinct_words(self, sample: int) -> float:
-        """Return how many words so many captions, drawn at random from the arm's, have on average.
+        """Return the mean number of distinct words in so many captions drawn at random.
 
-        Unlike a count of all words it compares arms of different sizes (rarefaction, Hurlbert 1971,
+        Unlike a count of all words, this compares arms of different sizes (rarefaction, Hurlbert 1971,
         https://doi.org/10.2307/1934145).
         """
         captions = self.tally.captions
@@ -146,12 +147,12 @@ class ArmTally:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What became of the suggestions of one project."""
+    """Counts of one project."""
 
     versions: Mapping[str | None, Tally]
-    """By model version, in the order of their numbers; None where nothing was suggested or nobody remembers what."""
+    """By model version, in the order of their numbers; None where there was no suggestion, or its version is lost."""
     annotators: Mapping[int, Tally]
-    """By Label Studio's user id, all versions together; `tasks` is 0, for nobody knows who will open a task."""
+    """By Label Studio's user id, all versions together; `tasks` is 0, because nobody knows who opens a task."""
     cells: Mapping[tuple[int, str | None], Tally]
     """By annotator and version."""
     shown: ArmTally
@@ -163,19 +164,19 @@ class Ledger:
 
     @property
     def vocabulary_sample(self) -> int:
-        """How many captions to draw from each arm, to compare their words."""
+        """Number of captions to draw from each arm to compare their words."""
         return min(VOCABULARY_SAMPLE, self.shown.tally.captions, self.withheld.tally.captions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """How many suggestions of one version were accepted as they were, of those that became a caption."""
+    """Number of suggestions of one version that were accepted unchanged, beside the number that were judged."""
 
     accepted: int
     judged: int
     word_edits: int
     compared: int
-    """Captions whose word edits are counted."""
+    """Captions whose word edits were counted."""
 
 
 def to_stored_json(feedback: Feedback) -> str:
@@ -205,7 +206,7 @@ def count_feedback(feedback: Feedback) -> dict[str, int]:
 
 
 def read_ledger(redis: Redis, project_id: int) -> Ledger:
-    """Return a project's totals; costs the same however many annotations they count."""
+    """Return a project's counts; this costs the same for any number of annotations."""
     with redis.pipeline(transaction=True) as pipeline:
         pipeline.hgetall(key("ledger-totals", project_id))
         pipeline.hgetall(key("ledger-spectrum", project_id))
@@ -226,23 +227,23 @@ def read_ledger(redis: Redis, project_id: int) -> Ledger:
 
 
 def read_acceptance(redis: Redis, project_id: int, versions: Sequence[str]) -> dict[str, Acceptance]:
-    """Return how many suggestions of each version were accepted, of how many that were judged; one small question."""
+    """Return the acceptance of each version; one small request."""
     return read_acceptances(redis, {project_id: versions})[project_id]
 
 
 def read_acceptances(redis: Redis, versions: Mapping[int, Sequence[str]]) -> dict[int, dict[str, Acceptance]]:
-    """Return the same of versions of several projects; one small question of each, all at once."""
-    asked = {project_id: names for project_id, names in versions.items() if names}
+    """Return the acceptance of each version of several projects; one small request for each, all at once."""
+    named = {project_id: names for project_id, names in versions.items() if names}
     with redis.pipeline(transaction=False) as pipeline:
-        for project_id, names in asked.items():
+        for project_id, names in named.items():
             counters = [f"{counter}:shown::{name}" for name in names for counter in ACCEPTANCE]
             pipeline.hmget(key("ledger-totals", project_id), counters)
-        answers = dict(zip(asked, pipeline.execute(), strict=True))
-    return {project_id: _acceptances(names, answers.get(project_id, ())) for project_id, names in versions.items()}
+        replies = dict(zip(named, pipeline.execute(), strict=True))
+    return {project_id: _acceptances(names, replies.get(project_id, ())) for project_id, names in versions.items()}
 
 
-def _acceptances(names: Sequence[str], found: Iterable[bytes | str | None]) -> dict[str, Acceptance]:
-    counts = iter([int(number or 0) for number in found])
+def _acceptances(names: Sequence[str], numbers: Iterable[bytes | str | None]) -> dict[str, Acceptance]:
+    counts = iter([int(number or 0) for number in numbers])
     acceptances = {}
     for name in names:
         *judged, word_edits, compared = [next(counts) for _ in ACCEPTANCE]
@@ -251,18 +252,18 @@ def _acceptances(names: Sequence[str], found: Iterable[bytes | str | None]) -> d
 
 
 class _Cell(NamedTuple):
-    """Where a number of the totals belongs."""
+    """Place of a number in the totals."""
 
     arm: Arm
     annotator: int | None
-    """None: everybody."""
+    """None for all annotators together."""
     model_version: str | None
 
 
 def _cells(totals: Mapping[bytes | str, bytes | str]) -> dict[_Cell, Counter[str]]:
     cells: defaultdict[_Cell, Counter[str]] = defaultdict(Counter)
     for field, number in totals.items():
-        counter, arm, annotator, version = _text(field).split(":", 3)
+        counter, arm, annotator, version = as_text(field).split(":", 3)
         place = _Cell(cast(Arm, arm), int(annotator) if annotator else None, version or None)
         cells[place][counter] = int(number)
     return cells
@@ -286,12 +287,12 @@ def _tally(counts: Mapping[str, int]) -> Tally:
 
 
 def _spectrum(spectrum: Mapping[bytes | str, bytes | str], arm: Arm) -> dict[int, int]:
-    parted = [(_text(field).split(":"), int(words)) for field, words in spectrum.items()]
-    return {int(captions): words for (found, captions), words in parted if found == arm}
+    numbers = {tuple(as_text(field).split(":")): int(number) for field, number in spectrum.items()}
+    return {int(captions): number for (name, captions), number in numbers.items() if name == arm}
 
 
 def _version_order(name: str | None) -> tuple[int, str]:
-    """Sort v2 before v10, after the bundle's version and before none."""
+    """Sort v2 before v10, the bundle's version before both, and None last."""
     if name is None:
         return sys.maxsize, ""
     number = re.match(r"v(\d+)-", name)
@@ -300,7 +301,3 @@ def _version_order(name: str | None) -> tuple[int, str]:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

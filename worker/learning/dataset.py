@@ -21,7 +21,7 @@ from model.tokenizer import cut
 from model.training.held_out import MOST_PROBABLE
 from model.vision.features import FeatureStore
 from worker.feedback.record import Correction
-from worker.feedback.selection import LIMITS, SET_ASIDE, SelectionLimits, select_corrections
+from worker.feedback.selection import EXCLUDED, LIMITS, SelectionLimits, select_corrections
 from worker.learning.holdout import Holdout
 from worker.learning.wording_rules import SystematicEdit, find_systematic_edits, rewrite
 from worker.policy import is_held_out
@@ -80,7 +80,7 @@ class Dataset:
     @property
     def is_all_excluded(self) -> bool:
         """Every correction that is left out was excluded."""
-        return all(reason.startswith(SET_ASIDE) for reason in self.left_out)
+        return all(reason.startswith(EXCLUDED) for reason in self.left_out)
 
     @property
     def is_another_language(self) -> bool:

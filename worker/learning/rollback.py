@@ -9,7 +9,7 @@ from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import THE_WORKER, AuditLog
-from worker.feedback.score_calibration import ASKED, fit_calibration, write_calibration
+from worker.feedback.score_calibration import SAMPLE, fit_calibration, write_calibration
 from worker.feedback.store import FeedbackStore
 from worker.feedback.totals import read_acceptance
 from worker.policy import is_accepted_less
@@ -77,7 +77,7 @@ def calibrate(redis: Redis, store: Store, project_id: int) -> None:
 
 
 def _fit_and_write(redis: Redis, store: Store, project_id: int) -> None:
-    calibration = fit_calibration(FeedbackStore(redis).sample(project_id, ASKED))
+    calibration = fit_calibration(FeedbackStore(redis).sample(project_id, SAMPLE))
     if calibration is None:
         return
     write_calibration(store, project_id, calibration)

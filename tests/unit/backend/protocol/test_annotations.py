@@ -1,4 +1,4 @@
-"""What every recorded webhook of Label Studio says about our captions."""
+"""Every recorded webhook of Label Studio, and what is read from it."""
 
 import copy
 from typing import Any
@@ -82,13 +82,16 @@ def test_a_submitted_caption_becomes_a_correction(name: str, caption: str, origi
 
     state = parse_one(body)
 
-    (found,) = state.submissions
-    assert (found.caption, found.origin) == (caption, origin)
-    assert (found.project_id, found.task_id) == (body["project"]["id"], body["task"]["id"])
-    assert (found.annotation_id, found.annotation_uid) == (body["annotation"]["id"], body["annotation"]["unique_id"])
-    assert (found.control, found.image_ref) == ("caption", body["task"]["data"]["captioning"])
-    assert (found.annotator, found.lead_time_s) == (1, body["annotation"]["lead_time"])
-    assert found.ground_truth is (name == "31_webhook_ANNOTATION_UPDATED_ground_truth")
+    (submission,) = state.submissions
+    assert (submission.caption, submission.origin) == (caption, origin)
+    assert (submission.project_id, submission.task_id) == (body["project"]["id"], body["task"]["id"])
+    assert (submission.annotation_id, submission.annotation_uid) == (
+        body["annotation"]["id"],
+        body["annotation"]["unique_id"],
+    )
+    assert (submission.control, submission.image_ref) == ("caption", body["task"]["data"]["captioning"])
+    assert (submission.annotator, submission.lead_time_s) == (1, body["annotation"]["lead_time"])
+    assert submission.ground_truth is (name == "31_webhook_ANNOTATION_UPDATED_ground_truth")
     assert (state.emptied, state.is_whole, state.ignored) == ((), True, None)
 
 
@@ -131,7 +134,7 @@ def test_a_skip_of_a_field_that_somebody_changed_names_no_suggestion(change: dic
 
 def test_only_what_was_skipped_is_a_skip() -> None:
     for name in ("20_webhook_ANNOTATION_CREATED_accepted", "27_webhook_ANNOTATION_CREATED_empty"):
-        assert all(found.caption is not None for found in parse_one(load_payload(name)["body"]).submissions)
+        assert all(submission.caption is not None for submission in parse_one(load_payload(name)["body"]).submissions)
 
 
 def test_a_skip_of_a_task_without_an_image_still_takes_back_what_was_corrected() -> None:
@@ -149,10 +152,10 @@ def test_annotations_made_from_predictions_come_as_a_list() -> None:
 
     event = parse(body)
 
-    submissions = [found for state in event.annotations for found in state.submissions]
-    assert [found.task_id for found in submissions] == [task["id"] for task in body["task"]]
-    assert [found.image_ref for found in submissions] == [task["data"]["captioning"] for task in body["task"]]
-    assert {found.lead_time_s for found in submissions} == {None}
+    submissions = [submission for state in event.annotations for submission in state.submissions]
+    assert [submission.task_id for submission in submissions] == [task["id"] for task in body["task"]]
+    assert [submission.image_ref for submission in submissions] == [task["data"]["captioning"] for task in body["task"]]
+    assert {submission.lead_time_s for submission in submissions} == {None}
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_annotations_pulled_from_an_export_read_like_those_of_webhooks() -> None
 
     states = [parse_annotation(task["annotations"][0], task, 55, [CAPTION]) for task in tasks]
 
-    assert [[found.caption for found in state.submissions] for state in states] == [
+    assert [[submission.caption for submission in state.submissions] for state in states] == [
         ["rec-v1 caption of task 116"],
         [tasks[1]["annotations"][0]["result"][0]["value"]["text"][0]],
         [None],
@@ -298,11 +301,11 @@ def test_annotations_pulled_from_an_export_read_like_those_of_webhooks() -> None
 
 def test_an_accepted_caption_finds_the_suggestion_that_was_seen_not_the_newest() -> None:
     (submission,) = parse_one(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]).submissions
-    seen = make_suggestion("a brown dog stands on the grass under the sun", "v1-00000000")
+    shown = make_suggestion("a brown dog stands on the grass under the sun", "v1-00000000")
 
-    feedback = judged(submission, [make_suggestion("a dog in the sun", "v2-00000000"), seen])
+    feedback = judged(submission, [make_suggestion("a dog in the sun", "v2-00000000"), shown])
 
-    assert (feedback.proposed, feedback.model_version) == (seen.caption, "v1-00000000")
+    assert (feedback.proposed, feedback.model_version) == (shown.caption, "v1-00000000")
     assert feedback.image_key == "ab" * 32
     assert feedback.outcome == "accepted"
 

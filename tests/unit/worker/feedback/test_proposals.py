@@ -1,4 +1,4 @@
-"""What an annotator made of our suggestion, and what the totals of that tell."""
+"""The outcome of a suggestion, and the totals of outcomes."""
 
 from collections.abc import Sequence
 from typing import Any

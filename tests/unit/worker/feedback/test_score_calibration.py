@@ -34,9 +34,9 @@ def make_records(count: int, seed: int = 0) -> list[Feedback]:
 
 
 def fit(records: list[Feedback]) -> Calibration:
-    found = fit_calibration(records)
-    assert found is not None
-    return found
+    calibration = fit_calibration(records)
+    assert calibration is not None
+    return calibration
 
 
 def test_scores_become_probabilities_of_being_accepted() -> None:
@@ -62,8 +62,8 @@ def test_a_few_judgements_move_scores_a_little_and_fewer_move_nothing() -> None:
 
 def test_what_nobody_judged_counts_for_nothing() -> None:
     records = make_records(FEWEST - 1)
-    one = records[0]
-    others = [replace(one, outcome="skipped"), replace(one, arm="withheld"), replace(one, score=None)]
+    record = records[0]
+    others = [replace(record, outcome="skipped"), replace(record, arm="withheld"), replace(record, score=None)]
 
     assert fit_calibration([*records, *others * 10]) is None
 
@@ -71,8 +71,8 @@ def test_what_nobody_judged_counts_for_nothing() -> None:
 def test_annotators_who_accept_all_or_nothing_give_scores_near_one_or_zero() -> None:
     records = make_records(200)
 
-    assert fit([replace(one, outcome="accepted") for one in records]).score(0.8, SHORT) > 0.95
-    assert fit([replace(one, outcome="edited") for one in records]).score(0.8, SHORT) < 0.05
+    assert fit([replace(record, outcome="accepted") for record in records]).score(0.8, SHORT) > 0.95
+    assert fit([replace(record, outcome="edited") for record in records]).score(0.8, SHORT) < 0.05
 
 
 def test_the_calibration_error_is_the_distance_of_promise_and_outcome() -> None:

@@ -114,7 +114,7 @@ def test_an_excluded_correction_is_left_out_and_counted_by_its_reason(features: 
     dataset = build_dataset(corrections, features, [], excluded={"2/caption": "rude", "3/caption": "blurred"})
 
     assert dataset.captions == ["old"]
-    assert dataset.left_out == {"set aside: rude": 1, "set aside: blurred": 1}
+    assert dataset.left_out == {"excluded: rude": 1, "excluded: blurred": 1}
     assert dataset.is_all_excluded
 
 
