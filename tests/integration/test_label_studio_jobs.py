@@ -625,6 +625,23 @@ def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
 
 
 @pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("updated_at", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00", 7, None])
+def test_an_annotation_at_an_impossible_time_harms_no_other_annotation_and_no_other_project(
+    workplace: Workplace, label_studio: FakeLabelStudio, updated_at: object
+) -> None:
+    connect_projects(label_studio, {1: 200, 2: 200})
+    label_studio.hold(
+        task(1, annotation(1, "a square"), annotation(3, "a circle"), updated_at=AT),
+        task(2, annotation(2, "a square"), project=2),
+    )
+    label_studio.annotations[1]["updated_at"] = updated_at
+
+    assert jobs.pull_projects() == {"changed": 2}
+    assert [correction.caption for correction in workplace.feedback.corrections(1)] == ["a circle"]
+    assert len(workplace.feedback.corrections(2)) == 1
+
+
+@pytest.mark.usefixtures("configure")
 def test_a_project_without_captions_is_not_even_asked_for_its_backends(label_studio: FakeLabelStudio) -> None:
     connect_projects(label_studio, {1: 200}, label_config='<View><Image name="image" value="$captioning"/></View>')
 

@@ -14,6 +14,7 @@ from backend.protocol.headers import WEBHOOK_HEADER
 from tests.backend_client import BackendClient, basic_auth
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
+from worker.feedback.record import A_TIME
 from worker.feedback.suggestions import Suggestion
 from worker.feedback.totals import read_ledger
 from worker.queue.job_state import RETRAIN_QUEUE, queue
@@ -74,6 +75,21 @@ def test_a_caption_written_by_hand_has_no_proposal(backend: BackendClient) -> No
 
     (correction,) = backend.corrections(12)
     assert (correction.proposed, correction.model_version, correction.image_key) == (None, None, None)
+
+
+@pytest.mark.parametrize("field", ["created_at", "updated_at"])
+@pytest.mark.parametrize("value", ["0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00", "yesterday"])
+def test_an_event_at_an_impossible_time_is_answered_with_the_field_the_value_and_what_was_expected(
+    backend: BackendClient, field: str, value: str
+) -> None:
+    body = load_payload(ACCEPTED)["body"]
+    body["annotation"][field] = value
+
+    response = backend.post("/webhook", body)
+
+    assert response.status_code == 400
+    assert response.get_json()["error"] == f"annotation.{field} must be {A_TIME}, got {value!r}"
+    assert backend.corrections(6) == []
 
 
 def test_the_same_event_twice_changes_nothing(backend: BackendClient) -> None:
