@@ -18,9 +18,9 @@ from model.decoders.base import CaptionDecoder, DecoderSizes
 from model.tokenizer import Tokenizer
 from model.vision.encoder import Encoder, EncoderSpec, build_encoder
 from model.vision.images import Preprocessing
+from worker.feedback.feedback_store import FeedbackStore, Recorded
 from worker.feedback.proposals import Proposal, judge
 from worker.feedback.record import AnnotationState, Correction, Feedback, Submission
-from worker.feedback.store import FeedbackStore, Recorded
 from worker.feedback.suggestions import Suggestion
 from worker.settings import Settings
 

@@ -16,9 +16,9 @@ from backend.captioning.services import EXTENSION, CaptioningServices
 from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.sync.pull import Reconciliation, reconcile
 from tests.fake_label_studio import FakeLabelStudio, Json
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Feedback
 from worker.feedback.script import key
-from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.settings import Settings
 

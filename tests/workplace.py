@@ -21,8 +21,8 @@ from model.registry import ModelRegistry
 from model.store import Store
 from model.vision.features import FeatureStore
 from tests.factories import environment_of, make_correction, make_image, store_annotation
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
-from worker.feedback.store import FeedbackStore
 from worker.settings import Settings
 
 DEADLINE_S = 120

@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from backend.admin.version_records import known_versions
 from model.registry import ModelRegistry, ModelVersion
 from model.tokenizer import cut, joined
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
-from worker.feedback.store import FeedbackStore
 
 PAGE = 50
 SEARCH_S = 1.0

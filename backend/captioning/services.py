@@ -17,7 +17,7 @@ from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
 from model.registry import ModelRegistry
 from model.store import Store
-from worker.feedback.store import FeedbackStore
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
 from worker.redis_client import connect
 from worker.settings import Settings

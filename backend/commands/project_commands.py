@@ -70,9 +70,9 @@ def ledger(project: int, as_json: bool, as_csv: bool) -> int:
 
     from backend.commands.ledger_report import csv_lines, ledger_json, ledger_lines
     from model.store import Store
+    from worker.feedback.feedback_store import FeedbackStore
     from worker.feedback.layout import open_layout
     from worker.feedback.score_calibration import read_calibration
-    from worker.feedback.store import FeedbackStore
     from worker.feedback.totals import read_ledger
     from worker.redis_client import connect
     from worker.settings import hide_password

@@ -22,9 +22,9 @@ from model.errors import ImageError, LabelStudioError
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
 from worker.feedback.selection import LIMITS, SelectionLimits, select_corrections
-from worker.feedback.store import FeedbackStore
 from worker.queue.job_failure import may_come_from_items
 from worker.settings import Settings
 

@@ -16,9 +16,9 @@ from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.protocol.annotations import parse_annotation
 from backend.protocol.label_config import parse_caption_controls
 from model.errors import RequestError
+from worker.feedback.feedback_store import FeedbackStore, PullView, Replaced
 from worker.feedback.proposals import find_proposal, judge
 from worker.feedback.record import AnnotationState, Feedback, Submission
-from worker.feedback.store import FeedbackStore, PullView, Replaced
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 
 logger = logging.getLogger(__name__)

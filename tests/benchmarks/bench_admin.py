@@ -26,9 +26,9 @@ from model.registry import ModelRegistry
 from tests.backend_client import BackendClient, make_settings
 from tests.factories import make_correction, make_state, write_bundle
 from tests.redis_server import RedisServer
+from worker.feedback.feedback_store import record_command
 from worker.feedback.layout import open_layout, run_all
 from worker.feedback.record import Correction
-from worker.feedback.store import record_command
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 
 LOGIN = ("admin", "secret")

@@ -35,8 +35,8 @@ from model.registry import ModelRegistry
 from model.store import Store
 from tests.e2e.drawn_pictures import draw_pictures
 from tests.missing import missing
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
-from worker.feedback.store import FeedbackStore
 from worker.queue.job_state import queue
 
 FEW_S = 60

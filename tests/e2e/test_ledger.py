@@ -10,8 +10,8 @@ from backend.demo.user import LabelStudioUser, ShownTask
 from backend.sync.pull import reconcile
 from tests.e2e.conftest import Connected, Product
 from tests.e2e.drawn_pictures import seeds_with
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Feedback
-from worker.feedback.store import FeedbackStore
 
 PICTURES = 12
 

@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Feedback
-from worker.feedback.store import FeedbackStore
 from worker.feedback.waiting import Waiting, claim, mark_trained, read_waiting, trained_number
 from worker.redis_client import connect
 

@@ -29,8 +29,8 @@ from tests.factories import make_correction, make_image, make_suggestion, store_
 from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio, Reply, Request, refused
 from tests.image_server import ImageServer, png
 from tests.workplace import Workplace
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.selection import SelectionLimits
-from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
 from worker.feedback.waiting import claim

@@ -21,10 +21,10 @@ from tests.feedback_world import totals_from, totals_of
 from tests.payloads import load_payload
 from tests.worker_process import WorkerProcess
 from worker.feedback import conversion
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.layout import open_layout
 from worker.feedback.record import Feedback
 from worker.feedback.script import LAYOUT_KEY, key
-from worker.feedback.store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
 from worker.feedback.totals import Tally, read_ledger
 from worker.feedback.waiting import read_waiting, trained_number

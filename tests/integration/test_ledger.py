@@ -16,9 +16,9 @@ from backend.cli import main
 from model.store import Store
 from tests.factories import make_correction, make_suggestion
 from tests.redis_server import RedisServer
+from worker.feedback.feedback_store import FeedbackStore, Recorded
 from worker.feedback.record import AnnotationState, Submission
 from worker.feedback.score_calibration import Calibration, write_calibration
-from worker.feedback.store import FeedbackStore, Recorded
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import Acceptance, Ledger, Tally, read_acceptance, read_ledger
 

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from tests.factories import make_suggestion
-from worker.feedback.store import FeedbackStore
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
 

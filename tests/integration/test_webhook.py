@@ -371,7 +371,7 @@ def test_a_redis_that_goes_down_in_the_middle_is_not_acknowledged(
     def fail(*_: Any) -> None:
         raise RedisConnectionError
 
-    monkeypatch.setattr("worker.feedback.store.FeedbackStore.record", fail)
+    monkeypatch.setattr("worker.feedback.feedback_store.FeedbackStore.record", fail)
 
     assert backend.replay(ACCEPTED).status_code == 503
 

@@ -9,8 +9,8 @@ from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import THE_WORKER, AuditLog
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.score_calibration import SAMPLE, fit_calibration, write_calibration
-from worker.feedback.store import FeedbackStore
 from worker.feedback.totals import read_acceptance
 from worker.policy import is_accepted_less
 from worker.queue.backend_jobs import enqueue_refresh

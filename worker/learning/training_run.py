@@ -14,7 +14,7 @@ from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
 from model.vision.features import FeatureStore
-from worker.feedback.store import FeedbackStore
+from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.waiting import claim, mark_trained, trained_number
 from worker.learning.bad_corrections import find_bad_corrections
 from worker.learning.candidate import Candidate, train_candidate

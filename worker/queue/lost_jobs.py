@@ -27,7 +27,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
-from worker.feedback.store import FeedbackStore
+from worker.feedback.feedback_store import FeedbackStore
 from worker.queue.heartbeats import Watch, heartbeats
 from worker.queue.job_failure import LOST_TWICE
 from worker.queue.job_metrics import JobCounts, kind_of
