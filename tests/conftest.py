@@ -20,7 +20,8 @@ from tests.workplace import Hold
 
 @pytest.fixture(scope="session")
 def _shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    # Nobody kills this server, so it need not wait for the disk after each write.
+    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="everysec")
     server.start()
     yield server
     server.kill()

@@ -15,17 +15,18 @@ from redis.retry import Retry
 class RedisServer:
     """A server in a directory of its own. Its port and its data stay the same after a restart."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, fsync: str = "always") -> None:
         self.directory = directory
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start and return once it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        durable = ["--appendonly", "yes", "--appendfsync", self._fsync, "--save", ""]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command + durable, stdout=log, stderr=log)
         with self.client() as client:
