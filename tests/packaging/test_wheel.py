@@ -159,7 +159,7 @@ def test_the_protocol_is_the_same_without_label_studio_ml(installation: Installa
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     # Newer packages than the pinned ones may be installed here: their warnings are no errors.
-    options = ["-q", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    options = ["-q", "-n", "2", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
 
     text = run([str(installation.python), "-m", "pytest", *options, *PROTOCOL_TESTS], tmp_path)
 
@@ -179,6 +179,7 @@ def test_uv_installs_the_command_as_a_tool(wheel: Path, tmp_path: Path) -> None:
     run_installer([uv(), "tool", "install", "--python", sys.executable, f"{wheel}[demo]"], **folders)
 
     assert "serve" in run([str(tmp_path / "bin/captioner"), "--help"], tmp_path)
+    shutil.rmtree(tmp_path / "tools")  # 6 GB, which pytest would keep
 
 
 def uv() -> str:
