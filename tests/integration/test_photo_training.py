@@ -48,8 +48,7 @@ def test_a_captioner_trained_on_100_photos_describes_photos_it_never_saw(tmp_pat
     assert trained is not None
     training = trained.record["training"]
     assert min(epoch["held_out_loss"] for epoch in training["epochs"]) < 0.6 * training["untrained_loss"]
-    # 0.49 where this was written. A bar far below it, because each kind of CPU rounds differently.
-    assert trained.evaluation.metrics.bleu_1 > 0.15
+    assert trained.evaluation.metrics.bleu_1 > 0.3
     captioner = load_bundle(str(tmp_path / "photos")).captioner()
     originals = sorted((FLICKR / "originals_sample").glob("*.jpg"))[:8]
     written = list(caption_files(captioner, originals, DecodingOptions()))
