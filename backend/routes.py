@@ -85,7 +85,7 @@ def setup() -> Response:
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
     backend.services.new_projects.check_webhook(backend.project_id)
-    return jsonify(model_version=backend.services.captioners.version_of(backend.project_id))
+    return jsonify(model_version=backend.services.label_of(backend.project_id))
 
 
 @routes.post("/predict")

@@ -54,13 +54,19 @@ class Captioner:
         """Return the features [B, P, D] of images of any size, float32."""
         return self.encoder.encode([self.encoder.spec.preprocessing(image) for image in images])
 
-    def caption(self, features: Tensor, options: DecodingOptions) -> list[list[Caption]]:
+    def caption(self, features: Tensor, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
         """Return up to `options.alternatives` captions for each image of features [B, P, D], the best first.
 
         No two captions of an image are the same after `normalized_caption`.
+
+        Args:
+            features: of the images.
+            options: of the search.
+            at_least: return so many captions if the search found them, in the same time.
         """
         searched = beam_search(self.decoder, features.float(), options)
-        return [self._distinct(hypotheses)[: options.alternatives] for hypotheses in searched]
+        count = max(options.alternatives, at_least)
+        return [self._distinct(hypotheses)[:count] for hypotheses in searched]
 
     def _distinct(self, hypotheses: list[Hypothesis]) -> list[Caption]:
         captions: dict[str, Caption] = {}

@@ -7,6 +7,8 @@ import math
 
 HELD_OUT_SHARE = 5
 """One image in this many is held out."""
+FIRST_IMAGES = 20
+"""The first annotations of a project; none of them is held out from the memory."""
 SURE = 1.645
 """Standard errors that chance exceeds in 5 per cent of cases."""
 FEWEST_JUDGED = 10
@@ -46,6 +48,15 @@ def is_accepted_less(accepted: int, judged: int, accepted_before: int, judged_be
 def is_held_out(image_key: str) -> bool:
     """Return True if an image is for evaluation only; its content decides, so the answer never changes."""
     return int(image_key[:8], 16) % HELD_OUT_SHARE == 0
+
+
+def is_held_out_of_memory(image_key: str) -> bool:
+    """Return True if an image is held out from the memory too: half of the images that are held out from training.
+
+    They prove what memory and weights are worth together. The memory judges its captions by each other, so it needs no
+    more. The first images of a project are never held out from the memory.
+    """
+    return int(image_key[:8], 16) % (2 * HELD_OUT_SHARE) == 0
 
 
 def is_withheld(image_key: str, hidden_percent: int) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flask import current_app
 from redis import Redis
 
+from backend.captioning.memory import Memories
 from backend.captioning.serving_versions import ServingCaptioners
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
@@ -33,11 +34,20 @@ class CaptioningServices:
     redis: Redis
     store: Store
     captioners: ServingCaptioners
+    memories: Memories
     task_images: TaskImageReader
     new_projects: NewProjects
     metrics: Metrics
     compute_slots: threading.Semaphore
     """One slot for each thread that may compute at the same time."""
+
+    def label_of(self, project_id: int) -> str:
+        """Return what Label Studio is told as the model version of a project; no weights are loaded.
+
+        Raises:
+            StoreError: the store has not answered since this process started.
+        """
+        return self.memories.label_of(project_id, self.captioners.version_of(project_id))
 
     @property
     def feedback(self) -> FeedbackStore:
@@ -59,11 +69,13 @@ def make_services(settings: Settings) -> CaptioningServices:
     compute_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
     redis = connect(settings.redis_url)
     registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
+    captioners = ServingCaptioners(settings.caption_bundle, registry)
     return CaptioningServices(
         settings=settings,
         redis=redis,
         store=Store(settings.model_store),
-        captioners=ServingCaptioners(settings.caption_bundle, registry),
+        captioners=captioners,
+        memories=Memories(redis, captioners),
         task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, compute_slots),
         new_projects=NewProjects(settings, redis),
         metrics=metrics,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner
 from model.errors import BundleError, StoreError
+from model.memory.vectors import VectorSpace
 from model.registry import ModelRegistry, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class ServingCaptioners:
         self.registry = registry
         self._bundle_name = bundle_name
         self._bundle: Bundle | None = None
+        self._space: VectorSpace | None = None
         self._problem: str | None = None
         self._loaded = loaded
         self.pointer_age_s = pointer_age_s
@@ -68,6 +70,14 @@ class ServingCaptioners:
             if self._bundle is None:
                 self._bundle = self._load()
             return self._bundle
+
+    def vector_space(self) -> VectorSpace:
+        """Return the vectors by which the bundle's images are compared; raises what `bundle` raises."""
+        bundle = self.bundle()
+        with self._loading:
+            if self._space is None:
+                self._space = VectorSpace.of(bundle)
+            return self._space
 
     def version_of(self, project_id: int) -> str:
         """Return the version that serves a project. It reads a pointer at most once a second, and never loads weights.
@@ -126,6 +136,6 @@ class ServingCaptioners:
 
     def _load_and_log(self) -> None:
         try:
-            self.bundle()
+            self.vector_space()
         except BundleError as problem:  # /ready and each prediction report it too
             logger.error("bundle not loaded bundle=%s problem=%s", self._bundle_name, problem)  # noqa: TRY400

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from redis import RedisError
 
+from backend.captioning.memory import DECODER_CAPTIONS, ProjectMemory
 from backend.captioning.services import CaptioningServices
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
+from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Caption, Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import StoreError, TaskError
@@ -26,8 +28,10 @@ logger = logging.getLogger(__name__)
 DECODER_BATCH = 64
 """Images decoded together. After each batch, other requests get their turn."""
 
-Captions = Mapping[str, Sequence[Caption]]
-"""Captions by image key, best first."""
+Place = tuple[int, str]
+"""Task and field of a caption."""
+Captions = Mapping[Place, Sequence[SuggestedCaption]]
+"""Captions by place, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class ControlSuggestions:
     image_ref: str
     """Address of the image as it is stored; a `data:` URL by its hash."""
     image_key: str
-    captions: tuple[Caption, ...]
+    captions: tuple[SuggestedCaption, ...]
     """Best first. The score of each is calibrated once annotators have judged enough suggestions."""
     withheld: bool
     """True where HIDE_SUGGESTIONS_SHARE hides the captions from annotators."""
@@ -50,11 +54,12 @@ class TaskSuggestions:
 
     task_id: int
     model_version: str
+    """That Label Studio is told: of the decoder, with the generation of the memory where that may speak."""
     controls: tuple[ControlSuggestions, ...] = ()
     error: TaskError | None = None
 
     @property
-    def shown(self) -> dict[CaptionControl, tuple[Caption, ...]]:
+    def shown(self) -> dict[CaptionControl, tuple[SuggestedCaption, ...]]:
         """The captions that annotators see; empty where all of them are withheld."""
         return {suggested.control: suggested.captions for suggested in self.controls if not suggested.withheld}
 
@@ -86,27 +91,67 @@ class Suggester:
         captioner = self.services.captioners.captioner_for(self.project_id)
         features = FeatureStore(self.services.store, captioner.encoder.fingerprint)
         images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features)
-        captions = self._caption(captioner, images)
-        calibrated = self._calibrate(captions)
+        memory = self._memory(captioner, features)
+        captions = self._choose(captioner, memory, tasks, images)
+        shown = self._calibrate(captions)
+        label = memory.label(captioner.version) if memory else captioner.version
         suggestions = [
-            self._suggestions_of(task["id"], task_images, calibrated, captioner.version)
+            self._suggestions_of(task["id"], task_images, shown, label)
             for task, task_images in zip(tasks, images, strict=True)
         ]
-        self._remember(suggestions, captions)
+        self._remember(suggestions, captioner.version, memory.generation if memory else None)
         self._report(suggestions)
         return suggestions
 
-    def _caption(self, captioner: Captioner, images: Sequence[list[TaskImage] | TaskError]) -> Captions:
-        """Caption the images of all tasks together."""
-        readable = [task_images for task_images in images if not isinstance(task_images, TaskError)]
-        features = {image.image_key: image.features for task_images in readable for image in task_images}
+    def _memory(self, captioner: Captioner, features: FeatureStore) -> ProjectMemory | None:
+        with self.services.metrics.timed_stage("read memory"):
+            return self.services.memories.open(self.project_id, captioner, features, self._options)
+
+    @property
+    def _options(self) -> DecodingOptions:
         settings = self.services.settings
-        options = DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
-        captions: list[list[Caption]] = []
+        return DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
+
+    def _choose(
+        self,
+        captioner: Captioner,
+        memory: ProjectMemory | None,
+        tasks: Sequence[Mapping[str, Any]],
+        images: Sequence[list[TaskImage] | TaskError],
+    ) -> Captions:
+        """Caption the images of all tasks together, and let the memory choose where it may."""
+        placed = [
+            (task["id"], image)
+            for task, task_images in zip(tasks, images, strict=True)
+            if not isinstance(task_images, TaskError)
+            for image in task_images
+        ]
+        decoded = self._decode(captioner, [image for _, image in placed])
+        chosen: dict[Place, Sequence[SuggestedCaption]] = {}
+        count = self.services.settings.alternatives
+        with self.services.metrics.timed_stage("recall"):
+            for task_id, image in placed:
+                captions: Sequence[SuggestedCaption] = decoded[image.image_key]
+                if memory is not None:
+                    captions = memory.recall(image, task_id, captions, captioner.version, count)
+                chosen[task_id, image.control.from_name] = captions[:count]
+        return chosen
+
+    def _decode(self, captioner: Captioner, images: Sequence[TaskImage]) -> dict[str, list[SuggestedCaption]]:
+        """Return the decoder's captions of each image, best first; a few more than are shown."""
+        features = {image.image_key: image.features for image in images}
+        captions: list[list[SuggestedCaption]] = []
         with self.services.metrics.timed_stage("decode"):
             for batch in in_batches(features.values(), self.decoder_batch):
                 with self.services.compute_slots:
-                    captions += captioner.caption(torch.stack(batch), options)
+                    decoded = captioner.caption(torch.stack(batch), self._options, DECODER_CAPTIONS)
+                captions += [
+                    [
+                        SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score)
+                        for caption in of
+                    ]
+                    for of in decoded
+                ]
         return dict(zip(features, captions, strict=True))
 
     def _calibrate(self, captions: Captions) -> Captions:
@@ -119,33 +164,40 @@ class Suggester:
         if calibration is None:
             return captions
         return {
-            key: [replace(caption, score=calibration.score(caption.score, caption.text)) for caption in alternatives]
-            for key, alternatives in captions.items()
+            place: [
+                caption
+                if caption.own_score is None
+                else replace(caption, score=calibration.score(caption.own_score, caption.text))
+                for caption in alternatives
+            ]
+            for place, alternatives in captions.items()
         }
 
     def _suggestions_of(
-        self, task_id: int, images: list[TaskImage] | TaskError, captions: Captions, version: str
+        self, task_id: int, images: list[TaskImage] | TaskError, captions: Captions, label: str
     ) -> TaskSuggestions:
         if isinstance(images, TaskError):
-            return TaskSuggestions(task_id=task_id, model_version=version, error=images)
+            return TaskSuggestions(task_id=task_id, model_version=label, error=images)
         hidden_share = self.services.settings.hide_suggestions_share
         controls = tuple(
             ControlSuggestions(
                 control=image.control,
                 image_ref=image.image_ref,
                 image_key=image.image_key,
-                captions=tuple(captions[image.image_key]),
+                captions=tuple(captions[task_id, image.control.from_name]),
                 withheld=is_withheld(image.image_key, hidden_share),
             )
             for image in images
         )
-        return TaskSuggestions(task_id=task_id, model_version=version, controls=controls)
+        return TaskSuggestions(task_id=task_id, model_version=label, controls=controls)
 
-    def _remember(self, suggestions: Sequence[TaskSuggestions], captions: Captions) -> None:
+    def _remember(self, suggestions: Sequence[TaskSuggestions], version: str, generation: int | None) -> None:
         """Store the suggestions, so that a correction can be compared with them later; the best is the newest.
 
         Args:
-            captions: carry the decoder's own scores, which the calibration is fitted on.
+            suggestions: of all tasks.
+            version: of the decoder.
+            generation: of the memory, if there is one.
         """
         records = [
             Suggestion(
@@ -155,13 +207,15 @@ class Suggester:
                 image_ref=suggested.image_ref,
                 image_key=suggested.image_key,
                 caption=caption.text,
-                model_version=task.model_version,
-                score=caption.score,
+                model_version=version,
+                score=caption.own_score,
+                generation=generation if caption.like else None,
+                like=caption.like,
                 withheld=suggested.withheld,
             )
             for task in suggestions
             for suggested in task.controls
-            for caption in reversed(captions[suggested.image_key])
+            for caption in reversed(suggested.captions)
         ]
         try:
             self.services.suggestions.remember(records)
@@ -177,3 +231,7 @@ class Suggester:
             metrics.predictions.labels("failed").inc()
             metrics.image_failures.labels(task.error.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task.task_id, task.error)
+
+
+def _suggested(caption: Caption) -> SuggestedCaption:
+    return SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score)

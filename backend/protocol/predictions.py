@@ -2,13 +2,28 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backend.protocol.label_config import CaptionControl
-from model.captioner import Caption
 
 
-def make_predictions(captions: Mapping[CaptionControl, Sequence[Caption]], model_version: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class SuggestedCaption:
+    """A caption as annotators see it."""
+
+    text: str
+    score: float
+    """0 to 1."""
+    own_score: float | None = None
+    """The decoder's own; None for a caption that annotators wrote for a look-alike image."""
+    like: tuple[str, ...] = ()
+    """Names of the corrections of look-alike images that speak for it most; none where the decoder suggested alone."""
+
+
+def make_predictions(
+    captions: Mapping[CaptionControl, Sequence[SuggestedCaption]], model_version: str
+) -> list[dict[str, Any]]:
     """Return the predictions of one task, worst first: Label Studio fills the page with the last one.
 
     Args:
@@ -29,7 +44,7 @@ def make_predictions(captions: Mapping[CaptionControl, Sequence[Caption]], model
     ]
 
 
-def make_prediction(captions: Mapping[CaptionControl, Caption], model_version: str) -> dict[str, Any]:
+def make_prediction(captions: Mapping[CaptionControl, SuggestedCaption], model_version: str) -> dict[str, Any]:
     """Return one prediction with a region for each control; its score is the lowest of its captions."""
     return {
         "model_version": model_version,
@@ -38,7 +53,7 @@ def make_prediction(captions: Mapping[CaptionControl, Caption], model_version: s
     }
 
 
-def _make_region(control: CaptionControl, caption: Caption, model_version: str) -> dict[str, Any]:
+def _make_region(control: CaptionControl, caption: SuggestedCaption, model_version: str) -> dict[str, Any]:
     identity = "\n".join((model_version, control.from_name, caption.text))
     return {
         "id": hashlib.sha256(identity.encode()).hexdigest()[:10],

@@ -19,7 +19,7 @@ from model.errors import RequestError
 from worker.feedback.feedback_store import FeedbackStore, PullView, Replaced
 from worker.feedback.proposals import find_proposal, judge
 from worker.feedback.record import AnnotationState, Feedback, Submission
-from worker.feedback.suggestions import Suggestion, SuggestionLog
+from worker.feedback.suggestions import Suggestion, SuggestionLog, version_of_label
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,7 @@ def _unusable(states: Iterable[AnnotationState], unreadable: Iterable[int | None
 def _stored_predictions(task: Task, submission: Submission) -> dict[int, Suggestion]:
     """Return what Label Studio stored of our suggestions by prediction id, newest first; image keys are empty."""
     newest_first = sorted(task["predictions"], key=lambda prediction: int(prediction["id"]), reverse=True)
+    labels = [version_of_label(str(prediction["model_version"] or "")) for prediction in newest_first]
     return {
         prediction["id"]: Suggestion(
             project_id=submission.project_id,
@@ -184,10 +185,11 @@ def _stored_predictions(task: Task, submission: Submission) -> dict[int, Suggest
             image_ref=submission.image_ref,
             image_key="",
             caption=caption,
-            model_version=str(prediction["model_version"] or ""),
+            model_version=version,
+            generation=generation,
             score=None,
         )
-        for prediction in newest_first
+        for prediction, (version, generation) in zip(newest_first, labels, strict=True)
         if (caption := _caption_in(prediction["result"], submission.control))
     }
 

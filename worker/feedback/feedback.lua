@@ -10,7 +10,10 @@
 --   index               zset   "a:<name>" and "t:<task id>:<name>", to find names by annotation and by task
 --   times               zset   names of the records with a caption, by updated_at in microseconds since 1970
 --   changed             zset   names whose caption came, changed or went after the last training, by change number
---   changes             hash   last, claimed, trained: change numbers; touches: number of events that touched a task
+--   changes             hash   last, claimed, trained: change numbers; touches: number of events that touched a task;
+--                              generation: number of changes that the memory has to follow
+--   latest              zset   names whose caption came, changed, went, was excluded or included, or got its image, ever, by the
+--                              generation of their last change; worker/feedback/caption_changes.py reads it
 --   unseen              set    names of captions that no training has ever read
 --   excluded            hash   name -> {reason, automatic} of captions that are stored and not trained on
 --   removed             hash   "a:<annotation id>", "t:<task id>" -> {at, annotation_uid, created_at, ...} of what is gone, so that a late
@@ -28,7 +31,7 @@
 -- changes and says when they happened. Totals that come to zero are deleted.
 
 local LAYOUT, PROJECTS, FEEDBACK, INDEX, TIMES, CHANGED, CHANGES, UNSEEN, EXCLUDED, REMOVED, REMOVED_AT, TOUCHED, PULLED,
-  TOTALS, WORDS, SPECTRUM, COUNTS, SUGGESTIONS = unpack(KEYS)
+  TOTALS, WORDS, SPECTRUM, LATEST, COUNTS, SUGGESTIONS = unpack(KEYS)
 
 local REMOVED_KEPT_S = 24 * 3600  -- longer than any event of a removed state can be on its way
 local FORGOTTEN_AT_ONCE = 100
@@ -78,6 +81,9 @@ local function next_change()
   return number
 end
 
+-- Let the memory read this caption again.
+local function renew(name) redis.call('ZADD', LATEST, redis.call('HINCRBY', CHANGES, 'generation', 1), name) end
+
 local function is_training()
   local claimed, trained = unpack(redis.call('HMGET', CHANGES, 'claimed', 'trained'))
   return tonumber(claimed or '0') > tonumber(trained or '0')
@@ -89,10 +95,12 @@ local function caption_came(name, had_caption)
     redis.call('SADD', UNSEEN, name)
   end
   redis.call('ZADD', CHANGED, next_change(), name)
+  renew(name)
 end
 
 local function caption_went(name)
   local number = next_change()
+  renew(name)
   redis.call('ZREM', TIMES, name)
   redis.call('HDEL', EXCLUDED, name)
   -- If no training has read the caption, nothing is to be unlearned. Otherwise its removal is a change.
@@ -404,6 +412,7 @@ end
 function commands.amend(name, before, after)
   if redis.call('HGET', FEEDBACK, name) ~= before then return 0 end
   redis.call('HSET', FEEDBACK, name, after)
+  renew(name)
   return 1
 end
 
@@ -419,6 +428,7 @@ function commands.exclude(name, why)
   end
   redis.call('HSET', EXCLUDED, name, why)
   redis.call('ZADD', CHANGED, next_change(), name)
+  renew(name)
   return 1
 end
 
@@ -427,7 +437,16 @@ end
 function commands.include(name)
   if redis.call('HDEL', EXCLUDED, name) == 0 then return 0 end
   redis.call('ZADD', CHANGED, next_change(), name)
+  renew(name)
   return 1
+end
+
+-- Let the memory read every caption, where earlier builds wrote no generations.
+function commands.renew_all()
+  if redis.call('EXISTS', LATEST) == 1 then return 0 end
+  local names = redis.call('ZRANGE', TIMES, 0, -1)
+  for _, name in ipairs(names) do renew(name) end
+  return #names
 end
 
 -- Let a training begin with everything up to now. Returns the newest change number.
@@ -476,7 +495,10 @@ function commands.adopt(name, json, time, counted)
   if redis.call('HSETNX', FEEDBACK, name, json) == 0 then return 0 end
   local record = cjson.decode(json)
   redis.call('ZADD', INDEX, 0, 'a:' .. name, 0, 't:' .. whole(record.task_id) .. ':' .. name)
-  if time ~= '' then redis.call('ZADD', TIMES, time, name) end
+  if time ~= '' then
+    redis.call('ZADD', TIMES, time, name)
+    renew(name)
+  end
   if counted == 'same' then return 1 end
   if counted ~= '' then count(cjson.decode(counted), -1) end
   count(record, 1)

@@ -27,6 +27,10 @@ class Proposal:
     model_version: str | None = None
     captions: tuple[str, ...] = ()
     """Of this version, best first; at least one unless the arm is `none`."""
+    generation: int | None = None
+    """Of the memory that chose them."""
+    like: tuple[str, ...] = ()
+    """Names of the corrections that spoke for the best one."""
     score: float | None = None
     """Of the best one."""
     image_key: str | None = None
@@ -66,6 +70,8 @@ def find_proposal(
             arm="withheld",
             model_version=best.model_version,
             captions=(best.caption,),
+            generation=best.generation,
+            like=best.like,
             score=best.score,
             image_key=image_key,
         )
@@ -85,6 +91,8 @@ def judge(submission: Submission, proposal: Proposal) -> Feedback:
         arm=proposal.arm,
         model_version=proposal.model_version,
         suggestion=best,
+        generation=proposal.generation,
+        like=proposal.like,
         score=proposal.score,
         outcome=outcome,
         word_edits=None if compared is None else word_edits(*compared),
@@ -99,14 +107,16 @@ def words(caption: str) -> Words:
 
 
 def _shown(proposed: Suggestion, suggestions: Sequence[Suggestion]) -> Proposal:
-    version = proposed.model_version
-    same_version = [shown for shown in suggestions if shown.model_version == version and not shown.withheld]
+    made_by = (proposed.model_version, proposed.generation)
+    same = [shown for shown in suggestions if (shown.model_version, shown.generation) == made_by and not shown.withheld]
     return Proposal(
         arm="shown",
         caption=proposed.caption,
-        model_version=version,
-        captions=tuple(suggestion.caption for suggestion in same_version) or (proposed.caption,),
-        score=same_version[0].score if same_version else None,
+        model_version=proposed.model_version,
+        captions=tuple(suggestion.caption for suggestion in same) or (proposed.caption,),
+        generation=proposed.generation,
+        like=same[0].like if same else (),
+        score=same[0].score if same else None,
         image_key=proposed.image_key or None,
     )
 

@@ -111,8 +111,12 @@ class Feedback(Submission):
     """The version that suggested; None when there was no suggestion, or when its version is forgotten."""
     suggestion: str | None = None
     """The version's best caption."""
+    generation: int | None = None
+    """Of the memory that chose the suggestion; None where the version suggested alone."""
+    like: tuple[str, ...] = ()
+    """Names of the corrections of look-alike images that spoke for the suggestion most."""
     score: float | None = None
-    """The decoder's own of it, 0 to 1."""
+    """The decoder's own of it, 0 to 1; None for a caption that annotators wrote for a look-alike image."""
     outcome: Outcome = "written"
     word_edits: int | None = None
     """From our suggestion to the caption; None when there is only one of them."""
@@ -127,6 +131,8 @@ class Feedback(Submission):
     def to_json(self, **more: Any) -> str:
         """Return the record, without fields that are None, and more fields beside it."""
         values = {name: value for name, value in vars(self).items() if value is not None}
+        if not self.like:
+            del values["like"]
         return json.dumps(values | more, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
     @classmethod
@@ -140,7 +146,7 @@ class Feedback(Submission):
             values: Mapping[str, Any] = json.loads(text)
             optional, names = _optional_fields(), _field_names()
             content = optional | {name: value for name, value in values.items() if name in names}
-            content["kinds"] = tuple(content["kinds"])
+            content["kinds"], content["like"] = tuple(content["kinds"]), tuple(content["like"])
         except (ValueError, TypeError, AttributeError) as cause:
             raise CorrectionError(f"stored feedback cannot be read: {cause}") from cause
         if missing := names - content.keys():
@@ -164,12 +170,17 @@ class Correction(Feedback):
     @property
     def state(self) -> str:
         """Names the correction as it is now; each change gives another name."""
-        return sha256(f"{self.name} {self.updated_at}".encode()).hexdigest()[:12]
+        return state_of(self.name, self.updated_at)
 
     @property
     def proposed_by(self) -> str | None:
         """The version whose caption the annotator was shown."""
         return self.model_version if self.arm == "shown" else None
+
+
+def state_of(name: str, updated_at: str) -> str:
+    """Return the state of a correction of this name and time."""
+    return sha256(f"{name} {updated_at}".encode()).hexdigest()[:12]
 
 
 def utc(written: object) -> str:

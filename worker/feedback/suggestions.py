@@ -22,6 +22,8 @@ from worker.feedback.layout import run_all
 from worker.feedback.record import AnnotationState
 from worker.feedback.script import Command, suggestions_key
 
+MEMORY_MARK = "+m"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
@@ -39,8 +41,23 @@ class Suggestion:
     model_version: str
     score: float | None
     """The decoder's own, 0 to 1; None for a suggestion that was read from Label Studio."""
+    generation: int | None = None
+    """Of the memory that chose the caption; None where the decoder suggested alone."""
+    like: tuple[str, ...] = ()
+    """Names of the corrections of look-alike images that spoke for it most."""
     withheld: bool = False
     """True if nobody was shown it, so that captions with and without a suggestion can be compared."""
+
+
+def label_of(version: str, generation: int | None) -> str:
+    """Return what Label Studio is told as the model version: `v3-1a2b3c4d+m41` where a memory spoke."""
+    return version if generation is None else f"{version}{MEMORY_MARK}{generation}"
+
+
+def version_of_label(label: str) -> tuple[str, int | None]:
+    """Return the version and the generation of the memory in a label."""
+    version, mark, number = label.rpartition(MEMORY_MARK)
+    return (version, int(number)) if mark and number.isdecimal() else (label, None)
 
 
 def shown_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool = False) -> list[Suggestion]:
@@ -92,22 +109,25 @@ class SuggestionLog:
 def _of_place(
     records: Sequence[dict[str, Any]], project_id: int, task_id: int, control: str, image_ref: str
 ) -> list[Suggestion]:
-    digest, names = _digest(image_ref), {declared.name for declared in fields(Suggestion)}
+    digest = _digest(image_ref)
     return [
-        Suggestion(
-            project_id=project_id,
-            task_id=task_id,
-            image_ref=image_ref,
-            **{name: value for name, value in record.items() if name in names},
-        )
+        _suggestion(record, project_id=project_id, task_id=task_id, image_ref=image_ref)
         for record in records
         if record["image_ref_sha256"] == digest and record["control"] == control
     ]
 
 
+def _suggestion(record: dict[str, Any], **place: Any) -> Suggestion:
+    names = {declared.name for declared in fields(Suggestion)}
+    values = {name: value for name, value in record.items() if name in names}
+    return Suggestion(**place, **values | {"like": tuple(record.get("like", ()))})
+
+
 def _record(suggestion: Suggestion) -> str:
     record = asdict(suggestion)
     del record["project_id"], record["task_id"]
+    if suggestion.generation is None:
+        del record["generation"], record["like"]
     # A data: URI is a whole image; its digest tells as well whether the task still shows it.
     record["image_ref_sha256"] = _digest(record.pop("image_ref"))
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True)

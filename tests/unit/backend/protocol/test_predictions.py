@@ -1,17 +1,14 @@
 """Our captions as Label Studio's predictions."""
 
-import torch
-
 from backend.protocol.label_config import CaptionControl
-from backend.protocol.predictions import make_prediction, make_predictions
-from model.captioner import Caption
+from backend.protocol.predictions import SuggestedCaption, make_prediction, make_predictions
 
 CAPTION = CaptionControl(from_name="caption", to_name="image", image_field="captioning")
 TITLE = CaptionControl(from_name="Titel", to_name="Bild", image_field="b")
 
 
-def make_caption(text: str, score: float) -> Caption:
-    return Caption(text=text, log_prob=-1.0, score=score, tokens=tuple(text.split()), attention=torch.ones(1, 1))
+def make_caption(text: str, score: float) -> SuggestedCaption:
+    return SuggestedCaption(text=text, score=score)
 
 
 def test_a_prediction_is_what_label_studio_stores() -> None:

@@ -303,7 +303,7 @@ class Constant(Captioner):
         """Needs neither encoder nor decoder."""
         self._caption = Caption(text=caption, log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
 
-    def caption(self, features: torch.Tensor, options: DecodingOptions) -> list[list[Caption]]:
+    def caption(self, features: torch.Tensor, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
         return [[self._caption] for _ in features]
 
 

@@ -1,0 +1,150 @@
+"""Whether the memory may speak: what the corrections themselves show, each judged by all the others.
+
+relevance   Do look-alike images have captions with the same rare words, more than shuffled captions would have?
+gain        Is the caption that the memory would have suggested nearer to what the annotator wrote than the decoder's?
+            Each image is suggested for without its own correction (leave one out).
+unfamiliar  Are the images of another kind than those that the bundle was trained on?
+
+Corrections flatter the decoder, because annotators edit what it wrote. So on images of a kind that the decoder never
+saw, relevant captions are enough, unless the memory is clearly worse.
+
+Shapes:  N corrected images   V length of a vector
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.memory.consensus import NEAREST, choose, heaviest, vote_weights
+from model.memory.similarity import Rarity, similarities
+from model.metrics.words import Words
+
+FEWEST = 5
+"""Corrections that the memory needs before it may speak."""
+JUDGED = 128
+"""The newest corrections that are judged."""
+READABLE = 0.5
+"""Share of the annotators' words that the decoder must know, or they may be no words at all."""
+ENOUGH = 40
+"""Corrections that show relevance, if there is any."""
+SHUFFLES = 999
+DRAWS = 1000
+UNFAMILIAR = 0.2
+"""Mean cosine between images from which on they are of a kind of their own. It was 0.05 for photos of the bundle's
+kind, 0.10 for photos of a wider world, and 0.40 to 0.46 for aerial photos, flowers and product photos."""
+OTHER_KIND = 0.05
+"""Share of the corrected images that are as far from all others as an image of another kind."""
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What some corrections show."""
+
+    corrections: int
+    chance: float
+    """Share of random shuffles of the captions that suit the images as well (Fisher 1935); 0.5 on average for captions
+    that say nothing about their images."""
+    gain: float
+    """Similarity of the memory's captions to what annotators wrote, minus that of the decoder's; mean."""
+    gains_in: float
+    """Share of bootstrap samples (Efron 1979) in which that is above 0."""
+    alikeness: float
+    """Mean cosine between the images."""
+    readable: float
+    """Share of the words that the decoder knows."""
+
+    @property
+    def is_unfamiliar(self) -> bool:
+        """The images are of another kind than those that the bundle was trained on."""
+        return self.alikeness >= UNFAMILIAR
+
+    @property
+    def speaks_for_memory(self) -> bool:
+        """The memory may suggest captions."""
+        if self.corrections < FEWEST:
+            return False
+        if not self.is_unfamiliar or self.readable < READABLE:
+            return self.chance <= 0.01 and self.gains_in >= 0.8
+        if self.chance <= 0.1 and self.gains_in >= 0.2:
+            return True
+        # Captions of flowers are much alike, so their relevance shows late, but the gain shows at once.
+        return self.corrections < ENOUGH and self.chance <= 0.5 and self.gains_in >= 0.95
+
+
+def weigh_evidence(
+    vectors: NDArray[np.float32],
+    captions: Sequence[Words],
+    decoded: Sequence[Sequence[Words]],
+    vocabulary: frozenset[str],
+) -> Evidence:
+    """Judge corrections by each other.
+
+    Args:
+        vectors: of the corrected images, [N, V]; at least two.
+        captions: what annotators wrote, N.
+        decoded: the decoder's captions of each image, best first.
+        vocabulary: words that the decoder knows.
+    """
+    vectors, captions, decoded = vectors[-JUDGED:], captions[-JUDGED:], decoded[-JUDGED:]
+    count = len(captions)
+    rarity = Rarity(captions)
+    cosines = vectors @ vectors.T
+    weights = np.zeros((count, count), np.float32)
+    gains = np.zeros(count, np.float32)
+    for row in range(count):
+        others = np.delete(np.arange(count), row)
+        nearest = others[np.argsort(-cosines[row, others])][:NEAREST]
+        weights[row, nearest] = vote_weights(vectors[row], vectors[nearest])
+        near = [captions[place] for place in nearest]
+        candidates = [near[place] for place in heaviest(weights[row, nearest], near)] + list(decoded[row])
+        chosen = candidates[choose(candidates, near, weights[row, nearest], rarity)]
+        with_memory, without = similarities([chosen, decoded[row][0]], [captions[row]], rarity)[:, 0]
+        gains[row] = with_memory - without
+    random = np.random.default_rng(SEED)
+    drawn = gains[random.integers(0, count, (DRAWS, count))].mean(axis=1)
+    words = [word for caption in captions for word in caption]
+    return Evidence(
+        corrections=count,
+        chance=_chance(weights, _shared_words(captions, rarity), random),
+        gain=float(gains.mean()),
+        gains_in=float((drawn > 0).mean()),
+        alikeness=float(cosines[~np.eye(count, dtype=bool)].mean()),
+        readable=sum(word in vocabulary for word in words) / max(len(words), 1),
+    )
+
+
+def likeness_limit(vectors: NDArray[np.float32]) -> float:
+    """Return the cosine that nearly all corrected images reach with the one that is most like them.
+
+    Args:
+        vectors: of corrected images, [N, V]; at least two.
+    """
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    return float(np.quantile(cosines.max(axis=1), OTHER_KIND))
+
+
+def _shared_words(captions: Sequence[Words], rarity: Rarity) -> NDArray[np.float32]:
+    """Return the cosine between the words of captions, weighted by rarity, [N, N]. It tells images apart with fewer
+    captions than phrases do."""
+    columns = {word: column for column, word in enumerate(sorted({word for words in captions for word in words}))}
+    matrix = np.zeros((len(captions), max(len(columns), 1)), np.float32)
+    for row, words in enumerate(captions):
+        for word in words:
+            matrix[row, columns[word]] = rarity.of((word,))
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix = np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
+    return np.asarray(matrix @ matrix.T, np.float32)
+
+
+def _chance(weights: NDArray[np.float32], shared: NDArray[np.float32], random: np.random.Generator) -> float:
+    """Return the share of shuffles, this one included, in which look-alike images share as many words."""
+    chosen = float((weights * shared).sum())
+    as_well = 0
+    for _ in range(SHUFFLES):
+        order = random.permutation(len(shared))
+        as_well += float((weights * shared[order][:, order]).sum()) >= chosen - 1e-5
+    return (1 + as_well) / (1 + SHUFFLES)

@@ -1,0 +1,143 @@
+"""The corrected images of one project and one field, to be found by their likeness.
+
+    add, remove          a caption of an image comes, changes, goes; the newest caption of an image counts
+    nearest(image)       the look-alikes of an image, the most alike first
+    newest()             the newest of them, to judge them by each other
+
+Vectors are kept in half precision: a hundred thousand corrections take about 100 MB with their captions.
+
+Shapes:  N rows   V length of a vector   Q images to look for
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.memory.consensus import NEAREST
+from model.memory.similarity import Rarity
+from model.metrics.words import metric_words
+
+SEARCHED_AT_ONCE = 16384
+"""Rows that are turned into single precision at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A corrected image and its caption."""
+
+    name: str
+    """Of the correction."""
+    image_key: str
+    task_id: int
+    updated_at: str
+    """Sorts captions by age."""
+    caption: str
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """The higher, the newer."""
+        return self.updated_at, self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """Look-alikes of an image."""
+
+    rows: Sequence[Row]
+    vectors: NDArray[np.float32]
+    """[N, V]"""
+    cosines: NDArray[np.float32]
+    """[N]"""
+
+
+class MemoryIndex:
+    """Rows and their vectors. Not safe to share between threads."""
+
+    def __init__(self, length: int) -> None:
+        self._vectors: NDArray[np.float16] = np.zeros((64, length), np.float16)
+        self._rows: list[Row] = []
+        self._places: dict[str, int] = {}
+        self._counted: dict[str, str] = {}
+        self.rarity = Rarity()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def add(self, row: Row, vector: NDArray[np.float16]) -> None:
+        """Add a row, or replace the row of the same name."""
+        self.remove(row.name)
+        place = len(self._rows)
+        if place == len(self._vectors):
+            self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
+        self._vectors[place] = vector
+        self._rows.append(row)
+        self._places[row.name] = place
+        if self.rarity.add(metric_words(row.caption)):
+            self._counted[row.name] = row.caption
+
+    def remove(self, name: str) -> bool:
+        """Remove the row of this name; False where there is none."""
+        place = self._places.pop(name, None)
+        if place is None:
+            return False
+        last = self._rows.pop()
+        if last.name != name:
+            self._rows[place] = last
+            self._vectors[place] = self._vectors[len(self._rows)]
+            self._places[last.name] = place
+        if (caption := self._counted.pop(name, None)) is not None:
+            self.rarity.remove(metric_words(caption))
+        return True
+
+    def nearest(self, image: NDArray[np.float32], *, task_id: int | None = None) -> Nearest:
+        """Return the NEAREST look-alikes of an image, the most alike first; of each image its newest caption.
+
+        Args:
+            image: vector of the image, [V].
+            task_id: rows of this task are left out: nobody is shown what was written for his own task.
+        """
+        cosines = self._cosines(image)
+        # More than enough, because some are left out below.
+        count = min(len(cosines), 2 * NEAREST)
+        order = np.argpartition(-cosines, count - 1)[:count] if count else np.zeros(0, np.int64)
+        places = self._distinct(order[np.argsort(-cosines[order])], task_id)[:NEAREST]
+        return Nearest(
+            rows=[self._rows[place] for place in places],
+            vectors=self._vectors[places].astype(np.float32),
+            cosines=cosines[places],
+        )
+
+    def newest(self, count: int, is_wanted: Callable[[Row], bool] = lambda _: True) -> Nearest:
+        """Return the newest rows that are wanted, oldest first; of each image its newest caption."""
+        order = sorted(range(len(self._rows)), key=lambda place: self._rows[place].age, reverse=True)
+        wanted = (place for place in self._distinct(order, None) if is_wanted(self._rows[place]))
+        places = list(islice(wanted, count))[::-1]
+        vectors = self._vectors[places].astype(np.float32)
+        return Nearest(
+            rows=[self._rows[place] for place in places], vectors=vectors, cosines=np.ones(len(places), np.float32)
+        )
+
+    def _cosines(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the cosine of the image with each row, [N]."""
+        parts = [
+            self._vectors[start : min(start + SEARCHED_AT_ONCE, len(self._rows))].astype(np.float32) @ image
+            for start in range(0, len(self._rows), SEARCHED_AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _distinct(self, order: Sequence[int] | NDArray[np.int64], task_id: int | None) -> list[int]:
+        """Return the places in this order, of each image only the one with its newest caption."""
+        newest: dict[str, int] = {}
+        for place in map(int, order):
+            row = self._rows[place]
+            other = newest.get(row.image_key)
+            if other is None or self._rows[other].age < row.age:
+                newest[row.image_key] = place
+        chosen = set(newest.values())
+        return [place for place in map(int, order) if place in chosen and self._rows[place].task_id != task_id]
