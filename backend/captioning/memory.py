@@ -99,8 +99,11 @@ class ProjectMemory:
         """Of the captions that it knows."""
         return self._generation
 
-    def __len__(self) -> int:
-        return sum(map(len, self._indexes.values()))
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the corrections that it remembers."""
+        with self._lock:
+            return frozenset(name for index in self._indexes.values() for name in index.names)
 
     def label(self, version: str) -> str:
         """Return what Label Studio is told as the model version."""
@@ -298,7 +301,7 @@ class ProjectMemory:
     def _is_due(self, judgement: Judgement | None, index: MemoryIndex) -> bool:
         if judgement is None or judgement.generation > self._generation:
             return True
-        changes = self._generation - judgement.generation
+        changes = max(self._generation - judgement.generation, abs(len(index) - judgement.rows))
         return changes >= max(1, min(len(index) // 10, MOST_CHANGES))
 
     def _judged(
@@ -339,7 +342,8 @@ class ProjectMemory:
             return {}
         stored_key = f"{key('decoded', self.project_id)}:{captioner.version}"
         stored = self.redis.hmget(stored_key, list(image_keys))
-        texts = {name: json.loads(text) for name, text in zip(image_keys, stored, strict=True) if text is not None}
+        parsed = {name: _parse_texts(content) for name, content in zip(image_keys, stored, strict=True)}
+        texts = {name: captions for name, captions in parsed.items() if captions}
         missing = [name for name in image_keys if name not in texts]
         if most is not None and len(missing) > most:
             return None
@@ -406,6 +410,12 @@ class Memories:
         self._is_away = False
         return memory
 
+    def names(self, project_id: int) -> frozenset[str]:
+        """Return the names of the corrections that this process remembers of a project."""
+        with self._lock:
+            memory = self._memories.get(project_id)
+        return memory.names if memory else frozenset()
+
     def label_of(self, project_id: int, version: str) -> str:
         """Return what Label Studio is told as the model version; nothing is loaded."""
         try:
@@ -453,6 +463,14 @@ def _is_unknown(states: frozenset[str], row: Row) -> bool:
 
 def _vocabulary(captioner: Captioner) -> frozenset[str]:
     return frozenset(word for token in captioner.tokenizer.words for word in metric_words(token))
+
+
+def _parse_texts(content: bytes | str | None) -> list[str]:
+    """Return the captions of an image; none if they are damaged."""
+    try:
+        return [str(text) for text in json.loads(content or "[]")]
+    except (ValueError, TypeError):
+        return []
 
 
 def _parse_judgement(values: Mapping[str, Any]) -> Judgement:

@@ -9,7 +9,7 @@ Vectors are kept in half precision: a hundred thousand corrections take about 10
 Shapes:  N rows   V length of a vector   Q images to look for
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -68,6 +68,10 @@ class MemoryIndex:
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._places
 
     def add(self, row: Row, vector: NDArray[np.float16]) -> None:
         """Add a row, or replace the row of the same name."""

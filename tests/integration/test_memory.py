@@ -1,0 +1,285 @@
+"""The memory on a real Redis: what annotators write is suggested for look-alike images, without any training."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from model.store import Store
+from tests.annotator import Annotator
+from tests.backend_client import LABEL_CONFIG, BackendClient
+from tests.image_server import ImageServer
+from tests.redis_server import RedisServer
+from worker.feedback.feedback_store import FeedbackStore
+from worker.policy import is_held_out_of_memory
+
+CAPTIONS = {
+    "red": "two red roses in the garden",
+    "blue": "a blue lake below the mountains",
+    "lime": "green grass behind a fence",
+}
+"""What annotators write for pictures of a color."""
+CORRECTED = range(1, 13)
+
+
+class Gallery:
+    """Pictures of three colors; no two are the same. Picture n belongs to task n."""
+
+    def __init__(self, server: ImageServer) -> None:
+        self._server = server
+
+    def color(self, number: int) -> str:
+        return list(CAPTIONS)[number % len(CAPTIONS)]
+
+    def show(self, number: int) -> str:
+        """Return the address of picture `number`."""
+        channels = {"red": [250, 0, 0], "blue": [0, 0, 250], "lime": [0, 250, 0]}[self.color(number)]
+        shade = number // 3
+        return self._server.show(
+            f"/{number}.png", "rgb({},{},{})".format(*(abs(channel - 2 * shade) for channel in channels))
+        )
+
+
+@pytest.fixture
+def gallery(image_server: ImageServer) -> Gallery:
+    return Gallery(image_server)
+
+
+@pytest.fixture
+def annotator(backend: BackendClient) -> Annotator:
+    return Annotator(backend)
+
+
+def correct(annotator: Annotator, gallery: Gallery, numbers: range) -> None:
+    """See the suggestion of each task, and replace it by the caption of its color."""
+    for number in numbers:
+        annotator.caption(number, gallery.show(number))
+        annotator.submit(number, gallery.show(number), CAPTIONS[gallery.color(number)])
+
+
+def next_captions(annotator: Annotator, gallery: Gallery, first: int = 100) -> dict[str, str]:
+    """Return the suggestion for a picture of each color that nobody corrected."""
+    images = {number: gallery.show(number) for number in range(first, first + 3)}
+    return {gallery.color(number): text for number, text in annotator.captions(images).items()}
+
+
+def label_of(backend: BackendClient) -> str:
+    """Return what /setup tells Label Studio about project 1."""
+    body = {"project": "1.1795230827", "schema": LABEL_CONFIG}
+    return str(backend.post("/setup", body).get_json()["model_version"])
+
+
+def test_the_next_suggestions_of_look_alikes_are_in_the_words_of_the_corrections(
+    annotator: Annotator, gallery: Gallery
+) -> None:
+    before = next_captions(annotator, gallery)
+
+    correct(annotator, gallery, CORRECTED)
+
+    assert next_captions(annotator, gallery) == CAPTIONS != before
+
+
+def test_label_studio_is_told_of_each_generation_and_so_asks_again(annotator: Annotator, gallery: Gallery) -> None:
+    version = label_of(annotator.backend)
+    correct(annotator, gallery, CORRECTED)
+
+    suggestion = annotator.suggestions({100: gallery.show(100)})[100]
+    first = label_of(annotator.backend)
+    annotator.submit(50, gallery.show(50), CAPTIONS[gallery.color(50)])
+
+    assert suggestion["model_version"] == first
+    assert first.startswith(f"{version}+m")
+    assert label_of(annotator.backend) not in {first, version}
+
+
+def test_the_ledger_keeps_the_version_of_the_decoder_and_names_the_look_alikes(
+    annotator: Annotator, gallery: Gallery
+) -> None:
+    version = label_of(annotator.backend)
+    correct(annotator, gallery, CORRECTED)
+    address = gallery.show(30)
+
+    annotator.submit(30, address, annotator.caption(30, address))
+
+    (record,) = (record for record in annotator.backend.corrections(1) if record.task_id == 30)
+    assert (record.model_version, record.outcome) == (version, "accepted")
+    assert record.generation is not None
+    assert {gallery.color(int(name.split("/")[0])) for name in record.like} == {gallery.color(30)}
+
+
+def test_deleted_corrections_leave_with_the_next_prediction(annotator: Annotator, gallery: Gallery) -> None:
+    before = next_captions(annotator, gallery)
+    correct(annotator, gallery, CORRECTED)
+    assert next_captions(annotator, gallery) == CAPTIONS
+
+    annotator.delete(*CORRECTED)
+
+    assert next_captions(annotator, gallery) == before
+    assert "+m" not in label_of(annotator.backend)
+
+
+def test_a_changed_correction_counts_as_it_is_now(annotator: Annotator, gallery: Gallery) -> None:
+    correct(annotator, gallery, CORRECTED)
+
+    for number in CORRECTED[2::3]:
+        annotator.submit(number, gallery.show(number), "two scarlet tulips in the garden")
+
+    assert next_captions(annotator, gallery)["red"] == "two scarlet tulips in the garden"
+
+
+def test_excluded_corrections_leave_and_included_ones_return(
+    annotator: Annotator, gallery: Gallery, redis: Redis
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    reds = [record.name for record in annotator.backend.corrections(1) if gallery.color(record.task_id) == "red"]
+
+    for name in reds:
+        FeedbackStore(redis).exclude(1, name, "tried out")
+    without = next_captions(annotator, gallery)["red"]
+    for name in reds:
+        FeedbackStore(redis).include(1, name)
+
+    assert without != CAPTIONS["red"]
+    assert next_captions(annotator, gallery)["red"] == CAPTIONS["red"]
+
+
+def test_every_backend_of_the_installation_knows_what_one_of_them_was_told(
+    annotator: Annotator, gallery: Gallery, make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    other = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    assert next_captions(other, gallery) != CAPTIONS
+
+    correct(annotator, gallery, CORRECTED)
+
+    assert next_captions(other, gallery) == CAPTIONS
+    assert label_of(other.backend) == label_of(annotator.backend)
+
+
+def test_nobody_is_shown_what_was_written_for_his_own_task(annotator: Annotator, gallery: Gallery) -> None:
+    correct(annotator, gallery, CORRECTED)
+    annotator.submit(12, gallery.show(12), "a single opinion of one annotator")
+
+    assert annotator.caption(12, gallery.show(12)) == CAPTIONS[gallery.color(12)]
+
+
+def test_of_two_annotators_of_one_image_the_newer_counts(annotator: Annotator, gallery: Gallery) -> None:
+    correct(annotator, gallery, CORRECTED)
+
+    for number in CORRECTED[2::3]:
+        annotator.submit(number, gallery.show(number), "two scarlet tulips in the garden", annotation_id=1000 + number)
+
+    assert next_captions(annotator, gallery)["red"] == "two scarlet tulips in the garden"
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_what_is_gone_or_damaged_is_made_again(
+    annotator: Annotator,
+    gallery: Gallery,
+    redis: Redis,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+    damage: str,
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    assert next_captions(annotator, gallery) == CAPTIONS
+    for key in redis.keys("captioner:vectors:*") + redis.keys("captioner:memory:*") + redis.keys("captioner:decoded:*"):
+        if damage == "gone":
+            redis.delete(key)
+        else:
+            redis.hset(key, mapping=dict.fromkeys(redis.hkeys(key), b"?"))
+
+    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+
+    assert next_captions(restarted, gallery, first=200) == CAPTIONS
+
+
+def test_a_redis_that_lost_its_data_leaves_nothing_behind(annotator: Annotator, gallery: Gallery, redis: Redis) -> None:
+    before = next_captions(annotator, gallery)
+    correct(annotator, gallery, CORRECTED)
+    assert next_captions(annotator, gallery) == CAPTIONS
+
+    redis.flushall()
+
+    assert next_captions(annotator, gallery) == before
+
+
+def test_without_redis_the_decoder_suggests_alone_and_says_so_once(
+    gallery: Gallery,
+    own_redis: RedisServer,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    annotator = Annotator(
+        make_backend(redis_url=own_redis.url, label_studio_url=image_server.url, label_studio_api_key="f" * 40)
+    )
+    before = next_captions(annotator, gallery)
+    correct(annotator, gallery, CORRECTED)
+    assert next_captions(annotator, gallery) == CAPTIONS
+    own_redis.kill()
+
+    with caplog.at_level(logging.WARNING):
+        alone = [next_captions(annotator, gallery) for _ in range(3)]
+    own_redis.start()
+
+    assert alone == [before] * 3
+    assert sum("without memory" in record.message for record in caplog.records) == 1
+    assert next_captions(annotator, gallery) == CAPTIONS
+
+
+def test_captions_that_do_not_describe_their_images_change_nothing(annotator: Annotator, gallery: Gallery) -> None:
+    before = next_captions(annotator, gallery)
+
+    for number in range(1, 31):
+        annotator.caption(number, gallery.show(number))
+        annotator.submit(number, gallery.show(number), list(CAPTIONS.values())[(number * 7 // 3) % 3])
+
+    assert next_captions(annotator, gallery) == before
+    assert "+m" not in label_of(annotator.backend)
+
+
+@pytest.mark.parametrize("caption", ["🎉", "word " * 30_000, "zxq qzx xqz", "\u200b\u200b."])
+def test_a_strange_caption_among_others_harms_nothing(annotator: Annotator, gallery: Gallery, caption: str) -> None:
+    correct(annotator, gallery, CORRECTED)
+
+    annotator.submit(30, gallery.show(30), caption)
+
+    assert next_captions(annotator, gallery) == CAPTIONS
+
+
+def test_features_that_are_gone_are_waited_for(
+    annotator: Annotator,
+    gallery: Gallery,
+    redis: Redis,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    store = Store(annotator.backend.settings.model_store)
+    kept = {path: store.read(path) or b"" for path in store.list("features")}
+    redis.delete(*redis.keys("captioner:vectors:*"))
+    for path in kept:
+        store.delete(path)
+    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+
+    without = next_captions(restarted, gallery)
+    for path, content in kept.items():
+        store.write(path, content)
+
+    assert without != CAPTIONS
+    assert next_captions(restarted, gallery) == CAPTIONS
+
+
+def test_a_tenth_of_the_images_after_the_first_twenty_is_held_out(
+    annotator: Annotator, gallery: Gallery, redis: Redis
+) -> None:
+    correct(annotator, gallery, range(1, 31))
+    next_captions(annotator, gallery)
+
+    records = annotator.backend.corrections(1)
+    remembered = annotator.backend.services.memories.names(1)
+
+    by_age = sorted(records, key=lambda record: record.annotation_id)
+    held_out = {r.name for r in by_age[20:] if is_held_out_of_memory(str(r.image_key))}
+    assert remembered == {record.name for record in records} - held_out
