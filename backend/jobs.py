@@ -13,6 +13,7 @@ from redis import Redis
 from rq import get_current_job
 
 from backend.label_studio.client import LabelStudioClient
+from worker.queue.backend_jobs import begin_look_alikes
 from worker.queue.periodic_pull import schedule_pull
 from worker.redis_client import connect_patiently
 from worker.settings import Settings
@@ -92,6 +93,28 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
 
     prefer_fast_products()
     return asdict(refresh(client, make_services(settings), project_id, version, after_id, _progress("refreshing")))
+
+
+def refresh_look_alikes(project_id: int) -> dict[str, Any]:
+    """Write suggestions into Label Studio again for tasks that look like images whose corrections changed.
+
+    Raises:
+        LabelStudioError: tasks cannot be read or predictions not written; a retry does it again.
+        LabelConfigError: the project's labeling config has no caption.
+    """
+    settings, redis, client = _open()
+    begin_look_alikes(redis, project_id)
+    if client is None or not settings.refresh_predictions:
+        reason = "REFRESH_PREDICTIONS is false" if client else NO_KEY
+        logger.info("look-alikes not refreshed project=%s reason=%s", project_id, reason)
+        return {"refreshed": 0, "stopped": reason}
+
+    from backend.captioning.services import make_services
+    from backend.sync.refresh import refresh_look_alikes as refresh
+    from model.captioner import prefer_fast_products
+
+    prefer_fast_products()
+    return asdict(refresh(client, make_services(settings), project_id, _progress("refreshing")))
 
 
 def connect_project(project_id: int) -> dict[str, Any]:

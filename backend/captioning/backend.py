@@ -71,6 +71,8 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
             return {"job": self.start_training(news.project_id)}
         changed = sum(self._record(state) for state in news.annotations) + self._remove(news)
         job_id = self._retrain_when_due(news.project_id) if changed else None
+        if changed:
+            self.services.memories.renew_beside(news.project_id)
         logger.info("webhook done action=%s project=%s changed=%s job=%s", event, news.project_id, changed, job_id)
         return {"changed": changed}
 

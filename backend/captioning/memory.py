@@ -10,8 +10,10 @@ the background when another version serves.
     captioner:vectors:<project>:<space>     hash   image key -> vector in half precision
     captioner:decoded:<project>:<version>   hash   image key -> the decoder's captions as JSON, best first
     captioner:memory:<project>              hash   version -> Judgement as JSON
+    captioner:suggested:<project>           hash   task id -> field, image key, corrections that spoke for its caption
+    captioner:refreshed:<project>           text   generation up to which stored suggestions of look-alikes were renewed
 
-All three are made again when they are gone or damaged.
+The first three are made again when they are gone or damaged.
 
 Shapes:  P image regions   D feature size   V length of a vector
 """
@@ -22,6 +24,8 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -30,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from redis import Redis, RedisError
+from rq.utils import as_text
 
 from backend.captioning.serving_versions import ServingCaptioners
 from backend.images.task_images import TaskImage
@@ -42,6 +47,7 @@ from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weig
 from model.memory.index import MemoryIndex, Nearest, Row
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
+from model.store import Store
 from model.vision.features import FeatureStore
 from model.vision.files import in_batches
 from worker.feedback.caption_changes import Generation, read_changes, read_generation
@@ -50,6 +56,8 @@ from worker.feedback.script import key
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
 from worker.policy import FIRST_IMAGES, is_held_out_of_memory
+from worker.queue.backend_jobs import enqueue_refresh, schedule_look_alikes
+from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +75,10 @@ RETRIED = 50
 """Corrections without stored features that are looked at again with each prediction."""
 MOST_CHANGES = 20
 """After so many changes the memory is judged again; a small memory sooner."""
+ALIKE_REFRESHED = 25
+"""Tasks whose stored suggestions are renewed for each changed correction."""
+MOST_REFRESHED = 500
+"""Tasks whose stored suggestions are renewed at a time."""
 LIKE = 3
 """Corrected images that are named as the reason for a caption."""
 
@@ -87,9 +99,21 @@ class Judgement:
 class ProjectMemory:
     """The memory of one project for one bundle; safe to share between threads."""
 
-    def __init__(self, redis: Redis, project_id: int, space: VectorSpace, features: FeatureStore) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        project_id: int,
+        space: VectorSpace,
+        features: FeatureStore,
+        turned: Callable[[int, str], None],
+    ) -> None:
+        """Begin empty; the first `prepare` reads.
+
+        Args:
+            turned: is called with project and version when the memory opens or closes.
+        """
         self.redis, self.project_id = redis, project_id
-        self._space, self._features = space, features
+        self._space, self._features, self._turned = space, features, turned
         self._lock = threading.RLock()
         self._background: threading.Thread | None = None
         self._reset()
@@ -105,10 +129,13 @@ class ProjectMemory:
         with self._lock:
             return frozenset(name for index in self._indexes.values() for name in index.names)
 
+    def is_open(self, version: str) -> bool:
+        """Say whether the memory may speak in any field, beside this version."""
+        return any(judgement.is_open for judgement in self._judgements.get(version, {}).values())
+
     def label(self, version: str) -> str:
         """Return what Label Studio is told as the model version."""
-        is_open = any(judgement.is_open for judgement in self._judgements.get(version, {}).values())
-        return label_of(version, self._generation if is_open else None)
+        return label_of(version, self._generation if self.is_open(version) else None)
 
     def prepare(self, captioner: Captioner, judged: Callable[[], frozenset[str]], options: DecodingOptions) -> None:
         """Read what changed, and judge again if enough did. What takes long goes on in the background.
@@ -124,12 +151,6 @@ class ProjectMemory:
         with self._lock:
             if not self._read(READ_AT_ONCE) or not self._judge(captioner, judged, options, DECODED_AT_ONCE):
                 self._go_on(captioner, judged, options)
-
-    def wait(self) -> None:
-        """Wait until nothing goes on in the background."""
-        thread = self._background
-        if thread is not None:
-            thread.join()
 
     def recall(
         self, image: TaskImage, task_id: int, decoded: Sequence[SuggestedCaption], version: str, count: int
@@ -153,6 +174,89 @@ class ProjectMemory:
             if not nearest.rows or nearest.cosines[0] < judgement.limit:
                 return decoded
             return _choose(vector, nearest, decoded, index, count)
+
+    def note(self, suggested: Mapping[int, tuple[TaskImage, tuple[str, ...]]]) -> None:
+        """Remember for which tasks and images there are suggestions, so that those of look-alikes can be renewed.
+
+        Args:
+            suggested: by task its image, and the names of the corrections that spoke for its suggestion.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if not suggested:
+            return
+        vectors = self._space.vectors([image.features for image, _ in suggested.values()])
+        parts: list[bytes | str] = []
+        for vector, (image, _) in zip(vectors, suggested.values(), strict=True):
+            parts += [image.image_key, vector.tobytes()]
+        places = [
+            part
+            for task_id, (image, like) in suggested.items()
+            for part in (str(task_id), json.dumps([image.control.from_name, image.image_key, *like]))
+        ]
+        with self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.hset(self._vectors_key, items=parts)
+            pipeline.expire(self._vectors_key, KEPT_S)
+            pipeline.hset(key("suggested", self.project_id), items=places)
+            pipeline.execute()
+
+    def look_alikes(self, version: str) -> tuple[list[int], int]:
+        """Return the tasks whose suggestions may have changed since they were renewed last, and the generation now.
+
+        These are the tasks for whose suggestion a changed correction spoke, and those whose images are most like a
+        corrected one.
+
+        Args:
+            version: of the decoder.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        before = int(self.redis.get(self._refreshed_key) or 0)
+        found: Any = self.redis.zrangebyscore(key("latest", self.project_id), f"({before}", f"{self._generation}")
+        changed = {as_text(name) for name in found}
+        stored = self.redis.hgetall(key("suggested", self.project_id))
+        suggested = {int(task_id): json.loads(text) for task_id, text in stored.items()}
+        tasks = {task_id for task_id, (_, _, *like) in suggested.items() if not changed.isdisjoint(like)}
+        with self._lock:
+            for control, index in self._indexes.items():
+                judgement = self._judgements.get(version, {}).get(control)
+                if judgement is None or not judgement.is_open:
+                    continue
+                images = {task_id: image_key for task_id, (of, image_key, *_) in suggested.items() if of == control}
+                tasks |= self._most_alike(index, changed, images, judgement.limit)
+        return sorted(tasks)[:MOST_REFRESHED], self._generation
+
+    def mark_refreshed(self, generation: int, gone: Iterable[int]) -> None:
+        """Note that stored suggestions are as this generation has them, and that some tasks need none any more."""
+        self.redis.set(self._refreshed_key, generation)
+        if task_ids := [str(task_id) for task_id in gone]:
+            self.redis.hdel(key("suggested", self.project_id), *task_ids)
+
+    def _most_alike(self, index: MemoryIndex, changed: set[str], images: Mapping[int, str], limit: float) -> set[int]:
+        """Return for each changed correction the tasks whose images are most like its image."""
+        rows = index.vectors_of(changed)
+        vectors = self._vectors_of(images.values())
+        known = [task_id for task_id, image_key in images.items() if image_key in vectors]
+        if not len(rows) or not known:
+            return set()
+        cosines = rows.astype(np.float32) @ np.stack([vectors[images[t]] for t in known]).astype(np.float32).T
+        nearest = np.argsort(-cosines, axis=1)[:, :ALIKE_REFRESHED]
+        return {
+            known[place]
+            for row, places in zip(cosines, nearest, strict=True)
+            for place in places
+            if row[place] >= limit
+        }
+
+    @property
+    def _vectors_key(self) -> str:
+        return f"{key('vectors', self.project_id)}:{self._space.name}"
+
+    @property
+    def _refreshed_key(self) -> str:
+        return key("refreshed", self.project_id)
 
     def _reset(self) -> None:
         self._generation = 0
@@ -247,8 +351,7 @@ class ProjectMemory:
         wanted = list(dict.fromkeys(image_keys))
         if not wanted:
             return {}
-        stored_key = f"{key('vectors', self.project_id)}:{self._space.name}"
-        stored = self.redis.hmget(stored_key, wanted)
+        stored = self.redis.hmget(self._vectors_key, wanted)
         found = {
             image_key: np.frombuffer(cast(bytes, content), np.float16)
             for image_key, content in zip(wanted, stored, strict=True)
@@ -258,8 +361,8 @@ class ProjectMemory:
         present = {image_key: values for image_key, values in features.items() if values is not None}
         computed = dict(zip(present, self._space.vectors(list(present.values())), strict=True))
         if computed:
-            self.redis.hset(stored_key, mapping={name: vector.tobytes() for name, vector in computed.items()})
-            self.redis.expire(stored_key, KEPT_S)
+            self.redis.hset(self._vectors_key, mapping={name: vector.tobytes() for name, vector in computed.items()})
+            self.redis.expire(self._vectors_key, KEPT_S)
         return found | computed
 
     def _stored_features(self, image_key: str) -> torch.Tensor | None:
@@ -280,11 +383,13 @@ class ProjectMemory:
     ) -> bool:
         """Judge every field whose corrections changed enough; False when more images than `most` must be decoded."""
         version = captioner.version
-        judgements = self._judgements.setdefault(version, self._stored_judgements(version))
+        judgements = self._judgements.setdefault(version, read_judgements(self.redis, self.project_id, version))
+        for control in judgements:
+            self._indexes.setdefault(control, MemoryIndex(self._space.length))
         due = [control for control, index in self._indexes.items() if self._is_due(judgements.get(control), index)]
         if not due:
             return True
-        others = self._stored_judgements(version)
+        others = read_judgements(self.redis, self.project_id, version)
         for control in due:
             index = self._indexes[control]
             if not self._is_due(others.get(control), index):
@@ -295,7 +400,7 @@ class ProjectMemory:
             if decoded is None:
                 return False
             judgements[control] = self._judged(newest, index, decoded, captioner, judgements.get(control))
-        self._store(version, judgements)
+        self._store(version, judgements, was_open=any(judgement.is_open for judgement in others.values()))
         return True
 
     def _is_due(self, judgement: Judgement | None, index: MemoryIndex) -> bool:
@@ -357,17 +462,11 @@ class ProjectMemory:
             self.redis.expire(stored_key, KEPT_S)
         return texts
 
-    def _stored_judgements(self, version: str) -> dict[str, Judgement]:
-        text = self.redis.hget(key("memory", self.project_id), version)
-        try:
-            return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
-        except (ValueError, TypeError, AttributeError, KeyError) as problem:
-            logger.warning("judgement of the memory not read project=%s problem=%s", self.project_id, problem)
-            return {}
-
-    def _store(self, version: str, judgements: Mapping[str, Judgement]) -> None:
+    def _store(self, version: str, judgements: Mapping[str, Judgement], *, was_open: bool) -> None:
         values = {control: asdict(judgement) for control, judgement in judgements.items()}
         self.redis.hset(key("memory", self.project_id), version, json.dumps(values, ensure_ascii=False))
+        if was_open != any(judgement.is_open for judgement in judgements.values()):
+            self._turned(self.project_id, version)
 
     def _go_on(self, captioner: Captioner, judged: Callable[[], frozenset[str]], options: DecodingOptions) -> None:
         if self._background is not None and self._background.is_alive():
@@ -388,20 +487,25 @@ class ProjectMemory:
 class Memories:
     """The memories of all projects on one bundle; safe to share between threads."""
 
-    def __init__(self, redis: Redis, captioners: ServingCaptioners) -> None:
-        self._redis, self._captioners = redis, captioners
+    def __init__(self, settings: Settings, redis: Redis, store: Store, captioners: ServingCaptioners) -> None:
+        self._settings, self._redis, self._store, self._captioners = settings, redis, store, captioners
         self._memories: OrderedDict[int, ProjectMemory] = OrderedDict()
         self._lock = threading.Lock()
         self._is_away = False
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="memory")
+        self._renewing: set[int] = set()
 
-    def open(
-        self, project_id: int, captioner: Captioner, features: FeatureStore, options: DecodingOptions
-    ) -> ProjectMemory | None:
+    @property
+    def options(self) -> DecodingOptions:
+        """Return the options of the decoder, which the memory is compared with."""
+        return DecodingOptions(beam_size=self._settings.beam_size, alternatives=self._settings.alternatives)
+
+    def open(self, project_id: int, captioner: Captioner) -> ProjectMemory | None:
         """Return the project's memory as it is now; None where it cannot be read, which is logged once."""
         registry = self._captioners.registry
         try:
-            memory = self._of(project_id, features)
-            memory.prepare(captioner, lambda: registry.known_states(project_id, captioner.version), options)
+            memory = self._of(project_id)
+            memory.prepare(captioner, lambda: registry.known_states(project_id, captioner.version), self.options)
         except (RedisError, CaptionerError) as problem:
             if not self._is_away:
                 logger.warning("the decoder suggests alone, without memory project=%s problem=%s", project_id, problem)
@@ -417,25 +521,70 @@ class Memories:
         return memory.names if memory else frozenset()
 
     def label_of(self, project_id: int, version: str) -> str:
-        """Return what Label Studio is told as the model version; nothing is loaded."""
+        """Return what Label Studio is told as the model version. Nothing is loaded; what changed is judged beside."""
         try:
-            text = self._redis.hget(key("memory", project_id), version)
-            if text is None or not any(values["is_open"] for values in json.loads(text).values()):
-                return version
-            return label_of(version, read_generation(self._redis, project_id).number)
-        except (RedisError, ValueError, TypeError, KeyError, AttributeError):
+            generation = read_generation(self._redis, project_id).number
+            judgements = read_judgements(self._redis, project_id, version)
+        except (RedisError, CaptionerError):
             return version
+        if generation and all(judgement.generation < generation for judgement in judgements.values()):
+            self.renew_beside(project_id)
+        is_open = any(judgement.is_open for judgement in judgements.values())
+        return label_of(version, generation if is_open else None)
 
-    def _of(self, project_id: int, features: FeatureStore) -> ProjectMemory:
-        space = self._captioners.vector_space()
+    def renew_beside(self, project_id: int) -> None:
+        """Read and judge what changed in the background, so that the next page finds the memory as it should be."""
+        with self._lock:
+            if project_id in self._renewing or not self._captioners.is_loaded:
+                return
+            self._renewing.add(project_id)
+        self._background.submit(copy_context().run, self._renew, project_id)
+
+    def wait(self) -> None:
+        """Wait until what was begun beside has ended."""
+        self._background.submit(lambda: None).result()
+
+    def _renew(self, project_id: int) -> None:
+        with self._lock:
+            self._renewing.discard(project_id)
+        try:
+            captioner = self._captioners.captioner_for(project_id)
+            memory = self.open(project_id, captioner)
+            if memory is not None and memory.is_open(captioner.version):
+                schedule_look_alikes(self._redis, self._settings, project_id)
+        except (RedisError, CaptionerError) as problem:  # the next prediction tries again
+            logger.warning("memory not renewed project=%s problem=%s", project_id, problem)
+
+    def _of(self, project_id: int) -> ProjectMemory:
+        space, bundle = self._captioners.vector_space(), self._captioners.bundle()
+        features = FeatureStore(self._store, bundle.encoder.fingerprint)
         with self._lock:
             memory = self._memories.get(project_id)
             if memory is None:
-                memory = self._memories[project_id] = ProjectMemory(self._redis, project_id, space, features)
+                memory = ProjectMemory(self._redis, project_id, space, features, self._turned)
+                self._memories[project_id] = memory
             self._memories.move_to_end(project_id)
             while len(self._memories) > LOADED_MEMORIES:
                 self._memories.popitem(last=False)
             return memory
+
+    def _turned(self, project_id: int, version: str) -> None:
+        """Let all stored suggestions be made again when a memory opens or closes."""
+        enqueue_refresh(self._redis, self._settings, project_id, version)
+
+
+def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
+    """Return the stored judgement of each field, for a version; none where they are damaged.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    text = redis.hget(key("memory", project_id), version)
+    try:
+        return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as problem:
+        logger.warning("judgement of the memory not read project=%s problem=%s", project_id, problem)
+        return {}
 
 
 def _choose(

@@ -69,13 +69,13 @@ def make_services(settings: Settings) -> CaptioningServices:
     compute_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
     redis = connect(settings.redis_url)
     registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
-    captioners = ServingCaptioners(settings.caption_bundle, registry)
+    captioners, store = ServingCaptioners(settings.caption_bundle, registry), Store(settings.model_store)
     return CaptioningServices(
         settings=settings,
         redis=redis,
-        store=Store(settings.model_store),
+        store=store,
         captioners=captioners,
-        memories=Memories(redis, captioners),
+        memories=Memories(settings, redis, store, captioners),
         task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, compute_slots),
         new_projects=NewProjects(settings, redis),
         metrics=metrics,

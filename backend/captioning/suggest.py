@@ -14,7 +14,6 @@ from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Caption, Captioner
-from model.decoders.search import DecodingOptions
 from model.errors import StoreError, TaskError
 from model.vision.features import FeatureStore
 from model.vision.files import in_batches
@@ -91,7 +90,8 @@ class Suggester:
         captioner = self.services.captioners.captioner_for(self.project_id)
         features = FeatureStore(self.services.store, captioner.encoder.fingerprint)
         images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features)
-        memory = self._memory(captioner, features)
+        with self.services.metrics.timed_stage("read_memory"):
+            memory = self.services.memories.open(self.project_id, captioner)
         captions = self._choose(captioner, memory, tasks, images)
         shown = self._calibrate(captions)
         label = memory.label(captioner.version) if memory else captioner.version
@@ -100,17 +100,9 @@ class Suggester:
             for task, task_images in zip(tasks, images, strict=True)
         ]
         self._remember(suggestions, captioner.version, memory.generation if memory else None)
+        self._note(memory, tasks, images, captions)
         self._report(suggestions)
         return suggestions
-
-    def _memory(self, captioner: Captioner, features: FeatureStore) -> ProjectMemory | None:
-        with self.services.metrics.timed_stage("read memory"):
-            return self.services.memories.open(self.project_id, captioner, features, self._options)
-
-    @property
-    def _options(self) -> DecodingOptions:
-        settings = self.services.settings
-        return DecodingOptions(beam_size=settings.beam_size, alternatives=settings.alternatives)
 
     def _choose(
         self,
@@ -141,10 +133,11 @@ class Suggester:
         """Return the decoder's captions of each image, best first; a few more than are shown."""
         features = {image.image_key: image.features for image in images}
         captions: list[list[SuggestedCaption]] = []
+        options = self.services.memories.options
         with self.services.metrics.timed_stage("decode"):
             for batch in in_batches(features.values(), self.decoder_batch):
                 with self.services.compute_slots:
-                    decoded = captioner.caption(torch.stack(batch), self._options, DECODER_CAPTIONS)
+                    decoded = captioner.caption(torch.stack(batch), options, DECODER_CAPTIONS)
                 captions += [
                     [
                         SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score)
@@ -221,6 +214,26 @@ class Suggester:
             self.services.suggestions.remember(records)
         except RedisError as problem:  # the annotator still gets the suggestions
             logger.warning("suggestions not remembered project=%s problem=%s", self.project_id, problem)
+
+    def _note(
+        self,
+        memory: ProjectMemory | None,
+        tasks: Sequence[Mapping[str, Any]],
+        images: Sequence[list[TaskImage] | TaskError],
+        captions: Captions,
+    ) -> None:
+        """Let the memory know which images there are, so that stored suggestions of look-alikes can be renewed."""
+        if memory is None:
+            return
+        suggested = {
+            task["id"]: (task_images[0], captions[task["id"], task_images[0].control.from_name][0].like)
+            for task, task_images in zip(tasks, images, strict=True)
+            if not isinstance(task_images, TaskError) and task_images
+        }
+        try:
+            memory.note(suggested)
+        except RedisError as problem:  # the annotator still gets the suggestions
+            logger.warning("images not noted project=%s problem=%s", self.project_id, problem)
 
     def _report(self, suggestions: Sequence[TaskSuggestions]) -> None:
         metrics = self.services.metrics

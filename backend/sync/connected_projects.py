@@ -10,6 +10,7 @@ from backend.protocol.label_config import has_captions
 from backend.sync.pull import Reconciliation, reconcile
 from model.errors import CaptionerError
 from worker.feedback.waiting import read_waiting
+from worker.queue.backend_jobs import schedule_look_alikes
 from worker.queue.retraining import enqueue_rollback_check
 from worker.queue.trigger import retrain_when_due
 from worker.settings import Settings
@@ -48,6 +49,8 @@ def pull_project(client: LabelStudioClient, redis: Redis, settings: Settings, pr
     reconciliation = reconcile(client, redis, project)
     # This is needed without a change too: a retraining that claimed corrections may have failed.
     retrain_when_due(redis, settings, project.project_id)
+    if reconciliation.changed:
+        schedule_look_alikes(redis, settings, project.project_id)
     return reconciliation
 
 

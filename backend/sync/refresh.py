@@ -6,8 +6,9 @@ version serves, its suggestions must be written into Label Studio.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from backend.captioning.services import CaptioningServices
 from backend.captioning.suggest import Suggester
@@ -15,6 +16,7 @@ from backend.label_studio.client import LabelStudioClient, Task
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from model.vision.files import in_batches
+from worker.feedback.suggestions import version_of_label
 from worker.queue.backend_jobs import enqueue_refresh
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def _take_turn(
         if services.captioners.version_of(project_id) != version:
             stopped = f"{version} no longer serves"
             break
-        stale = [task for task in tasks if _shown_version(task) != version]
+        speaks = services.label_of(project_id) != version
+        stale = [task for task in tasks if not _is_current(task, version, speaks)]
         written = _write(client, suggester, stale) if stale else 0
         current += len(tasks) - len(stale)
         refreshed += written
@@ -102,19 +105,73 @@ def _take_turn(
     return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=rest_after)
 
 
-def _shown_version(task: Task) -> str | None:
-    """Return the version of the prediction that Quick View shows: the newest."""
-    newest = max(task["predictions"], key=lambda prediction: int(prediction["id"]), default=None)
-    return None if newest is None else newest["model_version"]
+def refresh_look_alikes(
+    client: LabelStudioClient,
+    services: CaptioningServices,
+    project_id: int,
+    on_progress: Callable[[int, int], None],
+) -> RefreshReport:
+    """Write suggestions again for the tasks that look like images whose corrections changed.
+
+    Args:
+        on_progress: is called with the number of tasks done and the number of all tasks.
+
+    Raises:
+        LabelStudioError: tasks cannot be read or predictions not written; the next such refresh begins where this did.
+        LabelConfigError: the project's labeling config has no caption.
+        RedisError: Redis does not answer.
+    """
+    captioner = services.captioners.captioner_for(project_id)
+    memory = services.memories.open(project_id, captioner)
+    if memory is None:
+        return RefreshReport(stopped="the memory cannot be read")
+    task_ids, generation = memory.look_alikes(captioner.version)
+    suggester = Suggester(services, project_id, parse_caption_controls(client.project(project_id).label_config))
+    found: set[int] = set()
+    refreshed = failed = 0
+    for tasks in in_batches(client.tasks(project_id, task_ids), TASKS_AT_ONCE):
+        open_tasks = [task for task in tasks if not task["annotations"]]
+        found |= {int(task["id"]) for task in open_tasks}
+        written = _write(client, suggester, open_tasks, only_changed=True)
+        refreshed += written
+        on_progress(len(found), len(task_ids))
+    memory.mark_refreshed(generation, set(task_ids) - found)
+    logger.info("look-alikes refreshed project=%s looked_at=%s refreshed=%s", project_id, len(found), refreshed)
+    return RefreshReport(refreshed=refreshed, current=len(found) - refreshed, failed=failed)
 
 
-def _write(client: LabelStudioClient, suggester: Suggester, tasks: Sequence[Task]) -> int:
-    """Store suggestions as predictions in Label Studio; return how many tasks have a new prediction."""
+def _is_current(task: Task, version: str, speaks: bool) -> bool:
+    """Say whether Quick View shows a suggestion of this version, and of its memory where that may speak.
+
+    Suggestions of earlier generations count as current: `refresh_look_alikes` renews those that are concerned.
+    """
+    newest = _newest(task)
+    shown, generation = version_of_label(str(newest["model_version"])) if newest else (None, None)
+    return shown == version and (generation is not None) == speaks
+
+
+def _newest(task: Task) -> Mapping[str, Any] | None:
+    """Return the prediction that Quick View shows."""
+    return max(task["predictions"], key=lambda prediction: int(prediction["id"]), default=None)
+
+
+def _write(
+    client: LabelStudioClient, suggester: Suggester, tasks: Sequence[Task], *, only_changed: bool = False
+) -> int:
+    """Store suggestions as predictions in Label Studio; return how many tasks have a new prediction.
+
+    Args:
+        only_changed: leave out tasks whose newest prediction has the same captions.
+    """
+    shown = {int(task["id"]): _texts(_newest(task)) for task in tasks} if only_changed else {}
     suggested = [task for task in suggester.suggest(tasks) if task.error is None]
-    predictions = [
-        {"task": task.task_id, **prediction}
-        for task in suggested
-        for prediction in make_predictions(task.shown, task.model_version)
-    ]
+    of_tasks = {task.task_id: make_predictions(task.shown, task.model_version) for task in suggested}
+    of_tasks = {task_id: made for task_id, made in of_tasks.items() if shown.get(task_id) != _texts(made[-1])}
+    predictions = [{"task": task_id, **prediction} for task_id, made in of_tasks.items() for prediction in made]
     # Label Studio counts the alternatives of one task one by one. The log names the predictions that it refused.
-    return min(len(suggested), client.import_predictions(suggester.project_id, predictions)) if predictions else 0
+    return min(len(of_tasks), client.import_predictions(suggester.project_id, predictions)) if predictions else 0
+
+
+def _texts(prediction: Mapping[str, Any] | None) -> list[Any] | None:
+    """Return the captions of a prediction."""
+    return None if prediction is None else [region["value"].get("text") for region in prediction["result"]]

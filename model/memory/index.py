@@ -127,6 +127,10 @@ class MemoryIndex:
             rows=[self._rows[place] for place in places], vectors=vectors, cosines=np.ones(len(places), np.float32)
         )
 
+    def vectors_of(self, names: Iterable[str]) -> NDArray[np.float16]:
+        """Return the vectors of those of these rows that are here, [N, V]."""
+        return self._vectors[[self._places[name] for name in names if name in self._places]]
+
     def _cosines(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosine of the image with each row, [N]."""
         parts = [

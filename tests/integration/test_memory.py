@@ -35,7 +35,7 @@ class Gallery:
     def show(self, number: int) -> str:
         """Return the address of picture `number`."""
         channels = {"red": [250, 0, 0], "blue": [0, 0, 250], "lime": [0, 250, 0]}[self.color(number)]
-        shade = number // 3
+        shade = number // 3 % 12
         return self._server.show(
             f"/{number}.png", "rgb({},{},{})".format(*(abs(channel - 2 * shade) for channel in channels))
         )

@@ -46,9 +46,10 @@ def test_a_prediction_is_one_trace_of_its_stages(
 
     spans = {finished.name: finished for finished in exported.get_finished_spans()}
 
-    assert set(spans) == {"predict", "fetch", "encode", "decode"}
+    stages = ("fetch", "encode", "read_memory", "decode", "recall")
+    assert set(spans) == {"predict", *stages}
     assert {trace_of(finished) for finished in spans.values()} == {trace_of(spans["predict"])}
-    assert [spans[stage].parent for stage in ("fetch", "encode", "decode")] == [spans["predict"].context] * 3
+    assert [spans[stage].parent for stage in stages] == [spans["predict"].context] * 5
 
 
 def test_a_job_continues_the_trace_of_its_webhook_and_the_span_has_the_request_id(

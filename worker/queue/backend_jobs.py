@@ -18,6 +18,8 @@ from worker.queue.job_state import (
 from worker.settings import Settings
 
 BACKEND_JOB_LIMIT_S = 1800
+LOOK_ALIKES_S = 30
+"""Delay of the refresh of look-alikes: corrections that come meanwhile are treated together."""
 LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
 
 
@@ -59,3 +61,24 @@ def enqueue_refresh(
     if not settings.refresh_predictions:
         return None
     return enqueue_backend_job(redis, "refresh_predictions", project_id, version, *after_id, delay_s=delay_s)
+
+
+def schedule_look_alikes(redis: Redis, settings: Settings, project_id: int) -> None:
+    """Make sure that the stored suggestions of look-alikes of corrected images are written again soon.
+
+    One such job waits per project, however many corrections come meanwhile.
+    """
+    if not settings.refresh_predictions:
+        return
+    # If Redis loses the job, the key expires, and the next correction schedules another.
+    if redis.set(_look_alikes_key(project_id), 1, nx=True, ex=10 * LOOK_ALIKES_S):
+        enqueue_backend_job(redis, "refresh_look_alikes", project_id, delay_s=LOOK_ALIKES_S)
+
+
+def begin_look_alikes(redis: Redis, project_id: int) -> None:
+    """Let the next correction schedule such a job again; the job calls this first."""
+    redis.delete(_look_alikes_key(project_id))
+
+
+def _look_alikes_key(project_id: int) -> str:
+    return f"captioner:look-alikes:{project_id}"
