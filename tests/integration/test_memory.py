@@ -1,18 +1,23 @@
 """The memory on a real Redis: what annotators write is suggested for look-alike images, without any training."""
 
+import base64
 import logging
 from collections.abc import Callable
 
 import pytest
 from redis import Redis
 
+from backend import jobs
 from model.store import Store
-from tests.annotator import Annotator
+from tests.annotator import Annotator, text_of
 from tests.backend_client import LABEL_CONFIG, BackendClient
-from tests.image_server import ImageServer
+from tests.factories import environment_of
+from tests.fake_label_studio import LEGACY_TOKEN, FakeLabelStudio
+from tests.image_server import ImageServer, png
 from tests.redis_server import RedisServer
 from worker.feedback.feedback_store import FeedbackStore
 from worker.policy import is_held_out_of_memory
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 
 CAPTIONS = {
     "red": "two red roses in the garden",
@@ -24,7 +29,7 @@ CORRECTED = range(1, 13)
 
 
 class Gallery:
-    """Pictures of three colors; no two are the same. Picture n belongs to task n."""
+    """Pictures of three colors in twelve shades. Picture n belongs to task n."""
 
     def __init__(self, server: ImageServer) -> None:
         self._server = server
@@ -32,13 +37,13 @@ class Gallery:
     def color(self, number: int) -> str:
         return list(CAPTIONS)[number % len(CAPTIONS)]
 
+    def shade(self, number: int) -> str:
+        channels = {"red": [250, 0, 0], "blue": [0, 0, 250], "lime": [0, 250, 0]}[self.color(number)]
+        return "rgb({},{},{})".format(*(abs(channel - 2 * (number // 3 % 12)) for channel in channels))
+
     def show(self, number: int) -> str:
         """Return the address of picture `number`."""
-        channels = {"red": [250, 0, 0], "blue": [0, 0, 250], "lime": [0, 250, 0]}[self.color(number)]
-        shade = number // 3 % 12
-        return self._server.show(
-            f"/{number}.png", "rgb({},{},{})".format(*(abs(channel - 2 * shade) for channel in channels))
-        )
+        return self._server.show(f"/{number}.png", self.shade(number))
 
 
 @pytest.fixture
@@ -283,3 +288,74 @@ def test_a_tenth_of_the_images_after_the_first_twenty_is_held_out(
     by_age = sorted(records, key=lambda record: record.annotation_id)
     held_out = {r.name for r in by_age[20:] if is_held_out_of_memory(str(r.image_key))}
     assert remembered == {record.name for record in records} - held_out
+
+
+# Suggestions that Label Studio stores
+
+
+@pytest.fixture
+def stored(
+    label_studio: FakeLabelStudio,
+    gallery: Gallery,
+    make_backend: Callable[..., BackendClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Annotator:
+    """An annotator of a project in which nobody has annotated tasks 100 to 102; the environment is that of a worker."""
+    label_studio.add_project(id=1)
+    label_studio.hold(*({"id": number, "data": {"captioning": data_url(gallery, number)}} for number in OPEN_TASKS))
+    backend = make_backend(label_studio_url=label_studio.url, label_studio_api_key=LEGACY_TOKEN)
+    for name, value in environment_of(backend.settings).items():
+        monkeypatch.setenv(name, value)
+    return Annotator(backend)
+
+
+OPEN_TASKS = range(100, 103)
+
+
+def data_url(gallery: Gallery, number: int) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(gallery.shade(number))).decode()
+
+
+def stored_captions(label_studio: FakeLabelStudio) -> dict[int, str]:
+    """Return the newest prediction of each open task."""
+    newest = {row["task"]: row for row in sorted(label_studio.predictions.values(), key=lambda row: int(row["id"]))}
+    return {number: text_of(newest[number]) for number in OPEN_TASKS}
+
+
+def test_stored_suggestions_are_written_again_when_the_memory_opens_and_then_only_where_they_change(
+    stored: Annotator, gallery: Gallery, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    version = label_of(stored.backend)
+    jobs.refresh_predictions(1, version)
+    for number in CORRECTED:
+        stored.caption(number, data_url(gallery, number))
+        stored.submit(number, data_url(gallery, number), CAPTIONS[gallery.color(number)])
+    stored.backend.services.memories.wait()
+    waiting = queue(redis, LABEL_STUDIO_QUEUE).get_job_ids()
+    jobs.refresh_predictions(1, version)
+    opened = stored_captions(label_studio)
+    jobs.refresh_look_alikes(1)
+    before = len(label_studio.predictions)
+    for number in CORRECTED[2::3]:
+        stored.submit(number, data_url(gallery, number), "two scarlet tulips in the garden")
+
+    report = jobs.refresh_look_alikes(1)
+
+    assert [name for name in waiting if name.startswith("refresh-predictions-1")]
+    assert opened == {number: CAPTIONS[gallery.color(number)] for number in OPEN_TASKS}
+    assert (report["refreshed"], len(label_studio.predictions) - before) == (1, 1)
+    assert stored_captions(label_studio) == opened | {102: "two scarlet tulips in the garden"}
+
+
+def test_a_correction_schedules_one_refresh_of_look_alikes(stored: Annotator, gallery: Gallery, redis: Redis) -> None:
+    for number in CORRECTED:
+        stored.caption(number, data_url(gallery, number))
+        stored.submit(number, data_url(gallery, number), CAPTIONS[gallery.color(number)])
+    stored.backend.services.memories.wait()
+    for number in CORRECTED[:3]:
+        stored.submit(number, data_url(gallery, number), "a green meadow")
+        stored.backend.services.memories.wait()
+
+    scheduled = queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids()
+
+    assert len([name for name in scheduled if name.startswith("refresh-look-alikes")]) == 1
