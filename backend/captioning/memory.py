@@ -84,6 +84,20 @@ class Judgement:
     evidence: Evidence | None = None
 
 
+def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
+    """Return the stored judgements beside a version, by field; none where they are damaged.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    text = redis.hget(key("memory", project_id), version)
+    try:
+        return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as problem:
+        logger.warning("judgement of the memory not read project=%s problem=%s", project_id, problem)
+        return {}
+
+
 class ProjectMemory:
     """The memory of one project for one bundle; safe to share between threads."""
 
@@ -354,12 +368,7 @@ class ProjectMemory:
         return texts
 
     def _stored_judgements(self, version: str) -> dict[str, Judgement]:
-        text = self.redis.hget(key("memory", self.project_id), version)
-        try:
-            return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
-        except (ValueError, TypeError, AttributeError, KeyError) as problem:
-            logger.warning("judgement of the memory not read project=%s problem=%s", self.project_id, problem)
-            return {}
+        return read_judgements(self.redis, self.project_id, version)
 
     def _store(self, version: str, judgements: Mapping[str, Judgement]) -> None:
         values = {control: asdict(judgement) for control, judgement in judgements.items()}
