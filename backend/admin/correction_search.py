@@ -28,7 +28,7 @@ class Search:
     """Anywhere in the suggested or the written caption, in upper or lower case."""
     annotator: int | None = None
     version: str = ""
-    """The version that made the suggestion, or its label in Label Studio."""
+    """The version that made the suggestion, with or without the generation of the memory."""
     edited_only: bool = False
 
     def matches(self, correction: Correction) -> bool:
@@ -67,7 +67,7 @@ class CorrectionRecord:
     name: str
     pieces: tuple[Piece, ...]
     suggested_by: str | None
-    """The version that suggested, as Label Studio shows it: with the memory's generation where the memory chose."""
+    """The version that suggested, as in `v3-1a2b3c4d+m41` where its memory chose; None if nothing was shown."""
     like: tuple[LookAlike, ...]
     """The corrections that spoke for the suggestion most; none where the decoder suggested alone."""
     trained_in: str | None
@@ -125,7 +125,7 @@ def compare(before: str, after: str) -> tuple[Piece, ...]:
 
 
 def suggested_by(correction: Correction) -> str | None:
-    """Return what Label Studio was told as the version of the suggestion; None if the annotator was shown none."""
+    """Return the version that suggested, with the memory's generation where the memory chose."""
     version = correction.proposed_by
     return None if version is None else label_of(version, correction.generation)
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -244,7 +245,10 @@ def test_only_the_page_of_the_serving_version_tells_the_memory(pages: BackendCli
 
 @pytest.fixture
 def list_versions(
-    pages: BackendClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pages: BackendClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., str]:
     """Run `captioner versions 1` and return its output, by default with the Redis of the pages."""
     for name in ("model_store", "caption_bundle"):
@@ -255,6 +259,7 @@ def list_versions(
         assert main(["versions", "1", *options]) == 0
         output = capsys.readouterr()
         assert output.err == ""
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == [], "it would be printed"
         return output.out
 
     return list_versions
