@@ -18,7 +18,7 @@ from backend.captioning.memory import Judgement, read_judgements
 from backend.cli import main
 from model.memory.evidence import Evidence
 from tests.backend_client import BackendClient
-from tests.factories import make_correction, make_state, make_suggestion, store_annotation
+from tests.factories import make_correction, make_state, make_suggestion, make_task, store_annotation
 from tests.image_server import ImageServer
 from worker.feedback.script import key
 from worker.feedback.suggestions import Suggestion
@@ -293,3 +293,33 @@ def test_captioner_versions_lists_the_versions_without_redis(
     assert list_versions(redis_url=away).splitlines()[1].endswith("published: better")
     listed = json.loads(list_versions("--json", redis_url=away))
     assert (listed["serving"], listed["memory"], listed["versions"][0]["name"]) == (name, None, name)
+
+
+def test_the_pages_show_what_the_memory_itself_learned_from_corrections(
+    pages: BackendClient, image_server: ImageServer
+) -> None:
+    shades = [(family, level) for level in range(170, 250, 10) for family in ("red", "green", "blue")]
+    for number, (family, level) in enumerate(shades, start=101):
+        address = image_server.show(f"/{number}.png", shade(family, level))
+        pages.predict([make_task(id=number, data={"captioning": address})])
+        caption = f"one {family} square on paper"
+        state = make_state(make_correction(annotation_id=number, image_ref=address, caption=caption))
+        pages.services.feedback.record(state, pages.services.suggestions.find_for(state))
+
+    address = image_server.show("/200.png", shade("blue", 165))
+    (prediction,) = pages.predict([make_task(id=200, data={"captioning": address})])
+    state = make_state(make_correction(annotation_id=200, image_ref=address, updated_at="2025-03-01T12:00:00Z"))
+    pages.services.feedback.record(state, pages.services.suggestions.find_for(state))
+
+    learned = re.search(r"use the words of (\d+) corrections\. Compared", pages.get("/admin/projects/1/").text)
+    assert learned is not None
+    row = row_of(pages, 200)
+    assert row["suggested_by"] == prediction["model_version"]
+    assert "+m" in row["suggested_by"]
+    assert [like["caption"] for like in row["like"]] == ["one blue square on paper"] * 3
+    assert shown_row(pages, 200).count("<img") == 3
+
+
+def shade(family: str, level: int) -> str:
+    """Return a color that is mostly red, green or blue."""
+    return "#" + "".join(f"{level if family == name else 20:02x}" for name in ("red", "green", "blue"))
