@@ -51,12 +51,12 @@ def resume(services: CaptioningServices, project_id: int, _fields: Fields) -> st
 
 
 def exclude(services: CaptioningServices, project_id: int, fields: Fields) -> str:
-    """Exclude a correction from training."""
+    """Exclude a correction from training and from the memory."""
     name = _field(fields, "correction")
     if not services.feedback.exclude(project_id, name, f"{current_user_name()} excluded it"):
         raise RequestError(f"project {project_id} has no correction {name}, or it is excluded already")
     retrain_when_due(services.redis, services.settings, project_id)
-    return f"correction {name} is excluded; the next training learns without it"
+    return f"correction {name} is excluded; the next suggestion and the next training do without it"
 
 
 def include(services: CaptioningServices, project_id: int, fields: Fields) -> str:

@@ -29,6 +29,7 @@ from backend.admin.route_arguments import (
     need_weights,
 )
 from backend.admin.version_records import version_tree
+from backend.captioning.memory_report import memory_json, read_memory_report
 from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
@@ -57,9 +58,15 @@ def overview() -> Response:
 @api.get("/projects/<int:project_id>")
 def project(project_id: int) -> Response:
     need_project(project_id)
-    versions = version_tree(current_services(), project_id)
-    status = read_project(current_services(), project_id)
-    return jsonify(project=asdict(status), versions=[asdict(record) for record in versions])
+    services = current_services()
+    versions = version_tree(services, project_id)
+    status = read_project(services, project_id)
+    memory = read_memory_report(services.redis, project_id, status.serving)
+    return jsonify(
+        project=asdict(status),
+        memory=None if memory is None else memory_json(memory),
+        versions=[asdict(record) for record in versions],
+    )
 
 
 @api.get("/projects/<int:project_id>/versions/<name>")

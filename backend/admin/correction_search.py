@@ -10,6 +10,7 @@ from model.registry import ModelRegistry, ModelVersion
 from model.tokenizer import cut, joined
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
+from worker.feedback.suggestions import label_of
 
 PAGE = 50
 SEARCH_S = 1.0
@@ -21,11 +22,13 @@ VERSIONS_LOOKED_AT = 50
 class Search:
     """Conditions on a correction; None and "" are no condition."""
 
+    name: str = ""
+    """Of the correction."""
     text: str = ""
     """Anywhere in the suggested or the written caption, in upper or lower case."""
     annotator: int | None = None
     version: str = ""
-    """The version that made the suggestion."""
+    """The version that made the suggestion, with or without the generation of the memory."""
     edited_only: bool = False
 
     def matches(self, correction: Correction) -> bool:
@@ -33,7 +36,7 @@ class Search:
         return (
             self.text.casefold() in captions
             and self.annotator in {None, correction.annotator}
-            and self.version in {"", correction.proposed_by}
+            and self.version in {"", correction.proposed_by, suggested_by(correction)}
             and (correction.is_edit or not self.edited_only)
         )
 
@@ -48,12 +51,25 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookAlike:
+    """The correction of a look-alike image, whose words spoke for a suggestion."""
+
+    name: str
+    caption: str | None
+    """As it is now; None if the correction was removed meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorrectionRecord:
-    """A correction and its use in training."""
+    """A correction, the origin of its suggestion, and its use in training."""
 
     correction: Correction
     name: str
     pieces: tuple[Piece, ...]
+    suggested_by: str | None
+    """The version that suggested, as in `v3-1a2b3c4d+m41` where its memory chose; None if nothing was shown."""
+    like: tuple[LookAlike, ...]
+    """The corrections that spoke for the suggestion most; none where the decoder suggested alone."""
     trained_in: str | None
     """First published version that was trained on the correction as it is now, of the newest VERSIONS_LOOKED_AT."""
     set_aside: str | None
@@ -85,7 +101,7 @@ def search_corrections(
     """
     matches: list[Correction] = []
     deadline, looked_at, is_over = clock() + SEARCH_S, 0, True
-    for correction in feedback.newest_first(project_id, start):
+    for correction in _candidates(feedback, project_id, search, start):
         if len(matches) == PAGE or clock() > deadline:
             is_over = False
             break
@@ -108,6 +124,19 @@ def compare(before: str, after: str) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
+def suggested_by(correction: Correction) -> str | None:
+    """Return the version that suggested, with the memory's generation where the memory chose."""
+    version = correction.proposed_by
+    return None if version is None else label_of(version, correction.generation)
+
+
+def _candidates(feedback: FeedbackStore, project_id: int, search: Search, start: int) -> Iterator[Correction]:
+    if not search.name:
+        yield from feedback.newest_first(project_id, start)
+    elif start == 0 and (correction := feedback.find(project_id, search.name)) is not None:
+        yield correction
+
+
 def _piece(words: Sequence[str], change: str) -> Piece:
     return Piece(text=joined(words).strip(), change=change)
 
@@ -118,14 +147,26 @@ def _records(
     versions = known_versions(registry, project_id) if corrections else []
     newest = [version for version in versions if version.published][-VERSIONS_LOOKED_AT:]
     excluded = feedback.excluded(project_id)
+    named = {name for correction in corrections for name in _like(correction)}
+    known = feedback.find_all(project_id, sorted(named))
     for correction in corrections:
         yield CorrectionRecord(
             correction=correction,
             name=correction.name,
             pieces=compare(correction.proposed or "", correction.caption),
+            suggested_by=suggested_by(correction),
+            like=tuple(
+                LookAlike(name=name, caption=known[name].caption if name in known else None)
+                for name in _like(correction)
+            ),
             trained_in=_trained_in(correction, newest),
             set_aside=excluded.get(correction.name),
         )
+
+
+def _like(correction: Correction) -> tuple[str, ...]:
+    """Return the names of the corrections that spoke for the suggestion, if the annotator was shown it."""
+    return correction.like if correction.proposed_by else ()
 
 
 def _trained_in(correction: Correction, versions: Sequence[ModelVersion]) -> str | None:

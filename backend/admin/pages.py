@@ -12,6 +12,7 @@ from backend.admin.job_records import STATES, recent_jobs
 from backend.admin.overview import read_overview, read_project
 from backend.admin.route_arguments import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.version_records import gained_words, newest_versions, version_tree
+from backend.captioning.memory_report import read_memory_report
 from backend.captioning.services import current_services
 from worker.feedback.edit_kinds import EDIT_KINDS
 from worker.feedback.totals import read_ledger
@@ -41,10 +42,12 @@ def project(project_id: int) -> str:
     need_project(project_id)
     services = current_services()
     tree = version_tree(services, project_id)
+    status = read_project(services, project_id)
     return render_template(
         "admin/project.html",
         project_id=project_id,
-        project=read_project(services, project_id),
+        project=status,
+        memory=read_memory_report(services.redis, project_id, status.serving),
         tree=tree,
         shown=newest_versions(tree),
         words=gained_words(tree),
@@ -58,9 +61,15 @@ def project(project_id: int) -> str:
 @admin.get("/projects/<int:project_id>/versions/<name>/")
 def version(project_id: int, name: str) -> str:
     need_project(project_id)
-    model_version = find_version(project_id, name)
-    record = next(record for record in version_tree(current_services(), project_id) if record.name == name)
-    return render_template("admin/version.html", project_id=project_id, version=model_version, record=record)
+    services, model_version = current_services(), find_version(project_id, name)
+    record = next(record for record in version_tree(services, project_id) if record.name == name)
+    return render_template(
+        "admin/version.html",
+        project_id=project_id,
+        version=model_version,
+        record=record,
+        memory=read_memory_report(services.redis, project_id, name) if record.serves else None,
+    )
 
 
 @admin.get("/projects/<int:project_id>/corrections/")

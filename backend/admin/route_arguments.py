@@ -56,6 +56,7 @@ def find_corrections(project_id: int) -> CorrectionPage:
     need_project(project_id)
     services, arguments = current_services(), request.args
     search = Search(
+        name=arguments.get("name", ""),
         text=arguments.get("text", ""),
         annotator=_number("annotator"),
         version=arguments.get("version", ""),

@@ -96,6 +96,20 @@ class Judgement:
     evidence: Evidence | None = None
 
 
+def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
+    """Return the stored judgements beside a version, by field; none where they are damaged.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    text = redis.hget(key("memory", project_id), version)
+    try:
+        return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as problem:
+        logger.warning("judgement of the memory not read project=%s problem=%s", project_id, problem)
+        return {}
+
+
 class ProjectMemory:
     """The memory of one project for one bundle; safe to share between threads."""
 
@@ -571,20 +585,6 @@ class Memories:
     def _turned(self, project_id: int, version: str) -> None:
         """Let all stored suggestions be made again when a memory opens or closes."""
         enqueue_refresh(self._redis, self._settings, project_id, version)
-
-
-def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
-    """Return the stored judgement of each field, for a version; none where they are damaged.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    text = redis.hget(key("memory", project_id), version)
-    try:
-        return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as problem:
-        logger.warning("judgement of the memory not read project=%s problem=%s", project_id, problem)
-        return {}
 
 
 def _choose(

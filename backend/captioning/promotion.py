@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from redis import RedisError
 
+from backend.captioning.memory_report import MemoryReport, read_memory_report
 from model.bundle import load_bundle
 from model.registry import ModelRegistry
 from model.store import Store
@@ -31,15 +32,26 @@ def open_registry(settings: Settings) -> ModelRegistry:
     return registry
 
 
-def version_lines(registry: ModelRegistry, project_id: int) -> Iterator[str]:
-    """Yield one line per version, the bundle first; the serving version is marked."""
+def serving_memory(settings: Settings, registry: ModelRegistry, project_id: int) -> MemoryReport | None:
+    """Return what the memory does beside the serving version; None while Redis does not answer."""
+    with connect(settings.redis_url) as redis:
+        return read_memory_report(redis, project_id, registry.serving(project_id))
+
+
+def version_lines(registry: ModelRegistry, project_id: int, memory: MemoryReport | None = None) -> Iterator[str]:
+    """Yield one line per version, the bundle first; the serving version is marked, with its memory if that is known."""
     serving = registry.serving(project_id)
-    yield f"{_mark(registry.base_version, serving)} {registry.base_version:16} the bundle every project starts with"
+    beside = {} if memory is None else {serving: f"; memory: {memory.standing}"}
+    yield (
+        f"{_mark(registry.base_version, serving)} {registry.base_version:16} the bundle every project starts with"
+        f"{beside.get(registry.base_version, '')}"
+    )
     for version in registry.versions(project_id):
         origin = f"{version.created_at[:19].replace('T', ' ')} UTC from {version.parent}"
         learned = f"{len(version.corrections)} corrections"
         outcome = "published" if version.published else "refused"
-        yield f"{_mark(version.name, serving)} {version.name:16} {origin}, {learned}; {outcome}: {version.decision}"
+        line = f"{version.name:16} {origin}, {learned}; {outcome}: {version.decision}"
+        yield f"{_mark(version.name, serving)} {line}{beside.get(version.name, '')}"
 
 
 def promote_version(settings: Settings, project_id: int, name: str, *, by: str) -> str:

@@ -40,6 +40,7 @@ RATES = (
 CSV_COLUMNS = (
     *("project_id", "task_id", "annotation_id", "control", "annotator", "arm", "model_version", "suggestion", "score"),
     *("outcome", "caption", "word_edits", "kinds", "lead_time_s", "updated_at"),
+    *("generation", "like"),
 )
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins with one of these would be a formula in a spreadsheet, whoever wrote it."""

@@ -18,15 +18,20 @@ def versions(project: int, as_json: bool) -> int:
 
     PROJECT is the number in the project's address in Label Studio.
     """
-    from backend.captioning.promotion import open_registry, version_lines
+    from backend.captioning.memory_report import memory_json
+    from backend.captioning.promotion import open_registry, serving_memory, version_lines
 
-    registry = open_registry(shared.read_settings())
+    settings = shared.read_settings()
+    registry = open_registry(settings)
+    memory = serving_memory(settings, registry, project)
     if as_json:
         records = [asdict(version) for version in registry.versions(project)]
         serving = registry.serving(project)
-        print(json.dumps({"serving": serving, "bundle": registry.base_version, "versions": records}, indent=1))
+        memory_values = None if memory is None else memory_json(memory)
+        versions = {"bundle": registry.base_version, "memory": memory_values, "versions": records}
+        print(json.dumps({"serving": serving} | versions, indent=1))
     else:
-        print("\n".join(version_lines(registry, project)))
+        print("\n".join(version_lines(registry, project, memory)))
     return 0
 
 

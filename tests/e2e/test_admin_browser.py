@@ -18,7 +18,14 @@ from werkzeug.serving import make_server
 from backend.admin.users import write_user
 from tests.backend_client import BackendClient, make_settings
 from tests.browser import launched_browser
-from tests.factories import environment_of, make_correction, store_annotation, write_bundle
+from tests.factories import (
+    environment_of,
+    make_correction,
+    make_state,
+    make_suggestion,
+    store_annotation,
+    write_bundle,
+)
 from tests.image_server import ImageServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold
@@ -151,13 +158,28 @@ def test_a_page_fits_the_screen_has_no_errors_and_is_accessible(
     page = open_page(site.address(name), size, scheme)
 
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], "it scrolls sideways"
-    violations = Axe().run(page).response["violations"]
-    serious = [
-        f"{violation['id']}: {violation['nodes'][0]['html']}"
-        for violation in violations
-        if violation["impact"] in {"serious", "critical"}
-    ]
-    assert serious == []
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_suggestion_of_the_memory_shows_its_pictures_and_leads_to_their_corrections(
+    site: Site, open_page: Callable[..., Page], size: str
+) -> None:
+    choose_by_memory(site, "24/caption", "23/caption", "99/caption")
+    page = open_page(site.address("corrections"), size)
+
+    row = page.get_by_role("row", name="v3-1a2b3c4d+m41")
+    pictures = row.get_by_role("img")
+    expect(pictures).to_have_count(2)
+    for picture in pictures.all():
+        picture.scroll_into_view_if_needed()
+        page.wait_for_function("picture => picture.complete && picture.naturalWidth > 0", arg=picture.element_handle())
+    expect(row.get_by_text("Correction 99/caption was removed.")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], "it scrolls sideways"
+    assert violations(page) == []
+    row.get_by_role("link", name="a black dog number 23").press("Enter")
+    expect(page.get_by_text("Only correction 23/caption is looked for.")).to_be_visible()
+    expect(page.get_by_role("button", name="Exclude")).to_have_count(1)
 
 
 def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[..., Page]) -> None:
@@ -391,6 +413,27 @@ def test_a_viewer_can_read_but_cannot_act(site: Site, open_page: Callable[..., P
     page.goto(site.address("project"))
     press(page, "Sign out")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+def violations(page: Page) -> list[str]:
+    """Return what keeps people from using the page."""
+    return [
+        f"{violation['id']}: {violation['nodes'][0]['html']}"
+        for violation in Axe().run(page).response["violations"]
+        if violation["impact"] in {"serious", "critical"}
+    ]
+
+
+def choose_by_memory(site: Site, *like: str) -> None:
+    """Store a correction whose suggestion was chosen because of these corrections."""
+    (latest, *_) = site.backend.services.feedback.newest_first(1)
+    chosen = make_suggestion(
+        task_id=26, image_ref=latest.image_ref, model_version="v3-1a2b3c4d", generation=41, like=like
+    )
+    state = make_state(
+        make_correction(annotation_id=26, image_ref=latest.image_ref, updated_at="2025-01-31T12:26:00+00:00")
+    )
+    site.backend.services.feedback.record(state, {"caption": [chosen]})
 
 
 def press(page: Page, button: str, message: str | None = None) -> None:

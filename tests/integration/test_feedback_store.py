@@ -113,6 +113,18 @@ def test_an_annotation_that_was_skipped_and_taken_up_again_is_stored(store: Feed
     assert [correction.caption for correction in store.corrections(1)] == ["a cat"]
 
 
+def test_corrections_are_found_by_their_names_without_skips_and_those_that_are_gone(store: FeedbackStore) -> None:
+    for number in (1, 2, 3):
+        store_annotation(store.redis, make_correction(annotation_id=number, updated_at=at(number)))
+    store_annotation(store.redis, Feedback(**place(2, at(4)), caption=None, outcome="skipped"))
+    store.remove(1, annotation_ids=[3])
+
+    found = store.find_all(1, ["3/caption", "2/caption", "1/caption", "1/caption", "9/caption"])
+
+    assert {name: correction.annotation_id for name, correction in found.items()} == {"1/caption": 1}
+    assert store.find_all(1, []) == {}
+
+
 def test_a_skip_removes_what_is_older_and_keeps_it_out(store: FeedbackStore) -> None:
     for number, second in ((1, 1), (2, 4)):
         store_annotation(store.redis, make_correction(annotation_id=number, updated_at=at(second)))

@@ -223,6 +223,11 @@ class FeedbackStore:
         text = self.redis.hget(key("feedback", project_id), name)
         return None if text is None else Correction.from_json(text)
 
+    def find_all(self, project_id: int, names: Iterable[str]) -> dict[str, Correction]:
+        """Return corrections by their names, without those that are not here (any more)."""
+        read = [Correction.from_json(text) for text in self._read(project_id, list(dict.fromkeys(names)))]
+        return {correction.name: correction for correction in read if correction.caption is not None}
+
     def newest_first(self, project_id: int, start: int = 0) -> Iterator[Correction]:
         """Yield the corrections from the newest to the oldest.
 

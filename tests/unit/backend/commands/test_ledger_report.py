@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.commands.ledger_report import csv_lines, ledger_json, ledger_lines
+from backend.commands.ledger_report import CSV_COLUMNS, csv_lines, ledger_json, ledger_lines
 from tests.factories import make_correction
 from worker.feedback.edit_kinds import EDIT_KINDS
 from worker.feedback.score_calibration import Calibration
@@ -146,3 +146,15 @@ def test_csv_has_a_line_for_each_record() -> None:
     assert (first["caption"], first["suggestion"]) == ('a "black" dog,\rruns', "a dog runs")
     assert (first["word_edits"], first["lead_time_s"], first["annotator"]) == ("1", "4.25", "1")
     assert (second["caption"], second["suggestion"], second["annotator"]) == ("一隻狗", "", "")
+
+
+def test_csv_names_the_memory_s_generation_and_corrections_after_all_other_columns() -> None:
+    decoded = make_correction()
+    chosen = replace(decoded, generation=41, like=("12/caption", "3/caption"))
+
+    lines = csv_lines([chosen, decoded])
+
+    of_memory, of_decoder = read(lines)
+    assert (of_memory["generation"], of_memory["like"]) == ("41", "12/caption 3/caption")
+    assert (of_decoder["generation"], of_decoder["like"]) == ("", "")
+    assert CSV_COLUMNS[-3:] == ("updated_at", "generation", "like")

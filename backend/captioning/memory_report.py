@@ -1,0 +1,133 @@
+"""What the memory of a project does beside its serving version, in words for people.
+
+Everything comes from the stored judgements (backend/captioning/memory.py). Nothing is loaded or computed.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from redis import Redis, RedisError
+
+from backend.captioning.memory import Judgement, read_judgements
+from model.errors import CaptionerError
+from model.memory.evidence import FEWEST, Evidence
+from worker.feedback.caption_changes import read_generation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryReport:
+    """The memory of a project beside one version."""
+
+    generation: int
+    """Of the project's captions now. Label Studio shows it where the memory is open."""
+    fields: Mapping[str, Judgement]
+    """By field; none before the first judgement."""
+
+    @property
+    def is_open(self) -> bool:
+        """The memory may choose the suggestions of some field."""
+        return any(judgement.is_open for judgement in self.fields.values())
+
+    @property
+    def learned(self) -> str:
+        return learned_sentence(self.fields)
+
+    @property
+    def standing(self) -> str:
+        """How the memory stands, in a few words for a list."""
+        if not self.fields:
+            return "closed"
+        return "; ".join(
+            _of_field(field, self.fields) + _standing(judgement, self.generation)
+            for field, judgement in sorted(self.fields.items())
+        )
+
+
+def read_memory_report(redis: Redis, project_id: int, version: str | None) -> MemoryReport | None:
+    """Return what the memory does beside a version; None where that cannot be read, which is logged.
+
+    Args:
+        redis: of the project.
+        project_id: of the project.
+        version: the serving one; None if it is not known.
+    """
+    if version is None:
+        return None
+    try:
+        judgements = read_judgements(redis, project_id, version)
+        return MemoryReport(generation=read_generation(redis, project_id).number, fields=judgements)
+    except (RedisError, CaptionerError, OSError) as problem:
+        logger.info("memory not reported project=%s problem=%s", project_id, problem)
+        return None
+
+
+def memory_json(report: MemoryReport) -> dict[str, Any]:
+    """Return the report for programs."""
+    return asdict(report) | {"is_open": report.is_open, "learned": report.learned}
+
+
+def learned_sentence(judgements: Mapping[str, Judgement]) -> str:
+    """Say what was learned from the last corrections, and what it is worth.
+
+    Args:
+        judgements: of the serving version, by field.
+    """
+    if not judgements:
+        return "The corrections are not compared with the serving version yet. That happens with the next suggestion."
+    sentences = (_of_field(field, judgements) + _learned(judgement) for field, judgement in sorted(judgements.items()))
+    return " ".join(sentences)
+
+
+def _of_field(field: str, judgements: Mapping[str, Judgement]) -> str:
+    """Return the beginning that tells several fields apart."""
+    return f"{field}: " if len(judgements) > 1 else ""
+
+
+def _standing(judgement: Judgement, generation: int) -> str:
+    return f"{judgement.rows} corrections, open, generation {generation}" if judgement.is_open else "closed"
+
+
+def _learned(judgement: Judgement) -> str:
+    if judgement.is_open:
+        used = f"Suggestions for look-alike images use the words of {judgement.rows} corrections."
+        return f"{used} {_worth(judgement.evidence)}"
+    if judgement.rows < FEWEST:
+        return f"Too few corrections so far: {judgement.rows} of {FEWEST}."
+    if judgement.evidence is None:
+        return (
+            "The serving version was trained on nearly all corrections, so they cannot show yet whether their own "
+            "words would make better suggestions."
+        )
+    return _hindrance(judgement.evidence)
+
+
+def _worth(evidence: Evidence | None) -> str:
+    if evidence is None:
+        return (
+            "An earlier comparison with the decoder alone spoke for that. The serving version was trained on nearly "
+            "all of the corrections, so they cannot be compared with it yet."
+        )
+    measured = f"(leave-one-out, {evidence.corrections} images: in {evidence.gains_in:.0%} of random samples)"
+    if evidence.gain > 0:
+        return f"Compared with the decoder alone, they are nearer to what annotators wrote {measured}."
+    return (
+        "The decoder does not know images of this kind. It is not clear yet that the suggestions are nearer to what "
+        f"annotators wrote than those of the decoder alone {measured}."
+    )
+
+
+def _hindrance(evidence: Evidence) -> str:
+    """Say why the memory is closed. If a perfect gain would not open it, its captions say nothing about the images."""
+    if not replace(evidence, gains_in=1.0).speaks_for_memory:
+        return (
+            "The captions do not clearly describe their own images better than shuffled captions would, so they are "
+            "not used."
+        )
+    return (
+        "Nothing to learn here yet: captions of look-alike images are not clearly nearer to what annotators wrote than "
+        "the captions of the decoder alone."
+    )
