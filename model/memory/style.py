@@ -14,7 +14,7 @@ use different words in different places anyway.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from statistics import median
@@ -39,12 +39,12 @@ FEWEST_ONE_WORD = 10
 
 FEWEST_EXPECTED = 1.0
 """How often the decoder must have expected the word that annotators do not write."""
-MIN_AT_PLACE = 0.05
+MIN_AT_PLACE = 0.1
 """Mean probability that the decoder must give to the word that it expects instead of theirs."""
 MOST_TIMES = 2.0
 """A word in most captions of annotators must not be more frequent than so many times the word that it stands for. It
 may be there for another reason, such as "picture" in "a picture of a man"."""
-MIN_EVIDENCE = 12.0
+MIN_EVIDENCE = 14.0
 """Log-likelihood ratio, in nats, against captions with the word counts that the decoder expects. House styles had 13
 or more from three corrections on; captions without any house style had 7 at most in 48 sets of 10 to 128."""
 SMALLEST_EXPECTED = 0.001
@@ -141,7 +141,8 @@ def _beginning_rule(theirs: Sequence[str], ours: Sequence[str]) -> StyleRule | N
     for beginning in _common_beginnings(theirs):
         support = sum(_begins(their, beginning) for their in theirs)
         least = MIN_SUPPORT if " " in beginning else FEWEST_ONE_WORD
-        if support < least or sum(_begins(our, beginning) for our in ours) > HARDLY * len(ours):
+        # "there is a" would become "there is a a man": its last word belongs to what comes after the beginning.
+        if support < least or any(_share_begun(ours, words) > HARDLY for words in (beginning, beginning.split()[-1])):
             continue
         saved = [
             _saved_by_beginning(our, _begun(our, beginning), their) for our, their in zip(ours, theirs, strict=True)
@@ -199,6 +200,10 @@ def _begins(caption: str, beginning: str) -> bool:
     return caption.casefold().startswith(beginning.casefold() + " ")
 
 
+def _share_begun(captions: Sequence[str], beginning: str) -> float:
+    return sum(_begins(caption, beginning) for caption in captions) / len(captions)
+
+
 def _begun(caption: str, beginning: str) -> str:
     if _begins(caption, beginning):
         return caption
@@ -239,27 +244,47 @@ class _Pair:
 
     before: str
     after: str
-    fit: float
-    """How exclusively the one is expected at the places of the other, 0 to 1."""
-    evidence: float
-    """Log-likelihood ratio of both counts, in nats."""
+    at_places: Mapping[str, float]
+    """How often each word is expected at the places of `after`."""
+    is_reliable: bool
+    """The counts of both words are far from the expected ones, and `before` is probable enough."""
+
+    @property
+    def there(self) -> float:
+        """How often `before` is expected at the places of `after`."""
+        return self.at_places[self.before]
+
+    def is_likeliest(self, replaced: Collection[str]) -> bool:
+        """Say whether no word is expected more, except words that have another replacement."""
+        return all(expected <= self.there for word, expected in self.at_places.items() if word not in replaced)
 
 
 def _word_rules(theirs: Sequence[str], ours: Sequence[str], expected: Sequence[Expected]) -> list[StyleRule]:
     """Return a rule for each word that stands for another; no word is in two rules."""
-    if not _is_known(expected):
-        return []
-    rules = []
-    taken: set[str] = set()
-    for pair in sorted(_pairs(expected, ours), key=lambda pair: -pair.fit):
-        if not taken.isdisjoint((pair.before, pair.after)):
+    rules: list[StyleRule] = []
+    pairs = sorted(_pairs(expected, ours), key=lambda pair: -pair.there) if _is_known(expected) else []
+    while rule := _next_rule(pairs, theirs, ours, {rule.before for rule in rules}):
+        rules.append(rule)
+        pairs = [pair for pair in pairs if {pair.before, pair.after}.isdisjoint((rule.before, rule.after.casefold()))]
+    return rules
+
+
+def _next_rule(
+    pairs: Iterable[_Pair], theirs: Sequence[str], ours: Sequence[str], replaced: Collection[str]
+) -> StyleRule | None:
+    """Return the first reliable rule. Each word of ours is tried with the word at whose places it is expected most."""
+    tried: set[str] = set()
+    for pair in pairs:
+        if pair.before in tried:
             continue
-        taken |= {pair.before, pair.after}
+        tried.add(pair.before)
+        if not (pair.is_reliable and pair.is_likeliest(replaced)):
+            continue
         rule = _word_rule(pair, theirs)
         saved = _saved_edits(theirs, ours, [restyle(our, [rule]) for our in ours])
-        if pair.evidence >= MIN_EVIDENCE and rule.support >= MIN_SHARE * rule.applicable and _helps(saved):
-            rules.append(rule)
-    return rules
+        if rule.support >= MIN_SHARE * rule.applicable and _helps(saved):
+            return rule
+    return None
 
 
 def _is_known(expected: Sequence[Expected]) -> bool:
@@ -281,22 +306,19 @@ def _pairs(expected: Sequence[Expected], ours: Sequence[str]) -> Iterator[_Pair]
             likely[other] += probability
             at_places[place.word][other] += probability
     for after, others in at_places.items():
-        if captions[after] < MIN_SUPPORT or likely[after] > HARDLY * written[after]:
+        if likely[after] > HARDLY * written[after]:
             continue
         for before, there in others.items():
-            is_missed = likely[before] >= FEWEST_EXPECTED and written[before] <= HARDLY * likely[before]
-            as_often = MOST_TIMES * max(likely[before], our_captions[before])
-            if (
-                is_missed
-                and captions[after] <= max(as_often, len(expected) / 2)
+            if likely[before] < FEWEST_EXPECTED or written[before] > HARDLY * likely[before]:
+                continue
+            evidence = _surprise(written[after], likely[after]) + _surprise(written[before], likely[before])
+            as_often = max(MOST_TIMES * max(likely[before], our_captions[before]), len(expected) / 2)
+            is_reliable = (
+                MIN_SUPPORT <= captions[after] <= as_often
+                and evidence >= MIN_EVIDENCE
                 and there >= MIN_AT_PLACE * written[after]
-            ):
-                yield _Pair(
-                    before=before,
-                    after=after,
-                    fit=there**2 / (written[after] * likely[before]),
-                    evidence=_surprise(written[after], likely[after]) + _surprise(written[before], likely[before]),
-                )
+            )
+            yield _Pair(before=before, after=after, at_places=others, is_reliable=is_reliable)
 
 
 def _surprise(count: int, expected: float) -> float:
