@@ -9,51 +9,28 @@ use different words in different places anyway.
     word           a word of theirs that the decoder does not expect, for one that it expects and they do not write
 
     our and their captions -> rules of form -> their captions in our form -> what the decoder expects at their words
-                           -> word rules -> the rules that bring our captions nearer to theirs
+                           -> word rules (model/memory/word_pairs.py) that save word edits
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
-from statistics import mean
 from typing import Literal
 
 from model.memory.expected_words import Expected
+from model.memory.word_pairs import HARDLY, MIN_SUPPORT, WordPair, find_pairs, is_known
 from model.metrics.scores import word_edits
 from model.metrics.words import metric_words
 
 COMPARED = 128
 """The newest corrections that are compared."""
-MIN_SUPPORT = 3
-"""Corrections that must show a rule; two may be chance."""
 MIN_SHARE = 0.8
 """Share of the corrections concerned that a rule must suit; the others may be mistakes."""
-HARDLY = 0.1
-"""Share of captions below which we say that people or the decoder hardly ever write something."""
 MAX_BEGINNING = 8
 """Words of the longest beginning that is looked for."""
 FEWEST_ONE_WORD = 10
 """Corrections that must show a beginning of one word: with fewer, "The" may be chance."""
-
-FEWEST_EXPECTED = 1.5
-"""How often the decoder must have expected the word that annotators do not write."""
-MIN_AT_PLACE = 0.1
-"""Mean probability that the decoder must give to the word that it expects instead of theirs."""
-MOST_TIMES = 2.0
-"""A word in most captions of annotators must not be more frequent than so many times the word that it stands for. It
-may be there for another reason, such as "picture" in "a picture of a man"."""
-MIN_EVIDENCE = 14.0
-"""Log-likelihood ratio, in nats, against captions with the word counts that the decoder expects."""
-CERTAIN_EVIDENCE = 40.0
-"""Plain captions reached 25 in 480 sets of 3 to 128."""
-SMALLEST_EXPECTED = 0.001
-"""Of a word that the decoder never expects."""
-MOST_LOSS = 4.4
-"""Mean loss of their words in nats, above which the decoder does not know such images. In sets of 20 it was 3.2 to 3.9
-on photos of the bundle's kind, with and without a house style, 3.8 to 4.2 on photos of a wider world, and 4.6 to 5.4 on
-aerial photos, flowers and product photos."""
 
 Kind = Literal["begins with", "first letter", "last sign", "word"]
 SMALL, CAPITAL = "small", "capital"
@@ -240,37 +217,13 @@ def _ended(caption: str, before: str, after: str) -> str:
 # Words
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """A word that we expect and annotators do not write, and the word that they may write for it."""
-
-    before: str
-    after: str
-    at_places: Mapping[str, float]
-    """How often each word is expected at the places of `after`."""
-    fits: Mapping[str, float]
-    """How exclusively each word that annotators do not write is expected there, 0 to 1."""
-    is_reliable: bool
-    """The counts of both words are far from the expected ones, and `before` is probable enough."""
-    is_certain: bool
-    """The counts are very far from them."""
-
-    @property
-    def there(self) -> float:
-        """How often `before` is expected at the places of `after`."""
-        return self.at_places[self.before]
-
-    def is_likeliest(self, replaced: Collection[str]) -> bool:
-        """Say whether no other word suits the places better, except words that have another replacement."""
-        fits_best = all(fit <= self.fits[self.before] for word, fit in self.fits.items() if word not in replaced)
-        is_expected_most = all(count <= self.there for word, count in self.at_places.items() if word not in replaced)
-        return fits_best and (is_expected_most or self.is_certain)
-
-
 def _word_rules(theirs: Sequence[str], ours: Sequence[str], expected: Sequence[Expected]) -> list[StyleRule]:
     """Return a rule for each word that stands for another; no word is in two rules."""
+    if not is_known(expected):
+        return []
     rules: list[StyleRule] = []
-    pairs = sorted(_pairs(expected, ours), key=lambda pair: -pair.there) if _is_known(expected) else []
+    our_captions = Counter(word for our in ours for word in {*_words(our)})
+    pairs = sorted(find_pairs(expected, our_captions), key=lambda pair: -pair.there)
     while rule := _next_rule(pairs, theirs, ours, {rule.before for rule in rules}):
         rules.append(rule)
         pairs = [pair for pair in pairs if {pair.before, pair.after}.isdisjoint((rule.before, rule.after.casefold()))]
@@ -278,7 +231,7 @@ def _word_rules(theirs: Sequence[str], ours: Sequence[str], expected: Sequence[E
 
 
 def _next_rule(
-    pairs: Iterable[_Pair], theirs: Sequence[str], ours: Sequence[str], replaced: Collection[str]
+    pairs: Iterable[WordPair], theirs: Sequence[str], ours: Sequence[str], replaced: Collection[str]
 ) -> StyleRule | None:
     """Return the first reliable rule. Each word of ours is tried with the word at whose places it is expected most."""
     tried: set[str] = set()
@@ -295,57 +248,7 @@ def _next_rule(
     return None
 
 
-def _is_known(expected: Sequence[Expected]) -> bool:
-    """Say whether the decoder knows such images, by how well it expects the words of their captions."""
-    losses = [-log(max(word.probability, SMALLEST_EXPECTED)) for caption in expected for word in caption]
-    return bool(losses) and mean(losses) <= MOST_LOSS
-
-
-def _pairs(expected: Sequence[Expected], ours: Sequence[str]) -> Iterator[_Pair]:
-    """Yield each word of theirs that is hardly expected with each word that is expected there and hardly written."""
-    our_captions = Counter(word for caption in ours for word in {*_words(caption)})
-    written = Counter(word.word for caption in expected for word in caption)
-    captions = Counter(word for caption in expected for word in {word.word for word in caption})
-    likely: dict[str, float] = defaultdict(float)
-    at_places: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for place in (word for caption in expected for word in caption):
-        likely[place.word] += place.probability
-        for other, probability in place.instead.items():
-            likely[other] += probability
-            at_places[place.word][other] += probability
-    for after, others in at_places.items():
-        if likely[after] > HARDLY * written[after]:
-            continue
-        fits = {
-            word: there**2 / (written[after] * likely[word])
-            for word, there in others.items()
-            if likely[word] >= FEWEST_EXPECTED and written[word] <= HARDLY * likely[word]
-        }
-        for before in fits:
-            evidence = _surprise(written[after], likely[after]) + _surprise(written[before], likely[before])
-            as_often = max(MOST_TIMES * max(likely[before], our_captions[before]), len(expected) / 2)
-            is_reliable = (
-                MIN_SUPPORT <= captions[after] <= as_often
-                and evidence >= MIN_EVIDENCE
-                and others[before] >= MIN_AT_PLACE * written[after]
-            )
-            yield _Pair(
-                before=before,
-                after=after,
-                at_places=others,
-                fits=fits,
-                is_reliable=is_reliable,
-                is_certain=evidence >= CERTAIN_EVIDENCE,
-            )
-
-
-def _surprise(count: int, expected: float) -> float:
-    """Return the log-likelihood ratio of a count against the expected one (Poisson), in nats."""
-    expected = max(expected, SMALLEST_EXPECTED)
-    return (count * log(count / expected) if count else 0.0) - (count - expected)
-
-
-def _word_rule(pair: _Pair, theirs: Sequence[str]) -> StyleRule:
+def _word_rule(pair: WordPair, theirs: Sequence[str]) -> StyleRule:
     forms = [_WORD.findall(caption) for caption in theirs]
     with_after = [{*_words(caption)} for caption in theirs]
     support = sum(pair.after in words for words in with_after)
