@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from redis import Redis, RedisError
 
 from backend.captioning.serving_versions import ServingCaptioners
+from backend.captioning.style import ProjectStyle
 from backend.images.task_images import TaskImage
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Captioner
@@ -40,6 +41,7 @@ from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
 from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
 from model.memory.index import MemoryIndex, Nearest, Row
+from model.memory.style import StyleRule, restyle
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
 from model.vision.features import FeatureStore
@@ -82,6 +84,8 @@ class Judgement:
     limit: float
     """Images that are less like every corrected image are of another kind: the decoder suggests alone."""
     evidence: Evidence | None = None
+    style: tuple[StyleRule, ...] = ()
+    """The wording of the project. It is applied to the decoder's captions, also while the memory is closed."""
 
 
 class ProjectMemory:
@@ -90,6 +94,7 @@ class ProjectMemory:
     def __init__(self, redis: Redis, project_id: int, space: VectorSpace, features: FeatureStore) -> None:
         self.redis, self.project_id = redis, project_id
         self._space, self._features = space, features
+        self._style = ProjectStyle(redis, project_id, self._stored_features)
         self._lock = threading.RLock()
         self._background: threading.Thread | None = None
         self._reset()
@@ -104,7 +109,7 @@ class ProjectMemory:
 
     def label(self, version: str) -> str:
         """Return what Label Studio is told as the model version."""
-        is_open = any(judgement.is_open for judgement in self._judgements.get(version, {}).values())
+        is_open = any(judgement.is_open or judgement.style for judgement in self._judgements.get(version, {}).values())
         return label_of(version, self._generation if is_open else None)
 
     def prepare(self, captioner: Captioner, judged: Callable[[], frozenset[str]], options: DecodingOptions) -> None:
@@ -119,6 +124,7 @@ class ProjectMemory:
             RedisError: Redis does not answer.
         """
         with self._lock:
+            self._style.refresh()
             if not self._read(READ_AT_ONCE) or not self._judge(captioner, judged, options, DECODED_AT_ONCE):
                 self._go_on(captioner, judged, options)
 
@@ -127,6 +133,12 @@ class ProjectMemory:
         thread = self._background
         if thread is not None:
             thread.join()
+
+    def restyle(self, control: str, decoded: Sequence[SuggestedCaption], version: str) -> Sequence[SuggestedCaption]:
+        """Return the decoder's captions for a field in the wording of the project."""
+        with self._lock:
+            judgement = self._judgements.get(version, {}).get(control)
+            return self._style.restyle(decoded, judgement.style) if judgement and judgement.style else decoded
 
     def recall(
         self, image: TaskImage, task_id: int, decoded: Sequence[SuggestedCaption], version: str, count: int
@@ -310,15 +322,16 @@ class ProjectMemory:
         before: Judgement | None,
     ) -> Judgement:
         rows = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
+        style = self._style.find(newest.rows, decoded, captioner)
         if len(rows) < FEWEST:
             # The version was trained on nearly all of them, so they say nothing about it.
             is_open = before is not None and before.is_open and len(index) >= FEWEST
             limit = before.limit if before else 1.0
-            return Judgement(generation=self._generation, rows=len(index), is_open=is_open, limit=limit)
+            return Judgement(generation=self._generation, rows=len(index), is_open=is_open, limit=limit, style=style)
         evidence = weigh_evidence(
             newest.vectors[rows],
             [metric_words(newest.rows[place].caption) for place in rows],
-            [[metric_words(text) for text in decoded[newest.rows[place].image_key]] for place in rows],
+            [[metric_words(restyle(text, style)) for text in decoded[newest.rows[place].image_key]] for place in rows],
             _vocabulary(captioner),
         )
         outcome = (self.project_id, len(index), evidence.speaks_for_memory, evidence)
@@ -329,6 +342,7 @@ class ProjectMemory:
             is_open=evidence.speaks_for_memory,
             limit=likeness_limit(newest.vectors),
             evidence=evidence,
+            style=style,
         )
 
     def _decoded(
@@ -410,7 +424,9 @@ class Memories:
         """Return what Label Studio is told as the model version; nothing is loaded."""
         try:
             text = self._redis.hget(key("memory", project_id), version)
-            if text is None or not any(values["is_open"] for values in json.loads(text).values()):
+            if text is None or not any(
+                values["is_open"] or values.get("style") for values in json.loads(text).values()
+            ):
                 return version
             return label_of(version, read_generation(self._redis, project_id).number)
         except (RedisError, ValueError, TypeError, KeyError, AttributeError):
@@ -457,4 +473,5 @@ def _vocabulary(captioner: Captioner) -> frozenset[str]:
 
 def _parse_judgement(values: Mapping[str, Any]) -> Judgement:
     evidence = values["evidence"]
-    return Judgement(**{**values, "evidence": Evidence(**evidence) if evidence else None})
+    style = tuple(StyleRule(**rule) for rule in values.get("style", ()))
+    return Judgement(**{**values, "evidence": Evidence(**evidence) if evidence else None, "style": style})

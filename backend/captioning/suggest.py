@@ -133,6 +133,7 @@ class Suggester:
             for task_id, image in placed:
                 captions: Sequence[SuggestedCaption] = decoded[image.image_key]
                 if memory is not None:
+                    captions = memory.restyle(image.control.from_name, captions, captioner.version)
                     captions = memory.recall(image, task_id, captions, captioner.version, count)
                 chosen[task_id, image.control.from_name] = captions[:count]
         return chosen
