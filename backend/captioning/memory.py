@@ -1,113 +1,75 @@
-"""The memory of each project in this process: what annotators wrote for look-alike images, from the next suggestion on.
+"""The memory of a project in this process: what annotators wrote for look-alike images, from the next suggestion on.
 
     Redis (captions, by generation) -> rows with the vectors of their images -> judged by each other -> open or closed
 
 Every prediction asks Redis for the project's generation and reads only what changed since. So a correction that is
 changed, excluded or deleted leaves the memory with the next prediction, in every process. A closed memory changes
-nothing at all. The rows depend on the bundle only. The judgement depends on the serving version, and is made anew in
-the background when another version serves.
-
-    captioner:vectors:<project>:<space>     hash   image key -> vector in half precision
-    captioner:decoded:<project>:<version>   hash   image key -> the decoder's captions as JSON, best first
-    captioner:memory:<project>              hash   version -> Judgement as JSON
-    captioner:suggested:<project>           hash   task id -> field, image key, corrections that spoke for its caption
-    captioner:refreshed:<project>           text   generation up to which stored suggestions of look-alikes were renewed
-
-The first three are made again when they are gone or damaged.
-
-Shapes:  P image regions   D feature size   V length of a vector
+nothing at all. The rows depend on the bundle only. The judgement depends on the serving version; when another version
+serves, the earlier judgement holds until the new one is made in the background.
 """
 
 import heapq
-import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from redis import Redis, RedisError
-from rq.utils import as_text
 
-from backend.captioning.serving_versions import ServingCaptioners
+from backend.captioning.image_vectors import ImageVectors
+from backend.captioning.judgement import (
+    Judgement,
+    have_effect,
+    read_earlier_judgements,
+    read_judgements,
+    write_judgements,
+)
+from backend.captioning.look_alikes import LookAlikes
+from backend.captioning.style import ProjectStyle
 from backend.images.task_images import TaskImage
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
-from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
+from model.memory.evidence import FEWEST, JUDGED, likeness_limit, weigh_evidence
 from model.memory.index import MemoryIndex, Nearest, Row
+from model.memory.style import restyle
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
-from model.store import Store
 from model.vision.features import FeatureStore
-from model.vision.files import in_batches
 from worker.feedback.caption_changes import Generation, read_changes, read_generation
 from worker.feedback.record import Correction, state_of
-from worker.feedback.script import key
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
 from worker.policy import FIRST_IMAGES, is_held_out_of_memory
-from worker.queue.backend_jobs import enqueue_refresh, schedule_look_alikes
-from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-KEPT_S = 30 * 24 * 3600
-"""Vectors and decoded captions that nobody has asked for so long are made again when they are needed."""
-LOADED_MEMORIES = 16
 READ_AT_ONCE = 1000
 """Changes that a prediction reads itself. More are read in the background; until then the decoder suggests alone."""
 DECODED_AT_ONCE = 8
 """Images that a prediction decodes itself to judge the memory; more are decoded in the background."""
-DECODER_BATCH = 16
-DECODER_CAPTIONS = 3
-"""Captions of the decoder, at least, that the memory chooses among."""
 RETRIED = 50
 """Corrections without stored features that are looked at again with each prediction."""
 MOST_CHANGES = 20
 """After so many changes the memory is judged again; a small memory sooner."""
-ALIKE_REFRESHED = 25
-"""Tasks whose stored suggestions are renewed for each changed correction."""
-MOST_REFRESHED = 500
-"""Tasks whose stored suggestions are renewed at a time."""
 LIKE = 3
 """Corrected images that are named as the reason for a caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """Whether the memory of one field may speak."""
+class Serving:
+    """The version that serves, as a memory is compared with it."""
 
-    generation: int
-    """Of the corrections that were judged."""
-    rows: int
-    is_open: bool
-    limit: float
-    """Images that are less like every corrected image are of another kind: the decoder suggests alone."""
-    evidence: Evidence | None = None
-
-
-def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
-    """Return the stored judgements beside a version, by field; none where they are damaged.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    text = redis.hget(key("memory", project_id), version)
-    try:
-        return {control: _parse_judgement(values) for control, values in json.loads(text or "{}").items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as problem:
-        logger.warning("judgement of the memory not read project=%s problem=%s", project_id, problem)
-        return {}
+    captioner: Captioner
+    options: DecodingOptions
+    trained_states: Callable[[], frozenset[str]]
+    """Returns the states of the corrections that the version was trained on."""
 
 
 class ProjectMemory:
@@ -124,12 +86,21 @@ class ProjectMemory:
         """Begin empty; the first `prepare` reads.
 
         Args:
-            turned: is called with project and version when the memory opens or closes.
+            redis: holds the corrections.
+            project_id: Label Studio's.
+            space: makes the vectors of images.
+            features: of images.
+            turned: is called with project and version when the memory begins or ceases to have an effect.
         """
         self.redis, self.project_id = redis, project_id
-        self._space, self._features, self._turned = space, features, turned
+        self.vectors = ImageVectors(redis, project_id, space, features)
+        self.tasks = LookAlikes(redis, project_id, self.vectors)
+        self._turned = turned
+        self._style = ProjectStyle(redis, project_id, self.vectors.features)
         self._lock = threading.RLock()
         self._background: threading.Thread | None = None
+        self._is_behind = False
+        """Many changes are being read in the background."""
         self._reset()
 
     @property
@@ -144,27 +115,27 @@ class ProjectMemory:
             return frozenset(name for index in self._indexes.values() for name in index.names)
 
     def is_open(self, version: str) -> bool:
-        """Say whether the memory may speak in any field, beside this version."""
-        return any(judgement.is_open for judgement in self._judgements.get(version, {}).values())
+        """Say whether the memory changes suggestions in any field, beside this version."""
+        return not self._is_behind and have_effect(self._judgements.get(version, {}).values())
 
     def label(self, version: str) -> str:
         """Return what Label Studio is told as the model version."""
         return label_of(version, self._generation if self.is_open(version) else None)
 
-    def prepare(self, captioner: Captioner, judged: Callable[[], frozenset[str]], options: DecodingOptions) -> None:
+    def prepare(self, serving: Serving) -> None:
         """Read what changed, and judge again if enough did. What takes long goes on in the background.
-
-        Args:
-            captioner: of the serving version.
-            judged: returns the states of the corrections that the version was trained on.
-            options: of the decoder.
 
         Raises:
             RedisError: Redis does not answer.
         """
+        if self._is_behind:
+            return
         with self._lock:
-            if not self._read(READ_AT_ONCE) or not self._judge(captioner, judged, options, DECODED_AT_ONCE):
-                self._go_on(captioner, judged, options)
+            self._style.refresh()
+            if not self._read(READ_AT_ONCE):
+                self._is_behind = True
+            if self._is_behind or not self._judge(serving, DECODED_AT_ONCE):
+                self._go_on(serving)
 
     def recall(
         self, image: TaskImage, task_id: int, decoded: Sequence[SuggestedCaption], version: str, count: int
@@ -178,105 +149,41 @@ class ProjectMemory:
             version: of the decoder.
             count: number of captions.
         """
-        control = image.control.from_name
+        field = image.control.from_name
+        if self._is_behind:
+            return decoded
         with self._lock:
-            index, judgement = self._indexes.get(control), self._judgements.get(version, {}).get(control)
-            if index is None or judgement is None or not judgement.is_open:
+            index, judgement = self._indexes.get(field), self._judgements.get(version, {}).get(field)
+            if index is None or judgement is None:
                 return decoded
-            vector = self._space.vectors([image.features])[0].astype(np.float32)
+            if judgement.style:
+                decoded = self._style.restyle(decoded, judgement.style)
+            if not judgement.is_open:
+                return decoded
+            vector = self.vectors.space.vectors([image.features])[0].astype(np.float32)
             nearest = index.nearest(vector, task_id=task_id)
             if not nearest.rows or nearest.cosines[0] < judgement.limit:
                 return decoded
             return _choose(vector, nearest, decoded, index, count)
 
-    def note(self, suggested: Mapping[int, tuple[TaskImage, tuple[str, ...]]]) -> None:
-        """Remember for which tasks and images there are suggestions, so that those of look-alikes can be renewed.
-
-        Args:
-            suggested: by task its image, and the names of the corrections that spoke for its suggestion.
-
-        Raises:
-            RedisError: Redis does not answer.
-        """
-        if not suggested:
-            return
-        vectors = self._space.vectors([image.features for image, _ in suggested.values()])
-        parts: list[bytes | str] = []
-        for vector, (image, _) in zip(vectors, suggested.values(), strict=True):
-            parts += [image.image_key, vector.tobytes()]
-        places = [
-            part
-            for task_id, (image, like) in suggested.items()
-            for part in (str(task_id), json.dumps([image.control.from_name, image.image_key, *like]))
-        ]
-        with self.redis.pipeline(transaction=False) as pipeline:
-            pipeline.hset(self._vectors_key, items=parts)
-            pipeline.expire(self._vectors_key, KEPT_S)
-            pipeline.hset(key("suggested", self.project_id), items=places)
-            pipeline.execute()
-
     def look_alikes(self, version: str) -> tuple[list[int], int]:
-        """Return the tasks whose suggestions may have changed since they were renewed last, and the generation now.
-
-        These are the tasks for whose suggestion a changed correction spoke, and those whose images are most like a
-        corrected one.
-
-        Args:
-            version: of the decoder.
+        """Return the tasks whose stored suggestions may have changed, and the generation of the corrections.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        before = int(self.redis.get(self._refreshed_key) or 0)
-        found: Any = self.redis.zrangebyscore(key("latest", self.project_id), f"({before}", f"{self._generation}")
-        changed = {as_text(name) for name in found}
-        stored = self.redis.hgetall(key("suggested", self.project_id))
-        suggested = {int(task_id): json.loads(text) for task_id, text in stored.items()}
-        tasks = {task_id for task_id, (_, _, *like) in suggested.items() if not changed.isdisjoint(like)}
         with self._lock:
-            for control, index in self._indexes.items():
-                judgement = self._judgements.get(version, {}).get(control)
-                if judgement is None or not judgement.is_open:
-                    continue
-                images = {task_id: image_key for task_id, (of, image_key, *_) in suggested.items() if of == control}
-                tasks |= self._most_alike(index, changed, images, judgement.limit)
-        return sorted(tasks)[:MOST_REFRESHED], self._generation
-
-    def mark_refreshed(self, generation: int, gone: Iterable[int]) -> None:
-        """Note that stored suggestions are as this generation has them, and that some tasks need none any more."""
-        self.redis.set(self._refreshed_key, generation)
-        if task_ids := [str(task_id) for task_id in gone]:
-            self.redis.hdel(key("suggested", self.project_id), *task_ids)
-
-    def _most_alike(self, index: MemoryIndex, changed: set[str], images: Mapping[int, str], limit: float) -> set[int]:
-        """Return for each changed correction the tasks whose images are most like its image."""
-        rows = index.vectors_of(changed)
-        vectors = self._vectors_of(images.values())
-        known = [task_id for task_id, image_key in images.items() if image_key in vectors]
-        if not len(rows) or not known:
-            return set()
-        cosines = rows.astype(np.float32) @ np.stack([vectors[images[t]] for t in known]).astype(np.float32).T
-        nearest = np.argsort(-cosines, axis=1)[:, :ALIKE_REFRESHED]
-        return {
-            known[place]
-            for row, places in zip(cosines, nearest, strict=True)
-            for place in places
-            if row[place] >= limit
-        }
-
-    @property
-    def _vectors_key(self) -> str:
-        return f"{key('vectors', self.project_id)}:{self._space.name}"
-
-    @property
-    def _refreshed_key(self) -> str:
-        return key("refreshed", self.project_id)
+            found = self.tasks.find(self._indexes, self._judgements.get(version, {}), self._generation)
+            return found, self._generation
 
     def _reset(self) -> None:
+        self._is_behind = False
         self._generation = 0
+        self._first: frozenset[int] = frozenset()
+        """Ids of the first annotations: no image of theirs is held out."""
         self._names: set[str] = set()
-        self._captions: dict[str, tuple[int, str]] = {}
-        """Annotation id and field of each correction that has a caption."""
+        self._annotations: dict[str, int] = {}
+        """Annotation of each correction that has a caption."""
         self._held_out: dict[str, Correction] = {}
         self._without_vector: OrderedDict[str, Correction] = OrderedDict()
         self._indexes: dict[str, MemoryIndex] = {}
@@ -284,12 +191,12 @@ class ProjectMemory:
 
     # Reading
 
-    def _read(self, most: int | None) -> bool:
+    def _read(self, most: int) -> bool:
         """Read what changed; False when there is more than this many changes left to read."""
         generation = read_generation(self.redis, self.project_id)
         if generation.number < self._generation or generation.names < len(self._names):
             self._reset()  # Redis lost its data, and what came since has the same generations
-        if most is not None and generation.number - self._generation > most and generation.names > most:
+        if generation.number - self._generation > most and generation.names > most:
             return False
         while self._generation < generation.number:
             self._read_some(generation)
@@ -301,45 +208,40 @@ class ProjectMemory:
         for name, correction in changes.captions.items():
             self._forget(name)
             if correction is not None:
-                self._captions[name] = (correction.annotation_id, correction.control)
-        first = self._first_annotations()
+                self._annotations[name] = correction.annotation_id
+        last = max(self._first, default=0)
+        if len(self._first) < FIRST_IMAGES or any(_annotation_of(name) <= last for name in changes.captions):
+            self._first = frozenset(heapq.nsmallest(FIRST_IMAGES, set(self._annotations.values())))
         wanted = [correction for correction in changes.captions.values() if correction is not None]
         self._held_out |= {c.name: c for c in wanted if c.image_key and is_held_out_of_memory(c.image_key)}
-        self._add([c for c in wanted if c.name not in self._held_out])
-        of_first = {name for name in self._held_out if self._captions[name][0] in first}
+        self._add([correction for correction in wanted if correction.name not in self._held_out])
         for name, correction in self._held_out.items():
-            if name not in of_first:
+            if correction.annotation_id not in self._first:
                 self._drop_row(name)
             elif name in changes.captions or not self._has_row(name):
                 self._add([correction])
         self._names |= changes.captions.keys()
         self._generation = max(changes.up_to, generation.number if changes.is_all else 0)
 
-    def _first_annotations(self) -> frozenset[int]:
-        """Return the ids of the first annotations: no image of theirs is held out."""
-        return frozenset(heapq.nsmallest(FIRST_IMAGES, {number for number, _ in self._captions.values()}))
-
     def _add(self, corrections: Sequence[Correction]) -> None:
-        usable = [
-            c for c in corrections if c.image_key and len(c.caption) <= MAX_CHARACTERS and metric_words(c.caption)
-        ]
-        vectors = self._vectors_of([str(correction.image_key) for correction in usable])
+        usable = [c for c in corrections if c.image_key and len(c.caption) <= MAX_CHARACTERS]
+        vectors = self.vectors.find(str(correction.image_key) for correction in usable)
         for correction in usable:
             vector = vectors.get(str(correction.image_key))
             if vector is None:
                 self._without_vector[correction.name] = correction
                 continue
-            index = self._indexes.setdefault(correction.control, MemoryIndex(self._space.length))
-            index.add(
-                Row(
-                    name=correction.name,
-                    image_key=str(correction.image_key),
-                    task_id=correction.task_id,
-                    updated_at=correction.updated_at,
-                    caption=correction.caption,
-                ),
-                vector,
+            row = Row(
+                name=correction.name,
+                image_key=str(correction.image_key),
+                task_id=correction.task_id,
+                updated_at=correction.updated_at,
+                caption=correction.caption,
             )
+            self._index(correction.control).add(row, vector)
+
+    def _index(self, field: str) -> MemoryIndex:
+        return self._indexes.setdefault(field, MemoryIndex(self.vectors.space.length))
 
     def _retry(self) -> None:
         """Look again for features that were not stored yet."""
@@ -349,7 +251,7 @@ class ProjectMemory:
 
     def _forget(self, name: str) -> None:
         self._drop_row(name)
-        self._captions.pop(name, None)
+        self._annotations.pop(name, None)
         self._held_out.pop(name, None)
         self._without_vector.pop(name, None)
 
@@ -360,231 +262,111 @@ class ProjectMemory:
     def _has_row(self, name: str) -> bool:
         return name in self._without_vector or any(name in index for index in self._indexes.values())
 
-    def _vectors_of(self, image_keys: Iterable[str]) -> dict[str, NDArray[np.float16]]:
-        """Return the vectors of images whose features are or were stored; new ones are kept."""
-        wanted = list(dict.fromkeys(image_keys))
-        if not wanted:
-            return {}
-        stored = self.redis.hmget(self._vectors_key, wanted)
-        found = {
-            image_key: np.frombuffer(cast(bytes, content), np.float16)
-            for image_key, content in zip(wanted, stored, strict=True)
-            if content is not None and len(content) == 2 * self._space.length
-        }
-        features = {image_key: self._stored_features(image_key) for image_key in wanted if image_key not in found}
-        present = {image_key: values for image_key, values in features.items() if values is not None}
-        computed = dict(zip(present, self._space.vectors(list(present.values())), strict=True))
-        if computed:
-            self.redis.hset(self._vectors_key, mapping={name: vector.tobytes() for name, vector in computed.items()})
-            self.redis.expire(self._vectors_key, KEPT_S)
-        return found | computed
-
-    def _stored_features(self, image_key: str) -> torch.Tensor | None:
-        try:
-            return self._features.get(image_key)
-        except CaptionerError as problem:
-            logger.warning("features not read image_key=%s problem=%s", image_key, problem)
-            return None
-
     # Judging
 
-    def _judge(
-        self,
-        captioner: Captioner,
-        trained: Callable[[], frozenset[str]],
-        options: DecodingOptions,
-        most: int | None,
-    ) -> bool:
+    def _judge(self, serving: Serving, most: int) -> bool:
         """Judge every field whose corrections changed enough; False when more images than `most` must be decoded."""
-        version = captioner.version
-        judgements = self._judgements.setdefault(version, read_judgements(self.redis, self.project_id, version))
-        for control in judgements:
-            self._indexes.setdefault(control, MemoryIndex(self._space.length))
-        due = [control for control, index in self._indexes.items() if self._is_due(judgements.get(control), index)]
+        version = serving.captioner.version
+        judgements = self._judgements_of(version)
+        due = [field for field in judgements.keys() | self._indexes.keys() if self._is_due(judgements, field)]
         if not due:
             return True
         others = read_judgements(self.redis, self.project_id, version)
-        for control in due:
-            index = self._indexes[control]
-            if not self._is_due(others.get(control), index):
-                judgements[control] = others[control]
+        for field in due:
+            if not self._is_due(others, field):
+                judgements[field] = others[field]
                 continue
-            newest = index.newest(JUDGED, partial(_is_unknown, trained()))
-            decoded = self._decoded([row.image_key for row in newest.rows], captioner, options, most)
+            newest = self._judged_rows(field, serving)
+            keys = [row.image_key for row in newest.rows]
+            decoded = self.vectors.decoded(keys, serving.captioner, serving.options, most)
             if decoded is None:
                 return False
-            judgements[control] = self._judged(newest, index, decoded, captioner, judgements.get(control))
-        self._store(version, judgements, was_open=any(judgement.is_open for judgement in others.values()))
+            judgements[field] = self._judgement(field, newest, decoded, serving.captioner, judgements.get(field))
+        write_judgements(self.redis, self.project_id, version, judgements)
+        if have_effect(others.values()) != have_effect(judgements.values()):
+            self._turned(self.project_id, version)
         return True
 
-    def _is_due(self, judgement: Judgement | None, index: MemoryIndex) -> bool:
-        if judgement is None or judgement.generation > self._generation:
-            return True
-        changes = max(self._generation - judgement.generation, abs(len(index) - judgement.rows))
-        return changes >= max(1, min(len(index) // 10, MOST_CHANGES))
+    def _judgements_of(self, version: str) -> dict[str, Judgement]:
+        if version not in self._judgements:
+            stored = read_judgements(self.redis, self.project_id, version)
+            self._judgements[version] = stored or read_earlier_judgements(self.redis, self.project_id)
+        return self._judgements[version]
 
-    def _judged(
+    def _is_due(self, judgements: Mapping[str, Judgement], field: str) -> bool:
+        judgement, rows = judgements.get(field), len(self._index(field))
+        if judgement is None or judgement.generation > self._generation or judgement.generation < 0:
+            return True
+        changes = max(self._generation - judgement.generation, abs(rows - judgement.rows))
+        return changes >= max(1, min(rows // 10, MOST_CHANGES))
+
+    def _judged_rows(self, field: str, serving: Serving) -> Nearest:
+        """Return the newest corrections that the serving version was not trained on."""
+        return self._index(field).newest(JUDGED, partial(_is_unknown, serving.trained_states()))
+
+    def _judgement(
         self,
+        field: str,
         newest: Nearest,
-        index: MemoryIndex,
         decoded: Mapping[str, Sequence[str]],
         captioner: Captioner,
         before: Judgement | None,
     ) -> Judgement:
-        rows = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
-        if len(rows) < FEWEST:
+        places = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
+        rows = len(self._index(field))
+        style = self._style.find(newest.rows, decoded, captioner)
+        if len(places) < FEWEST:
             # The version was trained on nearly all of them, so they say nothing about it.
-            is_open = before is not None and before.is_open and len(index) >= FEWEST
+            is_open = before is not None and before.is_open and rows >= FEWEST
             limit = before.limit if before else 1.0
-            return Judgement(generation=self._generation, rows=len(index), is_open=is_open, limit=limit)
+            return Judgement(generation=self._generation, rows=rows, is_open=is_open, limit=limit, style=style)
+        restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
         evidence = weigh_evidence(
-            newest.vectors[rows],
-            [metric_words(newest.rows[place].caption) for place in rows],
-            [[metric_words(text) for text in decoded[newest.rows[place].image_key]] for place in rows],
+            newest.vectors[places],
+            [metric_words(newest.rows[place].caption) for place in places],
+            [[metric_words(text) for text in texts] for texts in restyled],
             _vocabulary(captioner),
         )
-        outcome = (self.project_id, len(index), evidence.speaks_for_memory, evidence)
-        logger.info("memory judged project=%s rows=%s open=%s evidence=%s", *outcome)
+        outcome = (self.project_id, field, rows, evidence.speaks_for_memory, evidence)
+        logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(
             generation=self._generation,
-            rows=len(index),
+            rows=rows,
             is_open=evidence.speaks_for_memory,
             limit=likeness_limit(newest.vectors),
             evidence=evidence,
+            style=style,
         )
 
-    def _decoded(
-        self, image_keys: Sequence[str], captioner: Captioner, options: DecodingOptions, most: int | None
-    ) -> dict[str, list[str]] | None:
-        """Return the decoder's captions of each image with stored features; None when `most` is too few."""
-        if not image_keys:
-            return {}
-        stored_key = f"{key('decoded', self.project_id)}:{captioner.version}"
-        stored = self.redis.hmget(stored_key, list(image_keys))
-        parsed = {name: _parse_texts(content) for name, content in zip(image_keys, stored, strict=True)}
-        texts = {name: captions for name, captions in parsed.items() if captions}
-        missing = [name for name in image_keys if name not in texts]
-        if most is not None and len(missing) > most:
-            return None
-        features = {name: values for name in missing if (values := self._stored_features(name)) is not None}
-        for names in in_batches(features, DECODER_BATCH):
-            captions = captioner.caption(torch.stack([features[name] for name in names]), options, DECODER_CAPTIONS)
-            texts |= {name: [caption.text for caption in of] for name, of in zip(names, captions, strict=True)}
-        if features:
-            new = [part for name in features for part in (name, json.dumps(texts[name], ensure_ascii=False))]
-            self.redis.hset(stored_key, items=new)
-            self.redis.expire(stored_key, KEPT_S)
-        return texts
+    # In the background
 
-    def _store(self, version: str, judgements: Mapping[str, Judgement], *, was_open: bool) -> None:
-        values = {control: asdict(judgement) for control, judgement in judgements.items()}
-        self.redis.hset(key("memory", self.project_id), version, json.dumps(values, ensure_ascii=False))
-        if was_open != any(judgement.is_open for judgement in judgements.values()):
-            self._turned(self.project_id, version)
-
-    def _go_on(self, captioner: Captioner, judged: Callable[[], frozenset[str]], options: DecodingOptions) -> None:
+    def _go_on(self, serving: Serving) -> None:
+        """Read and judge in the background. Other threads get their turn between parts of the work."""
         if self._background is not None and self._background.is_alive():
             return
-
-        def work() -> None:
-            try:
-                with self._lock:
-                    self._read(None)
-                    self._judge(captioner, judged, options, None)
-            except (RedisError, CaptionerError) as problem:
-                logger.warning("memory not read project=%s problem=%s", self.project_id, problem)
-
-        self._background = threading.Thread(target=work, name=f"memory-{self.project_id}", daemon=True)
+        self._background = threading.Thread(
+            target=self._work, args=(serving,), name=f"memory-{self.project_id}", daemon=True
+        )
         self._background.start()
 
-
-class Memories:
-    """The memories of all projects on one bundle; safe to share between threads."""
-
-    def __init__(self, settings: Settings, redis: Redis, store: Store, captioners: ServingCaptioners) -> None:
-        self._settings, self._redis, self._store, self._captioners = settings, redis, store, captioners
-        self._memories: OrderedDict[int, ProjectMemory] = OrderedDict()
-        self._lock = threading.Lock()
-        self._is_away = False
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="memory")
-        self._renewing: set[int] = set()
-
-    @property
-    def options(self) -> DecodingOptions:
-        """Return the options of the decoder, which the memory is compared with."""
-        return DecodingOptions(beam_size=self._settings.beam_size, alternatives=self._settings.alternatives)
-
-    def open(self, project_id: int, captioner: Captioner) -> ProjectMemory | None:
-        """Return the project's memory as it is now; None where it cannot be read, which is logged once."""
-        registry = self._captioners.registry
+    def _work(self, serving: Serving) -> None:
         try:
-            memory = self._of(project_id)
-            memory.prepare(captioner, lambda: registry.known_states(project_id, captioner.version), self.options)
-        except (RedisError, CaptionerError) as problem:
-            if not self._is_away:
-                logger.warning("the decoder suggests alone, without memory project=%s problem=%s", project_id, problem)
-            self._is_away = True
-            return None
-        self._is_away = False
-        return memory
-
-    def names(self, project_id: int) -> frozenset[str]:
-        """Return the names of the corrections that this process remembers of a project."""
-        with self._lock:
-            memory = self._memories.get(project_id)
-        return memory.names if memory else frozenset()
-
-    def label_of(self, project_id: int, version: str) -> str:
-        """Return what Label Studio is told as the model version. Nothing is loaded; what changed is judged beside."""
-        try:
-            generation = read_generation(self._redis, project_id).number
-            judgements = read_judgements(self._redis, project_id, version)
-        except (RedisError, CaptionerError):
-            return version
-        if generation and all(judgement.generation < generation for judgement in judgements.values()):
-            self.renew_beside(project_id)
-        is_open = any(judgement.is_open for judgement in judgements.values())
-        return label_of(version, generation if is_open else None)
-
-    def renew_beside(self, project_id: int) -> None:
-        """Read and judge what changed in the background, so that the next page finds the memory as it should be."""
-        with self._lock:
-            if project_id in self._renewing or not self._captioners.is_loaded:
-                return
-            self._renewing.add(project_id)
-        self._background.submit(copy_context().run, self._renew, project_id)
-
-    def wait(self) -> None:
-        """Wait until what was begun beside has ended."""
-        self._background.submit(lambda: None).result()
-
-    def _renew(self, project_id: int) -> None:
-        with self._lock:
-            self._renewing.discard(project_id)
-        try:
-            captioner = self._captioners.captioner_for(project_id)
-            memory = self.open(project_id, captioner)
-            if memory is not None and memory.is_open(captioner.version):
-                schedule_look_alikes(self._redis, self._settings, project_id)
-        except (RedisError, CaptionerError) as problem:  # the next prediction tries again
-            logger.warning("memory not renewed project=%s problem=%s", project_id, problem)
-
-    def _of(self, project_id: int) -> ProjectMemory:
-        space, bundle = self._captioners.vector_space(), self._captioners.bundle()
-        features = FeatureStore(self._store, bundle.encoder.fingerprint)
-        with self._lock:
-            memory = self._memories.get(project_id)
-            if memory is None:
-                memory = ProjectMemory(self._redis, project_id, space, features, self._turned)
-                self._memories[project_id] = memory
-            self._memories.move_to_end(project_id)
-            while len(self._memories) > LOADED_MEMORIES:
-                self._memories.popitem(last=False)
-            return memory
-
-    def _turned(self, project_id: int, version: str) -> None:
-        """Let all stored suggestions be made again when a memory opens or closes."""
-        enqueue_refresh(self._redis, self._settings, project_id, version)
+            generation = read_generation(self.redis, self.project_id)
+            while self._generation < generation.number:
+                with self._lock:
+                    self._read_some(generation)
+            with self._lock:
+                fields = list(self._indexes)
+                newest = [self._judged_rows(field, serving) for field in fields]
+            for rows in newest:
+                self.vectors.decoded([row.image_key for row in rows.rows], serving.captioner, serving.options, None)
+            with self._lock:
+                self._judge(serving, len(fields) * JUDGED)
+                self._is_behind = False
+        except (RedisError, CaptionerError) as problem:  # the next prediction begins again
+            logger.warning("memory not read project=%s problem=%s", self.project_id, problem)
+            with self._lock:
+                self._reset()
 
 
 def _choose(
@@ -605,6 +387,10 @@ def _choose(
     return chosen
 
 
+def _annotation_of(name: str) -> int:
+    return int(name.partition("/")[0])
+
+
 def _is_unknown(states: frozenset[str], row: Row) -> bool:
     """Say whether a version that knows these corrections was trained without this one."""
     return state_of(row.name, row.updated_at) not in states
@@ -612,16 +398,3 @@ def _is_unknown(states: frozenset[str], row: Row) -> bool:
 
 def _vocabulary(captioner: Captioner) -> frozenset[str]:
     return frozenset(word for token in captioner.tokenizer.words for word in metric_words(token))
-
-
-def _parse_texts(content: bytes | str | None) -> list[str]:
-    """Return the captions of an image; none if they are damaged."""
-    try:
-        return [str(text) for text in json.loads(content or "[]")]
-    except (ValueError, TypeError):
-        return []
-
-
-def _parse_judgement(values: Mapping[str, Any]) -> Judgement:
-    evidence = values["evidence"]
-    return Judgement(**{**values, "evidence": Evidence(**evidence) if evidence else None})

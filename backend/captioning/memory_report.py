@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis, RedisError
 
-from backend.captioning.memory import Judgement, read_judgements
+from backend.captioning.judgement import Judgement, read_judgements
 from model.errors import CaptionerError
 from model.memory.evidence import FEWEST, Evidence
 from worker.feedback.caption_changes import read_generation

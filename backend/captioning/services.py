@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flask import current_app
 from redis import Redis
 
-from backend.captioning.memory import Memories
+from backend.captioning.memories import Memories
 from backend.captioning.serving_versions import ServingCaptioners
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader

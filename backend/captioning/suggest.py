@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from redis import RedisError
 
-from backend.captioning.memory import DECODER_CAPTIONS, ProjectMemory
+from backend.captioning.image_vectors import DECODER_CAPTIONS
+from backend.captioning.memory import ProjectMemory
 from backend.captioning.services import CaptioningServices
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
@@ -231,7 +232,7 @@ class Suggester:
             if not isinstance(task_images, TaskError) and task_images
         }
         try:
-            memory.note(suggested)
+            memory.tasks.note(suggested)
         except RedisError as problem:  # the annotator still gets the suggestions
             logger.warning("images not noted project=%s problem=%s", self.project_id, problem)
 

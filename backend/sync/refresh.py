@@ -135,7 +135,7 @@ def refresh_look_alikes(
         written = _write(client, suggester, open_tasks, only_changed=True)
         refreshed += written
         on_progress(len(found), len(task_ids))
-    memory.mark_refreshed(generation, set(task_ids) - found)
+    memory.tasks.mark(generation, set(task_ids) - found)
     logger.info("look-alikes refreshed project=%s looked_at=%s refreshed=%s", project_id, len(found), refreshed)
     return RefreshReport(refreshed=refreshed, current=len(found) - refreshed, failed=failed)
 

@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import torch
 
-from backend.captioning.memory import Memories
+from backend.captioning.memories import Memories
 from model.captioner import prefer_fast_products
 from model.metrics.scores import edits_to_nearest, measure
 from model.metrics.words import metric_words

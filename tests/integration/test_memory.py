@@ -15,6 +15,7 @@ from tests.factories import environment_of
 from tests.fake_label_studio import LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import ImageServer, png
 from tests.redis_server import RedisServer
+from tests.workplace import Workplace
 from worker.feedback.feedback_store import FeedbackStore
 from worker.policy import is_held_out_of_memory
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -196,7 +197,8 @@ def test_what_is_gone_or_damaged_is_made_again(
 
     restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
 
-    assert next_captions(restarted, gallery, first=200) == CAPTIONS
+    # A dozen images must be decoded again, which is done beside the requests.
+    Workplace.wait_until(lambda: next_captions(restarted, gallery, first=200) == CAPTIONS)
 
 
 def test_a_redis_that_lost_its_data_leaves_nothing_behind(annotator: Annotator, gallery: Gallery, redis: Redis) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from backend.admin import api as api_module
-from backend.captioning.memory import Judgement, read_judgements
+from backend.captioning.judgement import Judgement, read_judgements
 from backend.cli import main
 from model.memory.evidence import Evidence
 from tests.backend_client import BackendClient
@@ -184,7 +184,7 @@ def test_the_project_page_says_what_was_learned_from_the_last_corrections(pages:
     assert f"memory: 57 corrections, open, generation {GENERATION}</span>" in page.text
     memory = answer["memory"]
     assert (memory["learned"], memory["is_open"], memory["generation"]) == (LEARNED, True, GENERATION)
-    assert memory["fields"]["caption"] == asdict(OPENED)
+    assert memory["fields"]["caption"] == json.loads(json.dumps(asdict(OPENED)))
     description = yaml.safe_load((Path(api_module.__file__).parent / "openapi.yaml").read_text("utf-8"))
     schema = description["paths"]["/projects/{project_id}"]["get"]["responses"]["200"]["content"]["application/json"]
     jsonschema.validate(answer, schema["schema"] | {"components": description["components"]})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from backend.captioning.memory import Judgement
+from backend.captioning.judgement import Judgement
 from backend.captioning.memory_report import MemoryReport, learned_sentence
 from model.memory.evidence import Evidence
 

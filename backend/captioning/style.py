@@ -1,0 +1,87 @@
+"""The wording of each project, found anew whenever its memory is judged (model/memory/style.py).
+
+captioner:style-off:<project>    hash   name of a rule that a person switched off -> anything
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from redis import Redis
+from torch import Tensor
+
+from backend.protocol.predictions import SuggestedCaption
+from model.captioner import Captioner
+from model.memory.expected_words import Expected, expect_words
+from model.memory.index import Row
+from model.memory.style import COMPARED, StyleRule, find_style, restyle
+from worker.feedback.script import key
+
+KEPT = 4 * COMPARED
+"""Captions whose expected words are kept. So the next judgement reads only the new corrections with the decoder."""
+
+
+class ProjectStyle:
+    """The wording of one project. Not safe to share between threads."""
+
+    def __init__(self, redis: Redis, project_id: int, features: Callable[[str], Tensor | None]) -> None:
+        """Keep what is needed to read corrections.
+
+        Args:
+            redis: knows which rules are switched off.
+            project_id: of the project.
+            features: returns the stored features of an image, [P, D], or None.
+        """
+        self._redis, self._project_id, self._features = redis, project_id, features
+        self._switched_off: frozenset[str] = frozenset()
+        self._expected: OrderedDict[tuple[str, str, str], Expected] = OrderedDict()
+
+    def find(
+        self, rows: Sequence[Row], decoded: Mapping[str, Sequence[str]], captioner: Captioner
+    ) -> tuple[StyleRule, ...]:
+        """Return the rules that corrections show.
+
+        Args:
+            rows: the corrections, oldest first.
+            decoded: the decoder's captions by image key, best first. Other images are left out.
+            captioner: of the serving version.
+        """
+        used = [row for row in rows if row.image_key in decoded][-COMPARED:]
+        keys = [row.image_key for row in used]
+
+        def expect(captions: Sequence[str]) -> list[Expected]:
+            return self._expect(captioner, list(zip(keys, captions, strict=True)))
+
+        return find_style([row.caption for row in used], [decoded[image_key][0] for image_key in keys], expect)
+
+    def refresh(self) -> None:
+        """Ask which rules people have switched off; raises RedisError where Redis does not answer."""
+        names = self._redis.hkeys(key("style-off", self._project_id))
+        self._switched_off = frozenset(
+            name.decode(errors="replace") if isinstance(name, bytes) else name for name in names
+        )
+
+    def restyle(self, captions: Sequence[SuggestedCaption], rules: Iterable[StyleRule]) -> list[SuggestedCaption]:
+        """Return captions in the wording of the rules that are not switched off, each text once."""
+        used = [rule for rule in rules if rule.name not in self._switched_off]
+        restyled = [replace(caption, text=restyle(caption.text, used)) for caption in captions]
+        return list({caption.text: caption for caption in reversed(restyled)}.values())[::-1]
+
+    def _expect(self, captioner: Captioner, captions: Sequence[tuple[str, str]]) -> list[Expected]:
+        """Return what the decoder expects at the words of the captions, each with the key of its image.
+
+        Nothing is expected of an image whose features are gone.
+        """
+        version = captioner.version
+        known = {caption: self._expected.get((version, *caption)) for caption in captions}
+        features = {
+            caption: values
+            for caption, expected in known.items()
+            if expected is None and (values := self._features(caption[0])) is not None
+        }
+        new = expect_words(captioner, list(features.values()), [text for _, text in features])
+        self._expected |= {(version, *caption): words for caption, words in zip(features, new, strict=True)}
+        expected = [self._expected.get((version, *caption), ()) for caption in captions]
+        while len(self._expected) > KEPT:
+            self._expected.popitem(last=False)
+        return expected

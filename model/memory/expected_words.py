@@ -1,0 +1,86 @@
+"""The words that the decoder expects at each place of a caption that somebody else wrote (teacher forcing).
+
+Shapes:  P image regions   D feature size   M predicted tokens of all captions   V vocabulary
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.captioner import Captioner
+from model.tokenizer import FIRST_WORD, Tokenizer, cut
+from model.training.batches import caption_tokens, padded
+
+TEMPERATURE = 1.6
+"""The decoder was rewarded for CIDEr-D and is too sure of itself. At this temperature it expects people's captions
+best."""
+MOST_PROBABLE = 24
+"""Tokens that are kept of each place; they are fewer words, because "A" and "a" are one word."""
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedWord:
+    """A word of a caption, and the words that the decoder expects at its place. All words are in lower case."""
+
+    word: str
+    probability: float
+    """That the decoder gives to this very word."""
+    instead: Mapping[str, float]
+    """Probabilities of other words; only the most probable ones."""
+
+
+Expected = tuple[ExpectedWord, ...]
+"""Of the words of one caption, in order. Signs are left out."""
+
+
+@torch.inference_mode()
+def expect_words(captioner: Captioner, features: Sequence[Tensor], captions: Sequence[str]) -> list[Expected]:
+    """Return for each caption what the decoder expects at its words.
+
+    Args:
+        captioner: its decoder reads the captions.
+        features: of the image of each caption, [P, D].
+        captions: that people wrote.
+    """
+    expected: list[Expected] = []
+    for start in range(0, len(captions), BATCH):
+        some = captions[start : start + BATCH]
+        tokens = padded([caption_tokens(captioner.tokenizer, caption) for caption in some])
+        images = torch.stack(list(features[start : start + BATCH])).float()
+        logits = captioner.decoder(images.to(captioner.decoder.device), tokens.to(captioner.decoder.device))
+        places = [list(cut(caption)) for caption in some]
+        rows = torch.split((logits / TEMPERATURE).softmax(dim=-1), [len(pieces) + 1 for pieces in places])
+        expected += [
+            _expected(captioner.tokenizer, pieces, probabilities)
+            for pieces, probabilities in zip(places, rows, strict=True)
+        ]
+    return expected
+
+
+def _expected(tokenizer: Tokenizer, pieces: Sequence[str], probabilities: Tensor) -> Expected:
+    """Return the expected words of one caption.
+
+    Args:
+        tokenizer: of the captioner.
+        pieces: of the caption; each is one token.
+        probabilities: of all tokens at each piece and at the end, [pieces + 1, V].
+    """
+    likely = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[1]), dim=-1)
+    words = []
+    for piece, own_row, values, tokens in zip(
+        pieces, probabilities, likely.values.tolist(), likely.indices.tolist(), strict=False
+    ):
+        if not any(map(str.isalnum, piece)):
+            continue
+        word = piece.casefold()
+        of_words: dict[str, float] = {}
+        for token, value in zip(tokens, values, strict=True):
+            other = tokenizer.token(token).casefold()
+            if token >= FIRST_WORD and any(map(str.isalnum, other)):
+                of_words[other] = of_words.get(other, 0.0) + value
+        own = float(own_row[tokenizer.encode(piece)[0]])
+        words.append(ExpectedWord(word=word, probability=max(own, of_words.pop(word, 0.0)), instead=of_words))
+    return tuple(words)
