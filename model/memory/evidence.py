@@ -36,7 +36,7 @@ UNFAMILIAR = 0.2
 kind, 0.10 for photos of a wider world, and 0.40 to 0.46 for aerial photos, flowers and product photos."""
 OTHER_KIND = 0.05
 """Share of the corrected images that are as far from all others as an image of another kind."""
-SLACK = 0.05
+SLACK = 0.02
 SEED = 0
 
 
