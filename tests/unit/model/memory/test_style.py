@@ -100,7 +100,7 @@ def test_a_word_that_annotators_write_as_well_is_not_replaced() -> None:
 
 
 def test_a_word_that_the_decoder_expects_too_is_no_house_style() -> None:
-    theirs = [re.sub(r"\bman\b", "guy", caption) for caption in OURS]
+    theirs = [re.sub(r"\bman\b", "guy", caption) for caption in OURS * 5]
 
     def expects_both(captions: Sequence[str]) -> list[Expected]:
         return [
@@ -108,8 +108,8 @@ def test_a_word_that_the_decoder_expects_too_is_no_house_style() -> None:
             for caption in expects_man(captions)
         ]
 
-    assert kinds(find_style(theirs, OURS, expects_man)) == ["word"]
-    assert find_style(theirs, OURS, expects_both) == ()
+    assert kinds(find_style(theirs, OURS * 5, expects_man)) == ["word"]
+    assert find_style(theirs, OURS * 5, expects_both) == ()
 
 
 def test_no_word_is_replaced_on_images_that_the_decoder_does_not_know() -> None:
@@ -121,8 +121,13 @@ def test_no_word_is_replaced_on_images_that_the_decoder_does_not_know() -> None:
 def test_a_word_without_a_likely_counterpart_replaces_nothing() -> None:
     theirs = [re.sub(r"\bman\b", "guy", caption) for caption in OURS]
 
-    assert kinds(find_style(theirs, OURS, decoder({"guy": {"man": 0.3}}))) == ["word"]
-    assert find_style(theirs, OURS, decoder({"guy": {"man": 0.09}, "is": {"man": 0.3}})) == ()
+    def expects(probability: float) -> Callable[[Sequence[str]], list[Expected]]:
+        article = ExpectedWord(word="a", probability=0.5, instead={"man": 0.2})
+        others = decoder({"guy": {"man": probability}})
+        return lambda captions: [tuple(article if at.word == "a" else at for at in of) for of in others(captions)]
+
+    assert kinds(find_style(theirs, OURS, expects(0.3))) == ["word"]
+    assert find_style(theirs, OURS, expects(0.09)) == ()
 
 
 def test_a_word_for_which_the_decoder_rather_expects_another_replaces_nothing() -> None:
@@ -201,11 +206,15 @@ def test_a_caption_in_the_house_style_already_stays_as_it_is() -> None:
 
 
 def test_only_the_newest_corrections_are_compared() -> None:
-    theirs = [in_house_style(caption) for caption in OTHERS * 100] + OTHERS * 13
+    read: list[str] = []
 
-    rules = find_style(theirs, OURS * 113, decoder({}))
+    def expect(captions: Sequence[str]) -> list[Expected]:
+        read.extend(captions)
+        return decoder({})(captions)
 
-    assert rules == ()
+    find_style(OTHERS * 30, OURS * 30, expect)
+
+    assert read == (OTHERS * 30)[-128:]
 
 
 def test_the_photos_bundle_learns_a_house_style_that_is_not_in_its_captions() -> None:
