@@ -62,6 +62,8 @@ class StreamOptions:
     """One project: its photos, and what its annotator does."""
 
     photos: Callable[[Path], list[Photo]]
+    others: Callable[[Path], list[Photo]]
+    """Photos of another kind, which appear in the same project."""
     is_fresh: bool = False
     garbage: float = 0.0
     """Share of the captions that are nonsense."""
@@ -159,18 +161,20 @@ def shortest(captions: Sequence[str]) -> str:
     return min(captions, key=lambda caption: len(metric_words(caption)))
 
 
+aerial, flowers = read_photos("rsicd"), read_photos("oxford-flowers")
+products, coco = read_photos("fashion-products"), read_photos("coco-mixed")
 STREAMS: Mapping[str, StreamOptions] = {
-    "rsicd": StreamOptions(photos=read_photos("rsicd")),
-    "fashion-products": StreamOptions(photos=read_photos("fashion-products")),
-    "oxford-flowers": StreamOptions(photos=read_photos("oxford-flowers")),
-    "flickr8k": StreamOptions(photos=flickr8k),
-    "coco-mixed": StreamOptions(photos=read_photos("coco-mixed")),
-    "house style": StreamOptions(photos=house_style, is_fresh=True),
-    "Chinese": StreamOptions(photos=chinese, is_fresh=True),
-    "garbage": StreamOptions(photos=flickr8k, garbage=1.0),
-    "rsicd, 20 % garbage": StreamOptions(photos=read_photos("rsicd"), garbage=0.2),
-    "long captions": StreamOptions(photos=flickr8k, chooses=longest),
-    "short captions": StreamOptions(photos=flickr8k, chooses=shortest),
+    "rsicd": StreamOptions(photos=aerial, others=flickr8k),
+    "fashion-products": StreamOptions(photos=products, others=flickr8k),
+    "oxford-flowers": StreamOptions(photos=flowers, others=flickr8k),
+    "flickr8k": StreamOptions(photos=flickr8k, others=aerial),
+    "coco-mixed": StreamOptions(photos=coco, others=aerial),
+    "house style": StreamOptions(photos=house_style, others=aerial, is_fresh=True),
+    "Chinese": StreamOptions(photos=chinese, others=aerial, is_fresh=True),
+    "garbage": StreamOptions(photos=flickr8k, others=aerial, garbage=1.0),
+    "rsicd, 20 % garbage": StreamOptions(photos=aerial, others=flickr8k, garbage=0.2),
+    "long captions": StreamOptions(photos=flickr8k, others=aerial, chooses=longest),
+    "short captions": StreamOptions(photos=flickr8k, others=aerial, chooses=shortest),
 }
 
 
@@ -185,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for learner in arguments.learners:
                 for seed in arguments.seeds:
                     found = known_rows(arguments.rows, name, learner, seed)
-                    rows += found or list(run(name, learner, seed, arguments, show))
+                    rows += found or list(run(STREAMS[name], name, learner, seed, arguments, show))
     print(*tables(rows), sep="\n")
 
 
@@ -195,6 +199,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(STREAMS), metavar="STREAM", help="; ".join(STREAMS))
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["memory"], help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
+    parser.add_argument("--bundle", default="photos", help="CAPTION_BUNDLE (%(default)s)")
+    parser.add_argument("--tested", type=int, default=TESTED, help="other images of each stream (%(default)s)")
     parser.add_argument("--corrections", type=int, default=CORRECTIONS, help="of each stream (%(default)s)")
     parser.add_argument(
         "--measured",
@@ -208,16 +214,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(name: str, learner: str, seed: int, arguments: argparse.Namespace, show: ProgressDisplay) -> Iterator[Row]:
+def run(
+    options: StreamOptions, name: str, learner: str, seed: int, arguments: argparse.Namespace, show: ProgressDisplay
+) -> Iterator[Row]:
     """Yield a row for each block of a stream."""
-    options, draw = STREAMS[name], random.Random(f"{name} {seed}")
+    draw = random.Random(f"{name} {seed}")
     photos = options.photos(arguments.data)
     draw.shuffle(photos)
-    tested, corrected = photos[:TESTED], photos[TESTED : TESTED + arguments.corrections]
-    kind = "rsicd" if "flickr8k" in str(photos[0].path) else "flickr8k"
-    others = STREAMS[kind].photos(arguments.data)
+    tested = photos[: arguments.tested]
+    corrected = photos[arguments.tested :][: arguments.corrections]
+    others = options.others(arguments.data)
     draw.shuffle(others)
-    with project(arguments.folder, learner) as office:
+    with project(arguments.folder, arguments.bundle, learner) as office:
         without = office.captions([*tested, *corrected, *others[:OTHER_KIND]])
         edited = edited_without = 0
         began = time.process_time()
@@ -291,12 +299,14 @@ def make_row(
     if now is not None:
         scores = measure([now[photo.path] for photo in tested], [photo.captions for photo in tested])
         near = [distance(now[photo.path], photo.captions) <= 2 for photo in tested]
-        of_others = measure([now[photo.path] for photo in others], [photo.captions for photo in others])
+        of_others = (
+            measure([now[photo.path] for photo in others], [photo.captions for photo in others]) if others else None
+        )
         values = {
             "cider": 100 * scores.cider_d,
             "words": scores.word_edits,
             "nearly": sum(near) / len(near),
-            "other": 100 * of_others.cider_d,
+            "other": 100 * of_others.cider_d if of_others else nan,
             "other_changed": share_changed(now, without, others),
             "changed": share_changed(now, without, tested),
         }
@@ -315,7 +325,7 @@ def make_row(
 
 
 def share_changed(now: Mapping[Path, str], without: Mapping[Path, str], photos: Sequence[Photo]) -> float:
-    return sum(now[photo.path] != without[photo.path] for photo in photos) / len(photos)
+    return sum(now[photo.path] != without[photo.path] for photo in photos) / max(len(photos), 1)
 
 
 class Office:
@@ -360,7 +370,7 @@ class Office:
 
 
 @contextmanager
-def project(folder: Path, learner: str) -> Iterator[Office]:
+def project(folder: Path, bundle: str, learner: str) -> Iterator[Office]:
     """Start Redis and a backend for one project; features of photos are kept in `folder` for other projects."""
     features = (folder / "features").resolve()
     features.mkdir(parents=True, exist_ok=True)
@@ -374,7 +384,7 @@ def project(folder: Path, learner: str) -> Iterator[Office]:
             settings = Settings(
                 redis_url=redis.url,
                 model_store=str(store),
-                caption_bundle="photos",
+                caption_bundle=bundle,
                 label_studio_url=server.url,
                 label_studio_api_key="f" * 40,
                 refresh_predictions=False,

@@ -1,12 +1,17 @@
-"""The streams of bench-learning, small: a project learns one topic after the other."""
+"""The streams of bench-learning and bench-streams, small and drawn."""
 
+import json
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from model.progress import ProgressDisplay
+from tests.aerial import KINDS, WORDS, draw
 from tests.benchmarks.bench_learning import Row, run, tables
+from tests.benchmarks.bench_streams import StreamOptions, read_photos
+from tests.benchmarks.bench_streams import run as run_stream
 from tests.benchmarks.learning.streams import Stream, topics
 from tests.benchmarks.learning.worlds import World, scenes_world
 
@@ -33,3 +38,36 @@ def test_the_topic_before_is_kept_better_than_by_fine_tuning(world: World, tmp_p
     assert not any(row.remark for row in ours), "nothing is refused"
     assert (ours[-1].earlier or 0) > (plain[-1].earlier or 0)
     assert [line.split(" | ")[0] for line in tables([*plain, *ours])][-2:] == ["| fine-tuning", "| ours"]
+
+
+def draw_set(folder: Path, name: str, kinds: Sequence[str], count: int) -> Path:
+    """Draw pictures of each kind into a set as bench-streams reads it."""
+    (folder / name / "images").mkdir(parents=True)
+    records = []
+    for number in range(count):
+        kind = kinds[number % len(kinds)]
+        draw(kind, number).save(folder / name / "images" / f"{number}.png")
+        records.append(json.dumps({"image": f"{number}.png", "captions": [WORDS[kind]]}))
+    (folder / name / "captions.jsonl").write_text("\n".join(records), "utf-8")
+    return folder
+
+
+def test_a_project_of_an_unseen_kind_learns_from_its_first_corrections_without_a_training(tmp_path: Path) -> None:
+    data = draw_set(tmp_path, "rsicd", KINDS, 60)
+    stream = StreamOptions(photos=read_photos("rsicd"), others=lambda _: [])
+    arguments = Namespace(
+        data=data,
+        bundle="scenes",
+        folder=tmp_path,
+        rows=tmp_path / "rows.jsonl",
+        tested=12,
+        corrections=40,
+        measured=[40],
+    )
+
+    with ProgressDisplay() as show:
+        first, second = run_stream(stream, "drawn", "memory", 1, arguments, show)
+
+    assert second.edited < 0.2 * second.edited_without
+    assert first.edited < first.edited_without
+    assert (second.nearly, second.changed, second.remark) == (1.0, 1.0, "")
