@@ -59,6 +59,14 @@ def is_held_out_of_memory(image_key: str) -> bool:
     return int(image_key[:8], 16) % (2 * HELD_OUT_SHARE) == 0
 
 
+def is_decoder_alone(image_key: str, percent: int) -> bool:
+    """Return True if the decoder captions an image without the memory, so that the two can be compared.
+
+    Again other digits of the key decide.
+    """
+    return int(image_key[16:24], 16) % 100 < percent
+
+
 def is_withheld(image_key: str, hidden_percent: int) -> bool:
     """Return True if an image gets no suggestion, so that captions with and without one can be compared.
 

@@ -170,6 +170,12 @@ class Settings(BaseSettings):
         le=50,
         description="Per cent of images without a suggestion, to measure how suggestions change captions.",
     )
+    decoder_alone_share: Number = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Per cent of images that the decoder captions alone while the memory is open, to compare the two.",
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="Form of the log lines: text, or json with a field for each key."
     )

@@ -108,7 +108,9 @@ class Memories:
         with self._lock:
             memory = self._memories.get(project_id)
             if memory is None:
-                memory = ProjectMemory(self._redis, project_id, space, features, self._turned)
+                memory = ProjectMemory(
+                    self._redis, project_id, space, features, self._turned, self._settings.decoder_alone_share
+                )
                 self._memories[project_id] = memory
             self._memories.move_to_end(project_id)
             while len(self._memories) > LOADED:

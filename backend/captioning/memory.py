@@ -46,7 +46,7 @@ from worker.feedback.caption_changes import Generation, read_changes, read_gener
 from worker.feedback.record import Correction, state_of
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
-from worker.policy import FIRST_IMAGES, is_held_out_of_memory
+from worker.policy import FIRST_IMAGES, is_decoder_alone, is_held_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class ProjectMemory:
         space: VectorSpace,
         features: FeatureStore,
         turned: Callable[[int, str], None],
+        decoder_alone_share: int = 0,
     ) -> None:
         """Begin empty; the first `prepare` reads.
 
@@ -91,11 +92,12 @@ class ProjectMemory:
             space: makes the vectors of images.
             features: of images.
             turned: is called with project and version when the memory begins or ceases to have an effect.
+            decoder_alone_share: per cent of images that the decoder captions alone.
         """
         self.redis, self.project_id = redis, project_id
         self.vectors = ImageVectors(redis, project_id, space, features)
         self.tasks = LookAlikes(redis, project_id, self.vectors)
-        self._turned = turned
+        self._turned, self._decoder_alone_share = turned, decoder_alone_share
         self._style = ProjectStyle(redis, project_id, self.vectors.features)
         self._lock = threading.RLock()
         self._background: threading.Thread | None = None
@@ -158,7 +160,7 @@ class ProjectMemory:
                 return decoded
             if judgement.style:
                 decoded = self._style.restyle(decoded, judgement.style)
-            if not judgement.is_open:
+            if not judgement.is_open or is_decoder_alone(image.image_key, self._decoder_alone_share):
                 return decoded
             vector = self.vectors.space.vectors([image.features])[0].astype(np.float32)
             nearest = index.nearest(vector, task_id=task_id)
@@ -237,6 +239,7 @@ class ProjectMemory:
                 task_id=correction.task_id,
                 updated_at=correction.updated_at,
                 caption=correction.caption,
+                was_written_unseen=correction.arm != "shown",
             )
             self._index(correction.control).add(row, vector)
 
@@ -325,6 +328,7 @@ class ProjectMemory:
             newest.vectors[places],
             [metric_words(newest.rows[place].caption) for place in places],
             [[metric_words(text) for text in texts] for texts in restyled],
+            [newest.rows[place].was_written_unseen for place in places],
             _vocabulary(captioner),
         )
         outcome = (self.project_id, field, rows, evidence.speaks_for_memory, evidence)

@@ -25,6 +25,8 @@ FEWEST = 5
 """Corrections that the memory needs before it may speak."""
 JUDGED = 128
 """The newest corrections that are judged."""
+ENOUGH_UNSEEN = 20
+"""Captions that were written without a suggestion and so flatter nobody."""
 READABLE = 0.5
 """Share of the annotators' words that the decoder must know, or they may be no words at all."""
 ENOUGH = 40
@@ -79,6 +81,7 @@ def weigh_evidence(
     vectors: NDArray[np.float32],
     captions: Sequence[Words],
     decoded: Sequence[Sequence[Words]],
+    was_written_unseen: Sequence[bool],
     vocabulary: frozenset[str],
 ) -> Evidence:
     """Judge corrections by each other.
@@ -87,9 +90,10 @@ def weigh_evidence(
         vectors: of the corrected images, [N, V]; at least two.
         captions: what annotators wrote, N.
         decoded: the decoder's captions of each image, best first.
+        was_written_unseen: the annotator of the image saw no suggestion. If there are enough of these, only they show
+            the gain.
         vocabulary: words that the decoder knows.
     """
-    vectors, captions, decoded = vectors[-JUDGED:], captions[-JUDGED:], decoded[-JUDGED:]
     count = len(captions)
     rarity = Rarity(captions)
     cosines = vectors @ vectors.T
@@ -105,7 +109,9 @@ def weigh_evidence(
         with_memory, without = similarities([chosen, decoded[row][0]], [captions[row]], rarity)[:, 0]
         gains[row] = with_memory - without
     random = np.random.default_rng(SEED)
-    drawn = gains[random.integers(0, count, (DRAWS, count))].mean(axis=1)
+    if sum(was_written_unseen) >= ENOUGH_UNSEEN:
+        gains = gains[np.array(was_written_unseen)]
+    drawn = gains[random.integers(0, len(gains), (DRAWS, len(gains)))].mean(axis=1)
     words = [word for caption in captions for word in caption]
     return Evidence(
         corrections=count,

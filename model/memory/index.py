@@ -35,6 +35,8 @@ class Row:
     updated_at: str
     """Sorts captions by age."""
     caption: str
+    was_written_unseen: bool
+    """The annotator saw no suggestion."""
 
     @property
     def age(self) -> tuple[str, str]:

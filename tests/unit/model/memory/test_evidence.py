@@ -1,0 +1,109 @@
+"""Whether the memory may speak, by what corrections show of each other."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.memory.evidence import Evidence, likeness_limit, weigh_evidence
+from model.metrics.words import Words, metric_words
+
+KINDS = ("many planes are parked in an airport", "green trees are near a river", "houses stand along the road")
+VOCABULARY = frozenset(word for kind in KINDS for word in metric_words(kind)) | {"some", "big", "people", "rocks"}
+OURS = metric_words("some people on rocks")
+
+
+def images(count: int, *, alikeness: float) -> np.ndarray:  # type: ignore[type-arg]
+    """Return vectors of images of the three kinds in turn; all images share a direction as far as they are alike."""
+    draw = np.random.default_rng(0)
+    vectors = 0.35 * draw.standard_normal((count, 32)) / 32**0.5
+    vectors[np.arange(count), np.arange(count) % 3] += 1
+    vectors[:, :3] -= 1 / 3
+    vectors[:, 31] += alikeness
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def captions(count: int) -> list[Words]:
+    """Return what annotators write for these images: each caption of a kind is a little different."""
+    return [metric_words(f"{KINDS[number % 3]} {('some', 'big')[number // 3 % 2]}") for number in range(count)]
+
+
+def weigh(
+    written: Sequence[Words], *, alikeness: float = 1.5, decoded: Sequence[Words] | None = None, unseen: int = 0
+) -> Evidence:
+    count = len(written)
+    of_decoder = [[caption] for caption in decoded] if decoded else [[OURS]] * count
+    was_unseen = [number >= count - unseen for number in range(count)]
+    return weigh_evidence(images(count, alikeness=alikeness), written, of_decoder, was_unseen, VOCABULARY)
+
+
+def shuffled(written: Sequence[Words]) -> list[Words]:
+    return [written[number] for number in np.random.default_rng(1).permutation(len(written))]
+
+
+@pytest.mark.parametrize("alikeness", [0.0, 1.5])
+def test_captions_that_describe_their_images_open_the_memory(alikeness: float) -> None:
+    evidence = weigh(captions(30), alikeness=alikeness)
+
+    assert evidence.is_unfamiliar == (alikeness > 1)
+    assert evidence.chance <= 0.01
+    assert evidence.gains_in == 1
+    assert evidence.speaks_for_memory
+
+
+def test_ten_corrections_are_enough_for_an_unfamiliar_kind() -> None:
+    assert weigh(captions(10)).speaks_for_memory
+
+
+def test_fewer_than_five_corrections_are_never_enough() -> None:
+    assert not weigh(captions(4)).speaks_for_memory
+
+
+@pytest.mark.parametrize("alikeness", [0.0, 1.5])
+@pytest.mark.parametrize("count", [20, 60])
+def test_shuffled_captions_do_not(alikeness: float, count: int) -> None:
+    assert not weigh(shuffled(captions(count)), alikeness=alikeness).speaks_for_memory
+
+
+@pytest.mark.parametrize("alikeness", [0.0, 1.5])
+def test_one_caption_for_all_images_does_not(alikeness: float) -> None:
+    evidence = weigh([metric_words("some big trees are near a road")] * 40, alikeness=alikeness)
+
+    assert evidence.chance == 1
+    assert not evidence.speaks_for_memory
+
+
+def test_unreadable_captions_need_more_evidence() -> None:
+    evidence = Evidence(corrections=12, chance=0.05, gain=0.5, gains_in=1.0, alikeness=0.4, readable=0.9)
+
+    assert evidence.speaks_for_memory
+    assert not replace(evidence, readable=0.1).speaks_for_memory
+    assert replace(evidence, readable=0.1, chance=0.005).speaks_for_memory
+
+
+def test_where_the_decoder_writes_what_annotators_write_the_memory_stays_closed() -> None:
+    written = captions(30)
+
+    assert not weigh(written, alikeness=0.0, decoded=written).speaks_for_memory
+
+
+def test_captions_that_were_written_without_a_suggestion_decide_if_there_are_enough() -> None:
+    written = captions(60)
+    # Where annotators saw the decoder's caption they left it as it was; the last twenty saw nothing.
+    decoded = [*written[:40], *[OURS] * 20]
+
+    flattered, honest = (weigh(written, alikeness=0.0, decoded=decoded, unseen=unseen) for unseen in (0, 20))
+
+    assert flattered.gain < honest.gain
+    assert honest.gains_in == 1
+
+
+def test_an_image_of_another_kind_is_below_the_limit_and_look_alikes_are_above() -> None:
+    vectors = images(40, alikeness=0.0)
+
+    limit = likeness_limit(vectors[:30])
+
+    nearest = (vectors[30:] @ vectors[:30].T).max(axis=1)
+    assert (nearest >= limit).mean() >= 0.9
+    assert limit > 0.5

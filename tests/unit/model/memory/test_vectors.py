@@ -1,0 +1,60 @@
+"""One vector for each image, the same in every process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.bundle import Bundle, load_bundle
+from model.memory.vectors import AXES, VectorSpace
+from tests.factories import make_bundle, make_image
+
+
+@pytest.fixture(scope="module")
+def photos() -> Bundle:
+    return load_bundle("photos")
+
+
+def test_pictures_that_look_alike_have_vectors_that_are_alike(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", seed=6)
+    encoded = bundle.captioner().encode([make_image(color) for color in ("red", "#f00505", "blue")])
+
+    red, almost, blue = VectorSpace.of(bundle).vectors(list(encoded)).astype(np.float32)
+
+    assert red @ almost > 0.99
+    assert red @ almost > red @ blue
+
+
+def test_vectors_have_length_one_and_are_short(photos: Bundle) -> None:
+    vectors = VectorSpace.of(photos).vectors([example.features for example in photos.replay[:5]])
+
+    assert vectors.shape == (5, AXES)
+    assert vectors.dtype == np.float16
+    assert np.allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, atol=2e-3)
+
+
+def test_main_axes_keep_most_of_the_likeness(photos: Bundle) -> None:
+    features = [example.features for example in photos.replay]
+    mean, scale = photos.decoder.feature_mean, photos.decoder.feature_scale
+    whole = torch.stack([((values.float() - mean) * scale).mean(dim=0) for values in features])
+    whole = torch.nn.functional.normalize(whole, dim=1)
+
+    vectors = torch.from_numpy(VectorSpace.of(photos).vectors(features).astype(np.float32))
+
+    apart = ~torch.eye(len(features), dtype=torch.bool)
+    together = torch.corrcoef(torch.stack([(whole @ whole.T)[apart], (vectors @ vectors.T)[apart]]))
+    assert together[0, 1] > 0.95
+
+
+def test_another_bundle_makes_vectors_of_another_name(tmp_path: Path) -> None:
+    first, second = (VectorSpace.of(make_bundle(tmp_path / str(seed), seed=seed)) for seed in (1, 2))
+
+    assert first.name != second.name
+    assert VectorSpace.of(make_bundle(tmp_path / "again", seed=1)).name == first.name
+
+
+def test_no_image_has_no_vector(tmp_path: Path) -> None:
+    space = VectorSpace.of(make_bundle(tmp_path / "bundle"))
+
+    assert space.vectors([]).shape == (0, space.length)
