@@ -79,7 +79,8 @@ def train_candidate(
 def choose(ways: Iterable[Judged]) -> Judged:
     """Return the first that may be published; if there is none, the first that was tried.
 
-    If the corrections are refused, no other is tried: they are the same for all.
+    If the corrections are refused, no other is tried: they are the same for all. Without a new caption to measure on,
+    no other is tried either: nothing would show that a part of the way is worth going.
 
     Args:
         ways: is read only as far as needed.
@@ -89,7 +90,7 @@ def choose(ways: Iterable[Judged]) -> Judged:
         first = first or judged
         if judged.decision.publish and judged is not first:
             return replace(judged, decision=_with_part(judged, first.decision))
-        if judged.decision.publish or judged.decision.is_about_corrections:
+        if judged.decision.publish or judged.decision.is_about_corrections or not judged.trial.new:
             break
     if first is None:
         raise ValueError("there is no candidate to choose from")

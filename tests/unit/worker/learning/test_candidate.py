@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -7,7 +8,7 @@ from worker.learning.candidate import ALPHAS, Judged, choose
 from worker.learning.gate import Decision, Sample, Trial
 
 NOTHING = Sample(candidate=(), serving=())
-TRIAL = Trial(new=NOTHING, old=NOTHING, anchors=NOTHING)
+TRIAL = Trial(new=Sample(candidate=(1.0,), serving=(2.0,)), old=NOTHING, anchors=NOTHING)
 CAPTIONER = make_captioner()
 
 PASSES = Decision(publish=True, reason="The new model is better.")
@@ -50,6 +51,12 @@ def test_corrections_that_are_refused_are_not_tried_again_with_a_part_of_the_way
 
     assert choose(ways).decision == IRRELEVANT
     assert len(list(ways)) == 2
+
+
+def test_without_a_new_caption_to_measure_on_no_part_of_the_way_is_tried() -> None:
+    ways = (replace(way, trial=replace(TRIAL, new=NOTHING)) for way in judged(FORGETS, PASSES))
+
+    assert choose(ways).decision == FORGETS
 
 
 def test_without_a_candidate_there_is_nothing_to_choose() -> None:
