@@ -140,6 +140,11 @@ def joined(written: Iterable[str]) -> str:
     return text
 
 
+def is_cjk(text: str) -> bool:
+    """Return True if the text begins with a Chinese, Japanese or Korean character."""
+    return _IS_CJK.match(text) is not None
+
+
 def _joiner(left: str, right: str) -> str:
     """Return the usual separator of two neighbouring texts: one space or nothing."""
     if not left or left[-1].isspace() or right[0].isspace():

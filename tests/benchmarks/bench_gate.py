@@ -277,9 +277,9 @@ class Project:
         holdout = Holdout(self._store, 1, self._world.base.encoder.fingerprint)
         states = {correction.state for correction in self._earlier} if len(corrections) > EARLIER else set()
         dataset = build_dataset(corrections, self._features, self._world.replay, holdout, states)
-        budget_s, progress = self._settings.retrain_budget_s, JobProgress(None, NOBODY)
-        candidate = train_candidate(self._serving, self._world.base, dataset, budget_s, seed, progress)
-        return candidate.captioner, candidate.decide(self._settings)
+        progress = JobProgress(None, NOBODY)
+        candidate = train_candidate(self._serving, self._world.base, dataset, self._settings, seed, progress)
+        return candidate.captioner, candidate.decision
 
 
 def scenes_of(topic: str, seed: int) -> Iterator[Scene]:

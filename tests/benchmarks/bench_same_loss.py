@@ -41,6 +41,7 @@ from worker.learning.candidate import train_candidate
 from worker.learning.dataset import Dataset, build_dataset
 from worker.learning.holdout import Holdout
 from worker.queue.job_progress import Progress
+from worker.settings import Settings
 
 CORRECTIONS = 40
 BUDGET_S = 86_400  # never shortens a retraining
@@ -206,12 +207,12 @@ class RecordedProgress(Progress):
 def retraining_numbers() -> Iterator[tuple[str, float]]:
     """Retrain the scenes bundle's decoder as the job does; yield the losses of the steps and the gate's mean losses."""
     prefer_fast_products()
-    bundle = load_bundle("scenes")
+    bundle, settings = load_bundle("scenes"), Settings(retrain_budget_s=BUDGET_S)
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(bundle, Path(folder))
         for seed in (1, 2):
             title, progress = f"retraining, seed {seed}", RecordedProgress()
-            candidate = train_candidate(bundle.captioner(), bundle.captioner(), dataset, BUDGET_S, seed, progress)
+            candidate = train_candidate(bundle.captioner(), bundle.captioner(), dataset, settings, seed, progress)
             yield from ((f"{title}: step {step}", loss) for step, loss in enumerate(progress.losses, 1))
             for name, sample in (("new captions", candidate.trial.new), ("anchors", candidate.trial.anchors)):
                 yield f"{title}: {name}, candidate", sum(sample.candidate) / len(sample.candidate)

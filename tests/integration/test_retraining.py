@@ -18,9 +18,11 @@ from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
 from worker.audit import AuditLog
 from worker.feedback.waiting import read_waiting
+from worker.learning.candidate import ALPHAS
 from worker.learning.fine_tuning import fine_tune
 from worker.learning.rollback import roll_back_if_accepted_less
 from worker.learning.wording_rules import SystematicEdit, find_systematic_edits
+from worker.learning.writing import CAPTIONED
 from worker.policy import is_held_out
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
@@ -57,6 +59,8 @@ def test_the_20th_correction_leads_to_a_new_version_that_serves(
     assert version.metrics["trigger"] == "20 corrections wait"
     assert version.metrics["new"]["captions"] == outcome["held_out"]
     assert version.metrics["new"]["candidate"] < version.metrics["new"]["serving"]
+    assert version.metrics["training"]["alpha"] in ALPHAS
+    assert 0 < version.metrics["writing"]["captions"] <= CAPTIONED
     assert read_waiting(workplace.redis, 1).count == 0
     assert workplace.job(job_id).meta["phase"] == "done"
 

@@ -9,6 +9,7 @@ import torch
 from model.captioned_features import CaptionedFeatures
 from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder
+from model.interpolation import interpolated
 from model.new_words import with_new_words
 from model.tokenizer import Tokenizer
 from model.training.batches import caption_tokens, padded
@@ -60,6 +61,23 @@ def fine_tune(
     expected = expected_words(serving, tokenizer, examples)
     record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step, expected=expected)
     return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+
+
+def part_way(serving: Captioner, trained: Captioner, dataset: Dataset, seed: int, alpha: float) -> Captioner:
+    """Return the captioner that is this part of the way from the served version to the trained one.
+
+    Args:
+        serving: the served version.
+        trained: result of `fine_tune` on this dataset with this seed.
+        dataset: of the training.
+        seed: of the training.
+        alpha: 0 to 1.
+    """
+    if alpha == 1:
+        return trained
+    start = with_new_words(serving.decoder, trained.tokenizer, dataset.training_examples(seed))
+    decoder = interpolated(start, trained.decoder, alpha)
+    return Captioner(trained.encoder, decoder, trained.tokenizer, trained.version)
 
 
 def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:

@@ -9,7 +9,8 @@ A small sample shows a gain less surely than a large one. So the gate uses a pai
 https://aclanthology.org/W04-3250): it draws a thousand samples like the measured one and counts those with a gain.
 
 Losses are in nats per word of a caption, its end counted as a word, so that decoders with different vocabularies can be
-compared.
+compared. They say how well a version reads captions of people. What it writes itself is measured in
+worker/learning/writing.py.
 """
 
 import math
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from worker.learning.relevance import FEWEST, WON_ENOUGH, Relevance
+from worker.learning.writing import Writing
 
 DRAWS = 1000
 ENOUGH_TO_SHOW = 10
@@ -74,6 +76,8 @@ class Trial:
     """Of captions that the served version itself writes about the same images."""
     learned: Relevance | None = None
     """Of the new held-out captions, judged by the candidate."""
+    writing: Writing | None = None
+    """What both versions write for the same images."""
     is_another_language: bool = False
     """Annotators no longer write a word of the captions that are suggested to them."""
 
@@ -99,10 +103,15 @@ class Decision:
 
     publish: bool
     reason: str
+    is_about_corrections: bool = False
+    """The corrections are refused, or the training failed: no other candidate of this training can pass."""
 
 
 def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
-    """Decide whether a candidate may serve: captions that make sense, better on new ones, not worse on old ones.
+    """Decide whether a candidate may serve.
+
+    The new captions must make sense, the candidate must be better on them and not worse on old ones, and it must write
+    as cleanly as the served version.
 
     Args:
         trial: the measurements.
@@ -111,7 +120,10 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
             differs from the bundle's: if annotators write "crimson" for "red", each "red" becomes less probable.
     """
     losses = _losses(trial)
-    for refusal in (_not_finite(trial), _irrelevant(trial), _forgetful(trial, tolerance)):
+    for refusal in (_not_finite(trial), _irrelevant(trial)):
+        if refusal is not None:
+            return Decision(publish=False, reason=f"Not published: {refusal} {losses}", is_about_corrections=True)
+    for refusal in (_forgetful(trial, tolerance), _unclean(trial)):
         if refusal is not None:
             return Decision(publish=False, reason=f"Not published: {refusal} {losses}")
     if not trial.new:
@@ -158,6 +170,18 @@ def _forgetful(trial: Trial, tolerance: float) -> str | None:
         if sample and sample.share_of_draws(-tolerance) < 0.5:
             return f"the new model got worse on {name} (limit {tolerance:.2f} nats per word)."
     return None
+
+
+def _unclean(trial: Trial) -> str | None:
+    writing = trial.writing
+    if writing is None or writing.is_clean:
+        return None
+    faulty, before = writing.faulty
+    example = writing.spoiled[0]
+    return (
+        f"the new model writes faulty captions for {faulty} of {len(writing.candidate)} images, the served model for "
+        f'{before}. It writes "{example.caption}" ({", ".join(example.faults)}).'
+    )
 
 
 def _losses(trial: Trial) -> str:

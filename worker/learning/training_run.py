@@ -19,7 +19,6 @@ from worker.feedback.waiting import claim, mark_trained, trained_number
 from worker.learning.bad_corrections import find_bad_corrections
 from worker.learning.candidate import Candidate, train_candidate
 from worker.learning.dataset import Dataset, build_dataset, find_usable
-from worker.learning.gate import Decision
 from worker.learning.holdout import Holdout
 from worker.learning.rollback import calibrate, roll_back_if_accepted_less
 from worker.learning.version_record import find_unfinished, finish, outcome, record
@@ -64,8 +63,7 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
                 return WHILE_ANOTHER_TRAINS
             run = prepare(redis, settings, project_id, progress)
             candidate = run.train()
-            decision = candidate.decide(settings)
-            version = run.publish(candidate, decision, reason)
+            version = run.publish(candidate, reason)
     except NoVersion as ending:
         logger.info("retraining done project=%s version=None reason=%r", project_id, str(ending))
         return {"project_id": project_id, "version": None, "published": False, "decision": str(ending)}
@@ -176,7 +174,7 @@ class TrainingRun:
             self._end_without_training(dataset)
         return candidate
 
-    def publish(self, candidate: Candidate, decision: Decision, reason: str) -> ModelVersion:
+    def publish(self, candidate: Candidate, reason: str) -> ModelVersion:
         """Record the candidate as published or refused, and do what follows from that.
 
         Raises:
@@ -189,7 +187,7 @@ class TrainingRun:
                 trigger = "another version was promoted during the training"
                 enqueue_retraining(self.redis, self.settings, self.project_id, trigger)
             raise NoVersion(f"{parent} is not served any more; the next training starts from the new one.")
-        version = record(self.registry, self.project_id, candidate, decision, self.change_number, parent, reason)
+        version = record(self.registry, self.project_id, candidate, self.change_number, parent, reason)
         finish(self.redis, self.settings, version)
         calibrate(self.redis, self.store, self.project_id)
         return version
@@ -206,8 +204,8 @@ class TrainingRun:
         )
         if not dataset.learned:
             return dataset, None
-        budget_s, bundle = self.settings.retrain_budget_s, self.bundle.captioner()
-        return dataset, train_candidate(self.serving, bundle, dataset, budget_s, self.seed, self.progress)
+        bundle = self.bundle.captioner()
+        return dataset, train_candidate(self.serving, bundle, dataset, self.settings, self.seed, self.progress)
 
     def _exclude_bad_corrections(self) -> int:
         """Exclude the corrections that make the training fail; return their number."""

@@ -10,7 +10,6 @@ from model.registry import ModelRegistry, ModelVersion
 from worker.audit import THE_WORKER, AuditLog
 from worker.feedback.waiting import mark_trained, trained_number
 from worker.learning.candidate import Candidate
-from worker.learning.gate import Decision
 from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.job_metrics import JobCounts
 from worker.request_id import current_request_id
@@ -45,13 +44,12 @@ def record(
     registry: ModelRegistry,
     project_id: int,
     candidate: Candidate,
-    decision: Decision,
     change_number: int,
     parent: str,
     reason: str,
 ) -> ModelVersion:
     """Publish or refuse the candidate, with everything that led to the decision."""
-    trial, dataset = candidate.trial, candidate.dataset
+    trial, dataset, decision = candidate.trial, candidate.dataset, candidate.decision
     publish_or_refuse = registry.publish if decision.publish else registry.refuse
     return publish_or_refuse(
         project_id,
@@ -63,7 +61,8 @@ def record(
             "old": trial.old.summary(),
             "anchors": trial.anchors.summary(),
             "relevance": {name: asdict(relevance) for name, relevance in trial.relevances().items()},
-            "training": asdict(candidate.training),
+            "writing": trial.writing.summary() if trial.writing else None,
+            "training": asdict(candidate.training) | {"alpha": candidate.alpha},
             "new_words": list(candidate.new_words),
             "samples": candidate.samples,
             "systematic_edits": [str(edit) for edit in dataset.edits],

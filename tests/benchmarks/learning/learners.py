@@ -200,13 +200,11 @@ class Ours:
         dataset = build_dataset(
             self._corrections, self._features, self._world.replay, self._holdout, self._known_states
         )
-        seed, budget_s = len(self._corrections), self._settings.retrain_budget_s
-        progress = Progress(None, "redis://127.0.0.1:1/0")
-        candidate = train_candidate(self.captioner, self._world.base, dataset, budget_s, seed, progress)
-        decision = candidate.decide(self._settings)
-        if decision.publish:
+        seed, progress = len(self._corrections), Progress(None, "redis://127.0.0.1:1/0")
+        candidate = train_candidate(self.captioner, self._world.base, dataset, self._settings, seed, progress)
+        if candidate.decision.publish:
             self.captioner, self._known_states = candidate.captioner, dataset.known_states
-        return "" if decision.publish else decision.reason
+        return "" if candidate.decision.publish else candidate.decision.reason
 
 
 class Penalised(TeacherForcing):

@@ -8,7 +8,7 @@ from model.captioner import Captioner
 from model.training.losses import word_losses
 from tests.factories import make_captioner, make_correction, make_image
 from worker.learning.dataset import CorrectedImage, Dataset
-from worker.learning.fine_tuning import STEPS, affordable_epochs, fine_tune
+from worker.learning.fine_tuning import STEPS, affordable_epochs, fine_tune, part_way
 from worker.queue.job_progress import Progress
 
 NOBODY = "redis://127.0.0.1:1/0"
@@ -75,6 +75,17 @@ def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> N
     first, second = (fine_tune(captioner, dataset, 30, seed=7, progress=Progress(None, NOBODY))[0] for _ in range(2))
 
     assert held_out_loss(first, dataset) == held_out_loss(second, dataset)
+
+
+def test_a_part_of_the_way_learns_a_part_and_has_all_new_words(captioner: Captioner) -> None:
+    dataset = make_dataset(captioner)
+    trained, _ = fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))
+
+    half, whole = (part_way(captioner, trained, dataset, 1, alpha) for alpha in (0.5, 1.0))
+
+    assert whole is trained
+    assert half.tokenizer is trained.tokenizer
+    assert held_out_loss(trained, dataset) < held_out_loss(half, dataset) < held_out_loss(captioner, dataset)
 
 
 def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: Captioner) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from worker.learning.gate import Decision, Sample, Trial, decide
 from worker.learning.relevance import Relevance
+from worker.learning.writing import Writing, Written
 
 RELEVANT = Relevance(captions=16, won=0.94, chance=0.001)
 IRRELEVANT = Relevance(captions=16, won=0.51, chance=0.4)
@@ -106,6 +107,34 @@ def test_the_candidate_may_show_that_captions_have_a_meaning_which_the_served_ve
 
     assert judge(replace(unread, learned=RELEVANT)).publish
     assert not judge(replace(unread, learned=replace(RELEVANT, captions=9))).publish
+
+
+def make_writing(faulty: int) -> Writing:
+    loop = Written(caption="a dog a dog", faults=("loop",))
+    clean = Written(caption="a dog")
+    candidate = (loop,) * faulty + (clean,) * (64 - faulty)
+    return Writing(candidate=candidate, serving=(clean,) * 64, people=200, people_faulty=1)
+
+
+def test_a_candidate_that_writes_more_faulty_captions_is_refused_however_well_it_reads() -> None:
+    decision = judge(replace(make_trial(new=3.0), writing=make_writing(9)))
+
+    assert not decision.publish
+    assert not decision.is_about_corrections
+    assert decision.reason.startswith(
+        "Not published: the new model writes faulty captions for 9 of 64 images, the served model for 0. It writes "
+        '"a dog a dog" (loop). '
+    )
+
+
+def test_a_candidate_that_writes_as_cleanly_as_before_is_published() -> None:
+    assert judge(replace(make_trial(), writing=make_writing(2))).publish
+
+
+def test_a_refusal_says_whether_another_candidate_of_the_training_may_pass() -> None:
+    assert judge(replace(make_trial(), relevance=IRRELEVANT)).is_about_corrections
+    assert not judge(make_trial(new=-1.0)).is_about_corrections
+    assert not judge(make_trial(anchors=-1.0)).is_about_corrections
 
 
 def test_a_version_that_cannot_tell_the_images_apart_judges_no_captions_of_them() -> None:
