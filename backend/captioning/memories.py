@@ -17,6 +17,7 @@ from model.errors import CaptionerError
 from model.store import Store
 from model.vision.features import FeatureStore
 from worker.feedback.caption_changes import read_generation
+from worker.feedback.score_calibration import renew_calibrations
 from worker.feedback.suggestions import label_of
 from worker.queue.backend_jobs import enqueue_refresh, schedule_look_alikes
 from worker.settings import Settings
@@ -109,7 +110,7 @@ class Memories:
             memory = self._memories.get(project_id)
             if memory is None:
                 memory = ProjectMemory(
-                    self._redis, project_id, space, features, self._turned, self._settings.decoder_alone_share
+                    self._redis, project_id, space, features, self._judged, self._settings.decoder_alone_share
                 )
                 self._memories[project_id] = memory
             self._memories.move_to_end(project_id)
@@ -117,6 +118,14 @@ class Memories:
                 self._memories.popitem(last=False)
             return memory
 
-    def _turned(self, project_id: int, version: str) -> None:
-        """Let all stored suggestions be made again when a memory begins or ceases to have an effect."""
-        enqueue_refresh(self._redis, self._settings, project_id, version)
+    def _judged(self, project_id: int, version: str, has_turned: bool) -> None:
+        """Fit scores again; when the memory began or ceased to have an effect, make all stored suggestions again."""
+        if has_turned:
+            enqueue_refresh(self._redis, self._settings, project_id, version)
+        self._background.submit(copy_context().run, self._calibrate, project_id)
+
+    def _calibrate(self, project_id: int) -> None:
+        try:
+            renew_calibrations(self._redis, self._store, project_id)
+        except (RedisError, CaptionerError) as problem:  # scores keep their meaning
+            logger.warning("scores not calibrated project=%s problem=%s", project_id, problem)

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -81,7 +81,7 @@ class ProjectMemory:
         project_id: int,
         space: VectorSpace,
         features: FeatureStore,
-        turned: Callable[[int, str], None],
+        on_judged: Callable[[int, str, bool], None],
         decoder_alone_share: int = 0,
     ) -> None:
         """Begin empty; the first `prepare` reads.
@@ -91,13 +91,13 @@ class ProjectMemory:
             project_id: Label Studio's.
             space: makes the vectors of images.
             features: of images.
-            turned: is called with project and version when the memory begins or ceases to have an effect.
+            on_judged: is called with project, version, and whether the memory began or ceased to have an effect.
             decoder_alone_share: per cent of images that the decoder captions alone.
         """
         self.redis, self.project_id = redis, project_id
         self.vectors = ImageVectors(redis, project_id, space, features)
         self.tasks = LookAlikes(redis, project_id, self.vectors)
-        self._turned, self._decoder_alone_share = turned, decoder_alone_share
+        self._on_judged, self._decoder_alone_share = on_judged, decoder_alone_share
         self._style = ProjectStyle(redis, project_id, self.vectors.features)
         self._lock = threading.RLock()
         self._background: threading.Thread | None = None
@@ -286,8 +286,8 @@ class ProjectMemory:
                 return False
             judgements[field] = self._judgement(field, newest, decoded, serving.captioner, judgements.get(field))
         write_judgements(self.redis, self.project_id, version, judgements)
-        if have_effect(others.values()) != have_effect(judgements.values()):
-            self._turned(self.project_id, version)
+        has_turned = have_effect(others.values()) != have_effect(judgements.values())
+        self._on_judged(self.project_id, version, has_turned)
         return True
 
     def _judgements_of(self, version: str) -> dict[str, Judgement]:
@@ -383,11 +383,9 @@ def _choose(
     chosen = []
     for choice in rank(candidates, captions, weights, index.rarity)[:count]:
         like = tuple(nearest.rows[place].name for place in choice.speakers[:LIKE])
-        if choice.place < len(places):
-            text, score = nearest.rows[places[choice.place]].caption, min(max(choice.score, 0.0), 1.0)
-            chosen.append(SuggestedCaption(text=text, score=score, like=like))
-        else:
-            chosen.append(replace(decoded[choice.place - len(places)], like=like))
+        texts = [nearest.rows[place].caption for place in places] + [caption.text for caption in decoded]
+        score = min(max(choice.score, 0.0), 1.0)
+        chosen.append(SuggestedCaption(text=texts[choice.place], score=score, own_score=score, like=like))
     return chosen
 
 

@@ -18,7 +18,7 @@ from model.captioner import Caption, Captioner
 from model.errors import StoreError, TaskError
 from model.vision.features import FeatureStore
 from model.vision.files import in_batches
-from worker.feedback.score_calibration import read_calibration
+from worker.feedback.score_calibration import UNJUDGED, read_calibration
 from worker.feedback.suggestions import Suggestion
 from worker.policy import is_withheld
 from worker.telemetry import span
@@ -43,7 +43,7 @@ class ControlSuggestions:
     """Address of the image as it is stored; a `data:` URL by its hash."""
     image_key: str
     captions: tuple[SuggestedCaption, ...]
-    """Best first. The score of each is calibrated once annotators have judged enough suggestions."""
+    """Best first. The score of each is the probability that an annotator accepts it."""
     withheld: bool
     """True where HIDE_SUGGESTIONS_SHARE hides the captions from annotators."""
 
@@ -149,19 +149,17 @@ class Suggester:
         return dict(zip(features, captions, strict=True))
 
     def _calibrate(self, captions: Captions) -> Captions:
-        """Replace each score by the probability that an annotator accepts the caption, if that can be computed yet."""
+        """Replace each score by the probability that an annotator accepts the caption."""
+        store = self.services.store
         try:
-            calibration = read_calibration(self.services.store, self.project_id)
+            of_kinds = [read_calibration(store, self.project_id, of_memory=of_memory) for of_memory in (False, True)]
         except StoreError as problem:
             logger.warning("scores not calibrated project=%s problem=%s", self.project_id, problem)
-            return captions
-        if calibration is None:
-            return captions
+            of_kinds = [None, None]
+        calibrations = [calibration or UNJUDGED for calibration in of_kinds]
         return {
             place: [
-                caption
-                if caption.own_score is None
-                else replace(caption, score=calibration.score(caption.own_score, caption.text))
+                replace(caption, score=calibrations[bool(caption.like)].score(caption.own_score, caption.text))
                 for caption in alternatives
             ]
             for place, alternatives in captions.items()

@@ -15,8 +15,8 @@ class SuggestedCaption:
     text: str
     score: float
     """0 to 1."""
-    own_score: float | None = None
-    """The decoder's own; None for a caption that annotators wrote for a look-alike image."""
+    own_score: float = 0.0
+    """The decoder's own of it, or how well look-alike images speak for it, 0 to 1; nobody has judged either."""
     like: tuple[str, ...] = ()
     """Names of the corrections of look-alike images that speak for it most; none where the decoder suggested alone."""
 

@@ -25,7 +25,7 @@ from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
 from worker.audit import AuditLog
-from worker.feedback.score_calibration import Calibration, write_calibration
+from worker.feedback.score_calibration import UNJUDGED, Calibration, write_calibration
 from worker.feedback.suggestions import Suggestion
 from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
@@ -86,8 +86,11 @@ def test_the_score_is_the_probability_of_acceptance_once_the_project_has_a_calib
     (after,) = backend.predict([task(2, address)])
 
     (region,) = after["result"]
-    assert after["score"] == calibration.score(before["score"], region["value"]["text"][0]) == region["score"]
-    assert after["score"] != before["score"]
+    text = region["value"]["text"][0]
+    [suggestion] = backend.services.suggestions.find(1, 2, "caption", address)
+    assert suggestion.score is not None
+    assert after["score"] == calibration.score(suggestion.score, text) == region["score"]
+    assert before["score"] == UNJUDGED.score(suggestion.score, text) < suggestion.score
 
 
 def test_local_files_web_addresses_and_cloud_files_are_captioned(

@@ -219,7 +219,7 @@ def test_scores_that_cannot_be_calibrated_cost_no_version(
     def find_the_disk_full(*_: Any, **__: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("worker.learning.rollback.fit_calibration", find_the_disk_full)
+    monkeypatch.setattr("worker.learning.rollback.renew_calibrations", find_the_disk_full)
 
     outcome = jobs.retrain(1, "a test")
 

@@ -9,8 +9,7 @@ from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
 from worker.audit import THE_WORKER, AuditLog
-from worker.feedback.feedback_store import FeedbackStore
-from worker.feedback.score_calibration import SAMPLE, fit_calibration, write_calibration
+from worker.feedback.score_calibration import renew_calibrations
 from worker.feedback.totals import read_acceptance
 from worker.policy import is_accepted_less
 from worker.queue.backend_jobs import enqueue_refresh
@@ -71,20 +70,6 @@ def calibrate(redis: Redis, store: Store, project_id: int) -> None:
     If that fails, scores keep their meaning: a version that was just recorded must not fail with it.
     """
     try:
-        _fit_and_write(redis, store, project_id)
+        renew_calibrations(redis, store, project_id)
     except (CaptionerError, RedisError, ValueError, TypeError) as problem:  # never the job's time limit
         logger.warning("scores not calibrated project=%s problem=%s", project_id, problem)
-
-
-def _fit_and_write(redis: Redis, store: Store, project_id: int) -> None:
-    calibration = fit_calibration(FeedbackStore(redis).sample(project_id, SAMPLE))
-    if calibration is None:
-        return
-    write_calibration(store, project_id, calibration)
-    logger.info(
-        "scores calibrated project=%s judged=%s error=%.3f before=%.3f",
-        project_id,
-        calibration.judged,
-        calibration.error,
-        calibration.error_before,
-    )

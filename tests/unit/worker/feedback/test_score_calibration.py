@@ -9,6 +9,7 @@ from tests.factories import make_correction
 from worker.feedback.record import Feedback
 from worker.feedback.score_calibration import (
     FEWEST,
+    UNJUDGED,
     Calibration,
     expected_calibration_error,
     fit_calibration,
@@ -68,6 +69,24 @@ def test_what_nobody_judged_counts_for_nothing() -> None:
     assert fit_calibration([*records, *others * 10]) is None
 
 
+def test_before_anybody_judged_scores_promise_less_than_the_decoder_does() -> None:
+    assert UNJUDGED.score(0.83, SHORT) < 0.45
+    assert UNJUDGED.score(0.5, SHORT) < UNJUDGED.score(0.83, SHORT) < UNJUDGED.score(0.99, SHORT)
+
+
+def test_captions_that_the_memory_chose_have_a_fit_of_their_own() -> None:
+    decoded = [replace(record, outcome="edited") for record in make_records(100)]
+    recalled = [replace(record, outcome="accepted", generation=41) for record in make_records(100, seed=1)]
+
+    of_decoder, of_memory = (fit_calibration([*decoded, *recalled], of_memory=kind) for kind in (False, True))
+
+    assert of_decoder is not None
+    assert of_memory is not None
+    assert (of_decoder.judged, of_memory.judged) == (100, 100)
+    assert of_decoder.score(0.8, SHORT) < 0.1
+    assert of_memory.score(0.8, SHORT) > 0.9
+
+
 def test_annotators_who_accept_all_or_nothing_give_scores_near_one_or_zero() -> None:
     records = make_records(200)
 
@@ -88,3 +107,4 @@ def test_a_calibration_is_kept_by_project(tmp_path: Path) -> None:
 
     assert read_calibration(store, 1) == calibration
     assert read_calibration(store, 2) is None
+    assert read_calibration(store, 1, of_memory=True) is None
