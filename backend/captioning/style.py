@@ -6,10 +6,8 @@ captioner:style-off:<project>    hash   name of a rule that a person switched of
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from redis import Redis
-from rq.utils import as_text
 from torch import Tensor
 
 from backend.protocol.predictions import SuggestedCaption
@@ -26,8 +24,8 @@ KEPT = 4 * COMPARED
 
 def read_switched_off(redis: Redis, project_id: int) -> frozenset[str]:
     """Return the names of the rules that people have switched off; raises RedisError."""
-    names: Any = redis.hkeys(_key(project_id))
-    return frozenset(as_text(name) for name in names)
+    names = redis.hkeys(_key(project_id))
+    return frozenset(name.decode(errors="replace") if isinstance(name, bytes) else name for name in names)
 
 
 def switch_rule(redis: Redis, project_id: int, name: str, *, is_off: bool) -> None:
