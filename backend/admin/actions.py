@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 
 from backend.admin.access import current_user, write_down
 from backend.admin.job_records import JobRecord
+from backend.captioning.judgement import read_judgements
 from backend.captioning.promotion import promote_version, roll_back
 from backend.captioning.services import CaptioningServices
+from backend.captioning.style import read_switched_off, switch_rule
 from model.errors import RequestError
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.trigger import retrain_when_due
@@ -68,8 +71,21 @@ def include(services: CaptioningServices, project_id: int, fields: Fields) -> st
     return f"correction {name} is included in training again"
 
 
+def switch_off(services: CaptioningServices, project_id: int, fields: Fields) -> str:
+    """Stop applying a rule of the project's wording."""
+    rule = _switch(services, project_id, fields, is_off=True)
+    return f"wording rule {rule!r} is switched off; the next suggestion does without it"
+
+
+def switch_on(services: CaptioningServices, project_id: int, fields: Fields) -> str:
+    """Apply a rule of the project's wording again."""
+    rule = _switch(services, project_id, fields, is_off=False)
+    return f"wording rule {rule!r} is switched on; it is applied whenever the corrections show it"
+
+
 PROJECT_ACTIONS: dict[str, ProjectAction] = {
-    action.__name__: action for action in (promote, rollback, train, pause, drain, resume, exclude, include)
+    action.__name__: action
+    for action in (promote, rollback, train, pause, drain, resume, exclude, include, switch_off, switch_on)
 }
 
 
@@ -100,6 +116,8 @@ AUDIT_WORDS = {
     "resume": "learning resumed",
     "exclude": "correction excluded",
     "include": "correction included",
+    "switch_off": "wording rule switched off",
+    "switch_on": "wording rule switched on",
     "stop": "job stopped",
     "cancel": "job cancelled",
     "retry": "job run again",
@@ -125,6 +143,18 @@ def act_on_job(services: CaptioningServices, job: JobRecord, action: str) -> str
 def current_user_name() -> str:
     user = current_user()
     return user.name if user else "nobody"
+
+
+def _switch(services: CaptioningServices, project_id: int, fields: Fields, *, is_off: bool) -> str:
+    """Switch the rule that the fields name, let the stored suggestions follow, and return its name."""
+    name, version = _field(fields, "rule"), services.captioners.version_of(project_id)
+    judgements = read_judgements(services.redis, project_id, version)
+    found = {rule.name for judgement in judgements.values() for rule in judgement.style}
+    if name not in found | read_switched_off(services.redis, project_id):
+        raise RequestError(f"project {project_id} has no wording rule {name!r}")
+    switch_rule(services.redis, project_id, name, is_off=is_off)
+    enqueue_refresh(services.redis, services.settings, project_id, version)
+    return name
 
 
 def _field(fields: Fields, name: str) -> str:

@@ -43,7 +43,7 @@ from worker.queue.job_log import job_log
 api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
 
 THUMBNAIL = (480, 360)
-FIELDS = ("version", "correction")
+FIELDS = ("version", "correction", "rule")
 """Values that an action may take."""
 LONGEST_VALUE = 1000
 """Characters."""

@@ -133,9 +133,10 @@ class ProjectMemory:
         if self._is_behind:
             return
         with self._lock:
-            self._style.refresh()
             if not self._read(READ_AT_ONCE):
                 self._is_behind = True
+            # A switch of a rule begins a new generation. So rules that are read after the generation are never older.
+            self._style.refresh()
             if self._is_behind or not self._judge(serving, DECODED_AT_ONCE):
                 self._go_on(serving)
 

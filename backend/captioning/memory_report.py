@@ -11,11 +11,23 @@ from typing import Any
 from redis import Redis, RedisError
 
 from backend.captioning.judgement import Judgement, read_judgements
+from backend.captioning.style import read_switched_off
 from model.errors import CaptionerError
 from model.memory.evidence import FEWEST, Evidence
 from worker.feedback.caption_changes import read_generation
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordingRule:
+    """One rule of a project's wording, for people."""
+
+    name: str
+    field: str | None
+    """Whose captions it changes; None if the corrections do not show it any more."""
+    words: str
+    is_off: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +38,8 @@ class MemoryReport:
     """Of the project's captions now. Label Studio shows it where the memory is open."""
     fields: Mapping[str, Judgement]
     """By field; none before the first judgement."""
+    switched_off: tuple[str, ...] = ()
+    """Names of the rules of wording that people have switched off."""
 
     @property
     def is_open(self) -> bool:
@@ -35,6 +49,17 @@ class MemoryReport:
     @property
     def learned(self) -> str:
         return learned_sentence(self.fields)
+
+    @property
+    def wording(self) -> tuple[WordingRule, ...]:
+        """The rules that were found, and those that are switched off and were not found."""
+        found = [
+            WordingRule(name=rule.name, field=field, words=str(rule), is_off=rule.name in self.switched_off)
+            for field, judgement in sorted(self.fields.items())
+            for rule in judgement.style
+        ]
+        gone = sorted({*self.switched_off} - {rule.name for rule in found})
+        return (*found, *(WordingRule(name=name, field=None, words=name, is_off=True) for name in gone))
 
     @property
     def standing(self) -> str:
@@ -59,7 +84,9 @@ def read_memory_report(redis: Redis, project_id: int, version: str | None) -> Me
         return None
     try:
         judgements = read_judgements(redis, project_id, version)
-        return MemoryReport(generation=read_generation(redis, project_id).number, fields=judgements)
+        generation = read_generation(redis, project_id).number
+        switched_off = tuple(sorted(read_switched_off(redis, project_id)))
+        return MemoryReport(generation=generation, fields=judgements, switched_off=switched_off)
     except (RedisError, CaptionerError, OSError) as problem:
         logger.info("memory not reported project=%s problem=%s", project_id, problem)
         return None
@@ -67,7 +94,8 @@ def read_memory_report(redis: Redis, project_id: int, version: str | None) -> Me
 
 def memory_json(report: MemoryReport) -> dict[str, Any]:
     """Return the report for programs."""
-    return asdict(report) | {"is_open": report.is_open, "learned": report.learned}
+    wording = [asdict(rule) for rule in report.wording]
+    return asdict(report) | {"is_open": report.is_open, "learned": report.learned, "wording": wording}
 
 
 def learned_sentence(judgements: Mapping[str, Judgement]) -> str:

@@ -15,10 +15,27 @@ from model.captioner import Captioner
 from model.memory.expected_words import Expected, expect_words
 from model.memory.index import Row
 from model.memory.style import COMPARED, StyleRule, find_style, restyle
+from worker.feedback.layout import run
 from worker.feedback.script import key
 
 KEPT = 4 * COMPARED
 """Captions whose expected words are kept. So the next judgement reads only the new corrections with the decoder."""
+
+
+def read_switched_off(redis: Redis, project_id: int) -> frozenset[str]:
+    """Return the names of the rules that people have switched off; raises RedisError."""
+    names = redis.hkeys(_key(project_id))
+    return frozenset(name.decode(errors="replace") if isinstance(name, bytes) else name for name in names)
+
+
+def switch_rule(redis: Redis, project_id: int, name: str, *, is_off: bool) -> None:
+    """Switch a rule off or on, in all fields; the same again does no harm. Raises RedisError."""
+    if is_off:
+        redis.hset(_key(project_id), name, 1)
+    else:
+        redis.hdel(_key(project_id), name)
+    # Only now: a suggestion of the new generation counts as one that follows the switch.
+    run(redis, project_id, "reword")
 
 
 class ProjectStyle:
@@ -56,10 +73,7 @@ class ProjectStyle:
 
     def refresh(self) -> None:
         """Ask which rules people have switched off; raises RedisError where Redis does not answer."""
-        names = self._redis.hkeys(key("style-off", self._project_id))
-        self._switched_off = frozenset(
-            name.decode(errors="replace") if isinstance(name, bytes) else name for name in names
-        )
+        self._switched_off = read_switched_off(self._redis, self._project_id)
 
     def restyle(self, captions: Sequence[SuggestedCaption], rules: Iterable[StyleRule]) -> list[SuggestedCaption]:
         """Return captions in the wording of the rules that are not switched off, each text once."""
@@ -85,3 +99,7 @@ class ProjectStyle:
         while len(self._expected) > KEPT:
             self._expected.popitem(last=False)
         return expected
+
+
+def _key(project_id: int) -> str:
+    return key("style-off", project_id)

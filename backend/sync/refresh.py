@@ -16,6 +16,7 @@ from backend.label_studio.client import LabelStudioClient, Task
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from model.vision.files import in_batches
+from worker.feedback.caption_changes import read_generation
 from worker.feedback.suggestions import version_of_label
 from worker.queue.backend_jobs import enqueue_refresh
 
@@ -63,6 +64,7 @@ def refresh(
     Raises:
         LabelStudioError: tasks cannot be read or predictions not written; what was written stays.
         LabelConfigError: the project's labeling config has no caption.
+        RedisError: Redis does not answer.
     """
     report = _take_turn(client, services, project_id, version, after_id, on_progress, time.monotonic() + turn_s)
     if report.rest_after is not None:
@@ -95,7 +97,8 @@ def _take_turn(
             stopped = f"{version} no longer serves"
             break
         speaks = services.label_of(project_id) != version
-        stale = [task for task in tasks if not _is_current(task, version, speaks)]
+        since = read_generation(services.redis, project_id).reworded
+        stale = [task for task in tasks if not _is_current(task, version, speaks, since)]
         written = _write(client, suggester, stale) if stale else 0
         current += len(tasks) - len(stale)
         refreshed += written
@@ -140,14 +143,19 @@ def refresh_look_alikes(
     return RefreshReport(refreshed=refreshed, current=len(found) - refreshed, failed=failed)
 
 
-def _is_current(task: Task, version: str, speaks: bool) -> bool:
+def _is_current(task: Task, version: str, speaks: bool, since: int) -> bool:
     """Say whether Quick View shows a suggestion of this version, and of its memory where that may speak.
 
-    Suggestions of earlier generations count as current: `refresh_look_alikes` renews those that are concerned.
+    Suggestions of earlier generations count as current: `refresh_look_alikes` renews those that are concerned. But they
+    must be of the generation `since` or later.
     """
     newest = _newest(task)
     shown, generation = version_of_label(str(newest["model_version"])) if newest else (None, None)
-    return shown == version and (generation is not None) == speaks
+    if shown != version or (generation is not None) != speaks:
+        return False
+    # A switched rule of wording may concern every suggestion. The label says whether a suggestion is older than the
+    # switch. This refresh takes turns, so it reaches every task; that of look-alikes stops at LookAlikes' AT_ONCE.
+    return generation is None or generation >= since
 
 
 def _newest(task: Task) -> Mapping[str, Any] | None:

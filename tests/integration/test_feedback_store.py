@@ -11,7 +11,9 @@ from redis.exceptions import RedisError
 
 from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
+from worker.feedback.caption_changes import Generation, read_changes, read_generation
 from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.layout import run
 from worker.feedback.record import Feedback
 from worker.feedback.waiting import Waiting, claim, mark_trained, read_waiting, trained_number
 from worker.redis_client import connect
@@ -314,6 +316,18 @@ def test_what_is_excluded_stays_stored_and_is_a_change_as_is_its_use(store: Feed
     assert store.include(1, "1/caption")
     assert not store.include(1, "1/caption")
     assert (store.excluded(1), waiting(store).count) == ({}, 1)
+
+
+def test_a_switched_rule_of_wording_begins_a_generation_and_changes_no_caption(store: FeedbackStore) -> None:
+    store_annotation(store.redis, make_correction())
+    before, waited = read_generation(store.redis, 1), waiting(store)
+
+    number = run(store.redis, 1, "reword")
+
+    assert read_generation(store.redis, 1) == Generation(number=number, names=before.names, reworded=number)
+    assert (before.reworded, number) == (0, before.number + 1)
+    assert not read_changes(store.redis, 1, before.number).captions
+    assert waiting(store).count == waited.count
 
 
 def test_what_is_not_there_cannot_be_excluded(store: FeedbackStore) -> None:

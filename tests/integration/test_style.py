@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from backend.captioning.memory import ProjectMemory, Serving
+from backend.captioning.style import switch_rule
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
@@ -84,7 +85,7 @@ def test_a_rule_that_a_person_switched_off_is_not_applied(
     correct(redis, features, captioner, 4)
     before = suggested(memory, captioner)
 
-    redis.hset("captioner:style-off:1", "begins with: a photo of", "1")
+    switch_rule(redis, 1, "begins with: a photo of", is_off=True)
 
     assert before[0] == "a photo of two squares"
     assert suggested(memory, captioner)[0] == "Two squares"

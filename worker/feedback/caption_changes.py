@@ -1,7 +1,8 @@
 """The changes of captions in the order of their generations, so that a memory reads only what it does not know yet.
 
 Each change of a caption, its exclusion, inclusion or removal, and the arrival of its image's key, has the project's
-next generation: 1, 2, 3 and so on. `feedback.lua` counts them.
+next generation: 1, 2, 3 and so on. So has each switch of a rule of wording, which changes no caption. `feedback.lua`
+counts them.
 """
 
 import json
@@ -28,6 +29,8 @@ class Generation:
     """Of the newest change; 0 when there never was one."""
     names: int
     """Corrections that ever changed. A reader that knows of another number has to read all of them."""
+    reworded: int
+    """Number of the last change that concerns every suggestion; 0 when there never was one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +49,14 @@ def read_generation(redis: Redis, project_id: int) -> Generation:
     """Return the project's generation; one small request."""
     changes, latest = key("changes", project_id), key("latest", project_id)
     with redis.pipeline(transaction=True) as pipeline:
-        pipeline.hget(changes, "generation")
+        pipeline.hmget(changes, "generation", "reworded")
         pipeline.zcard(latest)
         pipeline.exists(key("times", project_id))
-        number, names, has_captions = pipeline.execute()
+        (number, reworded), names, has_captions = pipeline.execute()
     if not names and has_captions:
         run(redis, project_id, "renew_all")
         return read_generation(redis, project_id)
-    return Generation(number=int(number or 0), names=names)
+    return Generation(number=int(number or 0), names=names, reworded=int(reworded or 0))
 
 
 def read_changes(redis: Redis, project_id: int, after: int) -> CaptionChanges:

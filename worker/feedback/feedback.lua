@@ -11,7 +11,8 @@
 --   times               zset   names of the records with a caption, by updated_at in microseconds since 1970
 --   changed             zset   names whose caption came, changed or went after the last training, by change number
 --   changes             hash   last, claimed, trained: change numbers; touches: number of events that touched a task;
---                              generation: number of changes that the memory has to follow
+--                              generation: number of changes that the memory has to follow;
+--                              reworded: generation of the last change that concerns every suggestion
 --   latest              zset   names whose caption came, changed, went, was excluded or included, or got its image, ever, by the
 --                              generation of their last change; worker/feedback/caption_changes.py reads it
 --   unseen              set    names of captions that no training has ever read
@@ -447,6 +448,14 @@ function commands.renew_all()
   local names = redis.call('ZRANGE', TIMES, 0, -1)
   for _, name in ipairs(names) do renew(name) end
   return #names
+end
+
+-- A rule of the project's wording was switched, so every suggestion of an earlier generation is out of date. No caption
+-- changed. Returns the new generation.
+function commands.reword()
+  local generation = redis.call('HINCRBY', CHANGES, 'generation', 1)
+  redis.call('HSET', CHANGES, 'reworded', generation)
+  return generation
 end
 
 -- Let a training begin with everything up to now. Returns the newest change number.
