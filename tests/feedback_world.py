@@ -38,6 +38,8 @@ class World:
         key = {"label_studio_api_key": "0" * 40} if has_api_key else {}
         settings = Settings(label_studio_url=label_studio.url, retrain_after=10**6, retrain_idle_s=0, **key)
         parts = {"redis": redis, "settings": settings, "feedback": FeedbackStore(redis)}
+        # Without a bundle no memory is judged.
+        parts["memories"] = SimpleNamespace(renew_beside=lambda _project_id: None)
         services = cast(CaptioningServices, SimpleNamespace(**parts, suggestions=SuggestionLog(redis)))
         self._app = Flask("world")
         self._app.extensions[EXTENSION] = services

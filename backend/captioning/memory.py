@@ -72,6 +72,17 @@ class Serving:
     """Returns the states of the corrections that the version was trained on."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An image that is to be captioned."""
+
+    task_id: int
+    """What was written for this task is left out."""
+    image: TaskImage
+    decoded: Sequence[SuggestedCaption]
+    """The decoder's captions, best first, at least one."""
+
+
 class ProjectMemory:
     """The memory of one project for one bundle; safe to share between threads."""
 
@@ -140,34 +151,47 @@ class ProjectMemory:
             if self._is_behind or not self._judge(serving, DECODED_AT_ONCE):
                 self._go_on(serving)
 
-    def recall(
-        self, image: TaskImage, task_id: int, decoded: Sequence[SuggestedCaption], version: str, count: int
-    ) -> Sequence[SuggestedCaption]:
-        """Return captions for an image, best first; the decoder's unchanged where it is to suggest alone.
+    def recall(self, requests: Sequence[Request], version: str, count: int) -> list[Sequence[SuggestedCaption]]:
+        """Return captions for each image, best first; the decoder's unchanged where it is to suggest alone.
 
         Args:
-            image: the image, with the field that the caption is for.
-            task_id: what was written for this task is left out.
-            decoded: the decoder's captions, best first, at least one.
+            requests: the images.
             version: of the decoder.
-            count: number of captions.
+            count: number of captions for an image.
         """
-        field = image.control.from_name
+        captions = [request.decoded for request in requests]
         if self._is_behind:
-            return decoded
+            return captions
         with self._lock:
-            index, judgement = self._indexes.get(field), self._judgements.get(version, {}).get(field)
-            if index is None or judgement is None:
-                return decoded
-            if judgement.style:
-                decoded = self._style.restyle(decoded, judgement.style)
-            if not judgement.is_open or is_decoder_alone(image.image_key, self._decoder_alone_share):
-                return decoded
-            vector = self.vectors.space.vectors([image.features])[0].astype(np.float32)
-            nearest = index.nearest(vector, task_id=task_id)
-            if not nearest.rows or nearest.cosines[0] < judgement.limit:
-                return decoded
-            return _choose(vector, nearest, decoded, index, count)
+            for field, judgement in self._judgements.get(version, {}).items():
+                for place, request in enumerate(requests):
+                    if request.image.control.from_name == field and judgement.style:
+                        captions[place] = self._style.restyle(captions[place], judgement.style)
+                if judgement.is_open:
+                    self._speak(field, judgement.limit, requests, captions, count)
+        return captions
+
+    def _speak(
+        self,
+        field: str,
+        limit: float,
+        requests: Sequence[Request],
+        captions: list[Sequence[SuggestedCaption]],
+        count: int,
+    ) -> None:
+        """Replace the captions of each image of a field that looks like a corrected one."""
+        places = [
+            place
+            for place, request in enumerate(requests)
+            if request.image.control.from_name == field
+            and not is_decoder_alone(request.image.image_key, self._decoder_alone_share)
+        ]
+        images = self.vectors.space.vectors([requests[place].image.features for place in places]).astype(np.float32)
+        index = self._index(field)
+        found = index.nearest(images, [requests[place].task_id for place in places])
+        for place, image, nearest in zip(places, images, found, strict=True):
+            if nearest.rows and nearest.cosines[0] >= limit:
+                captions[place] = _choose(image, nearest, captions[place], index, count)
 
     def look_alikes(self, version: str) -> tuple[list[int], int]:
         """Return the tasks whose stored suggestions may have changed, and the generation of the corrections.

@@ -9,7 +9,7 @@ import torch
 from redis import RedisError
 
 from backend.captioning.image_vectors import DECODER_CAPTIONS
-from backend.captioning.memory import ProjectMemory
+from backend.captioning.memory import ProjectMemory, Request
 from backend.captioning.services import CaptioningServices
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
@@ -120,15 +120,17 @@ class Suggester:
             for image in task_images
         ]
         decoded = self._decode(captioner, [image for _, image in placed])
-        chosen: dict[Place, Sequence[SuggestedCaption]] = {}
+        requests = [Request(task_id=task, image=image, decoded=decoded[image.image_key]) for task, image in placed]
         count = self.services.settings.alternatives
         with self.services.metrics.timed_stage("recall"):
-            for task_id, image in placed:
-                captions: Sequence[SuggestedCaption] = decoded[image.image_key]
-                if memory is not None:
-                    captions = memory.recall(image, task_id, captions, captioner.version, count)
-                chosen[task_id, image.control.from_name] = captions[:count]
-        return chosen
+            if memory is None:
+                chosen = [request.decoded for request in requests]
+            else:
+                chosen = memory.recall(requests, captioner.version, count)
+        return {
+            (request.task_id, request.image.control.from_name): captions[:count]
+            for request, captions in zip(requests, chosen, strict=True)
+        }
 
     def _decode(self, captioner: Captioner, images: Sequence[TaskImage]) -> dict[str, list[SuggestedCaption]]:
         """Return the decoder's captions of each image, best first; a few more than are shown."""

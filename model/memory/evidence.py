@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from model.memory.consensus import NEAREST, choose, heaviest, vote_weights
@@ -96,7 +97,7 @@ def weigh_evidence(
     """
     count = len(captions)
     rarity = Rarity(captions)
-    cosines = vectors @ vectors.T
+    cosines = _cosines(vectors)
     weights = np.zeros((count, count), np.float32)
     gains = np.zeros(count, np.float32)
     for row in range(count):
@@ -129,9 +130,14 @@ def likeness_limit(vectors: NDArray[np.float32]) -> float:
     Args:
         vectors: of corrected images, [N, V]; at least two.
     """
-    cosines = vectors @ vectors.T
+    cosines = _cosines(vectors)
     np.fill_diagonal(cosines, -1.0)
     return float(np.quantile(cosines.max(axis=1), OTHER_KIND, method="lower")) - SLACK
+
+
+def _cosines(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    rows = torch.from_numpy(vectors)
+    return np.asarray(rows @ rows.T)
 
 
 def _shared_words(captions: Sequence[Words], rarity: Rarity) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Shapes:  C captions of ours   N captions of theirs   G n-grams of one length
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,19 @@ PHRASES_SHARE = 0.5
 """Weight of shared phrases beside the words in order. With phrases alone, more words must be edited."""
 COUNTED = 2000
 """Captions whose phrases are counted at most, so that the counts stay small."""
+REMEMBERED = 2000
+"""Captions whose phrases are remembered with their weights."""
 
 Similarities = NDArray[np.float32]
+
+
+class Weighed(NamedTuple):
+    """The phrases of one caption."""
+
+    weights: dict[Words, float]
+    """Of each run of one to four words: how often it occurs, times its rarity."""
+    norms: tuple[float, ...]
+    """Of the weights for n = 1..4."""
 
 
 class Rarity:
@@ -29,6 +41,7 @@ class Rarity:
     def __init__(self, captions: Iterable[Words] = ()) -> None:
         self.captions = 0
         self._containing: Counter[Words] = Counter()
+        self._weighed: dict[Words, Weighed] = {}
         for words in captions:
             self.add(words)
 
@@ -36,12 +49,14 @@ class Rarity:
         """Count a caption; False where enough are counted already."""
         if self.captions >= COUNTED:
             return False
+        self._weighed.clear()
         self._containing.update(set(grams(words)))
         self.captions += 1
         return True
 
     def remove(self, words: Words) -> None:
         """Take back a caption that `add` counted."""
+        self._weighed.clear()
         self.captions -= 1
         for gram in set(grams(words)):
             self._containing[gram] -= 1
@@ -51,6 +66,19 @@ class Rarity:
     def of(self, gram: Words) -> float:
         """Return log(captions / captions that contain it), smoothed; always above 0."""
         return math.log((self.captions + 1) / (self._containing.get(gram, 0) + 0.5))
+
+    def weigh(self, words: Words) -> Weighed:
+        """Return the phrases of a caption. The result is remembered until a caption comes or goes."""
+        weighed = self._weighed.get(words)
+        if weighed is None:
+            if len(self._weighed) >= REMEMBERED:
+                self._weighed.clear()
+            weights = {gram: count * self.of(gram) for gram, count in Counter(grams(words)).items()}
+            squares = [0.0] * LONGEST
+            for gram, weight in weights.items():
+                squares[len(gram) - 1] += weight * weight
+            weighed = self._weighed[words] = Weighed(weights, tuple(map(math.sqrt, squares)))
+        return weighed
 
 
 def similarities(ours: Sequence[Words], theirs: Sequence[Words], rarity: Rarity) -> Similarities:
@@ -73,42 +101,24 @@ def _lengths(captions: Sequence[Words]) -> NDArray[np.float32]:
 
 def _mean_cosine(ours: Sequence[Words], theirs: Sequence[Words], rarity: Rarity) -> NDArray[np.float32]:
     """Return the mean over n of the cosine between n-grams, [C, N]."""
-    counts = [Counter(grams(words)) for words in ours]
+    mine, other = [rarity.weigh(words) for words in ours], [rarity.weigh(words) for words in theirs]
     columns: tuple[dict[Words, int], ...] = tuple({} for _ in range(LONGEST))
-    for counted in counts:
-        for gram in counted:
+    for caption in mine:
+        for gram in caption.weights:
             of_length = columns[len(gram) - 1]
             of_length.setdefault(gram, len(of_length))
-    weights = {gram: rarity.of(gram) for of_length in columns for gram in of_length}
-    mine, my_norms = _weighed(counts, columns, weights, rarity)
-    other, other_norms = _weighed([Counter(grams(words)) for words in theirs], columns, weights, rarity)
     total: NDArray[np.float32] = np.zeros((len(ours), len(theirs)), np.float32)
-    for length in range(LONGEST):
-        norms = my_norms[:, length, None] * other_norms[:, length]
-        products = mine[length] @ other[length].T
+    for length, of_length in enumerate(columns):
+        products = _matrix(mine, of_length) @ _matrix(other, of_length).T
+        norms = np.outer([caption.norms[length] for caption in mine], [caption.norms[length] for caption in other])
         total += np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
     return np.asarray(total / LONGEST, np.float32)
 
 
-def _weighed(
-    counts: Sequence[Counter[Words]],
-    columns: Sequence[dict[Words, int]],
-    weights: dict[Words, float],
-    rarity: Rarity,
-) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return for each n the weighed n-grams of captions, [captions, G], and their norms [captions, n].
-
-    Only n-grams with a column are in the matrices; the norms are of all.
-    """
-    matrices: list[NDArray[np.float32]] = [np.zeros((len(counts), len(of_length)), np.float32) for of_length in columns]
-    squares = np.zeros((len(counts), LONGEST), np.float32)
-    for row, counted in enumerate(counts):
-        for gram, count in counted.items():
-            weight = weights.get(gram)
-            length = len(gram) - 1
-            if weight is None:
-                squares[row, length] += (count * rarity.of(gram)) ** 2
-                continue
-            matrices[length][row, columns[length][gram]] = count * weight
-            squares[row, length] += (count * weight) ** 2
-    return matrices, np.asarray(np.sqrt(squares), np.float32)
+def _matrix(captions: Sequence[Weighed], columns: dict[Words, int]) -> NDArray[np.float32]:
+    """Return the weights of those phrases of captions that have a column, [captions, G]."""
+    matrix: NDArray[np.float32] = np.zeros((len(captions), len(columns)), np.float32)
+    for row, caption in enumerate(captions):
+        for gram in columns.keys() & caption.weights.keys():
+            matrix[row, columns[gram]] = caption.weights[gram]
+    return matrix

@@ -1,6 +1,6 @@
 """Counts how often the gate publishes good batches of corrections, and how often bad ones.
 
-    python -m tests.benchmarks.bench_gate [--bad 200] [--good 100] [--size 25] [--rows FILE]
+    python -m tests.benchmarks.bench_gate [--through weights|memory] [--bad 200] [--good 100] [--size 25] [--rows FILE]
 
 A project on drawn scenes begins with a captioner that never saw five topics (tests/benchmarks/learning/worlds.py). The
 project has a version that was trained on 60 good corrections. Each batch is added to these corrections, trained and
@@ -8,7 +8,9 @@ judged as in the retraining job, and removed again. Bad batches have pictures of
 teach a topic or a habit of wording. True batches about topics that the version knows are counted separately: they
 cannot make the version better, so the gate need not publish them.
 
-The benchmark takes two hours on one core. Finished batches are appended to --rows, and a later run skips them.
+Through the weights the benchmark takes two hours on one core, through the memory a few minutes. There a batch counts as
+published if the memory would speak or if a rule of wording is found. Finished batches are appended to --rows, and a
+later run skips them.
 """
 
 import argparse
@@ -24,15 +26,22 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
+from backend.captioning.image_vectors import DECODER_CAPTIONS
 from backend.demo.scenes.checking import wrong_facts
 from backend.demo.scenes.drawing import draw_scene
 from backend.demo.scenes.scene import Scene, sample_scene
 from backend.demo.scenes.wording import write_captions
 from model.captioner import Captioner, prefer_fast_products
 from model.decoders.search import DecodingOptions
+from model.memory.evidence import weigh_evidence
+from model.memory.expected_words import expect_words
+from model.memory.style import find_style, restyle
+from model.memory.vectors import VectorSpace
+from model.metrics.words import metric_words
 from model.progress import Progress, ProgressDisplay
 from model.store import Store
 from model.vision.features import FeatureStore
@@ -167,13 +176,15 @@ BARS: dict[str, tuple[Callable[[float, float], bool], float]] = {"bad": (operato
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_gate", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--through", choices=("weights", "memory"), default="weights", help="default: %(default)s")
     parser.add_argument("--bad", type=int, default=200)
     parser.add_argument("--good", type=int, default=100)
     parser.add_argument("--known", type=int, default=20, help="true batches of things that the version knows")
     parser.add_argument("--size", type=int, default=25, help="corrections of a batch")
     parser.add_argument("--scenes", type=int, default=1200, help="scenes that the captioner is trained on")
-    parser.add_argument("--rows", type=Path, default=Path(".bench/gate.jsonl"), help="finished batches (%(default)s)")
+    parser.add_argument("--rows", type=Path, help="finished batches (.bench/gate-THROUGH.jsonl)")
     arguments = parser.parse_args(argv)
+    arguments.rows = arguments.rows or Path(f".bench/gate-{arguments.through}.jsonl")
     torch.set_num_threads(1)
     prefer_fast_products()
     judged_before = read_rows(arguments.rows)
@@ -195,7 +206,8 @@ def judged(project: "Project", name: str, number: int, arguments: argparse.Names
     """Let the gate judge a batch, and append the decision to the file of rows."""
     kind = KINDS[name]
     batch, topic = kind.batch(number)
-    decision = project.judge(kind.annotators[batch], topic, arguments.size, seed=number)
+    judge = project.judge if arguments.through == "weights" else project.recall
+    decision = judge(kind.annotators[batch], topic, arguments.size, seed=number)
     row = Row(
         kind=name,
         number=number,
@@ -239,6 +251,8 @@ class Project:
         self._store = Store(folder)
         self._features = FeatureStore(self._store, world.base.encoder.fingerprint)
         self._settings = Settings()
+        decoder = world.base.decoder
+        self._space = VectorSpace(decoder.feature_mean, torch.diag(decoder.feature_scale), "bench")
         self._earlier: list[Correction] = []
         self._serving = world.base
         self._earlier = self._corrected(truth, KNOWN, EARLIER, seed=-1)
@@ -248,6 +262,25 @@ class Project:
         """Train on another batch and return the gate's decision. Nothing of the batch is kept."""
         _, decision = self._train([*self._earlier, *self._corrected(annotators, topic, size, seed)], seed)
         return decision
+
+    def recall(self, annotators: Annotators, topic: str, size: int, seed: int) -> Decision:
+        """Return whether the memory of another batch would change suggestions."""
+        batch = self._corrected(annotators, topic, size, seed)
+        features = [self._features.get(str(correction.image_key)) for correction in batch]
+        present = [values for values in features if values is not None]
+        theirs, options = [correction.caption for correction in batch], DecodingOptions()
+        decoded = self._serving.caption(torch.stack(present), options, DECODER_CAPTIONS)
+        ours = [captions[0].text for captions in decoded]
+        rules = find_style(theirs, ours, lambda captions: expect_words(self._serving, present, list(captions)))
+        evidence = weigh_evidence(
+            self._space.vectors(present).astype(np.float32),
+            list(map(metric_words, theirs)),
+            [[metric_words(restyle(caption.text, rules)) for caption in captions] for captions in decoded],
+            [False] * len(batch),
+            frozenset(word for token in self._serving.tokenizer.words for word in metric_words(token)),
+        )
+        reason = f"{evidence} {'; '.join(map(str, rules))}"
+        return Decision(publish=evidence.speaks_for_memory or bool(rules), reason=reason)
 
     def _corrected(self, annotators: Annotators, topic: str, size: int, seed: int) -> list[Correction]:
         scenes = list(islice(scenes_of(topic, seed), size))

@@ -47,14 +47,18 @@ def workplace(redis_url: str, make_workplace: Callable[[str], Workplace]) -> Wor
 
 
 @pytest.fixture
-def make_backend(redis_url: str, tmp_path: Path) -> Callable[..., BackendClient]:
+def make_backend(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., BackendClient]]:
     """Make a backend with a tiny bundle and a real Redis. Keywords are settings; `login` is sent with each request."""
     write_bundle(tmp_path / "bundle", seed=6)  # with this seed the untrained network tells colours apart
 
     def make(login: tuple[str, str] | None = None, **changes: Any) -> BackendClient:
-        return BackendClient(make_settings(tmp_path, **{"redis_url": redis_url, **changes}), login)
+        made.append(BackendClient(make_settings(tmp_path, **{"redis_url": redis_url, **changes}), login))
+        return made[-1]
 
-    return make
+    made: list[BackendClient] = []
+    yield make
+    for backend in made:  # what it still does in the background belongs to this test's Redis
+        backend.services.memories.wait()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from backend.captioning.memory import ProjectMemory, Serving
+from backend.captioning.memory import ProjectMemory, Request, Serving
 from backend.captioning.style import switch_rule
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
@@ -61,7 +61,8 @@ def suggested(memory: ProjectMemory, captioner: Captioner) -> list[str]:
     control = CaptionControl(from_name="caption", to_name="image", image_field="captioning")
     features = captioner.encode([make_image("black")])[0]
     image = TaskImage(control=control, image_ref="/black.png", image_key="f" * 64, features=features)
-    return [recalled.text for recalled in memory.recall(image, 99, others, captioner.version, 3)]
+    [recalled] = memory.recall([Request(task_id=99, image=image, decoded=others)], captioner.version, 3)
+    return [caption.text for caption in recalled]
 
 
 def test_the_third_correction_changes_the_wording_of_suggestions_before_the_memory_opens(

@@ -36,7 +36,7 @@ def index() -> MemoryIndex:
 def test_the_most_alike_image_comes_first(index: MemoryIndex) -> None:
     image = (AXES[2] + 0.5 * AXES[3]).astype(np.float32)
 
-    nearest = index.nearest(image)
+    [nearest] = index.nearest(image[None])
 
     assert names(nearest.rows)[:2] == [2, 3]
     assert list(nearest.cosines) == sorted(nearest.cosines, reverse=True)
@@ -47,7 +47,7 @@ def test_a_row_that_was_removed_or_replaced_is_not_found_any_more(index: MemoryI
     index.remove("2/caption")
     index.add(row(3, caption="another"), AXES[3])
 
-    nearest = index.nearest(AXES[2].astype(np.float32))
+    [nearest] = index.nearest(AXES[2:3].astype(np.float32))
 
     assert sorted(names(nearest.rows)) == [1, 3, 4]
     assert {found.caption for found in nearest.rows} == {"caption 1", "another", "caption 4"}
@@ -57,13 +57,17 @@ def test_a_row_that_was_removed_or_replaced_is_not_found_any_more(index: MemoryI
 def test_of_the_captions_of_one_image_the_newest_counts(index: MemoryIndex) -> None:
     index.add(row(9, image_key="image 2"), AXES[2])
 
-    assert names(index.nearest(AXES[2].astype(np.float32)).rows)[0] == 9
-    assert 2 not in names(index.nearest(AXES[2].astype(np.float32)).rows)
+    [nearest] = index.nearest(AXES[2:3].astype(np.float32))
+    assert names(nearest.rows)[0] == 9
+    assert 2 not in names(nearest.rows)
     assert names(index.newest(10).rows) == [1, 3, 4, 9]
 
 
 def test_what_was_written_for_a_task_is_left_out_of_its_own_look_alikes(index: MemoryIndex) -> None:
-    assert 2 not in names(index.nearest(AXES[2].astype(np.float32), task_id=2).rows)
+    own, another = index.nearest(AXES[[2, 2]].astype(np.float32), [2, 7])
+
+    assert 2 not in names(own.rows)
+    assert names(another.rows)[0] == 2
 
 
 def test_the_newest_that_are_wanted_come_oldest_first(index: MemoryIndex) -> None:
@@ -79,10 +83,12 @@ def test_thousands_of_rows_are_searched_as_few_are() -> None:
         index.add(row(number), vector)
     image = vectors[17_000].astype(np.float32)
 
-    nearest = index.nearest(image)
+    [nearest] = index.nearest(image[None])
 
     assert names(nearest.rows) == list(np.argsort(-(vectors.astype(np.float32) @ image), kind="stable")[:100])
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    assert not MemoryIndex(8).nearest(AXES[0].astype(np.float32)).rows
+    [nearest] = MemoryIndex(8).nearest(AXES[:1].astype(np.float32))
+
+    assert not nearest.rows
