@@ -55,6 +55,7 @@ CHOSEN_BY_PERSON = (
     "RECONCILE_EVERY_S",
     "REFRESH_PREDICTIONS",
     "HIDE_SUGGESTIONS_SHARE",
+    "DECODER_ALONE_SHARE",
     "LOG_FORMAT",
 )
 """Settings that the demo takes from the environment; it sets the others itself."""

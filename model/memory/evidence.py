@@ -30,8 +30,14 @@ ENOUGH_UNSEEN = 20
 """Captions that were written without a suggestion and so flatter nobody."""
 READABLE = 0.5
 """Share of the annotators' words that the decoder must know, or they may be no words at all."""
+FOREIGN = 0.15
+"""Share of the words below which annotators write another language."""
+FIRST = 20
+"""With fewer corrections, relevance is seen less surely."""
 ENOUGH = 40
 """Corrections that show relevance, if there is any."""
+CLEAR_GAIN = 0.05
+"""Random words bring up to 0.04, because the memory suggests as many of them as annotators write."""
 SHUFFLES = 999
 DRAWS = 1000
 UNFAMILIAR = 0.2
@@ -71,11 +77,14 @@ class Evidence:
         if self.corrections < FEWEST:
             return False
         if not self.is_unfamiliar or self.readable < READABLE:
-            return self.chance <= 0.01 and self.gains_in >= 0.8
-        if self.chance <= 0.1 and self.gains_in >= 0.2:
+            # One batch in a wrong language is a mistake. A deliberate change of language continues.
+            is_enough = self.readable >= FOREIGN or self.corrections >= ENOUGH
+            return is_enough and self.chance <= 0.01 and self.gains_in >= 0.8
+        if self.chance <= (0.05 if self.corrections < FIRST else 0.02) and self.gains_in >= 0.2:
             return True
         # Captions of flowers are much alike, so their relevance shows late, but the gain shows at once.
-        return self.corrections < ENOUGH and self.chance <= 0.5 and self.gains_in >= 0.95
+        shows_gain = self.gain >= CLEAR_GAIN and self.gains_in >= 0.99
+        return self.corrections < ENOUGH and self.chance <= 0.5 and shows_gain
 
 
 def weigh_evidence(

@@ -80,7 +80,7 @@ def find_style(
             COMPARED of `theirs` in the form of ours.
     """
     theirs, ours = [caption.strip() for caption in theirs[-COMPARED:]], ours[-COMPARED:]
-    if len(theirs) < MIN_SUPPORT or not _is_same_language(theirs, ours):
+    if len(theirs) < MIN_SUPPORT or not _differ(theirs) or not _is_same_language(theirs, ours):
         return ()
     beginning = _beginning_rule(theirs, ours)
     form = [rule for rule in (beginning, _letter_rule(theirs, ours), _ending_rule(theirs, ours)) if rule]
@@ -103,6 +103,11 @@ def restyle(caption: str, rules: Iterable[StyleRule]) -> str:
     for rule in of_kind["last sign"]:
         caption = _ended(caption, rule.before, rule.after)
     return caption
+
+
+def _differ(captions: Sequence[str]) -> bool:
+    """Return False where one caption stands for most images: it shows no wording."""
+    return Counter(captions).most_common(1)[0][1] <= len(captions) / 2
 
 
 def _is_same_language(theirs: Sequence[str], ours: Sequence[str]) -> bool:

@@ -78,8 +78,22 @@ def test_unreadable_captions_need_more_evidence() -> None:
     evidence = Evidence(corrections=12, chance=0.05, gain=0.5, gains_in=1.0, alikeness=0.4, readable=0.9)
 
     assert evidence.speaks_for_memory
-    assert not replace(evidence, readable=0.1).speaks_for_memory
-    assert replace(evidence, readable=0.1, chance=0.005).speaks_for_memory
+    assert not replace(evidence, readable=0.3).speaks_for_memory
+    assert replace(evidence, readable=0.3, chance=0.005).speaks_for_memory
+
+
+def test_another_language_is_followed_once_it_continues() -> None:
+    evidence = Evidence(corrections=25, chance=0.001, gain=0.2, gains_in=1.0, alikeness=0.03, readable=0.0)
+
+    assert not evidence.speaks_for_memory
+    assert replace(evidence, corrections=40).speaks_for_memory
+
+
+def test_random_words_that_happen_to_suit_a_little_are_not_enough() -> None:
+    vandalism = Evidence(corrections=25, chance=0.04, gain=0.04, gains_in=0.995, alikeness=0.24, readable=0.9)
+
+    assert not vandalism.speaks_for_memory
+    assert replace(vandalism, gain=0.1).speaks_for_memory
 
 
 def test_where_the_decoder_writes_what_annotators_write_the_memory_stays_closed() -> None:
