@@ -43,6 +43,7 @@ from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
 from model.vision.features import FeatureStore
 from worker.feedback.caption_changes import Generation, read_changes, read_generation
+from worker.feedback.layout import run
 from worker.feedback.record import Correction, state_of
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
@@ -54,6 +55,8 @@ READ_AT_ONCE = 1000
 """Changes that a prediction reads itself. More are read in the background; until then the decoder suggests alone."""
 DECODED_AT_ONCE = 8
 """Images that a prediction decodes itself to judge the memory; more are decoded in the background."""
+JUDGED_AT_ONCE = 32
+"""Corrections that a prediction judges itself; more are judged in the background."""
 RETRIED = 50
 """Corrections without stored features that are looked at again with each prediction."""
 MOST_CHANGES = 20
@@ -81,6 +84,18 @@ class Request:
     image: TaskImage
     decoded: Sequence[SuggestedCaption]
     """The decoder's captions, best first, at least one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """A field whose corrections are to be judged."""
+
+    field: str
+    newest: Nearest
+    """Its newest corrections that the serving version was not trained on."""
+    rows: int
+    """All of its corrections."""
+    generation: int
 
 
 class ProjectMemory:
@@ -111,6 +126,7 @@ class ProjectMemory:
         self._on_judged, self._decoder_alone_share = on_judged, decoder_alone_share
         self._style = ProjectStyle(redis, project_id, self.vectors.features)
         self._lock = threading.RLock()
+        self._judging = threading.Lock()
         self._background: threading.Thread | None = None
         self._is_behind = False
         """Many changes are being read in the background."""
@@ -144,12 +160,13 @@ class ProjectMemory:
         if self._is_behind:
             return
         with self._lock:
-            if not self._read(READ_AT_ONCE):
-                self._is_behind = True
+            self._is_behind = not self._read(READ_AT_ONCE)
             # A switch of a rule begins a new generation. So rules that are read after the generation are never older.
             self._style.refresh()
-            if self._is_behind or not self._judge(serving, DECODED_AT_ONCE):
-                self._go_on(serving)
+            due = [] if self._is_behind else self._due(serving)
+        takes_long = any(len(field.newest.rows) > JUDGED_AT_ONCE for field in due)
+        if self._is_behind or takes_long or not self._judge(due, serving, DECODED_AT_ONCE):
+            self._go_on(serving)
 
     def recall(self, requests: Sequence[Request], version: str, count: int) -> list[Sequence[SuggestedCaption]]:
         """Return captions for each image, best first; the decoder's unchanged where it is to suggest alone.
@@ -292,28 +309,55 @@ class ProjectMemory:
 
     # Judging
 
-    def _judge(self, serving: Serving, most: int) -> bool:
-        """Judge every field whose corrections changed enough; False when more images than `most` must be decoded."""
-        version = serving.captioner.version
-        judgements = self._judgements_of(version)
-        due = [field for field in judgements.keys() | self._indexes.keys() if self._is_due(judgements, field)]
+    def _due(self, serving: Serving) -> list[Due]:
+        """Return the fields whose corrections changed enough to be judged."""
+        judgements = self._judgements_of(serving.captioner.version)
+        fields = [field for field in judgements.keys() | self._indexes.keys() if self._is_due(judgements, field)]
+        if not fields:
+            return []
+        is_unknown = partial(_is_unknown, serving.trained_states())
+        return [
+            Due(
+                field=field,
+                newest=self._index(field).newest(JUDGED, is_unknown),
+                rows=len(self._index(field)),
+                generation=self._generation,
+            )
+            for field in fields
+        ]
+
+    def _judge(self, due: Sequence[Due], serving: Serving, most: int | None) -> bool:
+        """Judge fields; False when more images than `most` must be decoded. Other threads go on meanwhile."""
         if not due:
             return True
-        others = read_judgements(self.redis, self.project_id, version)
-        for field in due:
-            if not self._is_due(others, field):
-                judgements[field] = others[field]
-                continue
-            newest = self._judged_rows(field, serving)
-            keys = [row.image_key for row in newest.rows]
-            decoded = self.vectors.decoded(keys, serving.captioner, serving.options, most)
-            if decoded is None:
-                return False
-            judgements[field] = self._judgement(field, newest, decoded, serving.captioner, judgements.get(field))
-        write_judgements(self.redis, self.project_id, version, judgements)
-        has_turned = have_effect(others.values()) != have_effect(judgements.values())
-        self._on_judged(self.project_id, version, has_turned)
+        with self._judging:
+            version = serving.captioner.version
+            others = read_judgements(self.redis, self.project_id, version)
+            judgements = dict(self._judgements_of(version))
+            for field in due:
+                if not self._is_due(others, field.field):
+                    judgements[field.field] = others[field.field]
+                    continue
+                keys = [row.image_key for row in field.newest.rows]
+                decoded = self.vectors.decoded(keys, serving.captioner, serving.options, most)
+                if decoded is None:
+                    return False
+                before = judgements.get(field.field)
+                judgements[field.field] = self._judgement(field, decoded, serving.captioner, before)
+            self._conclude(version, others, judgements)
         return True
+
+    def _conclude(self, version: str, others: Mapping[str, Judgement], judgements: dict[str, Judgement]) -> None:
+        """Store judgements, and tell what follows from them."""
+        has_turned = have_effect(others.values()) != have_effect(judgements.values())
+        if _wording(others) != _wording(judgements):
+            # The wording concerns every suggestion, so all of them are made again.
+            run(self.redis, self.project_id, "reword")
+            has_turned = True
+        write_judgements(self.redis, self.project_id, version, judgements)
+        with self._lock:
+            self._judgements[version] = judgements
+        self._on_judged(self.project_id, version, has_turned)
 
     def _judgements_of(self, version: str) -> dict[str, Judgement]:
         if version not in self._judgements:
@@ -328,26 +372,17 @@ class ProjectMemory:
         changes = max(self._generation - judgement.generation, abs(rows - judgement.rows))
         return changes >= max(1, min(rows // 10, MOST_CHANGES))
 
-    def _judged_rows(self, field: str, serving: Serving) -> Nearest:
-        """Return the newest corrections that the serving version was not trained on."""
-        return self._index(field).newest(JUDGED, partial(_is_unknown, serving.trained_states()))
-
     def _judgement(
-        self,
-        field: str,
-        newest: Nearest,
-        decoded: Mapping[str, Sequence[str]],
-        captioner: Captioner,
-        before: Judgement | None,
+        self, due: Due, decoded: Mapping[str, Sequence[str]], captioner: Captioner, before: Judgement | None
     ) -> Judgement:
+        newest, rows, generation = due.newest, due.rows, due.generation
         places = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
-        rows = len(self._index(field))
         style = self._style.find(newest.rows, decoded, captioner)
         if len(places) < FEWEST:
             # The version was trained on nearly all of them, so they say nothing about it.
             is_open = before is not None and before.is_open and rows >= FEWEST
             limit = before.limit if before else 1.0
-            return Judgement(generation=self._generation, rows=rows, is_open=is_open, limit=limit, style=style)
+            return Judgement(generation=generation, rows=rows, is_open=is_open, limit=limit, style=style)
         restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
         evidence = weigh_evidence(
             newest.vectors[places],
@@ -356,10 +391,10 @@ class ProjectMemory:
             [newest.rows[place].was_written_unseen for place in places],
             _vocabulary(captioner),
         )
-        outcome = (self.project_id, field, rows, evidence.speaks_for_memory, evidence)
+        outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(
-            generation=self._generation,
+            generation=generation,
             rows=rows,
             is_open=evidence.speaks_for_memory,
             limit=likeness_limit(newest.vectors),
@@ -385,13 +420,9 @@ class ProjectMemory:
                 with self._lock:
                     self._read_some(generation)
             with self._lock:
-                fields = list(self._indexes)
-                newest = [self._judged_rows(field, serving) for field in fields]
-            for rows in newest:
-                self.vectors.decoded([row.image_key for row in rows.rows], serving.captioner, serving.options, None)
-            with self._lock:
-                self._judge(serving, len(fields) * JUDGED)
-                self._is_behind = False
+                due = self._due(serving)
+            self._judge(due, serving, None)
+            self._is_behind = False
         except (RedisError, CaptionerError) as problem:  # the next prediction begins again
             logger.warning("memory not read project=%s problem=%s", self.project_id, problem)
             with self._lock:
@@ -416,6 +447,10 @@ def _choose(
 
 def _annotation_of(name: str) -> int:
     return int(name.partition("/")[0])
+
+
+def _wording(judgements: Mapping[str, Judgement]) -> set[tuple[str, str]]:
+    return {(field, rule.name) for field, judgement in judgements.items() for rule in judgement.style}
 
 
 def _is_unknown(states: frozenset[str], row: Row) -> bool:

@@ -325,7 +325,9 @@ def make_row(
 
 
 def share_changed(now: Mapping[Path, str], without: Mapping[Path, str], photos: Sequence[Photo]) -> float:
-    return sum(now[photo.path] != without[photo.path] for photo in photos) / max(len(photos), 1)
+    """Return the share of photos whose suggestion has other words; case and signs do not count."""
+    changed = sum(metric_words(now[photo.path]) != metric_words(without[photo.path]) for photo in photos)
+    return changed / max(len(photos), 1)
 
 
 class Office:
