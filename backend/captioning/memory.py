@@ -225,9 +225,8 @@ class ProjectMemory:
         self._generation = 0
         self._first: frozenset[int] = frozenset()
         """Ids of the first annotations: no image of theirs is held out."""
-        self._names: set[str] = set()
-        self._annotations: dict[str, int] = {}
-        """Annotation of each correction that has a caption."""
+        self._names = 0
+        """Corrections that ever changed."""
         self._held_out: dict[str, Correction] = {}
         self._without_vector: OrderedDict[str, Correction] = OrderedDict()
         self._indexes: dict[str, MemoryIndex] = {}
@@ -238,7 +237,7 @@ class ProjectMemory:
     def _read(self, most: int) -> bool:
         """Read what changed; False when there is more than this many changes left to read."""
         generation = read_generation(self.redis, self.project_id)
-        if generation.number < self._generation or generation.names < len(self._names):
+        if generation.number < self._generation or generation.names < self._names:
             self._reset()  # Redis lost its data, and what came since has the same generations
         if generation.number - self._generation > most and generation.names > most:
             return False
@@ -249,14 +248,13 @@ class ProjectMemory:
 
     def _read_some(self, generation: Generation) -> None:
         changes = read_changes(self.redis, self.project_id, self._generation)
-        for name, correction in changes.captions.items():
+        for name in changes.captions:
             self._forget(name)
-            if correction is not None:
-                self._annotations[name] = correction.annotation_id
+        wanted = [correction for correction in changes.captions.values() if correction is not None]
         last = max(self._first, default=0)
         if len(self._first) < FIRST_IMAGES or any(_annotation_of(name) <= last for name in changes.captions):
-            self._first = frozenset(heapq.nsmallest(FIRST_IMAGES, set(self._annotations.values())))
-        wanted = [correction for correction in changes.captions.values() if correction is not None]
+            names = [*self.names, *self._held_out, *self._without_vector, *(correction.name for correction in wanted)]
+            self._first = frozenset(heapq.nsmallest(FIRST_IMAGES, set(map(_annotation_of, names))))
         self._held_out |= {c.name: c for c in wanted if c.image_key and is_held_out_of_memory(c.image_key)}
         self._add([correction for correction in wanted if correction.name not in self._held_out])
         for name, correction in self._held_out.items():
@@ -264,7 +262,7 @@ class ProjectMemory:
                 self._drop_row(name)
             elif name in changes.captions or not self._has_row(name):
                 self._add([correction])
-        self._names |= changes.captions.keys()
+        self._names = generation.names
         self._generation = max(changes.up_to, generation.number if changes.is_all else 0)
 
     def _add(self, corrections: Sequence[Correction]) -> None:
@@ -296,7 +294,6 @@ class ProjectMemory:
 
     def _forget(self, name: str) -> None:
         self._drop_row(name)
-        self._annotations.pop(name, None)
         self._held_out.pop(name, None)
         self._without_vector.pop(name, None)
 

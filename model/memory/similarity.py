@@ -29,8 +29,8 @@ Similarities = NDArray[np.float32]
 class Weighed(NamedTuple):
     """The phrases of one caption."""
 
-    weights: dict[Words, float]
-    """Of each run of one to four words: how often it occurs, times its rarity."""
+    weights: tuple[dict[Words, float], ...]
+    """For n = 1..4, of each run of n words: how often it occurs, times its rarity."""
     norms: tuple[float, ...]
     """Of the weights for n = 1..4."""
 
@@ -73,11 +73,11 @@ class Rarity:
         if weighed is None:
             if len(self._weighed) >= REMEMBERED:
                 self._weighed.clear()
-            weights = {gram: count * self.of(gram) for gram, count in Counter(grams(words)).items()}
-            squares = [0.0] * LONGEST
-            for gram, weight in weights.items():
-                squares[len(gram) - 1] += weight * weight
-            weighed = self._weighed[words] = Weighed(weights, tuple(map(math.sqrt, squares)))
+            weights: tuple[dict[Words, float], ...] = tuple({} for _ in range(LONGEST))
+            for gram, count in Counter(grams(words)).items():
+                weights[len(gram) - 1][gram] = count * self.of(gram)
+            norms = tuple(math.sqrt(sum(weight * weight for weight in of.values())) for of in weights)
+            weighed = self._weighed[words] = Weighed(weights, norms)
         return weighed
 
 
@@ -102,23 +102,25 @@ def _lengths(captions: Sequence[Words]) -> NDArray[np.float32]:
 def _mean_cosine(ours: Sequence[Words], theirs: Sequence[Words], rarity: Rarity) -> NDArray[np.float32]:
     """Return the mean over n of the cosine between n-grams, [C, N]."""
     mine, other = [rarity.weigh(words) for words in ours], [rarity.weigh(words) for words in theirs]
-    columns: tuple[dict[Words, int], ...] = tuple({} for _ in range(LONGEST))
-    for caption in mine:
-        for gram in caption.weights:
-            of_length = columns[len(gram) - 1]
-            of_length.setdefault(gram, len(of_length))
     total: NDArray[np.float32] = np.zeros((len(ours), len(theirs)), np.float32)
-    for length, of_length in enumerate(columns):
-        products = _matrix(mine, of_length) @ _matrix(other, of_length).T
+    for length in range(LONGEST):
+        columns = {gram: place for place, gram in enumerate({gram for c in mine for gram in c.weights[length]})}
+        products = _matrix(mine, length, columns) @ _matrix(other, length, columns).T
         norms = np.outer([caption.norms[length] for caption in mine], [caption.norms[length] for caption in other])
         total += np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
     return np.asarray(total / LONGEST, np.float32)
 
 
-def _matrix(captions: Sequence[Weighed], columns: dict[Words, int]) -> NDArray[np.float32]:
-    """Return the weights of those phrases of captions that have a column, [captions, G]."""
+def _matrix(captions: Sequence[Weighed], length: int, columns: dict[Words, int]) -> NDArray[np.float32]:
+    """Return the weights of those n-grams of captions that have a column, [captions, G]; n is length + 1."""
     matrix: NDArray[np.float32] = np.zeros((len(captions), len(columns)), np.float32)
-    for row, caption in enumerate(captions):
-        for gram in columns.keys() & caption.weights.keys():
-            matrix[row, columns[gram]] = caption.weights[gram]
+    found = [
+        (row, columns[gram], weight)
+        for row, caption in enumerate(captions)
+        for gram, weight in caption.weights[length].items()
+        if gram in columns
+    ]
+    if found:
+        rows, places, weights = zip(*found, strict=True)
+        matrix[rows, places] = weights
     return matrix
