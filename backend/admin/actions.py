@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from backend.admin.access import current_user, write_down
 from backend.admin.job_records import JobRecord
 from backend.captioning.judgement import read_judgements
+from backend.captioning.project_style import read_switched_off, switch_rule
 from backend.captioning.promotion import promote_version, roll_back
 from backend.captioning.services import CaptioningServices
-from backend.captioning.style import read_switched_off, switch_rule
 from model.errors import RequestError
 from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.control import RetrainingControl, cancel_job, retry_job, stop_job

@@ -29,7 +29,7 @@ from backend.captioning.judgement import (
     write_judgements,
 )
 from backend.captioning.look_alikes import LookAlikes
-from backend.captioning.style import ProjectStyle
+from backend.captioning.project_style import ProjectStyle
 from backend.images.task_images import TaskImage
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Captioner

@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis, RedisError
 
 from backend.captioning.judgement import Judgement, read_judgements
-from backend.captioning.style import read_switched_off
+from backend.captioning.project_style import read_switched_off
 from model.errors import CaptionerError
 from model.memory.evidence import FEWEST, Evidence
 from worker.feedback.caption_changes import read_generation

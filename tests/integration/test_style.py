@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from backend.captioning.memory import ProjectMemory, Request, Serving
-from backend.captioning.style import switch_rule
+from backend.captioning.project_style import switch_rule
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption

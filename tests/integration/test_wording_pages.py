@@ -18,7 +18,7 @@ from backend import jobs
 from backend.admin import api as api_module
 from backend.admin.users import write_user
 from backend.captioning.judgement import Judgement
-from backend.captioning.style import read_switched_off
+from backend.captioning.project_style import read_switched_off
 from model.memory.style import StyleRule
 from tests.annotator import Annotator, text_of
 from tests.backend_client import LABEL_CONFIG, BackendClient, Browser, basic_auth
