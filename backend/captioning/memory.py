@@ -36,9 +36,9 @@ from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
-from model.memory.evidence import FEWEST, JUDGED, likeness_limit, weigh_evidence
+from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
 from model.memory.index import MemoryIndex, Nearest, Row
-from model.memory.style import restyle
+from model.memory.style import StyleRule, restyle, without_words
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
 from model.vision.features import FeatureStore
@@ -379,15 +379,12 @@ class ProjectMemory:
             # The version was trained on nearly all of them, so they say nothing about it.
             is_open = before is not None and before.is_open and rows >= FEWEST
             limit = before.limit if before else 1.0
+            style = without_words(style)
             return Judgement(generation=generation, rows=rows, is_open=is_open, limit=limit, style=style)
-        restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
-        evidence = weigh_evidence(
-            newest.vectors[places],
-            [metric_words(newest.rows[place].caption) for place in places],
-            [[metric_words(text) for text in texts] for texts in restyled],
-            [newest.rows[place].was_written_unseen for place in places],
-            _vocabulary(captioner),
-        )
+        evidence = _weigh(newest, places, decoded, style, captioner)
+        if not evidence.is_relevant:
+            style = without_words(style)
+            evidence = _weigh(newest, places, decoded, style, captioner)
         outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(
@@ -424,6 +421,24 @@ class ProjectMemory:
             logger.warning("memory not read project=%s problem=%s", self.project_id, problem)
             with self._lock:
                 self._reset()
+
+
+def _weigh(
+    newest: Nearest,
+    places: Sequence[int],
+    decoded: Mapping[str, Sequence[str]],
+    style: Sequence[StyleRule],
+    captioner: Captioner,
+) -> Evidence:
+    """Judge the corrections at these places; the decoder's captions are compared in the wording of the project."""
+    restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
+    return weigh_evidence(
+        newest.vectors[places],
+        [metric_words(newest.rows[place].caption) for place in places],
+        [[metric_words(text) for text in texts] for texts in restyled],
+        [newest.rows[place].was_written_unseen for place in places],
+        _vocabulary(captioner),
+    )
 
 
 def _choose(

@@ -34,6 +34,8 @@ FOREIGN = 0.15
 """Share of the words below which annotators write another language."""
 FIRST = 20
 """With fewer corrections, relevance is seen less surely."""
+RELEVANT = 0.1
+"""Share of shuffles from which on captions may have been mixed up."""
 ENOUGH = 40
 """Corrections that show relevance, if there is any."""
 CLEAR_GAIN = 0.05
@@ -70,6 +72,11 @@ class Evidence:
     def is_unfamiliar(self) -> bool:
         """The images are of another kind than those that the bundle was trained on."""
         return self.alikeness >= UNFAMILIAR
+
+    @property
+    def is_relevant(self) -> bool:
+        """The captions say something about their images, so their words can be compared with the decoder's."""
+        return self.corrections >= FEWEST and self.chance <= RELEVANT
 
     @property
     def speaks_for_memory(self) -> bool:

@@ -90,6 +90,11 @@ def find_style(
     return (*_word_rules(bare, ours, expected), *form)
 
 
+def without_words(rules: Iterable[StyleRule]) -> tuple[StyleRule, ...]:
+    """Return the rules of form. Those of words hold only if the captions describe their own images."""
+    return tuple(rule for rule in rules if rule.kind != "word")
+
+
 def restyle(caption: str, rules: Iterable[StyleRule]) -> str:
     """Return the caption in the wording of the rules; a caption that none of them concerns is returned unchanged."""
     of_kind: dict[Kind, list[StyleRule]] = defaultdict(list)

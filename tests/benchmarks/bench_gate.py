@@ -39,7 +39,7 @@ from model.captioner import Captioner, prefer_fast_products
 from model.decoders.search import DecodingOptions
 from model.memory.evidence import weigh_evidence
 from model.memory.expected_words import expect_words
-from model.memory.style import find_style, restyle
+from model.memory.style import find_style, restyle, without_words
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
 from model.progress import Progress, ProgressDisplay
@@ -279,6 +279,7 @@ class Project:
             [False] * len(batch),
             frozenset(word for token in self._serving.tokenizer.words for word in metric_words(token)),
         )
+        rules = rules if evidence.is_relevant else without_words(rules)
         reason = f"{evidence} {'; '.join(map(str, rules))}"
         return Decision(publish=evidence.speaks_for_memory or bool(rules), reason=reason)
 

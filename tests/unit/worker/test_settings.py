@@ -46,6 +46,7 @@ BAD_VALUES = [
     ("REFRESH_PREDICTIONS", "2", "REFRESH_PREDICTIONS must be true or false, got 2"),
     ("HIDE_SUGGESTIONS_SHARE", "51", "HIDE_SUGGESTIONS_SHARE must be between 0 and 50, got 51"),
     ("HIDE_SUGGESTIONS_SHARE", "0.1", "HIDE_SUGGESTIONS_SHARE must be a whole number, between 0 and 50, got 0.1"),
+    ("DECODER_ALONE_SHARE", "60", "DECODER_ALONE_SHARE must be between 0 and 50, got 60"),
     ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, got xml"),
 ]
 CHECKED_WHERE_THEY_ARE_OPENED = {"MODEL_STORE", "CAPTION_BUNDLE", "ADMIN_USERS_FILE"}

@@ -31,7 +31,7 @@ def test_an_open_memory_says_how_many_corrections_it_uses_and_what_they_are_wort
 
 
 def test_an_open_memory_claims_no_gain_that_was_not_measured() -> None:
-    unfamiliar: dict[str, Any] = {"chance": 0.05, "gain": -0.01, "gains_in": 0.4, "alikeness": 0.45}
+    unfamiliar: dict[str, Any] = {"chance": 0.01, "gain": -0.01, "gains_in": 0.4, "alikeness": 0.45}
 
     said = sentence(make_judgement(**unfamiliar))
 

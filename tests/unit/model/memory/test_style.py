@@ -6,7 +6,7 @@ import torch
 
 from model.bundle import load_bundle
 from model.memory.expected_words import TEMPERATURE, Expected, ExpectedWord, expect_words
-from model.memory.style import StyleRule, find_style, restyle
+from model.memory.style import StyleRule, find_style, restyle, without_words
 from model.training.batches import caption_tokens
 from model.training.held_out import MOST_PROBABLE
 from tests.factories import make_captioner, make_image
@@ -271,3 +271,11 @@ def test_many_captions_are_read_in_batches_with_the_same_result() -> None:
     alone = expect_words(captioner, features[79:], captions[79:])
     assert [at.word for at in together[79]] == [at.word for at in alone[0]]
     assert [at.probability for at in together[79]] == pytest.approx([at.probability for at in alone[0]], rel=1e-4)
+
+
+def test_rules_of_words_can_be_left_out() -> None:
+    rules = tuple(
+        StyleRule(kind=kind, before="a", after="b", support=3, applicable=3) for kind in ("word", "last sign")
+    )
+
+    assert [rule.kind for rule in without_words(rules)] == ["last sign"]
