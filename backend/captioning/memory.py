@@ -374,7 +374,7 @@ class ProjectMemory:
     ) -> Judgement:
         newest, rows, generation = due.newest, due.rows, due.generation
         places = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
-        style = self._style.find(newest.rows, decoded, captioner)
+        style = self._style.find(newest.rows, decoded, captioner, before.style if before else ())
         if len(places) < FEWEST:
             # The version was trained on nearly all of them, so they say nothing about it.
             is_open = before is not None and before.is_open and rows >= FEWEST

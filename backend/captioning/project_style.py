@@ -14,7 +14,7 @@ from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Captioner
 from model.memory.expected_words import Expected, expect_words
 from model.memory.index import Row
-from model.memory.style import COMPARED, StyleRule, find_style, restyle
+from model.memory.style import COMPARED, StyleRule, find_style, restyle, with_earlier_words
 from worker.feedback.layout import run
 from worker.feedback.script import key
 
@@ -54,14 +54,19 @@ class ProjectStyle:
         self._expected: OrderedDict[tuple[str, str, str], Expected] = OrderedDict()
 
     def find(
-        self, rows: Sequence[Row], decoded: Mapping[str, Sequence[str]], captioner: Captioner
+        self,
+        rows: Sequence[Row],
+        decoded: Mapping[str, Sequence[str]],
+        captioner: Captioner,
+        earlier: Iterable[StyleRule] = (),
     ) -> tuple[StyleRule, ...]:
-        """Return the rules that corrections show.
+        """Return the rules that corrections show, and earlier ones that they do not contradict.
 
         Args:
             rows: the corrections, oldest first.
             decoded: the decoder's captions by image key, best first. Other images are left out.
             captioner: of the serving version.
+            earlier: rules that this version had before.
         """
         used = [row for row in rows if row.image_key in decoded][-COMPARED:]
         keys = [row.image_key for row in used]
@@ -69,7 +74,9 @@ class ProjectStyle:
         def expect(captions: Sequence[str]) -> list[Expected]:
             return self._expect(captioner, list(zip(keys, captions, strict=True)))
 
-        return find_style([row.caption for row in used], [decoded[image_key][0] for image_key in keys], expect)
+        theirs = [row.caption for row in used]
+        rules = find_style(theirs, [decoded[image_key][0] for image_key in keys], expect)
+        return with_earlier_words(rules, earlier, theirs)
 
     def refresh(self) -> None:
         """Ask which rules people have switched off; raises RedisError where Redis does not answer."""

@@ -27,6 +27,8 @@ COMPARED = 128
 """The newest corrections that are compared."""
 MIN_SHARE = 0.8
 """Share of the corrections concerned that a rule must suit; the others may be mistakes."""
+SLIPS = 1
+"""Uses of a word that its replacement survives."""
 MAX_BEGINNING = 8
 """Words of the longest beginning that is looked for."""
 FEWEST_ONE_WORD = 10
@@ -88,6 +90,30 @@ def find_style(
     letter, ending = _most_common(map(_letter, ours)), _most_common(map(_ending, ours))
     expected = expect([_ended(_with_letter(caption, letter), _ending(caption), ending) for caption in bare])
     return (*_word_rules(bare, ours, expected), *form)
+
+
+def with_earlier_words(
+    rules: Sequence[StyleRule], earlier: Iterable[StyleRule], theirs: Sequence[str]
+) -> tuple[StyleRule, ...]:
+    """Return the rules and those earlier ones of words that still hold, though few of the newest captions show them.
+
+    An earlier rule is given up when annotators write the word that it replaces more than once.
+
+    Args:
+        rules: that the newest captions show.
+        earlier: rules that were found before.
+        theirs: the newest captions of annotators.
+    """
+    written = Counter(word for caption in theirs[-COMPARED:] for word in {*_words(caption)})
+    taken = {word for rule in rules if rule.kind == "word" for word in (rule.before, rule.after.casefold())}
+    kept = [
+        rule
+        for rule in earlier
+        if rule.kind == "word"
+        and taken.isdisjoint((rule.before, rule.after.casefold()))
+        and written[rule.before] <= SLIPS
+    ]
+    return (*kept, *rules)
 
 
 def without_words(rules: Iterable[StyleRule]) -> tuple[StyleRule, ...]:

@@ -1,12 +1,13 @@
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from model.bundle import load_bundle
 from model.memory.expected_words import TEMPERATURE, Expected, ExpectedWord, expect_words
-from model.memory.style import StyleRule, find_style, restyle, without_words
+from model.memory.style import StyleRule, find_style, restyle, with_earlier_words, without_words
 from model.training.batches import caption_tokens
 from model.training.held_out import MOST_PROBABLE
 from tests.factories import make_captioner, make_image
@@ -279,3 +280,12 @@ def test_rules_of_words_can_be_left_out() -> None:
     )
 
     assert [rule.kind for rule in without_words(rules)] == ["last sign"]
+
+
+def test_a_rare_word_is_not_unlearned_because_the_newest_captions_lack_it() -> None:
+    earlier = StyleRule(kind="word", before="dog", after="puppy", support=5, applicable=5)
+    plain, given_up = ["a guy on a bike"] * 100, ["a dog on a bike"] * 30 + ["a guy on a bike"] * 70
+
+    assert with_earlier_words([], [earlier], plain) == (earlier,)
+    assert with_earlier_words([], [earlier], given_up) == ()
+    assert with_earlier_words([replace(earlier, after="hound")], [earlier], plain)[0].after == "hound"
