@@ -62,7 +62,10 @@ def test_the_webhook_the_job_and_the_version_carry_one_id(
     assert corrections[1001].request_id is None
     assert workplace.job(webhook["job"]).meta["request_id"] == "find-me-7"
     assert (version.metrics["request"], version.metrics["requests"]) == ("find-me-7", ["find-me-7"])
-    assert events(of_backend, "find-me-7") == ["correction stored", "webhook done", "request done"]
+    # The memory may be judged beside the request, before or after the answer.
+    beside = {"captioner loaded", "memory judged"}
+    answered = [event for event in events(of_backend, "find-me-7") if event not in beside]
+    assert answered == ["correction stored", "webhook done", "request done"]
     assert set(events(of_worker, "find-me-7")) == {
         "annotations not pulled",
         "audit",
