@@ -341,13 +341,15 @@ class ProjectMemory:
                     return False
                 before = judgements.get(field.field)
                 judgements[field.field] = self._judgement(field, decoded, serving.captioner, before)
-            self._conclude(version, others, judgements)
+            # A version that begins to serve renews all suggestions anyway.
+            is_new = not others and bool(self._judgements_of(version))
+            self._conclude(version, judgements if is_new else others, judgements)
         return True
 
-    def _conclude(self, version: str, others: Mapping[str, Judgement], judgements: dict[str, Judgement]) -> None:
+    def _conclude(self, version: str, before: Mapping[str, Judgement], judgements: dict[str, Judgement]) -> None:
         """Store judgements, and tell what follows from them."""
-        has_turned = have_effect(others.values()) != have_effect(judgements.values())
-        if _wording(others) != _wording(judgements):
+        has_turned = have_effect(before.values()) != have_effect(judgements.values())
+        if _wording(before) != _wording(judgements):
             # The wording concerns every suggestion, so all of them are made again.
             run(self.redis, self.project_id, "reword")
             has_turned = True

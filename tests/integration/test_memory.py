@@ -9,6 +9,7 @@ from redis import Redis
 
 from backend import jobs
 from model.store import Store
+from model.vision.images import image_key
 from tests.annotator import Annotator, text_of
 from tests.backend_client import LABEL_CONFIG, BackendClient
 from tests.factories import environment_of
@@ -17,7 +18,7 @@ from tests.image_server import ImageServer, png
 from tests.redis_server import RedisServer
 from tests.workplace import Workplace
 from worker.feedback.feedback_store import FeedbackStore
-from worker.policy import is_held_out_of_memory
+from worker.policy import is_decoder_alone, is_held_out_of_memory
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 
 CAPTIONS = {
@@ -290,6 +291,46 @@ def test_a_tenth_of_the_images_after_the_first_twenty_is_held_out(
     by_age = sorted(records, key=lambda record: record.annotation_id)
     held_out = {r.name for r in by_age[20:] if is_held_out_of_memory(str(r.image_key))}
     assert remembered == {record.name for record in records} - held_out
+
+
+def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
+    annotator: Annotator,
+    gallery: Gallery,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    captioners = annotator.backend.services.captioners
+    version = captioners.registry.publish(
+        1,
+        captioners.captioner_for(1),
+        parent=captioners.registry.base_version,
+        metrics={"known_states": [correction.state for correction in annotator.backend.corrections(1)]},
+        corrections=(),
+        decision="better",
+    )
+
+    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+
+    assert next_captions(restarted, gallery) == CAPTIONS
+    assert restarted.suggestions({100: gallery.show(100)})[100]["model_version"].startswith(f"{version.name}+m")
+    assert label_of(restarted.backend).startswith(f"{version.name}+m")
+
+
+def test_a_share_of_the_images_can_be_left_to_the_decoder_to_compare_the_two(
+    gallery: Gallery, make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    annotator = Annotator(
+        make_backend(decoder_alone_share=50, label_studio_url=image_server.url, label_studio_api_key="f" * 40)
+    )
+    correct(annotator, gallery, CORRECTED)
+
+    images = {number: gallery.show(number) for number in range(100, 118)}
+    captions = annotator.captions(images)
+
+    left = {number for number in images if is_decoder_alone(image_key(png(gallery.shade(number))), 50)}
+    assert {number for number, caption in captions.items() if caption not in CAPTIONS.values()} == left
+    assert 0 < len(left) < len(images)
 
 
 # Suggestions that Label Studio stores
