@@ -17,6 +17,7 @@ from backend.demo.scenes import sample_scene, write_captions, wrong_facts
 from backend.demo.scenes.scene import Scene
 from backend.demo.user import ShownSuggestion, ShownTask
 from model.errors import CaptionerError, ServiceError
+from worker.feedback.suggestions import version_of_label
 
 HOUSE_WORDS = {"circle": "ball", "circles": "balls"}
 CORRECTIONS = 20
@@ -65,7 +66,7 @@ def play(product: DemoProduct, narrator: Narrator, report: CheckReport) -> None:
     """Annotate, train and judge as an annotator would; the report has the expectations that do not hold."""
     checks = _Checks(narrator, report)
     before = _see_first_suggestions(product, checks)
-    _annotate(product, checks)
+    _annotate(product, before, checks)
     _train(product, checks)
     _judge(product, before, checks)
 
@@ -98,7 +99,7 @@ def _see_first_suggestions(product: DemoProduct, checks: _Checks) -> _Before:
     checks.report.seconds["to_first_caption"] = round(checks.narrator.elapsed_s, 1)
     checks.report.versions["bundle"] = version
     checks.expect(
-        first is not None and first.model_version == version and bool(first.caption),
+        first is not None and _version(first) == version and bool(first.caption),
         f"the first task of the label stream opens with a caption by {version}: {first and first.caption!r}",
     )
     user.retrieve_predictions(project_id)
@@ -109,49 +110,62 @@ def _see_first_suggestions(product: DemoProduct, checks: _Checks) -> _Before:
     return _Before(version=version, captions=captions)
 
 
-def _annotate(product: DemoProduct, checks: _Checks) -> None:
-    """Label tasks as they come until enough are corrected; skip the first, delete the second annotation again."""
+def _annotate(product: DemoProduct, before: _Before, checks: _Checks) -> None:
+    """Label tasks as they come until enough captions differ from the bundle's; skip the first, delete the second again.
+
+    The wording is learned meanwhile, so after a few corrections the suggestions need none any more.
+    """
     user, project_id = product.user, product.project_id
     user.skip(project_id, user.next_task(project_id))
     counted = {"skipped": 1, "deleted": 1, "accepted": 0, "corrected": 0}
+    taught = at_once = 0
     task = user.next_task(project_id)
     user.delete_annotation(project_id, user.submit(project_id, task, final_caption(task)))
-    while counted["corrected"] < CORRECTIONS:
+    while taught < CORRECTIONS:
         task = user.next_task(project_id)
         caption, suggestion = final_caption(task), _suggestion(task)
         user.submit(project_id, task, caption)
         counted["accepted" if caption == suggestion.caption else "corrected"] += 1
+        is_taught = caption != before.captions[task.task_id]
+        taught += is_taught
+        at_once += is_taught and caption == suggestion.caption
         if counted["corrected"] == 1:
             checks.narrator.say(f"       the annotator changes {suggestion.caption!r} to {caption!r}")
     checks.report.annotations = counted
     checks.narrator.say(f"       the annotator did this: {counted}")
+    checks.narrator.say(f"       {at_once} of {taught} suggestions were in the team's words before any training")
 
 
 def _train(product: DemoProduct, checks: _Checks) -> None:
     """Press Start Training and wait until the new version serves and has replaced every open suggestion."""
     user, project_id, backend_id = product.user, product.project_id, product.backend_id
-    old, began = user.serving_version(backend_id), checks.narrator.elapsed_s
+    began = checks.narrator.elapsed_s
+
+    def serving_version() -> str:
+        return version_of_label(user.serving_version(backend_id))[0]
+
+    old = serving_version()
     user.start_training(backend_id)
 
     wait_until(product.worker, lambda: decision(product) is not None, TRAINING_LIMIT_S, "to end the training")
     with suppress(ServiceError):  # a version that was refused never serves
-        wait_until(product.worker, lambda: user.serving_version(backend_id) != old, SERVES_WITHIN_S)
-    version = user.serving_version(backend_id)
+        wait_until(product.worker, lambda: serving_version() != old, SERVES_WITHIN_S)
+    version = serving_version()
     checks.report.versions["retrained"] = version
     checks.report.seconds["last_correction_to_new_version"] = round(checks.narrator.elapsed_s - began, 1)
     checks.expect(version != old, f"Start Training made {version} out of {old}; {decision(product)}")
 
     def is_refreshed() -> bool:
-        return all(_suggestion(task).model_version == version for task in _unannotated(product))
+        return all(_version(_suggestion(task)) == version for task in _unannotated(product))
 
     wait_until(product.worker, is_refreshed, TRAINING_LIMIT_S, f"every open suggestion to be of {version}")
     checks.report.seconds["last_correction_to_new_suggestions"] = round(checks.narrator.elapsed_s - began, 1)
     opened = [user.open_task(project_id, task.task_id) for task in _unannotated(product)]
-    fresh = sum(_suggestion(task).model_version == version for task in opened)
+    fresh = sum(_version(_suggestion(task)) == version for task in opened)
     checks.expect(fresh == len(opened), f"Quick View shows a suggestion by {version} in {fresh} of {len(opened)} tasks")
     shown = user.next_task(project_id).prefilled
     checks.expect(
-        shown is not None and shown.model_version == version,
+        shown is not None and _version(shown) == version,
         f"the label stream shows a suggestion by {version}: {shown and shown.caption!r}",
     )
 
@@ -224,6 +238,11 @@ def decision(product: DemoProduct) -> str | None:
         raise ServiceError(f"the backend at {product.backend_url} does not answer: {cause}") from cause
     decisions = [project["last_decision"] for project in overview["projects"]]
     return decisions[0] if decisions else None
+
+
+def _version(suggestion: ShownSuggestion) -> str:
+    """Return the model version of a suggestion, without the generation of the memory."""
+    return version_of_label(suggestion.model_version)[0]
 
 
 def _suggestion(task: ShownTask) -> ShownSuggestion:
