@@ -37,7 +37,7 @@ from tests.factories import environment_of
 from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from worker.learning.training_run import retrain
-from worker.queue.retraining import retrainings_of
+from worker.queue.retraining import retraining_key, retrainings_of
 from worker.settings import Settings
 
 BLOCK = 20
@@ -357,7 +357,7 @@ class Office:
         redis = self._annotator.backend.services.redis
         if retrainings_of(redis, [1])[1].waiting is None:
             return ""
-        redis.delete(*redis.keys("rq:*"))
+        redis.delete(retraining_key(1), *redis.keys("rq:*"))
         with patch.dict(os.environ, environment_of(self._settings)):
             outcome = retrain(1, "bench")
         return str(outcome["decision"]) if isinstance(outcome, dict) else ""
