@@ -58,7 +58,7 @@ DECODED_AT_ONCE = 8
 JUDGED_AT_ONCE = 32
 """Corrections that a prediction judges itself; more are judged in the background."""
 RETRIED = 50
-"""Corrections without stored features that are looked at again with each prediction."""
+"""Corrections without stored features that are looked at again with each prediction at most."""
 MOST_CHANGES = 20
 """After so many changes the memory is judged again; a small memory sooner."""
 LIKE = 3
@@ -287,10 +287,12 @@ class ProjectMemory:
         return self._indexes.setdefault(field, MemoryIndex(self.vectors.space.length))
 
     def _retry(self) -> None:
-        """Look again for features that were not stored yet."""
-        again = [self._without_vector.popitem(last=False)[1] for _ in range(min(RETRIED, len(self._without_vector)))]
-        if again:
-            self._add(again)
+        """Look again for features that were not stored yet, until some are missing still."""
+        for _ in range(min(RETRIED, len(self._without_vector))):
+            name, correction = self._without_vector.popitem(last=False)
+            self._add([correction])
+            if name in self._without_vector:
+                break  # each look costs a request to the store
 
     def _forget(self, name: str) -> None:
         self._drop_row(name)
