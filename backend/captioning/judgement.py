@@ -31,6 +31,8 @@ class Judgement:
     """The memory may speak."""
     limit: float
     """Images that are less like every corrected image are of another kind: the decoder suggests alone."""
+    is_unfamiliar: bool = False
+    """The bundle was not trained on images of this kind."""
     evidence: Evidence | None = None
     style: tuple[StyleRule, ...] = ()
     """The wording of the project. It is applied to the decoder's captions, also while the memory is closed."""

@@ -168,6 +168,25 @@ class ProjectMemory:
         if self._is_behind or takes_long or not self._judge(due, serving, DECODED_AT_ONCE):
             self._go_on(serving)
 
+    def is_of_another_kind(self, images: Sequence[TaskImage], version: str) -> list[bool]:
+        """Say of each image whether it is like none that annotators corrected, in a project of a kind of its own.
+
+        A version that learned such a project may have forgotten other kinds, which the bundle knows.
+        """
+        is_other = [False] * len(images)
+        if self._is_behind:
+            return is_other
+        with self._lock:
+            for field, judgement in self._judgements.get(version, {}).items():
+                places = [place for place, image in enumerate(images) if image.control.from_name == field]
+                if not (places and judgement.is_open and judgement.is_unfamiliar):
+                    continue
+                features = [images[place].features for place in places]
+                found = self._index(field).nearest(self.vectors.space.vectors(features).astype(np.float32))
+                for place, nearest in zip(places, found, strict=True):
+                    is_other[place] = not nearest.rows or bool(nearest.cosines[0] < judgement.limit)
+        return is_other
+
     def recall(self, requests: Sequence[Request], version: str, count: int) -> list[Sequence[SuggestedCaption]]:
         """Return captions for each image, best first; the decoder's unchanged where it is to suggest alone.
 
@@ -383,8 +402,14 @@ class ProjectMemory:
             # The version was trained on nearly all of them, so they say nothing about it.
             is_open = before is not None and before.is_open and rows >= FEWEST
             limit = before.limit if before else 1.0
-            style = without_words(style)
-            return Judgement(generation=generation, rows=rows, is_open=is_open, limit=limit, style=style)
+            return Judgement(
+                generation=generation,
+                rows=rows,
+                is_open=is_open,
+                limit=limit,
+                is_unfamiliar=before is not None and before.is_unfamiliar,
+                style=without_words(style),
+            )
         evidence = _weigh(newest, places, decoded, style, captioner)
         if not evidence.is_relevant:
             style = without_words(style)
@@ -396,6 +421,7 @@ class ProjectMemory:
             rows=rows,
             is_open=evidence.speaks_for_memory,
             limit=likeness_limit(newest.vectors),
+            is_unfamiliar=evidence.is_unfamiliar,
             evidence=evidence,
             style=style,
         )

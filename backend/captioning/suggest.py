@@ -119,8 +119,11 @@ class Suggester:
             if not isinstance(task_images, TaskError)
             for image in task_images
         ]
-        decoded = self._decode(captioner, [image for _, image in placed])
-        requests = [Request(task_id=task, image=image, decoded=decoded[image.image_key]) for task, image in placed]
+        decoded = self._decode_each(captioner, memory, [image for _, image in placed])
+        requests = [
+            Request(task_id=task_id, image=image, decoded=captions)
+            for (task_id, image), captions in zip(placed, decoded, strict=True)
+        ]
         count = self.services.settings.alternatives
         with self.services.metrics.timed_stage("recall"):
             if memory is None:
@@ -131,6 +134,19 @@ class Suggester:
             (request.task_id, request.image.control.from_name): captions[:count]
             for request, captions in zip(requests, chosen, strict=True)
         }
+
+    def _decode_each(
+        self, captioner: Captioner, memory: ProjectMemory | None, images: Sequence[TaskImage]
+    ) -> list[list[SuggestedCaption]]:
+        """Return the decoder's captions of each image; images of another kind are left to the bundle's decoder."""
+        if memory is None or captioner.version == self.services.captioners.registry.base_version:
+            is_other = [False] * len(images)
+        else:
+            is_other = memory.is_of_another_kind(images, captioner.version)
+        ours = self._decode(captioner, [image for image, other in zip(images, is_other, strict=True) if not other])
+        others = [image for image, other in zip(images, is_other, strict=True) if other]
+        by_bundle = self._decode(self.services.captioners.bundle().captioner(), others) if others else {}
+        return [(by_bundle if other else ours)[image.image_key] for image, other in zip(images, is_other, strict=True)]
 
     def _decode(self, captioner: Captioner, images: Sequence[TaskImage]) -> dict[str, list[SuggestedCaption]]:
         """Return the decoder's captions of each image, best first; a few more than are shown."""
@@ -143,7 +159,9 @@ class Suggester:
                     decoded = captioner.caption(torch.stack(batch), options, DECODER_CAPTIONS)
                 captions += [
                     [
-                        SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score)
+                        SuggestedCaption(
+                            text=caption.text, score=caption.score, own_score=caption.score, version=captioner.version
+                        )
                         for caption in of
                     ]
                     for of in decoded
@@ -201,7 +219,7 @@ class Suggester:
                 image_ref=suggested.image_ref,
                 image_key=suggested.image_key,
                 caption=caption.text,
-                model_version=version,
+                model_version=caption.version or version,
                 score=caption.own_score,
                 generation=generation if caption.like else None,
                 like=caption.like,

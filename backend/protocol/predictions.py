@@ -17,6 +17,8 @@ class SuggestedCaption:
     """0 to 1."""
     own_score: float = 0.0
     """The decoder's own of it, or how well look-alike images speak for it, 0 to 1; nobody has judged either."""
+    version: str = ""
+    """Of the decoder that wrote it; empty for a caption that the memory chose."""
     like: tuple[str, ...] = ()
     """Names of the corrections of look-alike images that speak for it most; none where the decoder suggested alone."""
 

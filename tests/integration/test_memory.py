@@ -8,11 +8,12 @@ import pytest
 from redis import Redis
 
 from backend import jobs
+from model.captioner import Captioner
 from model.store import Store
 from model.vision.images import image_key
 from tests.annotator import Annotator, text_of
 from tests.backend_client import LABEL_CONFIG, BackendClient
-from tests.factories import environment_of
+from tests.factories import environment_of, make_decoder, make_tokenizer
 from tests.fake_label_studio import LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import ImageServer, png
 from tests.redis_server import RedisServer
@@ -315,6 +316,37 @@ def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
     assert next_captions(restarted, gallery) == CAPTIONS
     assert restarted.suggestions({100: gallery.show(100)})[100]["model_version"].startswith(f"{version.name}+m")
     assert label_of(restarted.backend).startswith(f"{version.name}+m")
+
+
+def test_images_of_another_kind_are_captioned_by_the_bundle_whatever_a_version_learned(
+    annotator: Annotator,
+    gallery: Gallery,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    captioners = annotator.backend.services.captioners
+    foreign = {300: image_server.show("/foreign.png", "black"), 301: image_server.show("/also.png", "white")}
+    before = annotator.captions(foreign)
+    encoder = captioners.bundle().encoder
+    forgetful = Captioner(encoder, make_decoder(encoder.feature_size, seed=9), make_tokenizer(), "candidate")
+    version = captioners.registry.publish(
+        1,
+        forgetful,
+        parent=captioners.registry.base_version,
+        metrics={"known_states": [correction.state for correction in annotator.backend.corrections(1)]},
+        corrections=(),
+        decision="better",
+    )
+
+    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    after = restarted.captions(foreign)
+
+    assert after == before
+    assert next_captions(restarted, gallery) == CAPTIONS
+    log = restarted.backend.services.suggestions
+    assert log.find(1, 300, "caption", foreign[300])[0].model_version == captioners.registry.base_version
+    assert label_of(restarted.backend).startswith(version.name)
 
 
 def test_a_share_of_the_images_can_be_left_to_the_decoder_to_compare_the_two(
