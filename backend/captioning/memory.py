@@ -38,6 +38,7 @@ from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
 from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
 from model.memory.index import MemoryIndex, Nearest, Row
+from model.memory.similarity import words_of
 from model.memory.style import StyleRule, restyle, without_words
 from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
@@ -464,8 +465,8 @@ def _weigh(
     restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
     return weigh_evidence(
         newest.vectors[places],
-        [metric_words(newest.rows[place].caption) for place in places],
-        [[metric_words(text) for text in texts] for texts in restyled],
+        [words_of(newest.rows[place].caption) for place in places],
+        [[words_of(text) for text in texts] for texts in restyled],
         [newest.rows[place].was_written_unseen for place in places],
         _vocabulary(captioner),
     )
@@ -474,10 +475,10 @@ def _weigh(
 def _choose(
     vector: NDArray[np.float32], nearest: Nearest, decoded: Sequence[SuggestedCaption], index: MemoryIndex, count: int
 ) -> list[SuggestedCaption]:
-    captions = [metric_words(row.caption) for row in nearest.rows]
+    captions = [words_of(row.caption) for row in nearest.rows]
     weights = vote_weights(vector, nearest.vectors)
     places = heaviest(weights, captions)
-    candidates = [captions[place] for place in places] + [metric_words(caption.text) for caption in decoded]
+    candidates = [captions[place] for place in places] + [words_of(caption.text) for caption in decoded]
     chosen = []
     for choice in rank(candidates, captions, weights, index.rarity)[:count]:
         like = tuple(nearest.rows[place].name for place in choice.speakers[:LIKE])

@@ -6,6 +6,7 @@ Shapes:  C captions of ours   N captions of theirs   G n-grams of one length
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +15,23 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from model.metrics.cider import LONGEST, SPREAD, grams
-from model.metrics.words import Words
+from model.metrics.words import Words, metric_words
 
 PHRASES_SHARE = 0.5
 """Weight of shared phrases beside the words in order. With phrases alone, more words must be edited."""
 COUNTED = 2000
 """Captions whose phrases are counted at most, so that the counts stay small."""
+WORDS_REMEMBERED = 4096
 REMEMBERED = 2000
 """Captions whose phrases are remembered with their weights."""
 
 Similarities = NDArray[np.float32]
+
+
+@lru_cache(maxsize=WORDS_REMEMBERED)
+def words_of(caption: str) -> Words:
+    """Return the words of a caption that are compared. The captions of look-alikes are needed again and again."""
+    return metric_words(caption)
 
 
 class Weighed(NamedTuple):
