@@ -147,8 +147,8 @@ def _records(
     versions = known_versions(registry, project_id) if corrections else []
     newest = [version for version in versions if version.published][-VERSIONS_LOOKED_AT:]
     excluded = feedback.excluded(project_id)
-    named = {name for correction in corrections for name in _like(correction)}
-    known = feedback.find_all(project_id, sorted(named))
+    names = {name for correction in corrections for name in _like(correction)}
+    look_alikes = feedback.find_all(project_id, sorted(names))
     for correction in corrections:
         yield CorrectionRecord(
             correction=correction,
@@ -156,7 +156,7 @@ def _records(
             pieces=compare(correction.proposed or "", correction.caption),
             suggested_by=suggested_by(correction),
             like=tuple(
-                LookAlike(name=name, caption=known[name].caption if name in known else None)
+                LookAlike(name=name, caption=look_alikes[name].caption if name in look_alikes else None)
                 for name in _like(correction)
             ),
             trained_in=_trained_in(correction, newest),

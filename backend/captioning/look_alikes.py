@@ -77,10 +77,10 @@ class LookAlikes:
     def _most_alike(self, index: MemoryIndex, changed: set[str], images: Mapping[int, str], limit: float) -> set[int]:
         rows = index.vectors_of(changed)
         vectors = self._vectors.find(images.values())
-        known = [task_id for task_id, image_key in images.items() if image_key in vectors]
-        if not len(rows) or not known:
+        tasks = [task_id for task_id, image_key in images.items() if image_key in vectors]
+        if not len(rows) or not tasks:
             return set()
-        cosines = rows.astype(np.float32) @ np.stack([vectors[images[task]] for task in known]).astype(np.float32).T
+        cosines = rows.astype(np.float32) @ np.stack([vectors[images[task]] for task in tasks]).astype(np.float32).T
         nearest = np.argsort(-cosines, axis=1)[:, :PER_CORRECTION]
         is_alike = np.take_along_axis(cosines, nearest, axis=1) >= limit
-        return {known[place] for place in nearest[is_alike]}
+        return {tasks[place] for place in nearest[is_alike]}

@@ -94,10 +94,10 @@ class ProjectStyle:
         Nothing is expected of an image whose features are gone.
         """
         version = captioner.version
-        known = {caption: self._expected.get((version, *caption)) for caption in captions}
+        remembered = {caption: self._expected.get((version, *caption)) for caption in captions}
         features = {
             caption: values
-            for caption, expected in known.items()
+            for caption, expected in remembered.items()
             if expected is None and (values := self._features(caption[0])) is not None
         }
         new = expect_words(captioner, list(features.values()), [text for _, text in features])

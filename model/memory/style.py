@@ -106,14 +106,14 @@ def with_earlier_words(
     """
     written = Counter(word for caption in theirs[-COMPARED:] for word in {*_words(caption)})
     taken = {word for rule in rules if rule.kind == "word" for word in (rule.before, rule.after.casefold())}
-    kept = [
+    earlier_words = [
         rule
         for rule in earlier
         if rule.kind == "word"
         and taken.isdisjoint((rule.before, rule.after.casefold()))
         and written[rule.before] <= SLIPS
     ]
-    return (*kept, *rules)
+    return (*earlier_words, *rules)
 
 
 def without_words(rules: Iterable[StyleRule]) -> tuple[StyleRule, ...]:

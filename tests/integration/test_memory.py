@@ -9,6 +9,7 @@ from redis import Redis
 
 from backend import jobs
 from model.captioner import Captioner
+from model.registry import ModelVersion
 from model.store import Store
 from model.vision.images import image_key
 from tests.annotator import Annotator, text_of
@@ -266,14 +267,14 @@ def test_features_that_are_gone_are_waited_for(
 ) -> None:
     correct(annotator, gallery, CORRECTED)
     store = Store(annotator.backend.settings.model_store)
-    kept = {path: store.read(path) or b"" for path in store.list("features")}
+    files = {path: store.read(path) or b"" for path in store.list("features")}
     redis.delete(*redis.keys("captioner:vectors:*"))
-    for path in kept:
+    for path in files:
         store.delete(path)
     restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
 
     without = next_captions(restarted, gallery)
-    for path, content in kept.items():
+    for path, content in files.items():
         store.write(path, content)
 
     assert without != CAPTIONS
@@ -294,6 +295,19 @@ def test_a_tenth_of_the_images_after_the_first_twenty_is_held_out(
     assert remembered == {record.name for record in records} - held_out
 
 
+def publish(backend: BackendClient, captioner: Captioner) -> ModelVersion:
+    """Publish a version that was trained on all corrections of project 1."""
+    registry = backend.services.captioners.registry
+    return registry.publish(
+        1,
+        captioner,
+        parent=registry.base_version,
+        metrics={"known_states": [correction.state for correction in backend.corrections(1)]},
+        corrections=(),
+        decision="better",
+    )
+
+
 def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
     annotator: Annotator,
     gallery: Gallery,
@@ -302,14 +316,7 @@ def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
 ) -> None:
     correct(annotator, gallery, CORRECTED)
     captioners = annotator.backend.services.captioners
-    version = captioners.registry.publish(
-        1,
-        captioners.captioner_for(1),
-        parent=captioners.registry.base_version,
-        metrics={"known_states": [correction.state for correction in annotator.backend.corrections(1)]},
-        corrections=(),
-        decision="better",
-    )
+    version = publish(annotator.backend, captioners.captioner_for(1))
 
     restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
 
@@ -330,14 +337,7 @@ def test_images_of_another_kind_are_captioned_by_the_bundle_whatever_a_version_l
     before = annotator.captions(foreign)
     encoder = captioners.bundle().encoder
     forgetful = Captioner(encoder, make_decoder(encoder.feature_size, seed=9), make_tokenizer(), "candidate")
-    version = captioners.registry.publish(
-        1,
-        forgetful,
-        parent=captioners.registry.base_version,
-        metrics={"known_states": [correction.state for correction in annotator.backend.corrections(1)]},
-        corrections=(),
-        decision="better",
-    )
+    version = publish(annotator.backend, forgetful)
 
     restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
     after = restarted.captions(foreign)

@@ -21,7 +21,7 @@ def row(number: int, **changes: object) -> Row:
 
 
 def names(rows: object) -> list[int]:
-    return [int(found.name.split("/")[0]) for found in rows]  # type: ignore[attr-defined]
+    return [int(row.name.split("/")[0]) for row in rows]  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_row_that_was_removed_or_replaced_is_not_found_any_more(index: MemoryI
     [nearest] = index.nearest(AXES[2:3].astype(np.float32))
 
     assert sorted(names(nearest.rows)) == [1, 3, 4]
-    assert {found.caption for found in nearest.rows} == {"caption 1", "another", "caption 4"}
+    assert {row.caption for row in nearest.rows} == {"caption 1", "another", "caption 4"}
     assert not index.remove("2/caption")
 
 
@@ -72,7 +72,7 @@ def test_what_was_written_for_a_task_is_left_out_of_its_own_look_alikes(index: M
 
 def test_the_newest_that_are_wanted_come_oldest_first(index: MemoryIndex) -> None:
     assert names(index.newest(2).rows) == [3, 4]
-    assert names(index.newest(2, lambda found: found.task_id != 4).rows) == [2, 3]
+    assert names(index.newest(2, lambda row: row.task_id != 4).rows) == [2, 3]
 
 
 def test_thousands_of_rows_are_searched_as_few_are() -> None:

@@ -192,11 +192,11 @@ def test_a_rule_keeps_its_name_while_corrections_come_and_can_be_switched_off() 
     theirs = [in_house_style(caption) for caption in OTHERS]
     early, late = find_style(theirs[:8], OURS[:8], expects_man), find_style(theirs, OURS, expects_man)
 
-    kept = [rule for rule in late if rule.name != "word: man -> guy"]
+    others = [rule for rule in late if rule.name != "word: man -> guy"]
 
     assert [rule.name for rule in early] == [rule.name for rule in late]
     assert restyle("A man sleeps.", late) == "a photo of a guy sleeps"
-    assert restyle("A man sleeps.", kept) == "a photo of a man sleeps"
+    assert restyle("A man sleeps.", others) == "a photo of a man sleeps"
 
 
 def test_a_caption_in_the_house_style_already_stays_as_it_is() -> None:
