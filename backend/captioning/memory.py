@@ -62,6 +62,8 @@ RETRIED = 50
 """Corrections without stored features that are looked at again with each prediction at most."""
 MOST_CHANGES = 20
 """After so many changes the memory is judged again; a small memory sooner."""
+WHOLE = 0.9
+"""Share of a field's corrections from which on those that are judged count as all."""
 LIKE = 3
 """Corrected images that are named as the reason for a caption."""
 
@@ -411,10 +413,11 @@ class ProjectMemory:
                 is_unfamiliar=before is not None and before.is_unfamiliar,
                 style=without_words(style),
             )
-        evidence = _weigh(newest, places, decoded, style, captioner)
+        is_whole_project = len(places) >= WHOLE * rows
+        evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
         if not evidence.is_relevant:
             style = without_words(style)
-            evidence = _weigh(newest, places, decoded, style, captioner)
+            evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
         outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(
@@ -460,6 +463,7 @@ def _weigh(
     decoded: Mapping[str, Sequence[str]],
     style: Sequence[StyleRule],
     captioner: Captioner,
+    is_whole_project: bool,
 ) -> Evidence:
     """Judge the corrections at these places; the decoder's captions are compared in the wording of the project."""
     restyled = [[restyle(text, style) for text in decoded[newest.rows[place].image_key]] for place in places]
@@ -469,6 +473,7 @@ def _weigh(
         [[words_of(text) for text in texts] for texts in restyled],
         [newest.rows[place].was_written_unseen for place in places],
         _vocabulary(captioner),
+        is_whole_project=is_whole_project,
     )
 
 

@@ -38,6 +38,8 @@ RELEVANT = 0.1
 """Share of shuffles from which on captions may have been mixed up."""
 ENOUGH = 40
 """Corrections that show relevance, if there is any."""
+OWN_LANGUAGE = 15
+"""Corrections that show the language of a project in which nobody wrote another one before."""
 CLEAR_GAIN = 0.05
 """Random words bring up to 0.04, because the memory suggests as many of them as annotators write."""
 SHUFFLES = 999
@@ -67,6 +69,8 @@ class Evidence:
     """Mean cosine between the images."""
     readable: float
     """Share of the words that the decoder knows."""
+    is_whole_project: bool = False
+    """The project has hardly any other corrections."""
 
     @property
     def is_unfamiliar(self) -> bool:
@@ -85,7 +89,8 @@ class Evidence:
             return False
         if not self.is_unfamiliar or self.readable < READABLE:
             # One batch in a wrong language is a mistake. A deliberate change of language continues.
-            is_enough = self.readable >= FOREIGN or self.corrections >= ENOUGH
+            enough = OWN_LANGUAGE if self.is_whole_project else ENOUGH
+            is_enough = self.readable >= FOREIGN or self.corrections >= enough
             return is_enough and self.chance <= 0.01 and self.gains_in >= 0.8
         if self.chance <= (0.05 if self.corrections < FIRST else 0.02) and self.gains_in >= 0.2:
             return True
@@ -100,6 +105,8 @@ def weigh_evidence(
     decoded: Sequence[Sequence[Words]],
     was_written_unseen: Sequence[bool],
     vocabulary: frozenset[str],
+    *,
+    is_whole_project: bool = False,
 ) -> Evidence:
     """Judge corrections by each other.
 
@@ -110,6 +117,7 @@ def weigh_evidence(
         was_written_unseen: the annotator of the image saw no suggestion. If there are enough of these, only they show
             the gain.
         vocabulary: words that the decoder knows.
+        is_whole_project: there are hardly any other corrections.
     """
     count = len(captions)
     rarity = Rarity(captions)
@@ -137,6 +145,7 @@ def weigh_evidence(
         gains_in=float((drawn > 0).mean()),
         alikeness=float(cosines[~np.eye(count, dtype=bool)].mean()),
         readable=sum(word in vocabulary for word in words) / max(len(words), 1),
+        is_whole_project=is_whole_project,
     )
 
 

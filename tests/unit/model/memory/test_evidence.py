@@ -89,6 +89,15 @@ def test_another_language_is_followed_once_it_continues() -> None:
     assert replace(evidence, corrections=40).speaks_for_memory
 
 
+def test_a_project_that_has_its_own_language_from_the_start_is_followed_sooner() -> None:
+    evidence = Evidence(corrections=15, chance=0.01, gain=0.2, gains_in=1.0, alikeness=0.03, readable=0.0)
+
+    assert not evidence.speaks_for_memory
+    assert replace(evidence, is_whole_project=True).speaks_for_memory
+    assert not replace(evidence, is_whole_project=True, chance=0.02).speaks_for_memory
+    assert not replace(evidence, is_whole_project=True, corrections=14).speaks_for_memory
+
+
 def test_random_words_that_happen_to_suit_a_little_are_not_enough() -> None:
     vandalism = Evidence(corrections=25, chance=0.04, gain=0.04, gains_in=0.995, alikeness=0.24, readable=0.9)
 
