@@ -174,7 +174,10 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=50,
-        description="Per cent of images that the decoder captions alone while the memory is open, to compare the two.",
+        description=(
+            "Per cent of images that the decoder captions alone while the memory is open, to compare the two. From 20 "
+            "on, the memory closes where annotators keep clearly more of the decoder's captions."
+        ),
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Form of the log lines: text, or json with a field for each key."

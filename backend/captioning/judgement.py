@@ -14,6 +14,7 @@ from typing import Any
 from redis import Redis
 
 from model.memory.evidence import Evidence
+from model.memory.experiment import Experiment
 from model.memory.style import StyleRule
 from worker.feedback.script import key
 
@@ -88,6 +89,11 @@ def _parse(text: bytes | str | None, project_id: int) -> dict[str, Judgement]:
 
 
 def _parse_one(values: Mapping[str, Any]) -> Judgement:
-    evidence = values["evidence"]
+    evidence = _parse_evidence(values["evidence"]) if values["evidence"] else None
     style = tuple(StyleRule(**rule) for rule in values.get("style", ()))
-    return Judgement(**{**values, "evidence": Evidence(**evidence) if evidence else None, "style": style})
+    return Judgement(**{**values, "evidence": evidence, "style": style})
+
+
+def _parse_evidence(values: Mapping[str, Any]) -> Evidence:
+    experiment = values.get("experiment")
+    return Evidence(**{**values, "experiment": Experiment(**experiment) if experiment else None})

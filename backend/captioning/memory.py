@@ -13,8 +13,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
 from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
+from model.memory.experiment import Experiment, find_experiment
 from model.memory.index import MemoryIndex, Nearest, Row
 from model.memory.similarity import words_of
 from model.memory.style import StyleRule, restyle, without_words
@@ -96,6 +98,8 @@ class Due:
     field: str
     newest: Nearest
     """Its newest corrections that the serving version was not trained on."""
+    shown: Nearest | None
+    """Its newest corrections, if a share of the images is left to the decoder."""
     rows: int
     """All of its corrections."""
     generation: int
@@ -121,7 +125,8 @@ class ProjectMemory:
             space: makes the vectors of images.
             features: of images.
             on_judged: is called with project, version, and whether the memory began or ceased to have an effect.
-            decoder_alone_share: per cent of images that the decoder captions alone.
+            decoder_alone_share: per cent of images that the decoder captions alone. What annotators make of its
+                captions is compared with what they make of the memory's.
         """
         self.redis, self.project_id = redis, project_id
         self.vectors = ImageVectors(redis, project_id, space, features)
@@ -302,6 +307,8 @@ class ProjectMemory:
                 updated_at=correction.updated_at,
                 caption=correction.caption,
                 was_written_unseen=correction.arm != "shown",
+                shown_by=_shown_by(correction),
+                word_edits=correction.word_edits,
             )
             self._index(correction.control).add(row, vector)
 
@@ -341,6 +348,8 @@ class ProjectMemory:
             Due(
                 field=field,
                 newest=self._index(field).newest(JUDGED, is_unknown),
+                # Training changes nothing about what annotators made of a caption, so no correction is left out.
+                shown=self._index(field).newest(JUDGED) if self._decoder_alone_share else None,
                 rows=len(self._index(field)),
                 generation=self._generation,
             )
@@ -418,17 +427,23 @@ class ProjectMemory:
         if not evidence.is_relevant:
             style = without_words(style)
             evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
+        limit = likeness_limit(newest.vectors)
+        evidence = replace(evidence, experiment=self._experiment(due.shown, limit))
         outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(
             generation=generation,
             rows=rows,
             is_open=evidence.speaks_for_memory,
-            limit=likeness_limit(newest.vectors),
+            limit=limit,
             is_unfamiliar=evidence.is_unfamiliar,
             evidence=evidence,
             style=style,
         )
+
+    def _experiment(self, shown: Nearest | None, limit: float) -> Experiment | None:
+        is_left = partial(is_decoder_alone, percent=self._decoder_alone_share)
+        return find_experiment(shown, limit, is_left) if shown else None
 
     # In the background
 
@@ -491,6 +506,12 @@ def _choose(
         score = min(max(choice.score, 0.0), 1.0)
         chosen.append(SuggestedCaption(text=texts[choice.place], score=score, own_score=score, like=like))
     return chosen
+
+
+def _shown_by(correction: Correction) -> Literal["memory", "decoder"] | None:
+    if correction.proposed_by is None:
+        return None
+    return "decoder" if correction.generation is None else "memory"
 
 
 def _annotation_of(name: str) -> int:

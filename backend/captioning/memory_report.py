@@ -14,6 +14,7 @@ from backend.captioning.judgement import Judgement, read_judgements
 from backend.captioning.project_style import read_switched_off
 from model.errors import CaptionerError
 from model.memory.evidence import FEWEST, Evidence
+from model.memory.experiment import Experiment
 from worker.feedback.caption_changes import read_generation
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ def _worth(evidence: Evidence | None) -> str:
             "An earlier comparison with the decoder alone spoke for that. The serving version was trained on nearly "
             "all of the corrections, so they cannot be compared with it yet."
         )
+    if evidence.experiment is not None and evidence.experiment.is_won:
+        return f"Annotators keep more of their words than of those of the decoder alone {_groups(evidence.experiment)}."
     measured = f"(leave-one-out, {evidence.corrections} images: in {evidence.gains_in:.0%} of random samples)"
     if evidence.gain > 0:
         return f"Compared with the decoder alone, they are nearer to what annotators wrote {measured}."
@@ -150,12 +153,21 @@ def _worth(evidence: Evidence | None) -> str:
 
 def _hindrance(evidence: Evidence) -> str:
     """Say why the memory is closed. If a perfect gain would not open it, its captions say nothing about the images."""
-    if not replace(evidence, gains_in=1.0).speaks_for_memory:
+    if not replace(evidence, gains_in=1.0, experiment=None).speaks_for_memory:
         return (
             "The captions do not clearly describe their own images better than shuffled captions would, so they are "
             "not used."
+        )
+    if evidence.experiment is not None and evidence.experiment.is_lost:
+        return (
+            "Suggestions with the words of the corrections are not used, because annotators kept more words of the "
+            f"suggestions of the decoder alone {_groups(evidence.experiment)}."
         )
     return (
         "Nothing to learn here yet: captions of look-alike images are not clearly nearer to what annotators wrote than "
         "the captions of the decoder alone."
     )
+
+
+def _groups(experiment: Experiment) -> str:
+    return f"(compared on {experiment.by_memory} images with the memory and {experiment.by_decoder} without)"

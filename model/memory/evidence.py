@@ -4,9 +4,12 @@ relevance   Do look-alike images have captions with the same rare words, more th
 gain        Is the caption that the memory would have suggested nearer to what the annotator wrote than the decoder's?
             Each image is suggested for without its own correction (leave one out).
 unfamiliar  Are the images of another kind than those that the bundle was trained on?
+experiment  Do annotators keep more of the memory's captions than of the decoder's, on images chosen by chance? It is
+            made only where DECODER_ALONE_SHARE is set (model/memory/experiment.py).
 
 Corrections flatter the decoder, because annotators edit what it wrote. So on images of a kind that the decoder never
-saw, relevant captions are enough, unless the memory is clearly worse.
+saw, relevant captions are enough, unless the memory is clearly worse. The experiment flatters nobody, so its result
+replaces the gain. An experiment that the memory loses closes it.
 
 Shapes:  N corrected images   V length of a vector
 """
@@ -19,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.memory.consensus import NEAREST, choose, heaviest, vote_weights
+from model.memory.experiment import Experiment
 from model.memory.similarity import Rarity, similarities
 from model.metrics.words import Words
 
@@ -71,6 +75,9 @@ class Evidence:
     """Share of the words that the decoder knows."""
     is_whole_project: bool = False
     """The project has hardly any other corrections."""
+    experiment: Experiment | None = None
+    """What annotators kept of captions that they were shown; None without enough of them, or without a share of images
+    that is left to the decoder."""
 
     @property
     def is_unfamiliar(self) -> bool:
@@ -85,14 +92,16 @@ class Evidence:
     @property
     def speaks_for_memory(self) -> bool:
         """The memory may suggest captions."""
-        if self.corrections < FEWEST:
+        if self.corrections < FEWEST or (self.experiment is not None and self.experiment.is_lost):
             return False
+        is_preferred = self.experiment is not None and self.experiment.is_won
         if not self.is_unfamiliar or self.readable < READABLE:
             # One batch in a wrong language is a mistake. A deliberate change of language continues.
             enough = OWN_LANGUAGE if self.is_whole_project else ENOUGH
             is_enough = self.readable >= FOREIGN or self.corrections >= enough
-            return is_enough and self.chance <= 0.01 and self.gains_in >= 0.8
-        if self.chance <= (0.05 if self.corrections < FIRST else 0.02) and self.gains_in >= 0.2:
+            return is_enough and self.chance <= 0.01 and (is_preferred or self.gains_in >= 0.8)
+        is_clear = self.chance <= (0.05 if self.corrections < FIRST else 0.02)
+        if is_clear and (is_preferred or self.gains_in >= 0.2):
             return True
         # Captions of flowers are much alike, so their relevance shows late, but the gain shows at once.
         shows_gain = self.gain >= CLEAR_GAIN and self.gains_in >= 0.99

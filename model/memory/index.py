@@ -12,6 +12,7 @@ Shapes:  N rows   V length of a vector   Q images to look for
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ class Row:
     caption: str
     was_written_unseen: bool
     """The annotator saw no suggestion."""
+    shown_by: Literal["memory", "decoder"] | None = None
+    """Who made the caption that the annotator saw; None where he saw none, or where that is forgotten."""
+    word_edits: int | None = None
+    """From the suggested caption to the written one; None where there is only one of them."""
 
     @property
     def age(self) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from redis import Redis
@@ -33,17 +33,17 @@ CORRECTED = range(1, 13)
 
 
 class Gallery:
-    """Pictures of three colors in twelve shades. Picture n belongs to task n."""
+    """Pictures of three colors in some shades. Picture n belongs to task n."""
 
-    def __init__(self, server: ImageServer) -> None:
-        self._server = server
+    def __init__(self, server: ImageServer, shades: int = 12) -> None:
+        self._server, self._shades = server, shades
 
     def color(self, number: int) -> str:
         return list(CAPTIONS)[number % len(CAPTIONS)]
 
     def shade(self, number: int) -> str:
         channels = {"red": [250, 0, 0], "blue": [0, 0, 250], "lime": [0, 250, 0]}[self.color(number)]
-        return "rgb({},{},{})".format(*(abs(channel - 2 * (number // 3 % 12)) for channel in channels))
+        return "rgb({},{},{})".format(*(abs(channel - 2 * (number // 3 % self._shades)) for channel in channels))
 
     def show(self, number: int) -> str:
         """Return the address of picture `number`."""
@@ -363,6 +363,43 @@ def test_a_share_of_the_images_can_be_left_to_the_decoder_to_compare_the_two(
     left = {number for number in images if is_decoder_alone(image_key(png(gallery.shade(number))), 50)}
     assert {number for number, caption in captions.items() if caption not in CAPTIONS.values()} == left
     assert 0 < len(left) < len(images)
+
+
+OTHER_CAPTIONS = {
+    "red": "two red roses in a park",
+    "blue": "a blue lake below some hills",
+    "lime": "green grass behind a house",
+}
+"""What annotators write where the memory suggests CAPTIONS."""
+
+
+def test_the_memory_closes_where_annotators_keep_only_the_captions_of_the_decoder(
+    image_server: ImageServer, make_backend: Callable[..., BackendClient]
+) -> None:
+    gallery = Gallery(image_server, shades=40)
+    annotator = Annotator(
+        make_backend(decoder_alone_share=50, label_studio_url=image_server.url, label_studio_api_key="f" * 40)
+    )
+    # Each third shade of each color is corrected before the memory opens.
+    first = [number for number in range(3, 123) if number // 3 % 3 == 0]
+    before = captions_of(annotator, gallery, range(200, 206))
+    captions_of(annotator, gallery, first)
+    for number in first:
+        annotator.submit(number, gallery.show(number), CAPTIONS[gallery.color(number)])
+    Workplace.wait_until(lambda: captions_of(annotator, gallery, range(200, 206)) != before)
+
+    suggested = captions_of(annotator, gallery, [number for number in range(3, 123) if number not in first])
+    for number, caption in suggested.items():
+        is_by_memory = caption in CAPTIONS.values()
+        kept = OTHER_CAPTIONS[gallery.color(number)] if is_by_memory else caption
+        annotator.submit(number, gallery.show(number), kept)
+
+    Workplace.wait_until(lambda: captions_of(annotator, gallery, range(200, 206)) == before)
+    assert "+m" not in label_of(annotator.backend)
+
+
+def captions_of(annotator: Annotator, gallery: Gallery, numbers: Iterable[int]) -> dict[int, str]:
+    return annotator.captions({number: gallery.show(number) for number in numbers})
 
 
 # Suggestions that Label Studio stores

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from backend.admin import api as api_module
-from backend.captioning.judgement import Judgement, read_judgements
+from backend.captioning.judgement import Judgement, read_judgements, write_judgements
 from backend.cli import main
 from model.memory.evidence import Evidence
+from model.memory.experiment import Experiment
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_state, make_suggestion, make_task, store_annotation
 from tests.image_server import ImageServer
@@ -198,6 +199,25 @@ def test_the_sentence_is_that_of_the_serving_version(pages: BackendClient) -> No
     assert pages.get("/admin/api/projects/1").get_json()["memory"]["learned"].startswith(waits)
     judge(pages, name, caption=replace(OPENED, is_open=False, rows=3, evidence=None))
     assert "<p>Too few corrections so far: 3 of 5.</p>" in pages.get("/admin/projects/1/").text
+
+
+def test_a_judgement_comes_back_with_the_experiment(pages: BackendClient) -> None:
+    experiment = Experiment(by_memory=70, by_decoder=30, gain=0.1, gains_in=0.9, losses_in=0.1)
+    assert OPENED.evidence is not None
+    judged = {"caption": replace(OPENED, evidence=replace(OPENED.evidence, experiment=experiment))}
+
+    write_judgements(pages.services.redis, 1, VERSION, judged)
+
+    assert read_judgements(pages.services.redis, 1, VERSION) == judged
+
+
+def test_a_judgement_of_before_there_were_experiments_is_read(pages: BackendClient) -> None:
+    values = asdict(OPENED)
+    del values["evidence"]["experiment"]
+
+    pages.services.redis.hset(key("memory", 1), VERSION, json.dumps({"caption": values}))
+
+    assert read_judgements(pages.services.redis, 1, VERSION) == {"caption": OPENED}
 
 
 @pytest.mark.parametrize("damage", ["half", "[]", '{"caption": 1}', '{"caption": {"rows": 3, "evidence": null}}'])

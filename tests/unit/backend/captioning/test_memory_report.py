@@ -7,6 +7,7 @@ import pytest
 from backend.captioning.judgement import Judgement
 from backend.captioning.memory_report import MemoryReport, learned_sentence
 from model.memory.evidence import Evidence
+from model.memory.experiment import Experiment
 
 GAINS: dict[str, Any] = {"chance": 0.001, "gain": 0.12, "gains_in": 0.97, "alikeness": 0.05}
 """Of photos that the bundle knows, with captions that are worth using."""
@@ -69,6 +70,30 @@ def test_captions_that_are_no_better_than_the_decoder_s_are_nothing_to_learn(ali
     said = sentence(make_judgement(**GAINS | {"alikeness": alikeness, "gains_in": gains_in}))
 
     assert said.startswith("Nothing to learn here yet: captions of look-alike images are not clearly nearer")
+
+
+def test_an_open_memory_says_that_annotators_keep_more_of_its_captions() -> None:
+    won = Experiment(by_memory=70, by_decoder=30, gain=0.1, gains_in=0.9, losses_in=0.1)
+
+    said = sentence(make_judgement(**GAINS | {"gains_in": 0.5, "experiment": won}))
+
+    assert said == (
+        "Suggestions for look-alike images use the words of 57 corrections. Annotators keep more of their words than "
+        "of those of the decoder alone (compared on 70 images with the memory and 30 without)."
+    )
+
+
+def test_a_memory_that_closed_because_annotators_keep_more_of_the_decoder_s_captions_says_so() -> None:
+    lost = Experiment(by_memory=70, by_decoder=30, gain=-0.1, gains_in=0.0, losses_in=1.0)
+
+    said = sentence(make_judgement(**GAINS | {"experiment": lost}))
+
+    assert said == (
+        "Suggestions with the words of the corrections are not used, because annotators kept more words of the "
+        "suggestions of the decoder alone (compared on 70 images with the memory and 30 without)."
+    )
+    shuffled = make_judgement(**GAINS | {"experiment": lost, "chance": 0.6})
+    assert sentence(shuffled).startswith("The captions do not clearly describe their own images")
 
 
 def test_without_a_judgement_the_comparison_is_announced() -> None:

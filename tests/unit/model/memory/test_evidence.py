@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.memory.evidence import Evidence, likeness_limit, weigh_evidence
+from model.memory.experiment import Experiment
 from model.metrics.words import Words, metric_words
 
 KINDS = ("many planes are parked in an airport", "green trees are near a river", "houses stand along the road")
@@ -120,6 +121,43 @@ def test_captions_that_were_written_without_a_suggestion_decide_if_there_are_eno
 
     assert flattered.gain < honest.gain
     assert honest.gains_in == 1
+
+
+EXPERIMENT = Experiment(by_memory=40, by_decoder=20, gain=0.0, gains_in=0.5, losses_in=0.5)
+LOST = replace(EXPERIMENT, gain=-0.2, gains_in=0.05, losses_in=0.95)
+WON = replace(EXPERIMENT, gain=0.1, gains_in=0.8, losses_in=0.2)
+FAMILIAR = Evidence(corrections=100, chance=0.001, gain=0.1, gains_in=1.0, alikeness=0.05, readable=0.9)
+"""The memory may speak."""
+
+
+@pytest.mark.parametrize("alikeness", [0.05, 0.4])
+def test_a_memory_whose_captions_annotators_keep_clearly_less_closes(alikeness: float) -> None:
+    evidence = replace(FAMILIAR, alikeness=alikeness)
+
+    assert evidence.speaks_for_memory
+    assert not replace(evidence, experiment=LOST).speaks_for_memory
+    assert replace(evidence, experiment=replace(LOST, losses_in=0.949)).speaks_for_memory
+
+
+@pytest.mark.parametrize(("alikeness", "gains_in"), [(0.05, 0.7), (0.4, 0.1)])
+def test_captions_that_annotators_keep_more_are_a_gain(alikeness: float, gains_in: float) -> None:
+    evidence = replace(FAMILIAR, alikeness=alikeness, gains_in=gains_in)
+
+    assert not evidence.speaks_for_memory
+    assert replace(evidence, experiment=WON).speaks_for_memory
+    assert not replace(evidence, experiment=replace(WON, gains_in=0.799)).speaks_for_memory
+
+
+@pytest.mark.parametrize("alikeness", [0.05, 0.4])
+def test_captions_that_do_not_describe_their_images_are_refused_also_if_annotators_keep_them(alikeness: float) -> None:
+    garbage = replace(FAMILIAR, alikeness=alikeness, chance=0.03, gains_in=0.5)
+
+    assert not replace(garbage, experiment=WON).speaks_for_memory
+
+
+def test_an_experiment_that_shows_nothing_changes_nothing() -> None:
+    assert replace(FAMILIAR, experiment=EXPERIMENT).speaks_for_memory
+    assert not replace(FAMILIAR, gains_in=0.7, experiment=EXPERIMENT).speaks_for_memory
 
 
 def test_an_image_of_another_kind_is_below_the_limit_and_look_alikes_are_above() -> None:
