@@ -26,6 +26,7 @@ from backend.captioning.judgement import (
     have_effect,
     read_earlier_judgements,
     read_judgements,
+    teach_alone,
     write_judgements,
 )
 from backend.captioning.look_alikes import LookAlikes
@@ -48,6 +49,7 @@ from worker.feedback.layout import run
 from worker.feedback.record import Correction, state_of
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
+from worker.feedback.waiting import note_taught_by_memory
 from worker.policy import FIRST_IMAGES, is_decoder_alone, is_held_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -376,6 +378,7 @@ class ProjectMemory:
             run(self.redis, self.project_id, "reword")
             has_turned = True
         write_judgements(self.redis, self.project_id, version, judgements)
+        note_taught_by_memory(self.redis, self.project_id, teach_alone(judgements.values()))
         with self._lock:
             self._judgements[version] = judgements
         self._on_judged(self.project_id, version, has_turned)
