@@ -37,7 +37,7 @@ from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
-from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
+from model.memory.evidence import FEWEST, JUDGED, UNFAMILIAR, Evidence, likeness_limit, weigh_evidence
 from model.memory.index import MemoryIndex, Nearest, Row
 from model.memory.similarity import words_of
 from model.memory.style import StyleRule, restyle, without_words
@@ -378,7 +378,9 @@ class ProjectMemory:
             run(self.redis, self.project_id, "reword")
             has_turned = True
         write_judgements(self.redis, self.project_id, version, judgements)
-        note_taught_by_memory(self.redis, self.project_id, teach_alone(judgements.values()))
+        # If the bundle's own images are as alike, likeness does not show that images are of another kind.
+        can_tell = self.vectors.space.own_alikeness < UNFAMILIAR
+        note_taught_by_memory(self.redis, self.project_id, can_tell and teach_alone(judgements.values()))
         with self._lock:
             self._judgements[version] = judgements
         self._on_judged(self.project_id, version, has_turned)
