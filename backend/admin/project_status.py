@@ -13,6 +13,7 @@ from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
 from worker.feedback.totals import Acceptance, read_acceptances
 from worker.feedback.waiting import Waiting, read_waitings
+from worker.policy import corrections_needed
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 from worker.queue.retraining import Retrainings, retrainings_of
@@ -227,9 +228,11 @@ def _at_work(trainings: _Trainings) -> Verdict | None:
 def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:
     if failed is not None and waiting.count:  # without waiting corrections, a later training has learned them
         return Verdict(standing="failed", words=f"the last training failed: {failed.problem or 'its log says why'}")
-    missing = retrain_after - waiting.unclaimed
+    missing = corrections_needed(retrain_after, waiting.trained_on, waiting.is_taught_by_memory) - waiting.unclaimed
     if waiting.unclaimed and missing > 0:
-        return Verdict(standing="waiting", words=f"waiting for {missing} more correction{'s' if missing > 1 else ''}")
+        words = f"waiting for {missing} more correction{'s' if missing > 1 else ''}"
+        meanwhile = "; the memory uses the corrections already" if waiting.is_taught_by_memory else ""
+        return Verdict(standing="waiting", words=words + meanwhile)
     if waiting.count:
         return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")
     return Verdict(standing="current", words="up to date: every correction is learned")

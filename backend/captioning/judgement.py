@@ -48,6 +48,17 @@ def have_effect(judgements: Iterable[Judgement]) -> bool:
     return any(judgement.has_effect for judgement in judgements)
 
 
+def teach_alone(judgements: Iterable[Judgement]) -> bool:
+    """Say whether the memory teaches the project, so that trainings add little.
+
+    It does if every field with corrections has an open memory and images of a kind of its own.
+    """
+    with_corrections = [judgement for judgement in judgements if judgement.rows]
+    return bool(with_corrections) and all(
+        judgement.is_open and judgement.is_unfamiliar for judgement in with_corrections
+    )
+
+
 def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:
     """Return the judgement of each field, for a version; none where they are damaged.
 

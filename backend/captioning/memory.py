@@ -27,6 +27,7 @@ from backend.captioning.judgement import (
     have_effect,
     read_earlier_judgements,
     read_judgements,
+    teach_alone,
     write_judgements,
 )
 from backend.captioning.look_alikes import LookAlikes
@@ -37,7 +38,7 @@ from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
-from model.memory.evidence import FEWEST, JUDGED, Evidence, likeness_limit, weigh_evidence
+from model.memory.evidence import FEWEST, JUDGED, UNFAMILIAR, Evidence, likeness_limit, weigh_evidence
 from model.memory.experiment import Experiment, find_experiment
 from model.memory.index import MemoryIndex, Nearest, Row
 from model.memory.similarity import words_of
@@ -50,6 +51,7 @@ from worker.feedback.layout import run
 from worker.feedback.record import Correction, state_of
 from worker.feedback.selection import MAX_CHARACTERS
 from worker.feedback.suggestions import label_of
+from worker.feedback.waiting import note_taught_by_memory
 from worker.policy import FIRST_IMAGES, is_decoder_alone, is_held_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -387,6 +389,9 @@ class ProjectMemory:
             run(self.redis, self.project_id, "reword")
             has_turned = True
         write_judgements(self.redis, self.project_id, version, judgements)
+        # If the bundle's own images are as alike, likeness does not show that images are of another kind.
+        can_tell = self.vectors.space.own_alikeness < UNFAMILIAR
+        note_taught_by_memory(self.redis, self.project_id, can_tell and teach_alone(judgements.values()))
         with self._lock:
             self._judgements[version] = judgements
         self._on_judged(self.project_id, version, has_turned)

@@ -37,6 +37,8 @@ class VectorSpace:
             name: changes whenever vectors of another kind are made.
         """
         self._mean, self._axes, self.name = mean, axes, name
+        self.own_alikeness = 1.0
+        """Mean cosine between images that the bundle was trained on; 1 for a bundle that carries none of them."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
@@ -52,7 +54,10 @@ class VectorSpace:
             largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
             axes = axes * largest.sign()
         name = hashlib.sha256(f"{bundle.digest} {bundle.encoder.fingerprint} {AXES}".encode()).hexdigest()[:12]
-        return cls(mean.float(), (scale[:, None] * axes).float(), name)
+        space = cls(mean.float(), (scale[:, None] * axes).float(), name)
+        if len(bundle.replay) > 1:
+            space.own_alikeness = mean_cosine(space.vectors([example.features for example in bundle.replay]))
+        return space
 
     @property
     def length(self) -> int:
@@ -65,3 +70,9 @@ class VectorSpace:
         pooled = torch.stack([image.float().mean(dim=0) for image in features])
         turned = (pooled - self._mean) @ self._axes
         return np.asarray(torch.nn.functional.normalize(turned, dim=-1).half().numpy())
+
+
+def mean_cosine(vectors: Vector) -> float:
+    """Return the mean cosine between different vectors of length 1, [N, V]; at least two."""
+    count, total = len(vectors), vectors.astype(np.float32).sum(axis=0)
+    return float((total @ total - count) / (count * (count - 1)))

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.bench_streams --data DIR                     all streams, 3 seeds: some hours
     python -m tests.benchmarks.bench_streams --data DIR --only rsicd --learners memory --seeds 1
+    python -m tests.benchmarks.bench_streams --plot FILE.svg                draws the finished rows, measures nothing
 
 An annotator in process asks the real backend for each suggestion and reports the annotation by webhook. Redis, the
 feature store, the memory and the training are those of the product. `edit`: the annotator turns the suggestion into
@@ -180,6 +181,11 @@ STREAMS: Mapping[str, StreamOptions] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
+    if arguments.plot:
+        from tests.benchmarks.streams_plot import draw  # matplotlib takes memory, which each row reports
+
+        draw([row for row in stored_rows(arguments.rows) if row.stream in (arguments.only or STREAMS)], arguments.plot)
+        return
     torch.set_num_threads(1)
     prefer_fast_products()
     rows: list[Row] = []
@@ -195,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_streams", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, required=True, help="directory with the sets of photos")
+    parser.add_argument("--data", type=Path, help="directory with the sets of photos")
     parser.add_argument("--only", nargs="+", choices=list(STREAMS), metavar="STREAM", help="; ".join(STREAMS))
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["memory"], help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
@@ -211,7 +217,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=Path(".bench/streams"), help="keeps features (%(default)s)")
     parser.add_argument("--rows", type=Path, default=Path(".bench/streams.jsonl"), help="finished rows (%(default)s)")
-    return parser.parse_args(argv)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the finished rows, and measure nothing")
+    arguments = parser.parse_args(argv)
+    if not (arguments.data or arguments.plot):
+        parser.error("--data is needed to measure, and --plot to draw")
+    return arguments
 
 
 def run(
@@ -405,11 +415,15 @@ def without_memory() -> Iterator[None]:
 
 def known_rows(path: Path, name: str, learner: str, seed: int) -> list[Row]:
     """Return the rows that were measured before."""
-    stored = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
-    rows = [Row(**row) for row in stored if (row["stream"], row["learner"], row["seed"]) == (name, learner, seed)]
+    rows = [row for row in stored_rows(path) if (row.stream, row.learner, row.seed) == (name, learner, seed)]
     for row in rows:
         print(line(row))
     return rows
+
+
+def stored_rows(path: Path) -> list[Row]:
+    """Return all rows that were measured before."""
+    return [Row(**json.loads(text)) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def line(row: Row) -> str:

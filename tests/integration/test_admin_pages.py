@@ -27,7 +27,7 @@ from tests.backend_client import BackendClient
 from tests.factories import make_correction, store_annotation, write_bundle
 from tests.scrape import samples
 from worker.audit import AuditLog
-from worker.feedback.waiting import mark_trained, read_waiting
+from worker.feedback.waiting import mark_trained, note_taught_by_memory, read_waiting
 from worker.queue.control import RetrainingControl, cancel_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
@@ -157,6 +157,15 @@ def test_a_cancelled_training_is_not_shown_as_failed(admin: BackendClient) -> No
     cancel_job(redis, retraining)
 
     assert verdict(admin, 2) == ("waiting", "waiting for 19 more corrections")
+
+
+def test_the_overview_says_how_many_corrections_a_project_still_needs_that_its_memory_teaches(
+    admin: BackendClient,
+) -> None:
+    note_taught_by_memory(admin.services.redis, 1, True)
+
+    words = "waiting for 75 more corrections; the memory uses the corrections already"
+    assert verdict(admin) == ("waiting", words)
 
 
 @pytest.mark.parametrize("record", ["serving.json", "versions/{version}/version.json"])

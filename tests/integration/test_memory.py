@@ -20,8 +20,9 @@ from tests.image_server import ImageServer, png
 from tests.redis_server import RedisServer
 from tests.workplace import Workplace
 from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.waiting import read_waiting
 from worker.policy import is_decoder_alone, is_held_out_of_memory
-from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
 
 CAPTIONS = {
     "red": "two red roses in the garden",
@@ -179,6 +180,31 @@ def test_of_two_annotators_of_one_image_the_newer_counts(annotator: Annotator, g
         annotator.submit(number, gallery.show(number), "two scarlet tulips in the garden", annotation_id=1000 + number)
 
     assert next_captions(annotator, gallery)["red"] == "two scarlet tulips in the garden"
+
+
+def test_a_memory_of_images_of_a_kind_of_its_own_makes_trainings_rare_as_long_as_it_is_open(
+    annotator: Annotator, gallery: Gallery, redis: Redis
+) -> None:
+    annotator.backend.services.captioners.vector_space().own_alikeness = 0.05  # as in the bundle `photos`
+    trainings = queue(redis, RETRAIN_QUEUE).deferred_job_registry
+    correct(annotator, gallery, range(1, 31))
+    next_captions(annotator, gallery)
+    annotator.backend.services.memories.wait()
+    is_taught, started = read_waiting(redis, 1).is_taught_by_memory, trainings.count
+
+    annotator.delete(*range(1, 28))
+    next_captions(annotator, gallery)
+
+    assert (is_taught, started) == (True, 0)
+    assert not read_waiting(redis, 1).is_taught_by_memory
+
+
+def test_a_bundle_that_cannot_tell_kinds_of_images_apart_trains_as_often_as_ever(
+    annotator: Annotator, gallery: Gallery, redis: Redis
+) -> None:
+    correct(annotator, gallery, range(1, 31))
+
+    assert queue(redis, RETRAIN_QUEUE).deferred_job_registry.count == 1
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged"])

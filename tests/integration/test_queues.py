@@ -12,7 +12,7 @@ from rq.job import JobStatus
 from tests.factories import changed_settings, make_correction, store_annotation
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold, Workplace
-from worker.feedback.waiting import claim, mark_trained, read_waiting
+from worker.feedback.waiting import claim, mark_trained, note_taught_by_memory, read_waiting
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
 from worker.queue.retraining import enqueue_retraining, only_training, remember_beginning
@@ -182,6 +182,73 @@ def test_corrections_of_a_running_training_are_not_trained_on_again(
     let_time_pass(workplace, since_change_s=5000, since_training_s=5000)
 
     assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+
+
+def store_corrections(workplace: Workplace, numbers: range) -> None:
+    for number in numbers:
+        store_annotation(workplace.redis, make_correction(annotation_id=number))
+
+
+def train(workplace: Workplace) -> None:
+    """Do what a training and its end leave in Redis, without one."""
+    mark_trained(workplace.redis, 1, claim(workplace.redis, 1))
+    workplace.redis.delete("captioner:retraining:1")
+
+
+def test_a_project_that_its_memory_teaches_trains_with_100_corrections_and_again_with_150(
+    workplace: Workplace,
+) -> None:
+    note_taught_by_memory(workplace.redis, 1, True)
+
+    store_corrections(workplace, range(1, 100))
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+    store_corrections(workplace, range(100, 101))
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is not None
+    train(workplace)
+    store_corrections(workplace, range(101, 150))
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+    store_corrections(workplace, range(150, 151))
+    again = retrain_when_due(workplace.redis, workplace.settings, 1)
+
+    assert workplace.job(str(again)).args == [1, "50 corrections wait"]
+
+
+def test_quiet_starts_no_training_of_a_project_that_its_memory_teaches(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
+    store_corrections(workplace, range(1, 21))
+    let_time_pass(workplace, since_change_s=2000, since_training_s=5000)
+
+    note_taught_by_memory(workplace.redis, 1, True)
+
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+    assert idle_checks(workplace.redis) == []
+    assert retrain_if_idle(1) is None
+
+
+def test_when_the_memory_no_longer_teaches_a_project_its_waiting_corrections_are_trained(workplace: Workplace) -> None:
+    note_taught_by_memory(workplace.redis, 1, True)
+    store_corrections(workplace, range(1, 31))
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+
+    note_taught_by_memory(workplace.redis, 1, False)
+
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is not None
+
+
+def test_a_person_can_start_a_training_of_a_project_that_its_memory_teaches(
+    workplace: Workplace, start_worker: StartWorker
+) -> None:
+    start_worker(workplace.environment())
+    workplace.correct(range(1, 9))
+    note_taught_by_memory(workplace.redis, 1, True)
+    assert retrain_when_due(workplace.redis, workplace.settings, 1) is None
+
+    job_id = trigger(workplace)
+
+    assert workplace.result(job_id).type.name == "SUCCESSFUL"
+    assert read_waiting(workplace.redis, 1).trained_on == 8
 
 
 def test_one_check_for_quiet_is_scheduled_however_many_corrections_come(workplace: Workplace) -> None:

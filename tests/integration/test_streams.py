@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from model.progress import ProgressDisplay
 from tests.aerial import KINDS, WORDS, draw
 from tests.benchmarks.bench_learning import Row, run, tables
-from tests.benchmarks.bench_streams import StreamOptions, read_photos
+from tests.benchmarks.bench_streams import Row as StreamRow
+from tests.benchmarks.bench_streams import StreamOptions, main, read_photos
 from tests.benchmarks.bench_streams import run as run_stream
 from tests.benchmarks.learning.streams import Stream, topics
 from tests.benchmarks.learning.worlds import World, scenes_world
@@ -71,3 +73,35 @@ def test_a_project_of_an_unseen_kind_learns_from_its_first_corrections_without_a
     assert second.edited < 0.2 * second.edited_without
     assert first.edited < first.edited_without
     assert (second.nearly, second.changed, second.remark) == (1.0, 1.0, "")
+
+
+def write_row(file: Path, stream: str, learner: str, seed: int, corrections: int, cider: float) -> None:
+    names = ("words", "nearly", "edited", "edited_without", "other", "other_changed", "changed", "seconds", "peak_mb")
+    row = StreamRow(
+        stream=stream,
+        learner=learner,
+        seed=seed,
+        corrections=corrections,
+        cider=cider,
+        remark="",
+        **dict.fromkeys(names, 0),
+    )
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(f"{json.dumps(asdict(row))}\n")
+
+
+def test_finished_rows_are_drawn_into_the_same_picture_each_time(tmp_path: Path) -> None:
+    rows, pictures = tmp_path / "rows.jsonl", [tmp_path / "first.svg", tmp_path / "second.svg"]
+    for seed in (1, 2):
+        write_row(rows, "rsicd", "nothing", seed, 60, 2.4)
+        for corrections, cider in ((20, 29.7), (40, float("nan")), (60, 47.7 + seed)):
+            write_row(rows, "rsicd", "memory", seed, corrections, cider)
+    write_row(rows, "flickr8k", "both", 1, 20, float("nan"))
+
+    for picture in pictures:
+        main(["--rows", str(rows), "--plot", str(picture)])
+
+    first, second = (picture.read_text("utf-8") for picture in pictures)
+    assert first == second
+    assert [text for text in ("rsicd", "memory", "without learning") if f">{text}<" not in first] == []
+    assert not any(text in first for text in ("flickr8k", "both", "nan", "dc:date"))

@@ -12,7 +12,8 @@
 --   changed             zset   names whose caption came, changed or went after the last training, by change number
 --   changes             hash   last, claimed, trained: change numbers; touches: number of events that touched a task;
 --                              generation: number of changes that the memory has to follow;
---                              reworded: generation of the last change that concerns every suggestion
+--                              reworded: generation of the last change that concerns every suggestion;
+--                              taught-by-memory: exists while trainings are rare; worker/feedback/waiting.py writes it
 --   latest              zset   names whose caption came, changed, went, was excluded or included, or got its image, ever, by the
 --                              generation of their last change; worker/feedback/caption_changes.py reads it
 --   unseen              set    names of captions that no training has ever read

@@ -1,6 +1,7 @@
 """The changes of feedback that no training has seen: how many wait, for how long, and which a training has claimed.
 
 A change is a caption that came, changed, went, was excluded or was included. `feedback.lua` describes change numbers.
+How many changes must wait before a training depends on the memory, so the backend notes here what the memory does.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from redis import Redis
 
 from worker.feedback.layout import run
 from worker.feedback.script import key
+
+TAUGHT_BY_MEMORY = "taught-by-memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,15 @@ class Waiting:
     """Seconds since the newest change of all; None when there never was one."""
     change_number: int
     """The newest change's number; 0 when there never was one."""
+    corrections: int
+    """All corrections of the project, the excluded ones too."""
+    is_taught_by_memory: bool
+    """The memory is open and the images are of a kind of their own, so a training adds little."""
+
+    @property
+    def trained_on(self) -> int:
+        """Corrections that a training has seen and that did not change since."""
+        return max(0, self.corrections - self.count)
 
 
 def read_waiting(redis: Redis, project_id: int) -> Waiting:
@@ -34,31 +46,35 @@ def read_waiting(redis: Redis, project_id: int) -> Waiting:
 
 def read_waitings(redis: Redis, project_ids: Sequence[int]) -> dict[int, Waiting]:
     """Return what waits in each of these projects; two requests, however many projects."""
-    changed = [key("changed", project_id) for project_id in project_ids]
     with redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
         for project_id in project_ids:
-            pipeline.hmget(key("changes", project_id), "claimed", "last")
-        (seconds, microseconds), *numbers = pipeline.execute()
-        for name, (claimed, _) in zip(changed, numbers, strict=True):
-            pipeline.zcard(name)
-            pipeline.zcount(name, f"({int(claimed or 0)}", "+inf")
-            pipeline.zrange(name, 0, 0, withscores=True)
-        replies = pipeline.execute()
+            pipeline.hmget(key("changes", project_id), "claimed", "last", TAUGHT_BY_MEMORY)
+        (seconds, microseconds), *fields = pipeline.execute()
+        for project_id, (claimed, _, _) in zip(project_ids, fields, strict=True):
+            changed = key("changed", project_id)
+            pipeline.zcard(changed)
+            pipeline.zcount(changed, f"({int(claimed or 0)}", "+inf")
+            pipeline.zrange(changed, 0, 0, withscores=True)
+            pipeline.zcard(key("times", project_id))
+        replies = iter(pipeline.execute())
 
     def age_s(number: int) -> float:
         return max(0.0, float(seconds + (microseconds - number) / 1e6))
 
-    return {
-        project_id: Waiting(
-            count=replies[3 * place],
-            unclaimed=replies[3 * place + 1],
-            oldest_s=age_s(int(oldest[0][1])) if (oldest := replies[3 * place + 2]) else None,
+    waiting = {}
+    for project_id, (_, last, is_taught) in zip(project_ids, fields, strict=True):
+        count, unclaimed, oldest, corrections = (next(replies) for _ in range(4))
+        waiting[project_id] = Waiting(
+            count=count,
+            unclaimed=unclaimed,
+            oldest_s=age_s(int(oldest[0][1])) if oldest else None,
             quiet_s=age_s(int(last)) if last else None,
             change_number=int(last or 0),
+            corrections=corrections,
+            is_taught_by_memory=is_taught is not None,
         )
-        for place, (project_id, (_, last)) in enumerate(zip(project_ids, numbers, strict=True))
-    }
+    return waiting
 
 
 def claim(redis: Redis, project_id: int) -> int:
@@ -74,3 +90,11 @@ def mark_trained(redis: Redis, project_id: int, change_number: int) -> None:
 def trained_number(redis: Redis, project_id: int) -> int:
     """Return the change number of the last training; 0 when there never was one."""
     return int(redis.hget(key("changes", project_id), "trained") or 0)
+
+
+def note_taught_by_memory(redis: Redis, project_id: int, is_taught: bool) -> None:
+    """Note whether the memory teaches the project. Trainings are then rare; see `policy.corrections_needed`."""
+    if is_taught:
+        redis.hset(key("changes", project_id), TAUGHT_BY_MEMORY, 1)
+    else:
+        redis.hdel(key("changes", project_id), TAUGHT_BY_MEMORY)

@@ -1,5 +1,7 @@
 """Triggers of a retraining: enough corrections wait, or some wait and the project has been quiet.
 
+In a project that its memory teaches, more corrections must wait, and quiet is no reason to train with fewer.
+
 Nothing here imports torch, so the check for quiet costs little.
 """
 
@@ -11,8 +13,8 @@ from datetime import timedelta
 from redis import Redis
 
 from model.errors import JobError
-from worker.feedback.waiting import read_waiting
-from worker.policy import is_quiet, should_retrain
+from worker.feedback.waiting import Waiting, read_waiting
+from worker.policy import corrections_needed, is_quiet, should_retrain
 from worker.queue.job_origin import job_origin
 from worker.queue.job_state import FAILURE_KEPT_S, RETRAIN_QUEUE, is_pending, new_job_id, queue, text_or_none
 from worker.queue.retraining import enqueue_retraining, redis_now, retraining_key
@@ -34,25 +36,30 @@ def retrain_when_due(redis: Redis, settings: Settings, project_id: int) -> str |
     Returns:
         the id of the retraining that will use them, or None if none is due or the project is paused.
     """
-    due = due_corrections(redis, project_id)
+    waiting = read_waiting(redis, project_id)
+    due = due_corrections(redis, project_id, waiting)
     if not due:
         return None
-    if not should_retrain(due, settings.retrain_after):
-        schedule_idle_check(redis, settings, project_id)
+    if not should_retrain(due, _needed(settings, waiting)):
+        if not waiting.is_taught_by_memory:
+            schedule_idle_check(redis, settings, project_id)
         return None
     with suppress(JobError):  # paused: the corrections wait
         return enqueue_retraining(redis, settings, project_id, f"{due} corrections wait")
     return None
 
 
-def due_corrections(redis: Redis, project_id: int) -> int:
+def _needed(settings: Settings, waiting: Waiting) -> int:
+    return corrections_needed(settings.retrain_after, waiting.trained_on, waiting.is_taught_by_memory)
+
+
+def due_corrections(redis: Redis, project_id: int, waiting: Waiting) -> int:
     """Count the waiting corrections that are a reason to train.
 
     These are the corrections that no retraining has claimed. Corrections whose retraining failed, was stopped or was
     lost count again after a wait. The wait doubles after each failure, starting at 15 minutes, so a training that never
     succeeds is tried ten times in its first week.
     """
-    waiting = read_waiting(redis, project_id)
     may_retry = waiting.count > waiting.unclaimed and _may_retry(redis, project_id, waiting.change_number)
     return waiting.count if may_retry else waiting.unclaimed
 
@@ -105,14 +112,16 @@ def retrain_if_idle(project_id: int) -> str | None:
     """RQ job: start a retraining if the project's newest change is RETRAIN_IDLE_S old, else check again then.
 
     Returns:
-        the retraining's job id, or None if no correction is due, the project is not quiet yet, or it is paused.
+        the retraining's job id, or None if no correction is due, the project is not quiet yet, it is paused, or its
+        memory teaches it and too few corrections wait.
     """
     settings = Settings.from_env()
     redis = connect_patiently(settings.redis_url)
     forget_idle_check(redis, project_id)
-    if not due_corrections(redis, project_id):
-        return None
     waiting = read_waiting(redis, project_id)
+    due = due_corrections(redis, project_id, waiting)
+    if not due or (waiting.is_taught_by_memory and not should_retrain(due, _needed(settings, waiting))):
+        return None
     quiet_s = waiting.quiet_s or 0.0
     if not is_quiet(quiet_s, settings.retrain_idle_s):
         schedule_idle_check(redis, settings, project_id, delay_s=settings.retrain_idle_s - quiet_s)

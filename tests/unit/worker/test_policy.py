@@ -2,13 +2,40 @@ import hashlib
 
 import pytest
 
-from worker.policy import is_accepted_less, is_held_out, is_quiet, is_withheld, should_retrain
+from worker.policy import corrections_needed, is_accepted_less, is_held_out, is_quiet, is_withheld, should_retrain
 
 
 def test_a_retraining_is_due_from_the_set_number_of_corrections_on() -> None:
     assert not should_retrain(19, 20)
     assert should_retrain(20, 20)
     assert should_retrain(21, 20)
+
+
+def trainings(retrain_after: int, corrections: int, *, is_taught_by_memory: bool) -> list[int]:
+    """Return the numbers of corrections at which a project trains, if it gets this many, each in turn."""
+    trained_on = [0]
+    for number in range(1, corrections + 1):
+        if number - trained_on[-1] >= corrections_needed(retrain_after, trained_on[-1], is_taught_by_memory):
+            trained_on.append(number)
+    return trained_on[1:]
+
+
+def test_a_project_that_its_memory_teaches_trains_with_100_corrections_and_then_with_each_growth_by_half() -> None:
+    assert trainings(20, 600, is_taught_by_memory=True) == [100, 150, 225, 338, 507]
+    assert trainings(20, 90, is_taught_by_memory=False) == [20, 40, 60, 80]
+
+
+def test_a_project_that_its_memory_teaches_trains_sooner_if_its_owner_sets_a_smaller_number() -> None:
+    assert trainings(4, 60, is_taught_by_memory=True) == [20, 30, 45]
+
+
+def test_a_project_that_its_memory_teaches_never_trains_sooner_than_the_setting_says() -> None:
+    assert trainings(300, 2700, is_taught_by_memory=True) == [1500, 2250]
+
+
+def test_what_was_trained_before_the_memory_taught_the_project_counts() -> None:
+    assert corrections_needed(20, 30, is_taught_by_memory=True) == 70
+    assert corrections_needed(20, 90, is_taught_by_memory=True) == 45
 
 
 def test_quiet_counts_from_the_newest_change_and_can_be_switched_off() -> None:

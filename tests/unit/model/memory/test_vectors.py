@@ -1,5 +1,6 @@
 """One vector for each image, the same in every process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from model.bundle import Bundle, load_bundle
-from model.memory.vectors import AXES, VectorSpace
+from model.memory.evidence import UNFAMILIAR
+from model.memory.vectors import AXES, VectorSpace, mean_cosine
 from tests.factories import make_bundle, make_image
 
 
@@ -45,6 +47,20 @@ def test_main_axes_keep_most_of_the_likeness(photos: Bundle) -> None:
     apart = ~torch.eye(len(features), dtype=torch.bool)
     together = torch.corrcoef(torch.stack([(whole @ whole.T)[apart], (vectors @ vectors.T)[apart]]))
     assert together[0, 1] > 0.95
+
+
+def test_likeness_shows_another_kind_of_images_beside_photos_but_not_beside_scenes(
+    photos: Bundle, tmp_path: Path
+) -> None:
+    assert VectorSpace.of(photos).own_alikeness < UNFAMILIAR / 2
+    assert VectorSpace.of(load_bundle("scenes")).own_alikeness > UNFAMILIAR
+    assert VectorSpace.of(replace(make_bundle(tmp_path / "bundle"), replay=())).own_alikeness == 1
+
+
+def test_the_mean_cosine_counts_each_pair_of_different_vectors() -> None:
+    vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float16)
+
+    assert mean_cosine(vectors) == pytest.approx(1 / 3)
 
 
 def test_another_bundle_makes_vectors_of_another_name(tmp_path: Path) -> None:
