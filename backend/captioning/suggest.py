@@ -14,7 +14,7 @@ from backend.captioning.services import CaptioningServices
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
-from model.captioner import Caption, Captioner
+from model.captioner import Captioner
 from model.errors import StoreError, TaskError
 from model.vision.features import FeatureStore
 from model.vision.files import in_batches
@@ -263,7 +263,3 @@ class Suggester:
             metrics.predictions.labels("failed").inc()
             metrics.image_failures.labels(task.error.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task.task_id, task.error)
-
-
-def _suggested(caption: Caption) -> SuggestedCaption:
-    return SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score)

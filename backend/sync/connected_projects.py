@@ -17,6 +17,9 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+RECENT_S = 3600
+"""A project whose newest change is older is not compared with its earlier version again at each pull."""
+
 
 def pull_connected_projects(client: LabelStudioClient, redis: Redis, settings: Settings) -> dict[str, int]:
     """Pull every project that has a backend connected.
@@ -59,7 +62,8 @@ def _pull_if_connected(client: LabelStudioClient, redis: Redis, settings: Settin
         if not (has_captions(project.label_config) and client.connected_backends(project.project_id)):
             return "foreign"
         reconciliation = pull_project(client, redis, settings, project)
-        if read_waiting(redis, project.project_id).count:  # annotators may have judged suggestions, too
+        waiting = read_waiting(redis, project.project_id)
+        if waiting.count and (waiting.quiet_s or 0.0) <= RECENT_S:  # annotators may have judged suggestions, too
             enqueue_rollback_check(redis, project.project_id)
     # JSON that no known Label Studio sends raises errors of other kinds. They must not stop the other projects either.
     except (CaptionerError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:

@@ -748,6 +748,18 @@ def test_a_version_that_is_accepted_less_gives_its_place_back_also_while_its_pro
     assert redis.hget("captioner:retraining:1", "running") is None
 
 
+@pytest.mark.usefixtures("configure", "worse")
+def test_a_project_that_has_been_quiet_for_hours_is_not_compared_again_at_each_pull(redis: Redis) -> None:
+    jobs.pull_projects()
+    queue(redis, RETRAIN_QUEUE).empty()
+    seconds, _ = redis.time()
+    redis.hset("captioner:changes:1", "last", (seconds - 2 * 3600) * 1_000_000)
+
+    jobs.pull_projects()
+
+    assert "rollback-check-1" not in queue(redis, RETRAIN_QUEUE).job_ids
+
+
 @pytest.mark.usefixtures("configure")
 def test_a_version_that_is_being_trained_from_serves_until_the_training_has_ended(
     workplace: Workplace, redis: Redis, worse: str
