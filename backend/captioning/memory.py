@@ -68,6 +68,8 @@ MOST_CHANGES = 20
 """After so many changes the memory is judged again; a small memory sooner."""
 WHOLE = 0.9
 """Share of a field's corrections from which on those that are judged count as all."""
+SETTLED = 30
+"""Corrections that close an open memory after a training. Look-alikes with fewer often seem unrelated by chance."""
 LIKE = 3
 """Corrected images that are named as the reason for a caption."""
 
@@ -415,9 +417,11 @@ class ProjectMemory:
         newest, rows, generation = due.newest, due.rows, due.generation
         places = [place for place, row in enumerate(newest.rows) if row.image_key in decoded]
         style = self._style.find(newest.rows, decoded, captioner, before.style if before else ())
-        if len(places) < FEWEST:
-            # The version was trained on nearly all of them, so they say nothing about it.
-            is_open = before is not None and before.is_open and rows >= FEWEST
+        is_whole_project = len(places) >= WHOLE * rows
+        was_open = before is not None and before.is_open
+        if len(places) < (SETTLED if was_open and not is_whole_project else FEWEST):
+            # The version was trained on nearly all corrections, and these say nothing about it.
+            is_open = was_open and rows >= FEWEST
             limit = before.limit if before else 1.0
             return Judgement(
                 generation=generation,
@@ -425,15 +429,14 @@ class ProjectMemory:
                 is_open=is_open,
                 limit=limit,
                 is_unfamiliar=before is not None and before.is_unfamiliar,
-                style=without_words(style),
+                style=style if was_open else without_words(style),
             )
-        is_whole_project = len(places) >= WHOLE * rows
         evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
         if not evidence.is_relevant:
             style = without_words(style)
             evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
         limit = likeness_limit(newest.vectors)
-        evidence = replace(evidence, experiment=self._experiment(due.shown, limit))
+        evidence = replace(evidence, was_open=was_open, experiment=self._experiment(due.shown, limit))
         outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
         return Judgement(

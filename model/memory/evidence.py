@@ -38,6 +38,8 @@ FOREIGN = 0.15
 """Share of the words below which annotators write another language."""
 FIRST = 20
 """With fewer corrections, relevance is seen less surely."""
+PATIENCE = 15
+"""Where the gain is clear, chance may be as high as this, divided by the number of corrections."""
 RELEVANT = 0.1
 """Share of shuffles from which on captions may have been mixed up."""
 ENOUGH = 40
@@ -75,6 +77,8 @@ class Evidence:
     """Share of the words that the decoder knows."""
     is_whole_project: bool = False
     """The project has hardly any other corrections."""
+    was_open: bool = False
+    """The memory spoke before these corrections were judged. It does not stop for a little doubt."""
     experiment: Experiment | None = None
     """What annotators kept of captions that they were shown; None without enough of them, or without a share of images
     that is left to the decoder."""
@@ -100,12 +104,13 @@ class Evidence:
             enough = OWN_LANGUAGE if self.is_whole_project else ENOUGH
             is_enough = self.readable >= FOREIGN or self.corrections >= enough
             return is_enough and self.chance <= 0.01 and (is_preferred or self.gains_in >= 0.8)
-        is_clear = self.chance <= (0.05 if self.corrections < FIRST else 0.02)
+        doubt = RELEVANT if self.was_open else 0.05 if self.corrections < FIRST else 0.02
+        is_clear = self.chance <= doubt
         if is_clear and (is_preferred or self.gains_in >= 0.2):
             return True
         # Captions of flowers are much alike, so their relevance shows late, but the gain shows at once.
         shows_gain = self.gain >= CLEAR_GAIN and self.gains_in >= 0.99
-        return self.corrections < ENOUGH and self.chance <= 0.5 and shows_gain
+        return self.chance <= min(0.5, PATIENCE / self.corrections) and shows_gain
 
 
 def weigh_evidence(

@@ -351,6 +351,24 @@ def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
     assert label_of(restarted.backend).startswith(f"{version.name}+m")
 
 
+def test_a_few_mistakes_after_a_training_do_not_close_the_memory(
+    annotator: Annotator,
+    gallery: Gallery,
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+) -> None:
+    correct(annotator, gallery, CORRECTED)
+    version = publish(annotator.backend, annotator.backend.services.captioners.captioner_for(1))
+    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+
+    for number in range(201, 210):
+        restarted.caption(number, gallery.show(number))
+        restarted.submit(number, gallery.show(number), CAPTIONS[gallery.color(number // 3)])
+
+    assert next_captions(restarted, gallery) == CAPTIONS
+    assert label_of(restarted.backend).startswith(f"{version.name}+m")
+
+
 def test_images_of_another_kind_are_captioned_by_the_bundle_whatever_a_version_learned(
     annotator: Annotator,
     gallery: Gallery,

@@ -99,6 +99,23 @@ def test_a_project_that_has_its_own_language_from_the_start_is_followed_sooner()
     assert not replace(evidence, is_whole_project=True, corrections=14).speaks_for_memory
 
 
+def test_a_clear_gain_on_an_unfamiliar_kind_may_wait_for_relevance_but_not_for_ever() -> None:
+    evidence = Evidence(corrections=20, chance=0.3, gain=0.1, gains_in=1.0, alikeness=0.45, readable=0.8)
+
+    assert evidence.speaks_for_memory
+    assert replace(evidence, corrections=50).speaks_for_memory
+    assert not replace(evidence, corrections=60).speaks_for_memory
+    assert not replace(evidence, gain=0.04).speaks_for_memory
+
+
+def test_a_memory_that_speaks_does_not_stop_for_a_little_doubt() -> None:
+    evidence = Evidence(corrections=30, chance=0.05, gain=0.03, gains_in=0.9, alikeness=0.45, readable=0.8)
+
+    assert not evidence.speaks_for_memory
+    assert replace(evidence, was_open=True).speaks_for_memory
+    assert not replace(evidence, was_open=True, chance=0.15).speaks_for_memory
+
+
 def test_random_words_that_happen_to_suit_a_little_are_not_enough() -> None:
     vandalism = Evidence(corrections=25, chance=0.04, gain=0.04, gains_in=0.995, alikeness=0.24, readable=0.9)
 
