@@ -34,6 +34,8 @@ class Judgement:
     """Images that are less like every corrected image are of another kind: the decoder suggests alone."""
     is_unfamiliar: bool = False
     """The bundle was not trained on images of this kind."""
+    is_apart: bool = False
+    """The images are also more like each other than like images of the bundle."""
     evidence: Evidence | None = None
     style: tuple[StyleRule, ...] = ()
     """The wording of the project. It is applied to the decoder's captions, also while the memory is closed."""
@@ -54,9 +56,7 @@ def teach_alone(judgements: Iterable[Judgement]) -> bool:
     It does if every field with corrections has an open memory and images of a kind of its own.
     """
     with_corrections = [judgement for judgement in judgements if judgement.rows]
-    return bool(with_corrections) and all(
-        judgement.is_open and judgement.is_unfamiliar for judgement in with_corrections
-    )
+    return bool(with_corrections) and all(judgement.is_open and judgement.is_apart for judgement in with_corrections)
 
 
 def read_judgements(redis: Redis, project_id: int, version: str) -> dict[str, Judgement]:

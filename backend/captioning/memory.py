@@ -38,7 +38,7 @@ from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.memory.consensus import heaviest, rank, vote_weights
-from model.memory.evidence import FEWEST, JUDGED, UNFAMILIAR, Evidence, likeness_limit, weigh_evidence
+from model.memory.evidence import FEWEST, JUDGED, Evidence, are_alike, are_apart, likeness_limit, weigh_evidence
 from model.memory.experiment import Experiment, find_experiment
 from model.memory.index import MemoryIndex, Nearest, Row
 from model.memory.similarity import words_of
@@ -193,10 +193,10 @@ class ProjectMemory:
                 places = [place for place, image in enumerate(images) if image.control.from_name == field]
                 if not (places and judgement.is_open and judgement.is_unfamiliar):
                     continue
-                features = [images[place].features for place in places]
-                found = self._index(field).nearest(self.vectors.space.vectors(features).astype(np.float32))
-                for place, nearest in zip(places, found, strict=True):
-                    is_other[place] = not nearest.rows or bool(nearest.cosines[0] < judgement.limit)
+                vectors = self.vectors.space.vectors([images[place].features for place in places]).astype(np.float32)
+                found = self._index(field).nearest(vectors)
+                for place, is_alike in zip(places, self._are_alike(vectors, found, judgement), strict=True):
+                    is_other[place] = not is_alike
         return is_other
 
     def recall(self, requests: Sequence[Request], version: str, count: int) -> list[Sequence[SuggestedCaption]]:
@@ -216,13 +216,13 @@ class ProjectMemory:
                     if request.image.control.from_name == field and judgement.style:
                         captions[place] = self._style.restyle(captions[place], judgement.style)
                 if judgement.is_open:
-                    self._speak(field, judgement.limit, requests, captions, count)
+                    self._speak(field, judgement, requests, captions, count)
         return captions
 
     def _speak(
         self,
         field: str,
-        limit: float,
+        judgement: Judgement,
         requests: Sequence[Request],
         captions: list[Sequence[SuggestedCaption]],
         count: int,
@@ -237,9 +237,18 @@ class ProjectMemory:
         images = self.vectors.space.vectors([requests[place].image.features for place in places]).astype(np.float32)
         index = self._index(field)
         found = index.nearest(images, [requests[place].task_id for place in places])
-        for place, image, nearest in zip(places, images, found, strict=True):
-            if nearest.rows and nearest.cosines[0] >= limit:
+        are_alike = self._are_alike(images, found, judgement)
+        for place, image, nearest, is_alike in zip(places, images, found, are_alike, strict=True):
+            if is_alike:
                 captions[place] = _choose(image, nearest, captions[place], index, count)
+
+    def _are_alike(
+        self, images: NDArray[np.float32], found: Sequence[Nearest], judgement: Judgement
+    ) -> NDArray[np.bool_]:
+        """Say of each image [Q, V] whether it is like a corrected one."""
+        cosines = np.array([nearest.cosines[0] if nearest.rows else -1.0 for nearest in found], np.float32)
+        to_own = self.vectors.space.nearest_own(images) if judgement.is_apart else None
+        return are_alike(cosines, judgement.limit, to_own)
 
     def look_alikes(self, version: str) -> tuple[list[int], int]:
         """Return the tasks whose stored suggestions may have changed, and the generation of the corrections.
@@ -391,9 +400,7 @@ class ProjectMemory:
             run(self.redis, self.project_id, "reword")
             has_turned = True
         write_judgements(self.redis, self.project_id, version, judgements)
-        # If the bundle's own images are as alike, likeness does not show that images are of another kind.
-        can_tell = self.vectors.space.own_alikeness < UNFAMILIAR
-        note_taught_by_memory(self.redis, self.project_id, can_tell and teach_alone(judgements.values()))
+        note_taught_by_memory(self.redis, self.project_id, teach_alone(judgements.values()))
         with self._lock:
             self._judgements[version] = judgements
         self._on_judged(self.project_id, version, has_turned)
@@ -429,13 +436,14 @@ class ProjectMemory:
                 is_open=is_open,
                 limit=limit,
                 is_unfamiliar=before is not None and before.is_unfamiliar,
+                is_apart=before is not None and before.is_apart,
                 style=style if was_open else without_words(style),
             )
         evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
         if not evidence.is_relevant:
             style = without_words(style)
             evidence = _weigh(newest, places, decoded, style, captioner, is_whole_project)
-        limit = likeness_limit(newest.vectors)
+        limit, to_own = likeness_limit(newest.vectors), self.vectors.space.nearest_own(newest.vectors)
         evidence = replace(evidence, was_open=was_open, experiment=self._experiment(due.shown, limit))
         outcome = (self.project_id, due.field, rows, evidence.speaks_for_memory, evidence)
         logger.info("memory judged project=%s field=%s rows=%s open=%s evidence=%s", *outcome)
@@ -445,6 +453,7 @@ class ProjectMemory:
             is_open=evidence.speaks_for_memory,
             limit=limit,
             is_unfamiliar=evidence.is_unfamiliar,
+            is_apart=evidence.is_unfamiliar and are_apart(newest.vectors, to_own),
             evidence=evidence,
             style=style,
         )

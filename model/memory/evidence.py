@@ -56,6 +56,10 @@ kind, 0.10 for photos of a wider world, and 0.40 to 0.46 for aerial photos, flow
 OTHER_KIND = 0.05
 """Share of the corrected images that are as far from all others as an image of another kind."""
 SLACK = 0.02
+APART = 0.8
+"""Share of the corrected images that are more like each other than like images of the bundle, in a kind of its own."""
+SLACK_BESIDE_OWN = 0.03
+"""The limit is lower by this where images of the bundle show which images are of another kind."""
 SEED = 0
 
 
@@ -172,6 +176,36 @@ def likeness_limit(vectors: NDArray[np.float32]) -> float:
     cosines = _cosines(vectors)
     np.fill_diagonal(cosines, -1.0)
     return float(np.quantile(cosines.max(axis=1), OTHER_KIND, method="lower")) - SLACK
+
+
+def are_alike(
+    cosines: NDArray[np.float32], limit: float, to_own: NDArray[np.float32] | None = None
+) -> NDArray[np.bool_]:
+    """Say of each of N images whether it is of the kind of the corrected images.
+
+    Args:
+        cosines: of each image and the corrected image that is most like it, [N].
+        limit: of `likeness_limit`.
+        to_own: cosines of each image and the bundle's image that is most like it, [N], where the corrected images are
+            apart from those. An image that is nearer to one of the bundle is of the bundle's kind.
+    """
+    if to_own is None:
+        return np.asarray(cosines >= limit)
+    return np.asarray((cosines > to_own) & (cosines >= limit - SLACK_BESIDE_OWN))
+
+
+def are_apart(vectors: NDArray[np.float32], to_own: NDArray[np.float32] | None) -> bool:
+    """Say whether nearly all corrected images are more like each other than like images of the bundle.
+
+    Args:
+        vectors: of the corrected images, [N, V]; at least two.
+        to_own: cosines of each of them and the bundle's image that is most like it, [N]; None without such images.
+    """
+    if to_own is None:
+        return False
+    cosines = _cosines(vectors)
+    np.fill_diagonal(cosines, -1.0)
+    return bool((cosines.max(axis=1) > to_own).mean() >= APART)
 
 
 def _cosines(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -37,8 +37,7 @@ class VectorSpace:
             name: changes whenever vectors of another kind are made.
         """
         self._mean, self._axes, self.name = mean, axes, name
-        self.own_alikeness = 1.0
-        """Mean cosine between images that the bundle was trained on; 1 for a bundle that carries none of them."""
+        self._own: Tensor | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
@@ -55,8 +54,9 @@ class VectorSpace:
             axes = axes * largest.sign()
         name = hashlib.sha256(f"{bundle.digest} {bundle.encoder.fingerprint} {AXES}".encode()).hexdigest()[:12]
         space = cls(mean.float(), (scale[:, None] * axes).float(), name)
-        if len(bundle.replay) > 1:
-            space.own_alikeness = mean_cosine(space.vectors([example.features for example in bundle.replay]))
+        if bundle.replay:
+            own = space.vectors([example.features for example in bundle.replay])
+            space._own = torch.from_numpy(own).float()
         return space
 
     @property
@@ -71,8 +71,8 @@ class VectorSpace:
         turned = (pooled - self._mean) @ self._axes
         return np.asarray(torch.nn.functional.normalize(turned, dim=-1).half().numpy())
 
-
-def mean_cosine(vectors: Vector) -> float:
-    """Return the mean cosine between different vectors of length 1, [N, V]; at least two."""
-    count, total = len(vectors), vectors.astype(np.float32).sum(axis=0)
-    return float((total @ total - count) / (count * (count - 1)))
+    def nearest_own(self, vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Return for each image [N, V] its cosine with the most alike of the bundle's images, [N]; None without any."""
+        if self._own is None:
+            return None
+        return np.asarray((torch.from_numpy(vectors) @ self._own.T).amax(dim=1))

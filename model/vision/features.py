@@ -17,7 +17,8 @@ from model.store import Store
 logger = logging.getLogger(__name__)
 
 HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \((\d+), (\d+)\), \} *\n", re.DOTALL
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': (False|True), 'shape': \((\d+), (\d+)\), \} *\n",
+    re.DOTALL,
 )
 """Header of a .npy file of float16 [P, D], as numpy writes it. numpy reads it with Python's own parser. That of Python
 3.11 was seen to fail with a SystemError where several threads use it, so we do without."""
@@ -77,4 +78,6 @@ def _parse_features(content: bytes) -> Tensor:
     if header is None:
         raise ValueError("expected a .npy file of float16 [regions, channels]")
     values = np.frombuffer(content, np.float16, offset=header.end())
-    return torch.from_numpy(values.reshape(int(header[1]), int(header[2])).copy())
+    rows, columns = int(header[2]), int(header[3])
+    turned = values.reshape(columns, rows).T if header[1] == b"True" else values.reshape(rows, columns)
+    return torch.from_numpy(turned.copy())

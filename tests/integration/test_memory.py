@@ -185,7 +185,6 @@ def test_of_two_annotators_of_one_image_the_newer_counts(annotator: Annotator, g
 def test_a_memory_of_images_of_a_kind_of_its_own_makes_trainings_rare_as_long_as_it_is_open(
     annotator: Annotator, gallery: Gallery, redis: Redis
 ) -> None:
-    annotator.backend.services.captioners.vector_space().own_alikeness = 0.05  # as in the bundle `photos`
     trainings = queue(redis, RETRAIN_QUEUE).deferred_job_registry
     correct(annotator, gallery, range(1, 31))
     next_captions(annotator, gallery)
@@ -197,14 +196,6 @@ def test_a_memory_of_images_of_a_kind_of_its_own_makes_trainings_rare_as_long_as
 
     assert (is_taught, started) == (True, 0)
     assert not read_waiting(redis, 1).is_taught_by_memory
-
-
-def test_a_bundle_that_cannot_tell_kinds_of_images_apart_trains_as_often_as_ever(
-    annotator: Annotator, gallery: Gallery, redis: Redis
-) -> None:
-    correct(annotator, gallery, range(1, 31))
-
-    assert queue(redis, RETRAIN_QUEUE).deferred_job_registry.count == 1
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged"])

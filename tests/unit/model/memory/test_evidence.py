@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.memory.evidence import Evidence, likeness_limit, weigh_evidence
+from model.memory.evidence import Evidence, are_alike, are_apart, likeness_limit, weigh_evidence
 from model.memory.experiment import Experiment
 from model.metrics.words import Words, metric_words
 
@@ -185,3 +185,19 @@ def test_an_image_of_another_kind_is_below_the_limit_and_look_alikes_are_above()
     nearest = (vectors[30:] @ vectors[:30].T).max(axis=1)
     assert (nearest >= limit).mean() >= 0.9
     assert limit > 0.5
+
+
+def test_in_a_project_of_a_kind_of_its_own_an_image_nearer_to_the_bundles_images_is_of_the_bundles_kind() -> None:
+    cosines, to_own = np.array([0.6, 0.6, 0.48, 0.4], np.float32), np.array([0.3, 0.7, 0.3, 0.3], np.float32)
+
+    assert are_alike(cosines, 0.5).tolist() == [True, True, False, False]
+    assert are_alike(cosines, 0.5, to_own).tolist() == [True, False, True, False]
+
+
+def test_corrected_images_are_apart_if_nearly_all_are_more_like_each_other_than_like_the_bundles_images() -> None:
+    vectors = images(20, alikeness=1.5)
+
+    assert are_apart(vectors, np.full(20, 0.2, np.float32))
+    assert are_apart(vectors, np.array([0.999] * 3 + [0.2] * 17, np.float32))
+    assert not are_apart(vectors, np.array([0.999] * 6 + [0.2] * 14, np.float32))
+    assert not are_apart(vectors, None)

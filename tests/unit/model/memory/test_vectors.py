@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from backend.demo.scenes.drawing import draw_scene
+from backend.demo.scenes.scene import sample_scene
 from model.bundle import Bundle, load_bundle
-from model.memory.evidence import UNFAMILIAR
-from model.memory.vectors import AXES, VectorSpace, mean_cosine
+from model.memory.evidence import are_apart
+from model.memory.vectors import AXES, VectorSpace
 from tests.factories import make_bundle, make_image
 
 
@@ -49,18 +51,25 @@ def test_main_axes_keep_most_of_the_likeness(photos: Bundle) -> None:
     assert together[0, 1] > 0.95
 
 
-def test_likeness_shows_another_kind_of_images_beside_photos_but_not_beside_scenes(
-    photos: Bundle, tmp_path: Path
-) -> None:
-    assert VectorSpace.of(photos).own_alikeness < UNFAMILIAR / 2
-    assert VectorSpace.of(load_bundle("scenes")).own_alikeness > UNFAMILIAR
-    assert VectorSpace.of(replace(make_bundle(tmp_path / "bundle"), replay=())).own_alikeness == 1
+def test_an_image_of_the_bundle_is_most_like_itself(photos: Bundle, tmp_path: Path) -> None:
+    space = VectorSpace.of(photos)
+    own = space.vectors([example.features for example in photos.replay[:3]]).astype(np.float32)
+
+    itself, opposite = space.nearest_own(own), space.nearest_own(-own)
+    assert itself == pytest.approx(1, abs=1e-3)
+    assert opposite is not None
+    assert (opposite < 0.5).all()
+    assert VectorSpace.of(replace(make_bundle(tmp_path / "bundle"), replay=())).nearest_own(own) is None
 
 
-def test_the_mean_cosine_counts_each_pair_of_different_vectors() -> None:
-    vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float16)
+def test_scenes_are_not_apart_from_those_of_their_bundle_although_all_of_them_are_alike() -> None:
+    bundle = load_bundle("scenes")
+    space = VectorSpace.of(bundle)
+    pictures = [draw_scene(sample_scene(seed), 192) for seed in range(10)]
 
-    assert mean_cosine(vectors) == pytest.approx(1 / 3)
+    vectors = space.vectors(list(bundle.captioner().encode(pictures))).astype(np.float32)
+
+    assert not are_apart(vectors, space.nearest_own(vectors))
 
 
 def test_another_bundle_makes_vectors_of_another_name(tmp_path: Path) -> None:

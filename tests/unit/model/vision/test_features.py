@@ -31,8 +31,10 @@ def features(tmp_path: Path) -> FeatureStore:
     return FeatureStore(Store(tmp_path), "0123456789ab")
 
 
-def test_features_come_back_in_half_precision(features: FeatureStore) -> None:
-    values = torch.randn(49, 8, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_features_come_back_in_half_precision(features: FeatureStore, is_turned: bool) -> None:
+    values = torch.randn(8, 49, generator=torch.Generator().manual_seed(0)).T
+    values = values if is_turned else values.contiguous()
 
     features.put(KEY, values)
 
