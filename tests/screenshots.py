@@ -44,7 +44,7 @@ def take_annotator_picture(browser: Browser, product: DemoProduct) -> None:
 
 
 def take_admin_pictures(browser: Browser, product: DemoProduct) -> None:
-    page = browser.new_page(viewport=SIZE)
+    page = browser.new_page(viewport=SIZE, bypass_csp=True)  # the pages forbid the eval that waiting needs
     page.goto(f"{product.backend_url}/admin/login")
     page.get_by_label("Name").fill(product.settings["BASIC_AUTH_USER"])
     page.get_by_label("Password").fill(product.settings["BASIC_AUTH_PASS"])
