@@ -69,7 +69,7 @@ MOST_CHANGES = 20
 WHOLE = 0.9
 """Share of a field's corrections from which on those that are judged count as all."""
 SETTLED = 30
-"""Corrections that close an open memory after a training. Look-alikes with fewer often seem unrelated by chance."""
+"""New corrections that can close an open memory after a training. Fewer often seem unrelated by chance."""
 LIKE = 3
 """Corrected images that are named as the reason for a caption."""
 

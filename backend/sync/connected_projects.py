@@ -18,7 +18,7 @@ from worker.settings import Settings
 logger = logging.getLogger(__name__)
 
 RECENT_S = 3600
-"""A project whose newest change is older is not compared with its earlier version again at each pull."""
+"""Seconds since a project's newest change. After that, pulls no longer compare its version with the earlier one."""
 
 
 def pull_connected_projects(client: LabelStudioClient, redis: Redis, settings: Settings) -> dict[str, int]:

@@ -426,8 +426,8 @@ def test_the_memory_closes_where_annotators_keep_only_the_captions_of_the_decode
     suggested = captions_of(annotator, gallery, [number for number in range(3, 123) if number not in first])
     for number, caption in suggested.items():
         is_by_memory = caption in CAPTIONS.values()
-        kept = OTHER_CAPTIONS[gallery.color(number)] if is_by_memory else caption
-        annotator.submit(number, gallery.show(number), kept)
+        written = OTHER_CAPTIONS[gallery.color(number)] if is_by_memory else caption
+        annotator.submit(number, gallery.show(number), written)
 
     Workplace.wait_until(lambda: captions_of(annotator, gallery, range(200, 206)) == before)
     assert "+m" not in label_of(annotator.backend)

@@ -77,9 +77,9 @@ def test_captions_that_are_kept_alike_decide_nothing(kept: float) -> None:
 
 
 def test_a_difference_that_chance_explains_is_not_lost() -> None:
-    kept = [1.0] * 15 + [0.0] * 15
+    shares_kept = [1.0] * 15 + [0.0] * 15
 
-    experiment = compare([*kept, 0.0], [*kept, 1.0])
+    experiment = compare([*shares_kept, 0.0], [*shares_kept, 1.0])
 
     assert experiment is not None
     assert 0.5 < experiment.losses_in < 0.95
