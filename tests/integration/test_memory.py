@@ -68,6 +68,11 @@ def correct(annotator: Annotator, gallery: Gallery, numbers: range) -> None:
         annotator.submit(number, gallery.show(number), CAPTIONS[gallery.color(number)])
 
 
+def restart(make_backend: Callable[..., BackendClient], image_server: ImageServer) -> Annotator:
+    """Return an annotator of the same project whose backend has just started."""
+    return Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+
+
 def next_captions(annotator: Annotator, gallery: Gallery, first: int = 100) -> dict[str, str]:
     """Return the suggestion for a picture of each color that nobody corrected."""
     images = {number: gallery.show(number) for number in range(first, first + 3)}
@@ -157,7 +162,7 @@ def test_excluded_corrections_leave_and_included_ones_return(
 def test_every_backend_of_the_installation_knows_what_one_of_them_was_told(
     annotator: Annotator, gallery: Gallery, make_backend: Callable[..., BackendClient], image_server: ImageServer
 ) -> None:
-    other = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    other = restart(make_backend, image_server)
     assert next_captions(other, gallery) != CAPTIONS
 
     correct(annotator, gallery, CORRECTED)
@@ -215,7 +220,7 @@ def test_what_is_gone_or_damaged_is_made_again(
         else:
             redis.hset(key, mapping=dict.fromkeys(redis.hkeys(key), b"?"))
 
-    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    restarted = restart(make_backend, image_server)
 
     # A dozen images must be decoded again, which is done beside the requests.
     Workplace.wait_until(lambda: next_captions(restarted, gallery, first=200) == CAPTIONS)
@@ -288,7 +293,7 @@ def test_features_that_are_gone_are_waited_for(
     redis.delete(*redis.keys("captioner:vectors:*"))
     for path in files:
         store.delete(path)
-    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    restarted = restart(make_backend, image_server)
 
     without = next_captions(restarted, gallery)
     for path, content in files.items():
@@ -335,11 +340,23 @@ def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
     captioners = annotator.backend.services.captioners
     version = publish(annotator.backend, captioners.captioner_for(1))
 
-    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    restarted = restart(make_backend, image_server)
 
     assert next_captions(restarted, gallery) == CAPTIONS
     assert restarted.suggestions({100: gallery.show(100)})[100]["model_version"].startswith(f"{version.name}+m")
     assert label_of(restarted.backend).startswith(f"{version.name}+m")
+
+
+def test_an_image_that_is_nearer_to_one_of_the_bundle_than_to_every_corrected_one_is_captioned_by_the_decoder(
+    annotator: Annotator, gallery: Gallery, image_server: ImageServer
+) -> None:
+    of_bundle = {300: image_server.show("/of-the-bundle.png", "red")}
+    before = annotator.captions(of_bundle)
+
+    correct(annotator, gallery, CORRECTED)
+
+    assert next_captions(annotator, gallery) == CAPTIONS
+    assert annotator.captions(of_bundle) == before
 
 
 def test_a_few_mistakes_after_a_training_do_not_close_the_memory(
@@ -350,7 +367,7 @@ def test_a_few_mistakes_after_a_training_do_not_close_the_memory(
 ) -> None:
     correct(annotator, gallery, CORRECTED)
     version = publish(annotator.backend, annotator.backend.services.captioners.captioner_for(1))
-    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    restarted = restart(make_backend, image_server)
 
     for number in range(201, 210):
         restarted.caption(number, gallery.show(number))
@@ -374,7 +391,7 @@ def test_images_of_another_kind_are_captioned_by_the_bundle_whatever_a_version_l
     forgetful = Captioner(encoder, make_decoder(encoder.feature_size, seed=9), make_tokenizer(), "candidate")
     version = publish(annotator.backend, forgetful)
 
-    restarted = Annotator(make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40))
+    restarted = restart(make_backend, image_server)
     after = restarted.captions(foreign)
 
     assert after == before
