@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +27,7 @@ from backend.error_answers import answer_errors
 from backend.metrics import Metrics
 from backend.protocol.headers import REQUEST_ID_HEADER
 from backend.routes import routes
+from model.runtime.serving_bundle import LoadedBundle
 from worker.audit import AuditLog
 from worker.request_id import begin_request, end_request
 from worker.settings import Settings
@@ -46,8 +48,12 @@ class FiniteJSON(DefaultJSONProvider):
             return super().dumps(finite, **options)
 
 
-def create_app(settings: Settings) -> Flask:
-    """Return the application; nothing is connected or loaded yet, and no thread runs.
+def create_app(settings: Settings, loading: "Future[LoadedBundle] | None" = None) -> Flask:
+    """Return the application; nothing is connected yet, and no thread runs.
+
+    Args:
+        settings: of the process.
+        loading: the bundle, if it is being loaded already.
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
@@ -55,7 +61,7 @@ def create_app(settings: Settings) -> Flask:
     """
     app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
     app.json = FiniteJSON(app)
-    services = make_services(settings)
+    services = make_services(settings, loading)
     app.extensions[EXTENSION] = services
     answer_errors(app)
     _watch_requests(app, services.metrics)

@@ -89,9 +89,7 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
 
     from backend.captioning.services import make_services
     from backend.sync.refresh import refresh
-    from model.captioner import prefer_fast_products
 
-    prefer_fast_products()
     return asdict(refresh(client, make_services(settings), project_id, version, after_id, _progress("refreshing")))
 
 
@@ -111,9 +109,7 @@ def refresh_look_alikes(project_id: int) -> dict[str, Any]:
 
     from backend.captioning.services import make_services
     from backend.sync.refresh import refresh_look_alikes as refresh
-    from model.captioner import prefer_fast_products
 
-    prefer_fast_products()
     return asdict(refresh(client, make_services(settings), project_id, _progress("refreshing")))
 
 

@@ -167,17 +167,10 @@ def duplicate_model() -> Response:
     body = read_body(DuplicateModelBody)
     source, target = body.project_src, body.project_dst
     captioners = current_services().captioners
-    captioner = captioners.captioner_for(source)
-    if captioner.version == captioners.registry.base_version:
+    version = captioners.version_of(source)
+    if version == captioners.registry.base_version:
         return jsonify(model_version=captioners.version_of(target))
-    copy = captioners.registry.publish(
-        target,
-        captioner,
-        parent=captioners.registry.serving(target),
-        metrics={},
-        corrections=(),
-        decision=f"copied from version {captioner.version} of project {source}",
-    )
+    copy = captioners.registry.copy(source, version, target)
     audit = AuditLog(current_services().redis)
     audit.write("POST /duplicate_model", "version copied", target, version=copy.name, source=source)
     return jsonify(model_version=copy.name)

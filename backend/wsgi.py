@@ -1,12 +1,13 @@
 """The backend as a web server: `captioner serve`, or `gunicorn backend.wsgi:app`."""
 
 import ctypes
+import gc
 import logging
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from typing import Any
 
-import torch
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
@@ -15,8 +16,8 @@ from redis import RedisError
 
 from backend.app import create_app
 from backend.captioning.services import EXTENSION, CaptioningServices
-from model.captioner import prefer_fast_products
 from model.errors import StoreError
+from model.runtime.serving_bundle import LoadedBundle
 from model.store import Store
 from model.store_layout import note_store_layout
 from worker.feedback.layout import open_layout
@@ -36,15 +37,22 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, loading: "Future[LoadedBundle]") -> None:
     """Answer requests on HOST and PORT until SIGTERM or Ctrl-C.
+
+    Args:
+        settings: of the process.
+        loading: the bundle, which is being loaded.
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place where files can be kept.
         LayoutError: a newer version wrote what Redis or the store holds.
     """
-    app = make_app(settings)
+    app = make_app(settings, loading)
+    wait([loading])  # before the fork, which copies no thread; its problem is reported by /ready
+    return_freed_memory()
+    gc.freeze()  # The process that answers shares this memory, so no collection may write to it.
 
     # Everything is imported and made before the port opens, so that no request waits for it. Threads start after the
     # fork, because a fork does not copy them.
@@ -72,15 +80,12 @@ def server_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def make_app(settings: Settings) -> Flask:
-    """Prepare this process and return the application; its bundle is not loaded yet."""
+def make_app(settings: Settings, loading: "Future[LoadedBundle] | None" = None) -> Flask:
+    """Prepare this process and return the application."""
     set_up_logging(settings.log_format)
     keep_freed_memory()
-    # One caption is faster on one thread than on two, and several requests run at the same time anyway.
-    torch.set_num_threads(1)
-    prefer_fast_products()
     check_layouts(settings)
-    return create_app(settings)
+    return create_app(settings, loading)
 
 
 def check_layouts(settings: Settings) -> None:
@@ -106,7 +111,8 @@ def begin_beside_requests(services: CaptioningServices) -> None:
     """Start the work beside the requests: load the weights, pull what was annotated while no backend ran, and requeue
     the jobs of lost workers, even where no worker runs any more."""
     start_telemetry("captioner-backend")  # it starts a thread too
-    services.captioners.start_loading()
+    loading = services.captioners.start_loading()
+    threading.Thread(target=return_freed_memory_after, args=(loading,), name="tidy-memory", daemon=True).start()
     watch_beside(services.settings.redis_url)
     threading.Thread(target=pull_missed, args=(services,), name="pull-missed", daemon=True).start()
 
@@ -128,6 +134,19 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):  # macOS has no mallopt
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 2**20)
+
+
+def return_freed_memory() -> None:
+    """Return what loading has freed to the system: 130 MB with the bundle `photos`."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # only glibc has it
+        libc.malloc_trim(0)
+
+
+def return_freed_memory_after(thread: threading.Thread) -> None:
+    thread.join()
+    return_freed_memory()
 
 
 class _Lines(Logger):  # type: ignore[misc]  # gunicorn has no types

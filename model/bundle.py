@@ -1,40 +1,41 @@
-"""Bundles: everything that a captioner needs, in one directory of safetensors and JSON. No pickle is loaded.
-
-bundle.json          name, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
-encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
-MODEL_CARD.md        for people
-
-Weights and replay are stored in a precision of `model/precision.py`; the tensors of a file show which one.
-"""
+"""Bundles in torch: everything that a captioner needs, to train it, in one directory (see model/manifest.py)."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.decoders import build_decoder
-from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.base import CaptionDecoder
+from model.decoders.build import build_decoder
+from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
+from model.manifest import (
+    FORMAT,
+    StoredDecoder,
+    bundle_path,
+    bundle_version,
+    parse_manifest,
+    parse_spec,
+    read_tensors,
+    write_manifest,
+)
+from model.memory.vectors import VectorSpace, space_name
 from model.precision import restored, stored
-from model.store import replaced_file
+from model.runtime.serving_bundle import why_torch
 from model.tokenizer import Tokenizer
-from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
-from model.vision.images import Preprocessing
-
-FORMAT = 2
-BUILT_IN = Path(__file__).parent / "bundles"
+from model.torch_captioner import TorchCaptioner
+from model.vision.encoder import Encoder, build_encoder, freeze
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Bundle:
     """A captioner as it is shipped, before a project retrains it."""
 
@@ -48,33 +49,33 @@ class Bundle:
     """Captions of the original training data, kept so that retraining does not forget them."""
     record: Mapping[str, Any]
     """The options and the results of its training."""
+    why_torch: str = ""
+    """Reason why torch serves, where it does."""
+
+    @property
+    def runtime(self) -> str:
+        """What computes the captions, for people."""
+        return f"torch {torch.__version__}" + (f": {self.why_torch}" if self.why_torch else "")
+
+    @cached_property
+    def space(self) -> VectorSpace:
+        """The vectors by which images are compared."""
+        mean, scale = (values.numpy() for values in (self.decoder.feature_mean, self.decoder.feature_scale))
+        features = np.array([image.features.numpy() for image in self.replay], np.float16)
+        return VectorSpace.of(mean, scale, features, space_name(self.digest, self.encoder.fingerprint))
 
     @property
     def version(self) -> str:
         """Name of the bundle as a model version, such as `scenes-1a2b3c4d`."""
         return f"{self.name}-{self.digest[:8]}"
 
-    def captioner(self) -> Captioner:
-        return Captioner(self.encoder, self.decoder, self.tokenizer, self.version)
+    def captioner(self) -> TorchCaptioner:
+        return TorchCaptioner(self.encoder, self.decoder, self.tokenizer, self.version)
 
-
-def bundle_path(name_or_path: str) -> Path:
-    """Return the directory of a built-in bundle (`scenes`, `photos`), or the given directory.
-
-    Raises:
-        BundleError: there is no bundle; the message lists the built-in ones.
-    """
-    for path in (BUILT_IN / name_or_path, Path(name_or_path)):
-        if (path / "bundle.json").is_file():
-            return path
-    names = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/bundle.json"))) or "none"
-    raise BundleError(f"no bundle at {name_or_path!r}: give a directory with bundle.json, or one of: {names}")
-
-
-def bundle_version(name_or_path: str) -> str:
-    """Return the version of a bundle without loading weights."""
-    content = (bundle_path(name_or_path) / "bundle.json").read_bytes()
-    return f"{parse_manifest(content)['name']}-{hashlib.sha256(content).hexdigest()[:8]}"
+    def captioner_of(self, decoder: StoredDecoder) -> TorchCaptioner:
+        """Return the captioner of a version: its decoder beside the bundle's encoder."""
+        network = parse_decoder(vars(decoder.sizes), decoder.weights)
+        return TorchCaptioner(self.encoder, network, decoder.tokenizer, decoder.version)
 
 
 def load_bundle(name_or_path: str) -> Bundle:
@@ -96,7 +97,7 @@ def load_bundle(name_or_path: str) -> Bundle:
                 f"the parts of bundle {path} do not fit: the decoder expects {decoder.sizes.vocabulary} words and "
                 f"{decoder.sizes.features} features, got {tokenizer.size} and {encoder.feature_size}"
             )
-        features = restored(tensors["replay.safetensors"])["features"].half()
+        features = torch.from_numpy(restored(tensors["replay.safetensors"])["features"]).half()
         replay = zip(features, manifest["replay_captions"], strict=True)
         return Bundle(
             name=manifest["name"],
@@ -129,11 +130,11 @@ def save_bundle(
         record: options and results of the training, as JSON values.
         precision: of the weights, one of PRECISIONS. The replay has at most half precision.
     """
-    regions = torch.zeros(0, encoder.regions, encoder.feature_size)
-    features = torch.stack([example.features for example in replay]) if replay else regions
+    regions = np.zeros((0, encoder.regions, encoder.feature_size), np.float32)
+    features = np.stack([example.features.numpy() for example in replay]) if replay else regions
     contents = {
-        "encoder.safetensors": save(stored(encoder.network.state_dict(), precision)),
-        "decoder.safetensors": save(stored(decoder.state_dict(), precision)),
+        "encoder.safetensors": save(stored(arrays(encoder.network), precision)),
+        "decoder.safetensors": save(stored(arrays(decoder), precision)),
         "replay.safetensors": save(stored({"features": features}, "int8" if precision == "int8" else "fp16")),
     }
     manifest = {
@@ -144,84 +145,41 @@ def save_bundle(
         "tokenizer": tokenizer.to_json(),
         "replay_captions": [example.caption for example in replay],
         "record": dict(record),
-        "files": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
     }
-    path.mkdir(parents=True, exist_ok=True)
-    # Written last, because it makes the directory a bundle.
-    contents["bundle.json"] = (json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode()
-    for file, content in contents.items():
-        with replaced_file(path / file) as written:
-            written.write(content)
+    write_manifest(path, manifest, contents)
+    if why_torch(path) is None:
+        from model.runtime.encoder_graph import write_graphs
+
+        write_graphs(path, load_bundle(str(path)))
     return bundle_version(str(path))
 
 
-def parse_manifest(content: bytes) -> dict[str, Any]:
-    """Return bundle.json as a dictionary.
-
-    Raises:
-        BundleError: it is not JSON of our format.
-    """
-    try:
-        manifest: dict[str, Any] = json.loads(content)
-        if manifest["format"] != FORMAT:
-            raise BundleError(f"bundle.json has format {manifest['format']!r}, this program reads {FORMAT}")
-        manifest["name"]
-    except (ValueError, KeyError, TypeError) as cause:
-        raise BundleError(f"bundle.json is damaged: {cause!r}") from cause
-    return manifest
-
-
-def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """Return the stored tensors of a safetensors file.
-
-    Raises:
-        BundleError: the file is missing, or its SHA-256 is another one.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as cause:
-        raise BundleError(f"bundle file {path} cannot be read: {cause}") from cause
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise BundleError(f"bundle file {path} is damaged: its SHA-256 is not the one in bundle.json")
-    return parse_tensors(content)
-
-
-def parse_tensors(content: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file's bytes."""
-    try:
-        return dict(load(content))
-    except SafetensorError as cause:
-        raise BundleError(f"tensors cannot be read: {cause}") from cause
-
-
-def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
+def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> Encoder:
     """Return the frozen encoder of a stored description and weights."""
-    preprocessing = fields["preprocessing"]
-    spec = EncoderSpec(
-        name=fields["name"],
-        preprocessing=Preprocessing(
-            size=preprocessing["size"], mean=tuple(preprocessing["mean"]), std=tuple(preprocessing["std"])
-        ),
-    )
-    encoder = build_encoder(spec)
+    encoder = build_encoder(parse_spec(fields))
     load_strictly(encoder.network, weights)
     return freeze(encoder)
 
 
-def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> CaptionDecoder:
+def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> CaptionDecoder:
     """Return the decoder of stored sizes and weights, in evaluation mode."""
     decoder = build_decoder(DecoderSizes(**sizes))
     load_strictly(decoder, weights)
     return decoder.eval()
 
 
-def load_strictly(network: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_strictly(network: torch.nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
     """Load weights of any precision into a float32 network.
 
     Raises:
-        BundleError: a tensor is missing, unexpected or of another shape, or its scales are damaged.
+        BundleError: an array is missing, unexpected or of another shape, or its scales are damaged.
     """
     try:
-        network.load_state_dict(restored(weights))
+        network.load_state_dict({name: torch.from_numpy(values) for name, values in restored(weights).items()})
     except RuntimeError as cause:
         raise BundleError(f"stored weights do not fit {type(network).__name__}: {cause}") from cause
+
+
+def arrays(network: torch.nn.Module) -> dict[str, NDArray[Any]]:
+    """Return the weights of a network."""
+    return {name: values.detach().cpu().contiguous().numpy() for name, values in network.state_dict().items()}

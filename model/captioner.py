@@ -5,14 +5,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
 
-from model.decoders.base import CaptionDecoder
-from model.decoders.search import DecodingOptions, Hypothesis, beam_search
+from model.decoders.search import DecodingOptions, Hypothesis, WordDecoder, beam_search
 from model.tokenizer import Tokenizer
-from model.vision.encoder import Encoder
+from model.vision.encoder_spec import ImageEncoder
 
 ARTICLES = ("a", "an", "the")
 
@@ -28,33 +27,24 @@ class Caption:
     """Geometric mean of the tokens' probabilities, 0 to 1."""
     tokens: tuple[str, ...]
     """Readable forms of its token ids, one per row of attention."""
-    attention: Tensor
+    attention: NDArray[np.float32]
     """Weights over the regions for each token, [T, P]."""
-
-
-def prefer_fast_products() -> None:
-    """Let torch multiply matrices with oneDNN instead of MKL, in all threads of this process.
-
-    On a CPU this makes beam search twice as fast (tests/benchmarks/RESULTS.md). On a CPU with bfloat16 instructions two
-    captions of nearly the same score may swap ranks.
-    """
-    torch.set_float32_matmul_precision("medium")
 
 
 class Captioner:
     """Writes captions with one model version. Safe to share between threads."""
 
-    def __init__(self, encoder: Encoder, decoder: CaptionDecoder, tokenizer: Tokenizer, version: str) -> None:
+    def __init__(self, encoder: ImageEncoder, decoder: WordDecoder, tokenizer: Tokenizer, version: str) -> None:
         self.encoder = encoder
-        self.decoder = decoder.eval()
+        self.decoder = decoder
         self.tokenizer = tokenizer
         self.version = version
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the features [B, P, D] of images of any size, float32."""
+    def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Return the features [B, P, D] of images of any size."""
         return self.encoder.encode([self.encoder.spec.preprocessing(image) for image in images])
 
-    def caption(self, features: Tensor, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
+    def caption(self, features: ArrayLike, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
         """Return up to `options.alternatives` captions for each image of features [B, P, D], the best first.
 
         No two captions of an image are the same after `normalized_caption`.
@@ -64,7 +54,7 @@ class Captioner:
             options: of the search.
             at_least: return so many captions if the search found them, in the same time.
         """
-        searched = beam_search(self.decoder, features.float(), options)
+        searched = beam_search(self.decoder, features, options)
         count = max(options.alternatives, at_least)
         return [self._distinct(hypotheses)[:count] for hypotheses in searched]
 

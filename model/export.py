@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.bundle import bundle_path, load_bundle, save_bundle
+from model.bundle import load_bundle, save_bundle
 from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
+from model.manifest import bundle_path
 from model.metrics.comparison import Comparison, score_row
 from model.metrics.evaluation import evaluate
 from model.progress import OnProgress, ignore_progress

@@ -14,8 +14,8 @@ import torch
 
 from model.captioned_features import CaptionedFeatures
 from model.decoders.base import CaptionDecoder, predicted
-from model.tokenizer import Tokenizer
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import Tokenizer, caption_tokens
+from model.training.batches import padded
 
 BATCH = 64
 

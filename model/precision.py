@@ -6,10 +6,12 @@ number is integer times scale (per-channel quantization, Jacob et al. 2018, http
 Shapes:  R rows, the first dimension   ... all others
 """
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from model.errors import BundleError
 
@@ -21,64 +23,71 @@ SHORTEST_ROW = 16
 of mobilenet_v2. In 8 bits they would change its features by 25 % instead of 17 %."""
 
 
-def stored(tensors: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
-    """Return tensors as they are stored: contiguous, on the CPU, floats in this precision.
+Arrays = dict[str, NDArray[Any]]
 
-    int8 leaves tensors of one dimension (biases, batch norm) and short rows in half precision.
+
+def stored(tensors: Mapping[str, ArrayLike], precision: str) -> Arrays:
+    """Return arrays as they are stored: contiguous, floats in this precision.
+
+    int8 leaves arrays of one dimension (biases, batch norm) and short rows in half precision.
 
     Raises:
         BundleError: the precision is unknown, or a number is too large for it.
     """
     if precision not in PRECISIONS:
         raise BundleError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    written: dict[str, Tensor] = {}
+    written: Arrays = {}
     for name, value in tensors.items():
-        tensor = value.detach().cpu()
-        if precision == "int8" and tensor.is_floating_point() and _has_long_rows(tensor):
-            written[name], written[name + SCALE] = quantized(tensor.float())
+        array = np.asarray(value)
+        is_float = np.issubdtype(array.dtype, np.floating)
+        if precision == "int8" and is_float and _has_long_rows(array):
+            written[name], written[name + SCALE] = quantized(array.astype(np.float32))
         else:
-            written[name] = tensor.half() if precision != "fp32" and tensor.is_floating_point() else tensor
+            with np.errstate(over="ignore"):  # numbers that are too large are refused below
+                written[name] = array.astype(np.float16) if precision != "fp32" and is_float else array
     for name, value in written.items():
-        if precision != "fp32" and not value.isfinite().all():
+        if precision != "fp32" and not np.isfinite(value).all():
             raise BundleError(f"tensor {name!r} has numbers that {precision} cannot hold: store it as fp32")
-    return {name: value.contiguous() for name, value in written.items()}
+    return {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in written.items()}
 
 
-def restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return stored tensors in floating point: 8 bits become float32, half precision stays.
+def restored(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return stored arrays in floating point: 8 bits become float32, half precision stays.
 
     Raises:
         BundleError: the scales of 8-bit numbers are missing or are not one number per row.
     """
-    scaled = [name for name, value in tensors.items() if value.dtype == torch.int8]
+    scaled = [name for name, value in tensors.items() if value.dtype == np.int8]
     scales = {name + SCALE for name in scaled}
     whole = {name: value for name, value in tensors.items() if name not in scales}
     return whole | {name: _rescaled(name, tensors[name], tensors.get(name + SCALE)) for name in scaled}
 
 
-def quantized(values: Tensor) -> tuple[Tensor, Tensor]:
+def quantized(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return integers [R, ...] from -127 to 127 and the scale of each row [R]. The error is at most half a scale.
 
     Args:
         values: float32 [R, ...].
     """
-    scale = values.flatten(1).abs().amax(dim=1) / LARGEST if values.numel() else values.new_zeros(len(values))
-    rows = scale.clamp(min=torch.finfo(torch.float32).tiny).view(-1, *[1] * (values.dim() - 1))
-    return (values / rows).round().to(torch.int8), scale
+    flat = values.reshape(len(values), -1) if values.size else np.zeros((len(values), 1), np.float32)
+    scale = np.abs(flat).max(axis=1) / np.float32(LARGEST)
+    rows = np.maximum(scale, np.finfo(np.float32).tiny).reshape(-1, *[1] * (values.ndim - 1))
+    return np.rint(values / rows).astype(np.int8), scale
 
 
-def _has_long_rows(values: Tensor) -> bool:
-    return values.dim() > 1 and values.shape[1:].numel() >= SHORTEST_ROW
+def _has_long_rows(values: NDArray[Any]) -> bool:
+    return values.ndim > 1 and math.prod(values.shape[1:]) >= SHORTEST_ROW
 
 
-def _rescaled(name: str, integers: Tensor, scale: Tensor | None) -> Tensor:
+def _rescaled(name: str, integers: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[np.float32]:
     if scale is None:
         raise BundleError(f"tensor {name!r} is stored in 8 bits, but its scales {name + SCALE!r} are missing")
-    if not scale.is_floating_point() or scale.shape != integers.shape[:1]:
+    if not np.issubdtype(scale.dtype, np.floating) or scale.shape != integers.shape[:1]:
         raise BundleError(
             f"the scales of tensor {name!r} are damaged: expected {len(integers)} floats, one per row, got "
             f"{list(scale.shape)} of {scale.dtype}"
         )
-    if not (scale.isfinite() & (scale >= 0)).all():
+    if not (np.isfinite(scale) & (scale >= 0)).all():
         raise BundleError(f"the scales of tensor {name!r} are damaged: they must be finite and 0 or more")
-    return integers.float() * scale.float().view(-1, *[1] * (integers.dim() - 1))
+    rows = scale.astype(np.float32).reshape(-1, *[1] * (integers.ndim - 1))
+    return integers.astype(np.float32) * rows

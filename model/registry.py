@@ -12,16 +12,37 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from safetensors.torch import save
+from safetensors.numpy import save
 
-from model.bundle import Bundle, bundle_version, parse_decoder, parse_tensors
 from model.captioner import Captioner
+from model.decoders.sizes import DecoderSizes
 from model.errors import ModelVersionError, VersionChoiceError
-from model.precision import stored
+from model.manifest import StoredDecoder, bundle_version, parse_tensors
 from model.store import Store
 from model.tokenizer import Tokenizer
+from model.vision.encoder_spec import ImageEncoder
+
+if TYPE_CHECKING:
+    from model.torch_captioner import TorchCaptioner
+
+MadeCaptioner_co = TypeVar("MadeCaptioner_co", bound=Captioner, covariant=True)
+
+
+class AnyBundle(Protocol[MadeCaptioner_co]):
+    """A bundle, whatever computes its captioners: model/bundle.py or model/runtime/serving_bundle.py."""
+
+    @property
+    def encoder(self) -> ImageEncoder: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def captioner(self) -> MadeCaptioner_co: ...
+
+    def captioner_of(self, decoder: StoredDecoder) -> MadeCaptioner_co: ...
+
 
 REMEMBERED_POINTERS = 100
 _NAME = re.compile(r"v\d+-[0-9a-f]{8}")
@@ -53,7 +74,7 @@ class ModelVersion:
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
 
-    def misfit(self, bundle: Bundle) -> str | None:
+    def misfit(self, bundle: "AnyBundle[Any]") -> str | None:
         """Return the reason why it cannot serve with the encoder of this bundle; None if it can."""
         if self.encoder == bundle.encoder.fingerprint:
             return None
@@ -135,7 +156,7 @@ class ModelRegistry:
         is_bundle = name == self.base_version
         return frozenset([] if is_bundle else self.version(project_id, name).metrics.get("known_states", []))
 
-    def load(self, project_id: int, name: str, bundle: Bundle) -> Captioner:
+    def load(self, project_id: int, name: str, bundle: "AnyBundle[MadeCaptioner_co]") -> MadeCaptioner_co:
         """Load a version's decoder beside the bundle's encoder.
 
         Raises:
@@ -146,17 +167,26 @@ class ModelRegistry:
         version = self.version(project_id, name)
         if misfit := version.misfit(bundle):
             raise ModelVersionError(misfit)
-        content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
-        fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
-        if content is None or hashlib.sha256(content).hexdigest() != fields["sha256"]:
-            raise ModelVersionError(f"the weights of version {name} of project {project_id} are missing or damaged")
-        decoder = parse_decoder(fields["sizes"], parse_tensors(content))
-        return Captioner(bundle.encoder, decoder, Tokenizer.from_json(fields["tokenizer"]), name)
+        return bundle.captioner_of(self.decoder(project_id, name))
+
+    def decoder(self, project_id: int, name: str) -> StoredDecoder:
+        """Return the decoder of a published version.
+
+        Raises:
+            ModelVersionError: its weights are missing or damaged.
+        """
+        content, fields = self._read_decoder(project_id, name)
+        return StoredDecoder(
+            version=name,
+            sizes=DecoderSizes(**fields["sizes"]),
+            weights=parse_tensors(content),
+            tokenizer=Tokenizer.from_json(fields["tokenizer"]),
+        )
 
     def publish(
         self,
         project_id: int,
-        candidate: Captioner,
+        candidate: "TorchCaptioner",
         *,
         parent: str,
         metrics: Mapping[str, Any],
@@ -168,27 +198,29 @@ class ModelRegistry:
         If a person has meanwhile chosen a version other than the parent, that version stays and the candidate is
         refused.
         """
-        content, version = self._new_version(project_id, candidate, parent, metrics, corrections, decision)
-        folder = self._folder(project_id, version.name)
-        self._store.write(f"{folder}/decoder.safetensors", content)
-        if (chosen := self.serving(project_id)) != parent:  # checked here, because writing the weights takes a while
-            self._store.delete(f"{folder}/decoder.safetensors")
-            reason = f"{chosen} was chosen to serve meanwhile; without that: {decision}"
-            return self._record(replace(version, published=False, decision=reason))
-        decoder = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "sizes": vars(candidate.decoder.sizes),
-            "tokenizer": candidate.tokenizer.to_json(),
-        }
-        self._write_json(f"{folder}/decoder.json", decoder)
-        self._record(version)
-        self._move_pointer(project_id, version.name, by=BY_RETRAINING)
-        return version
+        content = _weights_of(candidate)
+        fields = {"sizes": vars(candidate.decoder.sizes), "tokenizer": candidate.tokenizer.to_json()}
+        version = self._new_version(
+            project_id, content, candidate.encoder.fingerprint, parent, metrics, corrections, decision
+        )
+        return self._publish(version, content, fields)
+
+    def copy(self, source_id: int, name: str, project_id: int) -> ModelVersion:
+        """Let another project be served by a copy of a version.
+
+        Raises:
+            ModelVersionError: the version is unknown or damaged.
+        """
+        original = self.version(source_id, name)
+        content, fields = self._read_decoder(source_id, name)
+        decision = f"copied from version {name} of project {source_id}"
+        version = self._new_version(project_id, content, original.encoder, self.serving(project_id), {}, (), decision)
+        return self._publish(version, content, fields)
 
     def refuse(
         self,
         project_id: int,
-        candidate: Captioner,
+        candidate: "TorchCaptioner",
         *,
         parent: str,
         metrics: Mapping[str, Any],
@@ -196,10 +228,18 @@ class ModelRegistry:
         decision: str,
     ) -> ModelVersion:
         """Record a candidate that was not better, without its weights. The serving version stays."""
-        _, version = self._new_version(project_id, candidate, parent, metrics, corrections, decision)
+        version = self._new_version(
+            project_id,
+            _weights_of(candidate),
+            candidate.encoder.fingerprint,
+            parent,
+            metrics,
+            corrections,
+            decision,
+        )
         return self._record(replace(version, published=False))
 
-    def promote(self, project_id: int, name: str, *, by: str, bundle: Callable[[], Bundle]) -> None:
+    def promote(self, project_id: int, name: str, *, by: str, bundle: Callable[[], "AnyBundle[Any]"]) -> None:
         """Let a published version, or the bundle, serve the project.
 
         Args:
@@ -237,25 +277,47 @@ class ModelRegistry:
         names = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
         return f"project {project_id} has no version {name!r}; it has: {names}"
 
+    def _publish(self, version: ModelVersion, content: bytes, fields: Mapping[str, Any]) -> ModelVersion:
+        """Store weights, and let them serve unless a person chose another version than the parent meanwhile."""
+        folder = self._folder(version.project_id, version.name)
+        self._store.write(f"{folder}/decoder.safetensors", content)
+        chosen = self.serving(version.project_id)  # read here, because writing the weights takes a while
+        if chosen != version.parent:
+            self._store.delete(f"{folder}/decoder.safetensors")
+            reason = f"{chosen} was chosen to serve meanwhile; without that: {version.decision}"
+            return self._record(replace(version, published=False, decision=reason))
+        self._write_json(f"{folder}/decoder.json", {"sha256": hashlib.sha256(content).hexdigest(), **fields})
+        self._record(version)
+        self._move_pointer(version.project_id, version.name, by=BY_RETRAINING)
+        return version
+
+    def _read_decoder(self, project_id: int, name: str) -> tuple[bytes, dict[str, Any]]:
+        """Return the weights of a version as they are stored, and its sizes and vocabulary as JSON values."""
+        content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
+        fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
+        if content is None or hashlib.sha256(content).hexdigest() != fields.pop("sha256"):
+            raise ModelVersionError(f"the weights of version {name} of project {project_id} are missing or damaged")
+        return content, fields
+
     def _new_version(
         self,
         project_id: int,
-        candidate: Captioner,
+        content: bytes,
+        encoder: str,
         parent: str,
         metrics: Mapping[str, Any],
         corrections: Sequence[str],
         decision: str,
-    ) -> tuple[bytes, ModelVersion]:
-        """Return a candidate's weights as they are stored, and its record as a published version."""
-        content = save(stored(candidate.decoder.state_dict(), "fp32"))
+    ) -> ModelVersion:
+        """Return the record of a version with these weights, as a published one."""
         # The number comes from the folders: a damaged record does not matter, and no number is given twice.
         number = 1 + max(map(_number, self._store.names(f"projects/{project_id}/versions")), default=0)
-        return content, ModelVersion(
+        return ModelVersion(
             name=f"v{number}-{hashlib.sha256(content).hexdigest()[:8]}",
             project_id=project_id,
             parent=parent,
             bundle=self.base_version,
-            encoder=candidate.encoder.fingerprint,
+            encoder=encoder,
             created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             published=True,
             decision=decision,
@@ -315,6 +377,11 @@ class ModelRegistry:
     @staticmethod
     def _folder(project_id: int, name: str) -> str:
         return f"projects/{project_id}/versions/{name}"
+
+
+def _weights_of(candidate: "TorchCaptioner") -> bytes:
+    """Return the weights of a candidate as they are stored."""
+    return bytes(save({name: values.detach().numpy() for name, values in candidate.decoder.state_dict().items()}))
 
 
 def _number(name: str) -> int:

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.errors import BundleError
 
 PAD, START, END, GLUE, SPELL = range(5)
@@ -111,6 +114,23 @@ class Tokenizer:
                 yield ""
             elif token_id >= FIRST_WORD:
                 yield self.words[token_id - FIRST_WORD]
+
+
+def caption_tokens(tokenizer: Tokenizer, caption: str, *, spelled: bool = False) -> list[int]:
+    """Return the token ids of a caption between start and end.
+
+    Args:
+        spelled: True spells a word outside of the vocabulary in bytes. False leaves the bytes out: the word is then
+            the single token `SPELL`, which a decoder can learn to expect but never writes.
+    """
+    tokens = tokenizer.encode(caption)
+    return [START, *(token for token in tokens if spelled or not FIRST_BYTE <= token < FIRST_WORD), END]
+
+
+def padded_tokens(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return token ids [N, T], padded at the right."""
+    longest = max(map(len, sequences))
+    return np.array([[*tokens, *[PAD] * (longest - len(tokens))] for tokens in sequences], np.int64)
 
 
 def pieces(text: str) -> list[str]:

@@ -13,6 +13,8 @@ from werkzeug.test import TestResponse
 
 from backend.app import create_app
 from backend.captioning.services import EXTENSION, CaptioningServices
+from model.bundle import load_bundle
+from model.torch_captioner import TorchCaptioner
 from tests.payloads import load_payload
 from worker.feedback.record import Correction
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
@@ -37,6 +39,10 @@ class BackendClient:
     def services(self) -> CaptioningServices:
         services: CaptioningServices = self.app.extensions[EXTENSION]
         return services
+
+    def trainable_captioner(self) -> TorchCaptioner:
+        """Return the captioner of the bundle in torch, as a training makes one and publishes it."""
+        return load_bundle(self.settings.caption_bundle).captioner()
 
     def corrections(self, project_id: int) -> list[Correction]:
         return self.services.feedback.corrections(project_id)

@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
+from torch import Tensor
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.decoders import build_decoder
-from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.base import CaptionDecoder
+from model.decoders.build import build_decoder
+from model.decoders.sizes import DecoderSizes
 from model.tokenizer import Tokenizer
-from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.torch_captioner import TorchCaptioner
+from model.vision.encoder import Encoder, build_encoder
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import Preprocessing
 from worker.feedback.feedback_store import FeedbackStore, Recorded
 from worker.feedback.proposals import Proposal, judge
@@ -59,19 +62,24 @@ def make_decoder(features: int, vocabulary: int | None = None, seed: int = 0) ->
     return build_decoder(sizes).eval()
 
 
-def make_captioner(seed: int = 0, version: str = "tiny-00000000") -> Captioner:
+def make_captioner(seed: int = 0, version: str = "tiny-00000000") -> TorchCaptioner:
     encoder = make_encoder(seed)
-    return Captioner(encoder, make_decoder(encoder.feature_size, seed=seed), make_tokenizer(), version)
+    return TorchCaptioner(encoder, make_decoder(encoder.feature_size, seed=seed), make_tokenizer(), version)
 
 
 def make_image(color: str = "red", size: tuple[int, int] = (64, 48)) -> Image.Image:
     return Image.new("RGB", size, color)
 
 
-def make_replay(captioner: Captioner) -> list[CaptionedFeatures]:
+def training_features(captioner: TorchCaptioner, images: Sequence[Image.Image]) -> Tensor:
+    """Return the features [B, P, D] of images as decoders learn from them: in torch and in half precision."""
+    return torch.from_numpy(captioner.encode(images)).half()
+
+
+def make_replay(captioner: TorchCaptioner) -> list[CaptionedFeatures]:
     """A red, a green and a blue picture, four times each, with their captions."""
     colors = ("red", "green", "blue")
-    features = captioner.encode([make_image(color) for color in colors]).half()
+    features = training_features(captioner, [make_image(color) for color in colors])
     return [CaptionedFeatures(features=features[i], caption=f"a {color} square") for i, color in enumerate(colors)] * 4
 
 

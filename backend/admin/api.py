@@ -33,8 +33,8 @@ from backend.captioning.memory_report import memory_json, read_memory_report
 from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
-from model.bundle import save_bundle
 from model.errors import CaptionerError, ImageError, RequestError
+from model.manifest import bundle_name, bundle_path, write_with_decoder
 from model.vision.images import decode_image
 from worker.feedback.score_calibration import read_calibration
 from worker.feedback.totals import read_ledger
@@ -79,22 +79,16 @@ def version(project_id: int, name: str) -> Response:
 def bundle(project_id: int, name: str) -> Response:
     """Return a version as a bundle that CAPTION_BUNDLE or `captioner train --from` can name."""
     need_weights(project_id, name)
-    captioners = current_services().captioners
-    base = captioners.bundle()
-    captioner = captioners.registry.load(project_id, name, base)
+    settings, registry = current_services().settings, current_services().captioners.registry
+    base = bundle_path(settings.caption_bundle)
     content = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        path = Path(folder)
-        record = {"trained_from": base.version, "project": project_id, "version": name}
-        save_bundle(
-            path,
-            name=f"{base.name}-{name}",
-            encoder=captioner.encoder,
-            decoder=captioner.decoder,
-            tokenizer=captioner.tokenizer,
-            replay=base.replay,
-            record=dict(base.record) | record,
-        )
+        path = base
+        if name != registry.base_version:
+            path = Path(folder)
+            record = {"trained_from": registry.base_version, "project": project_id, "version": name}
+            decoder = registry.decoder(project_id, name)
+            write_with_decoder(path, base, decoder, name=f"{bundle_name(base)}-{name}", record=record)
         for file in sorted(path.iterdir()):
             archive.write(file, f"{name}/{file.name}")
     content.seek(0)

@@ -16,7 +16,8 @@ operations = Blueprint("operations", __name__)
 
 @operations.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Answer 200 if Redis, the store and the model can be used, else 503 with the reason for each."""
+    """Answer 200 if Redis, the store and the model can be used, else 503 with the reason for each; and what computes
+    captions."""
     services = current_services()
     checks = {
         "redis": _reason(services.redis.ping),
@@ -25,7 +26,7 @@ def ready() -> tuple[Response, int]:
     }
     is_ready = set(checks.values()) == {"ok"}
     status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-    return jsonify(ready=is_ready, checks=checks), status
+    return jsonify(ready=is_ready, checks=checks, runtime=services.captioners.runtime), status
 
 
 @operations.get("/metrics")

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from redis import Redis
-from torch import Tensor
 
 from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
@@ -44,7 +42,7 @@ class ImageVectors:
         self._redis, self._project_id, self._features = redis, project_id, features
         self._key = f"{key('vectors', project_id)}:{space.name}"
 
-    def features(self, image_key: str) -> Tensor | None:
+    def features(self, image_key: str) -> NDArray[np.float16] | None:
         """Return the stored features of an image, [P, D], or None."""
         try:
             return self._features.get(image_key)
@@ -70,7 +68,7 @@ class ImageVectors:
         features = {image_key: self.features(image_key) for image_key in wanted if image_key not in found}
         return found | self.keep({name: values for name, values in features.items() if values is not None})
 
-    def keep(self, features: Mapping[str, Tensor]) -> dict[str, NDArray[np.float16]]:
+    def keep(self, features: Mapping[str, NDArray[np.float16]]) -> dict[str, NDArray[np.float16]]:
         """Keep and return the vectors of images with these features [P, D]; raises RedisError as `find` does."""
         if not features:
             return {}
@@ -101,7 +99,7 @@ class ImageVectors:
             features = {name: values for name in names if (values := self.features(name)) is not None}
             if not features:
                 continue
-            decoded = captioner.caption(torch.stack(list(features.values())), options, DECODER_CAPTIONS)
+            decoded = captioner.caption(np.stack(list(features.values())), options, DECODER_CAPTIONS)
             new = {name: [caption.text for caption in of] for name, of in zip(features, decoded, strict=True)}
             texts |= new
             written = [part for name in new for part in (name, json.dumps(new[name], ensure_ascii=False))]

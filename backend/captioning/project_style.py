@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from redis import Redis
-from torch import Tensor
 
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Captioner
@@ -41,7 +42,7 @@ def switch_rule(redis: Redis, project_id: int, name: str, *, is_off: bool) -> No
 class ProjectStyle:
     """The wording of one project. Not safe to share between threads."""
 
-    def __init__(self, redis: Redis, project_id: int, features: Callable[[str], Tensor | None]) -> None:
+    def __init__(self, redis: Redis, project_id: int, features: Callable[[str], NDArray[np.float16] | None]) -> None:
         """Keep what is needed to read corrections.
 
         Args:

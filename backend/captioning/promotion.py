@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from redis import RedisError
 
 from backend.captioning.memory_report import MemoryReport, read_memory_report
-from model.bundle import load_bundle
 from model.registry import ModelRegistry
+from model.runtime.serving_bundle import load_serving_bundle
 from model.store import Store
 from model.store_layout import check_store_layout
 from worker.audit import write_once
@@ -65,7 +65,7 @@ def promote_version(settings: Settings, project_id: int, name: str, *, by: str) 
     """
     registry = open_registry(settings)
     before = registry.serving(project_id)
-    registry.promote(project_id, name, by=by, bundle=lambda: load_bundle(settings.caption_bundle))
+    registry.promote(project_id, name, by=by, bundle=lambda: load_serving_bundle(settings.caption_bundle))
     write_once(settings.redis_url, by, "version promoted", project_id, version=name, before=before)
     return f"{name} serves project {project_id}; {_refresh(settings, project_id, name)}"
 

@@ -3,20 +3,22 @@
 Label Studio's protocol makes a backend object for each request, so these are kept in `app.extensions`.
 """
 
-import os
-import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from flask import current_app
 from redis import Redis
 
+from backend.captioning.caption_cache import CaptionCache
 from backend.captioning.memories import Memories
+from backend.captioning.micro_batches import MicroBatches
 from backend.captioning.serving_versions import ServingCaptioners
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
 from model.registry import ModelRegistry
+from model.runtime.serving_bundle import LoadedBundle
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
@@ -38,8 +40,9 @@ class CaptioningServices:
     task_images: TaskImageReader
     new_projects: NewProjects
     metrics: Metrics
-    compute_slots: threading.Semaphore
-    """One slot for each thread that may compute at the same time."""
+    batches: MicroBatches
+    """Computes what several requests ask for together."""
+    captions: CaptionCache
 
     def label_of(self, project_id: int) -> str:
         """Return what Label Studio is told as the model version of a project; no weights are loaded.
@@ -58,28 +61,34 @@ class CaptioningServices:
         return SuggestionLog(self.redis)
 
 
-def make_services(settings: Settings) -> CaptioningServices:
-    """Return the services of this process; nothing is connected or loaded yet.
+def make_services(settings: Settings, loading: "Future[LoadedBundle] | None" = None) -> CaptioningServices:
+    """Return the services of this process; nothing is connected yet.
+
+    Args:
+        settings: of the process.
+        loading: the bundle, if it is being loaded already.
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place where files can be kept.
     """
     metrics = Metrics()
-    compute_slots = threading.BoundedSemaphore(os.cpu_count() or 1)
+    batches = MicroBatches()
     redis = connect(settings.redis_url)
     registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
-    captioners, store = ServingCaptioners(settings.caption_bundle, registry), Store(settings.model_store)
+    captioners = ServingCaptioners(settings.caption_bundle, registry, loading=loading)
+    store = Store(settings.model_store)
     return CaptioningServices(
         settings=settings,
         redis=redis,
         store=store,
         captioners=captioners,
         memories=Memories(settings, redis, store, captioners),
-        task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, compute_slots),
+        task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, batches),
         new_projects=NewProjects(settings, redis),
         metrics=metrics,
-        compute_slots=compute_slots,
+        batches=batches,
+        captions=CaptionCache(),
     )
 
 

@@ -1,16 +1,18 @@
 """The captioner that serves each project: loaded once per process, replaced when another version serves."""
 
+import importlib
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from model.bundle import Bundle, load_bundle
 from model.captioner import Captioner
 from model.errors import BundleError, StoreError
 from model.memory.vectors import VectorSpace
 from model.registry import ModelRegistry, ModelVersion
+from model.runtime.serving_bundle import LoadedBundle, load_serving_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +33,20 @@ class ServingCaptioners:
         loaded: int = LOADED_CAPTIONERS,
         pointer_age_s: float = POINTER_AGE_S,
         clock: Callable[[], float] = time.monotonic,
+        loading: "Future[LoadedBundle] | None" = None,
     ) -> None:
         self.registry = registry
         self._bundle_name = bundle_name
-        self._bundle: Bundle | None = None
-        self._space: VectorSpace | None = None
+        self._bundle: LoadedBundle | None = None
         self._problem: str | None = None
+        self._begun = loading
         self._loaded = loaded
         self.pointer_age_s = pointer_age_s
         self._clock = clock
         self._versions: dict[int, tuple[str, float]] = {}
         self._captioners: OrderedDict[tuple[int, str], Captioner] = OrderedDict()
         self._loading = threading.Lock()
+        self._measuring = threading.Lock()
 
     @property
     def is_loaded(self) -> bool:
@@ -54,13 +58,18 @@ class ServingCaptioners:
         """The reason, if loading the bundle has failed."""
         return None if self.is_loaded else self._problem
 
+    @property
+    def runtime(self) -> str | None:
+        """What computes captions; None before the bundle is loaded."""
+        return None if self._bundle is None else self._bundle.runtime
+
     def start_loading(self) -> threading.Thread:
         """Load the bundle in a thread, so that the process answers requests from its start."""
         thread = threading.Thread(target=self._load_and_log, name="load-bundle", daemon=True)
         thread.start()
         return thread
 
-    def bundle(self) -> Bundle:
+    def bundle(self) -> LoadedBundle:
         """Return the bundle, loaded at the first call.
 
         Raises:
@@ -74,10 +83,8 @@ class ServingCaptioners:
     def vector_space(self) -> VectorSpace:
         """Return the vectors by which the bundle's images are compared; raises what `bundle` raises."""
         bundle = self.bundle()
-        with self._loading:
-            if self._space is None:
-                self._space = VectorSpace.of(bundle)
-            return self._space
+        with self._measuring:
+            return bundle.space
 
     def version_of(self, project_id: int) -> str:
         """Return the version that serves a project. It reads a pointer at most once a second, and never loads weights.
@@ -124,18 +131,21 @@ class ServingCaptioners:
                 self._captioners.popitem(last=False)
             return self._captioners[key]
 
-    def _load(self) -> Bundle:
+    def _load(self) -> LoadedBundle:
         began = self._clock()
         try:
-            bundle = load_bundle(self._bundle_name)
+            bundle = self._begun.result() if self._begun else load_serving_bundle(self._bundle_name)
         except BundleError as problem:
             self._problem = str(problem)
             raise
-        logger.info("bundle loaded version=%s seconds=%.2f", bundle.version, self._clock() - began)
+        outcome = (bundle.version, self._clock() - began, bundle.runtime)
+        logger.info("bundle loaded version=%s seconds=%.2f runtime=%s", *outcome)
         return bundle
 
     def _load_and_log(self) -> None:
         try:
             self.vector_space()
+            # What is slow to import, and is not needed to be ready.
+            importlib.import_module("label_studio_sdk.label_interface")
         except BundleError as problem:  # /ready and each prediction report it too
             logger.error("bundle not loaded bundle=%s problem=%s", self._bundle_name, problem)  # noqa: TRY400

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from redis import RedisError
 
 from backend.captioning.image_vectors import DECODER_CAPTIONS
@@ -14,10 +15,9 @@ from backend.captioning.services import CaptioningServices
 from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
-from model.captioner import Captioner
+from model.captioner import Caption, Captioner
 from model.errors import StoreError, TaskError
 from model.vision.features import FeatureStore
-from model.vision.files import in_batches
 from worker.feedback.score_calibration import UNJUDGED, read_calibration
 from worker.feedback.suggestions import Suggestion
 from worker.policy import is_withheld
@@ -25,8 +25,8 @@ from worker.telemetry import span
 
 logger = logging.getLogger(__name__)
 
-DECODER_BATCH = 64
-"""Images decoded together. After each batch, other requests get their turn."""
+DECODER_BATCH = 16
+"""Images decoded together. After each batch, smaller requests get their turn."""
 
 Place = tuple[int, str]
 """Task and field of a caption."""
@@ -137,7 +137,7 @@ class Suggester:
 
     def _decode_each(
         self, captioner: Captioner, memory: ProjectMemory | None, images: Sequence[TaskImage]
-    ) -> list[list[SuggestedCaption]]:
+    ) -> list[Sequence[SuggestedCaption]]:
         """Return the decoder's captions of each image; images of another kind are left to the bundle's decoder."""
         if memory is None or captioner.version == self.services.captioners.registry.base_version:
             is_other = [False] * len(images)
@@ -148,25 +148,24 @@ class Suggester:
         by_bundle = self._decode(self.services.captioners.bundle().captioner(), others) if others else {}
         return [(by_bundle if other else ours)[image.image_key] for image, other in zip(images, is_other, strict=True)]
 
-    def _decode(self, captioner: Captioner, images: Sequence[TaskImage]) -> dict[str, list[SuggestedCaption]]:
+    def _decode(self, captioner: Captioner, images: Sequence[TaskImage]) -> dict[str, Sequence[SuggestedCaption]]:
         """Return the decoder's captions of each image, best first; a few more than are shown."""
-        features = {image.image_key: image.features for image in images}
-        captions: list[list[SuggestedCaption]] = []
-        options = self.services.memories.options
+        options, cache = self.services.memories.options, self.services.captions
+        is_shared = captioner.version == self.services.captioners.registry.base_version
+        kind = "decode", 0 if is_shared else self.project_id, captioner.version, options
+        captions = {image.image_key: cache.get((kind, image.image_key)) for image in images}
+        features = {image.image_key: image.features for image in images if captions[image.image_key] is None}
+
+        def decode(batch: list[NDArray[np.float16]]) -> list[list[SuggestedCaption]]:
+            written = captioner.caption(np.stack(batch), options, DECODER_CAPTIONS)
+            return [[_suggested(caption, captioner.version) for caption in of_image] for of_image in written]
+
         with self.services.metrics.timed_stage("decode"):
-            for batch in in_batches(features.values(), self.decoder_batch):
-                with self.services.compute_slots:
-                    decoded = captioner.caption(torch.stack(batch), options, DECODER_CAPTIONS)
-                captions += [
-                    [
-                        SuggestedCaption(
-                            text=caption.text, score=caption.score, own_score=caption.score, version=captioner.version
-                        )
-                        for caption in of
-                    ]
-                    for of in decoded
-                ]
-        return dict(zip(features, captions, strict=True))
+            decoded = self.services.batches.run(kind, decode, list(features.values()), self.decoder_batch)
+        for image_key, written in zip(features, decoded, strict=True):
+            cache.put((kind, image_key), written)
+            captions[image_key] = written
+        return {image_key: of_image for image_key, of_image in captions.items() if of_image is not None}
 
     def _calibrate(self, captions: Captions) -> Captions:
         """Replace each score by the probability that an annotator accepts the caption."""
@@ -263,3 +262,7 @@ class Suggester:
             metrics.predictions.labels("failed").inc()
             metrics.image_failures.labels(task.error.reason).inc()
             logger.warning("task not captioned project=%s task=%s reason=%s", self.project_id, task.task_id, task.error)
+
+
+def _suggested(caption: Caption, version: str) -> SuggestedCaption:
+    return SuggestedCaption(text=caption.text, score=caption.score, own_score=caption.score, version=version)

@@ -1,6 +1,7 @@
 """Commands that run the product or manage its users: serve, worker, demo, doctor, user."""
 
 import getpass
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -17,9 +18,16 @@ def serve() -> int:
 
     The backend suggests captions and stores corrections.
     """
+    # numpy reads this when it is imported: requests run beside each other anyway.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settings = shared.read_settings()
+    # The bundle is loaded while the rest is imported, which takes longer.
+    from model.runtime.serving_bundle import begin_loading
+
+    loading = begin_loading(settings.caption_bundle)
     from backend import wsgi
 
-    wsgi.serve(shared.read_settings())
+    wsgi.serve(settings, loading)
     return 0
 
 

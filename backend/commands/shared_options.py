@@ -160,13 +160,11 @@ def read_settings() -> "Settings":
 
 def load_captioner(settings: "Settings", bundle: str | None, project: int | None) -> "Captioner":
     """Return the bundle's captioner, or the captioner that serves a project."""
-    from model.bundle import load_bundle
-    from model.captioner import prefer_fast_products
     from model.registry import ModelRegistry
+    from model.runtime.serving_bundle import load_serving_bundle
     from model.store import Store
 
-    prefer_fast_products()
-    start = load_bundle(bundle or settings.caption_bundle)
+    start = load_serving_bundle(bundle or settings.caption_bundle)
     if project is None:
         return start.captioner()
     registry = ModelRegistry(Store(settings.model_store), start.version)

@@ -12,7 +12,7 @@ from model.errors import SettingsError
 
 if TYPE_CHECKING:
     from model.caption_files.read import CaptionSource
-    from model.vision.encoder import EncoderSpec
+    from model.vision.encoder_spec import EncoderSpec
 
 MORE_ABOUT_TRAIN = """captioner train --captions my.csv --images pictures --from photos --out mine
 

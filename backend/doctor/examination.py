@@ -13,9 +13,9 @@ from rq import Worker
 
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
-from model.bundle import load_bundle
 from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
+from model.runtime.serving_bundle import load_serving_bundle
 from model.store import Store
 from worker.queue.job_state import QUEUES, queue
 from worker.settings import Settings, hide_password
@@ -111,7 +111,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     began = time.monotonic()
     try:
-        captioner = load_bundle(settings.caption_bundle).captioner()
+        captioner = load_serving_bundle(settings.caption_bundle).captioner()
         features = captioner.encode([Image.new("RGB", (64, 64), "grey")])
         [[caption]] = captioner.caption(features, DecodingOptions(beam_size=settings.beam_size))
     except CaptionerError as problem:

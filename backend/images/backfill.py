@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from redis import Redis
-from torch import Tensor
 
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import fetch_image
 from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import INSIDE_TASK, compact_image_ref
-from model.bundle import load_bundle
 from model.errors import ImageError, LabelStudioError
+from model.runtime.serving_bundle import load_serving_bundle
 from model.store import Store
-from model.vision.encoder import Encoder
+from model.vision.encoder_spec import ImageEncoder
 from model.vision.features import FeatureStore
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Correction
@@ -104,7 +105,7 @@ class _Completion:
         self.feedback = FeedbackStore(redis)
         self.failures = _Failures(redis, project_id)
         self.fetcher = ImageFetcher.from_settings(settings)
-        self.encoder: Encoder = load_bundle(settings.caption_bundle).encoder
+        self.encoder: ImageEncoder = load_serving_bundle(settings.caption_bundle).encoder
         self.features = FeatureStore(Store(settings.model_store), self.encoder.fingerprint)
 
     def complete(self, correction: Correction) -> str:
@@ -115,9 +116,10 @@ class _Completion:
             return "left"
         try:
             image_ref = find_image_ref(self.client, correction)
-            image = fetch_image(self.fetcher, image_ref, correction.task_id, self.encoder, self.features)
-            if image.pixels is not None:
-                self.features.put(image.image_key, self._encode(image.pixels))
+            spec, task_id = self.encoder.spec, correction.task_id
+            image = fetch_image(self.fetcher, image_ref, task_id, spec, self.features, self._encode)
+            if image.is_new:
+                self.features.put(image.image_key, image.features)
         except (ImageError, LabelStudioError) as problem:
             self._report_failure(correction, problem)
             return "failed"
@@ -129,11 +131,12 @@ class _Completion:
         self.feedback.attach_image_key(correction, image.image_key)
         return "made"
 
-    def _encode(self, pixels: Tensor) -> Tensor:
-        features = self.encoder.encode([pixels])[0].half()
-        if not features.isfinite().all():
+    def _encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float16]:
+        with np.errstate(over="ignore"):
+            features = self.encoder.encode([pixels])[0].astype(np.float16)
+        if not np.isfinite(features).all():
             raise ArithmeticError("its features have numbers that half precision cannot hold")
-        return features
+        return np.asarray(features)
 
     def _report_failure(self, correction: Correction, problem: ImageError | LabelStudioError) -> None:
         logger.warning(

@@ -4,23 +4,26 @@ Shapes:  P image regions   D feature size   S side of the encoder's input
 """
 
 import logging
+import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from backend.captioning.micro_batches import MicroBatches
 from backend.images.fetcher import ImageFetcher
 from backend.metrics import Metrics
 from backend.protocol.label_config import CaptionControl, compact_image_ref, read_image_ref
 from model.errors import ImageError, StoreError, TaskError
-from model.vision.encoder import Encoder
+from model.vision.encoder_spec import EncoderSpec, ImageEncoder
 from model.vision.features import FeatureStore
-from model.vision.files import in_batches
 from model.vision.images import decode_image, image_key
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ logger = logging.getLogger(__name__)
 FETCH_THREADS = 16
 FETCH_BUDGET_S = 60.0
 """Label Studio waits 100 s for all tasks of one call. An image that has not arrived by then is an error of its task."""
-ENCODER_BATCH = 16
+ENCODER_BATCH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,32 +42,39 @@ class TaskImage:
     image_ref: str
     """Address of the image as it is stored; a `data:` URL by its hash."""
     image_key: str
-    features: Tensor
+    features: NDArray[np.float16]
     """[P, D]"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedImage:
-    """An image that was fetched: with its stored features, or else with the pixels to encode."""
+    """An image that was fetched."""
 
     image_key: str
-    features: Tensor | None
+    features: NDArray[np.float16]
     """[P, D]"""
-    pixels: Tensor | None
-    """[3, S, S]"""
+    is_new: bool
+    """The features were not stored before."""
 
 
 def fetch_image(
     fetcher: ImageFetcher,
     image_ref: str,
     task_id: int,
-    encoder: Encoder,
+    spec: EncoderSpec,
     features: FeatureStore,
+    encode: Callable[[NDArray[np.float32]], NDArray[np.float16]],
     compute_slot: AbstractContextManager[object] | None = None,
 ) -> FetchedImage:
-    """Fetch an image, and decode it for the encoder if it has no stored features.
+    """Fetch an image, and encode it if it has no stored features.
 
     Args:
+        fetcher: fetches it.
+        image_ref: its address.
+        task_id: of the task that names it.
+        spec: of the encoder.
+        features: stored ones.
+        encode: returns the features [P, D] of a preprocessed image [3, S, S].
         compute_slot: is held while the image is decoded.
 
     Raises:
@@ -74,40 +84,39 @@ def fetch_image(
     key = image_key(content)
     stored = _stored_features(features, key)
     if stored is not None:
-        return FetchedImage(image_key=key, features=stored, pixels=None)
+        return FetchedImage(image_key=key, features=stored, is_new=False)
     # An image of 50 million pixels takes 200 MB while it is decoded, so only a few are decoded at a time.
     with compute_slot or nullcontext():
-        return FetchedImage(image_key=key, features=None, pixels=encoder.spec.preprocessing(decode_image(content)))
+        pixels = spec.preprocessing(decode_image(content))
+    return FetchedImage(image_key=key, features=encode(pixels), is_new=True)
 
 
 class TaskImageReader:
     """Reads the images of many tasks at once; safe to share between threads."""
 
     def __init__(
-        self,
-        fetcher: ImageFetcher,
-        metrics: Metrics,
-        compute_slots: threading.Semaphore,
-        *,
-        encoder_batch: int = ENCODER_BATCH,
+        self, fetcher: ImageFetcher, metrics: Metrics, batches: MicroBatches, *, encoder_batch: int = ENCODER_BATCH
     ) -> None:
         """Set up the threads that fetch.
 
         Args:
-            compute_slots: one slot for each thread that may compute at the same time.
+            fetcher: fetches images.
+            metrics: count them.
+            batches: encode them.
             encoder_batch: images encoded together.
         """
         self.fetcher = fetcher
         self._metrics = metrics
-        self._compute_slots = compute_slots
+        self._batches = batches
         self._encoder_batch = encoder_batch
+        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
 
     def read(
         self,
         tasks: Sequence[Mapping[str, Any]],
         controls: Sequence[CaptionControl],
-        encoder: Encoder,
+        encoder: ImageEncoder,
         features: FeatureStore,
     ) -> list[list[TaskImage] | TaskError]:
         """Return for each task its images, one per control that names an image, or the error if it has none.
@@ -123,12 +132,10 @@ class TaskImageReader:
         }
         with self._metrics.timed_stage("fetch"):
             fetched = self._fetch_all(task_ids, encoder, features)
-        with self._metrics.timed_stage("encode"):
-            features_by_key = self._encode_missing(fetched.values(), encoder, features)
-        return [_task_images(refs, fetched, features_by_key) for refs in located]
+        return [_task_images(refs, fetched) for refs in located]
 
     def _fetch_all(
-        self, task_ids: Mapping[str, int], encoder: Encoder, features: FeatureStore
+        self, task_ids: Mapping[str, int], encoder: ImageEncoder, features: FeatureStore
     ) -> dict[str, FetchedImage | ImageError]:
         """Fetch each image once, by its address."""
         running = {
@@ -138,26 +145,24 @@ class TaskImageReader:
         wait(running.values(), timeout=FETCH_BUDGET_S)
         return {ref: _outcome(future) for ref, future in running.items()}
 
-    def _fetch(self, image_ref: str, task_id: int, encoder: Encoder, features: FeatureStore) -> FetchedImage:
-        image = fetch_image(self.fetcher, image_ref, task_id, encoder, features, self._compute_slots)
-        self._metrics.features.labels("missed" if image.features is None else "found").inc()
+    def _fetch(self, image_ref: str, task_id: int, encoder: ImageEncoder, features: FeatureStore) -> FetchedImage:
+        """Fetch and encode an image. So the pixels of few images are held at a time, however many are asked for."""
+        encode = partial(self._encode, encoder)
+        image = fetch_image(self.fetcher, image_ref, task_id, encoder.spec, features, encode, self._decoding)
+        self._metrics.features.labels("missed" if image.is_new else "found").inc()
+        if image.is_new:
+            self._threads.submit(copy_context().run, _store_features, features, image.image_key, image.features)
         return image
 
-    def _encode_missing(
-        self, fetched: Iterable[FetchedImage | ImageError], encoder: Encoder, features: FeatureStore
-    ) -> dict[str, Tensor]:
-        """Return the features [P, D] of all images by key; new features are stored beside the request."""
-        images = {image.image_key: image for image in fetched if isinstance(image, FetchedImage)}
-        by_key = {key: image.features for key, image in images.items() if image.features is not None}
-        missing = {key: image.pixels for key, image in images.items() if image.pixels is not None}
-        for keys in in_batches(missing, self._encoder_batch):
-            with self._compute_slots:
-                # In half precision, as the feature store returns them.
-                encoded = encoder.encode([missing[key] for key in keys]).half()
-            by_key |= dict(zip(keys, encoded, strict=True))
-        for key in missing:
-            self._threads.submit(copy_context().run, _store_features, features, key, by_key[key])
-        return by_key
+    def _encode(self, encoder: ImageEncoder, pixels: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Return the features in half precision, as the feature store returns them."""
+
+        def encode(batch: list[NDArray[np.float32]]) -> list[NDArray[np.float16]]:
+            return list(encoder.encode(batch).astype(np.float16))
+
+        with self._metrics.timed_stage("encode"):
+            [encoded] = self._batches.run(("encode", encoder.fingerprint), encode, [pixels], self._encoder_batch)
+        return encoded
 
 
 def _image_refs(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> dict[CaptionControl, str] | TaskError:
@@ -173,9 +178,7 @@ def _image_refs(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> 
 
 
 def _task_images(
-    refs: dict[CaptionControl, str] | TaskError,
-    fetched: Mapping[str, FetchedImage | ImageError],
-    features: Mapping[str, Tensor],
+    refs: dict[CaptionControl, str] | TaskError, fetched: Mapping[str, FetchedImage | ImageError]
 ) -> list[TaskImage] | TaskError:
     if isinstance(refs, TaskError):
         return refs
@@ -184,9 +187,13 @@ def _task_images(
         image = fetched[ref]
         if isinstance(image, ImageError):
             return image
-        key = image.image_key
         images.append(
-            TaskImage(control=control, image_ref=compact_image_ref(ref), image_key=key, features=features[key])
+            TaskImage(
+                control=control,
+                image_ref=compact_image_ref(ref),
+                image_key=image.image_key,
+                features=image.features,
+            )
         )
     return images
 
@@ -201,7 +208,7 @@ def _outcome(future: "Future[FetchedImage]") -> FetchedImage | ImageError:
         return problem
 
 
-def _stored_features(features: FeatureStore, key: str) -> Tensor | None:
+def _stored_features(features: FeatureStore, key: str) -> NDArray[np.float16] | None:
     try:
         return features.get(key)
     except StoreError as problem:  # the features are computed again, which takes longer
@@ -209,7 +216,7 @@ def _stored_features(features: FeatureStore, key: str) -> Tensor | None:
         return None
 
 
-def _store_features(features: FeatureStore, key: str, values: Tensor) -> None:
+def _store_features(features: FeatureStore, key: str, values: NDArray[np.float16]) -> None:
     try:
         features.put(key, values)
     except StoreError as problem:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from label_studio_sdk.label_interface import LabelInterface
-
 from model.errors import LabelConfigError, TaskError
 
 INSIDE_TASK = "data:,sha256="
@@ -78,6 +76,9 @@ def compact_image_ref(image_ref: str) -> str:
 def _parse(label_config: str) -> Any:
     if not label_config.strip():
         raise LabelConfigError("the labeling config is empty, a TextArea that describes an Image is expected")
+    # Imported here, because it takes 0.8 s; a backend imports it beside its first requests.
+    from label_studio_sdk.label_interface import LabelInterface
+
     try:
         return LabelInterface(_XML_DECLARATION.sub("", label_config, count=1))
     except Exception as cause:  # the SDK raises errors of many kinds, plain Exception among them

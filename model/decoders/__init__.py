@@ -1,11 +1,1 @@
 """Caption decoders: networks that write a caption word by word."""
-
-from model.decoders.base import TRANSFORMER, CaptionDecoder, DecoderSizes
-from model.decoders.recurrent import AttentionDecoder
-from model.decoders.transformer import TransformerDecoder
-
-
-def build_decoder(sizes: DecoderSizes, dropout: float = 0.0) -> CaptionDecoder:
-    """Return a decoder with random weights, of the kind that `sizes.cell` names."""
-    kind = TransformerDecoder if sizes.cell == TRANSFORMER else AttentionDecoder
-    return kind(sizes, dropout)

@@ -6,47 +6,19 @@ Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all c
          V vocabulary   E embedding   H hidden   A attention   L layers
 """
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Self, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.decoders.cells import CELLS
+from model.decoders.search import NEVER, NextTokens
+from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
-from model.tokenizer import PAD
-
-TRANSFORMER = "transformer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderSizes:
-    """Sizes of the network; they are stored with its weights."""
-
-    vocabulary: int
-    features: int
-    hidden: int = 512
-    embedding: int = 512
-    attention: int = 512
-    """0 replaces attention by the mean over all regions (Vinyals et al. 2015, https://arxiv.org/abs/1411.4555)."""
-    layers: int = 1
-    cell: str = "lstm"
-    """`lstm`, `peephole`, `gru`, `rnn` or `transformer`."""
-    recurrent_regions: bool = False
-    """An LSTM reads the regions row by row, in both directions, before attention (Shi et al. 2015,
-    https://arxiv.org/abs/1507.05717). Each region then also describes those around it."""
-    residual: bool = False
-    """Each layer above the first adds the output of the layer below to its own."""
-
-    def __post_init__(self) -> None:
-        for name in ("vocabulary", "features", "hidden", "embedding", "attention", "layers"):
-            value, least = getattr(self, name), 0 if name == "attention" else 1
-            if not isinstance(value, int) or value < least:
-                raise BundleError(f"decoder size {name} must be {least} or more, got {value!r}")
-        if self.recurrent_regions and self.hidden % 2:
-            raise BundleError(f"decoder size hidden must be even to read regions in both directions, got {self.hidden}")
-        if self.cell not in (*CELLS, TRANSFORMER):
-            raise BundleError(f"decoder cell must be one of {', '.join(CELLS)}, {TRANSFORMER}, got {self.cell!r}")
+from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
 
 
 class Memory(NamedTuple):
@@ -123,6 +95,17 @@ class CaptionDecoder(nn.Module):
         """
         raise NotImplementedError
 
+    def begin(self, features: NDArray[Any], candidates: int) -> "TorchReading":
+        """Look at images, as `model.decoders.search.WordDecoder` says."""
+        return TorchReading(self, torch.as_tensor(features).to(self.device).float(), candidates)
+
+    @torch.inference_mode()
+    def predict(self, features: NDArray[Any], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Predict every token of captions, as `model.decoders.search.WordDecoder` says."""
+        images = torch.as_tensor(features).to(self.device).float()
+        logits: Tensor = self(images, torch.as_tensor(tokens).to(self.device))
+        return np.asarray(logits.cpu().numpy())
+
     def forward(self, features: Tensor, tokens: Tensor, images: Tensor | None = None) -> Tensor:
         """Predict every token of every caption from the tokens before it (teacher forcing).
 
@@ -164,6 +147,70 @@ class CaptionDecoder(nn.Module):
     def _score(self, output: Tensor) -> Tensor:
         """Return logits [..., V] of an output [..., E]."""
         return nn.functional.linear(self.dropout(torch.tanh(output)), self.embedding.weight, self.bias)
+
+
+class TorchReading:
+    """Images and captions that a decoder has read, as `model.decoders.search.Reading` says."""
+
+    @torch.inference_mode()
+    def __init__(self, decoder: CaptionDecoder, features: Tensor, candidates: int) -> None:
+        self._decoder, self._candidates = decoder, candidates
+        self._memory = self._of_all = decoder.remember(features)
+        self._state = decoder.start(self._memory)
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int], parents: Sequence[int], images: Sequence[int]) -> NextTokens:
+        device = self._of_all.keys.device
+        if len(images) != len(self._memory.keys):
+            self._memory = pick_images(self._of_all, torch.tensor(images, device=device))
+        shape = len(images), len(tokens) // len(images)
+        rows = torch.tensor(parents, device=device)
+        state = DecoderState(*(part.flatten(0, 1)[rows].view(*shape, *part.shape[2:]) for part in self._state))
+        last = torch.tensor(tokens, device=device).view(shape)
+        logits, self._state, attention = self._decoder.step(last, state, self._memory)
+        log_probs = log_probabilities(logits.float())
+        best = log_probs.topk(min(self._candidates, log_probs.shape[-1]), dim=-1)
+        parts = (best.values, best.indices, attention.float())
+        return NextTokens(*(part.flatten(0, 1).cpu().numpy() for part in parts))
+
+
+@torch.no_grad()
+def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
+    """Sample captions word by word from the decoder's probabilities.
+
+    Args:
+        decoder: in evaluation mode.
+        features: of the images, [B, P, D].
+        samples: number of captions per image, K.
+        max_tokens: a caption without an end is cut after this many tokens.
+
+    Returns:
+        tokens [B * K, T] from start to end, padded at the right; the samples of an image are adjacent.
+    """
+    memory = decoder.remember(features)
+    state = decoder.start(memory)
+    state = DecoderState(*(part.expand(-1, samples, *part.shape[2:]) for part in state))
+    tokens = torch.full((len(features) * samples, 1), START, device=features.device)
+    for _ in range(max_tokens):
+        last = tokens[:, -1]
+        logits, state, _ = decoder.step(last.view(-1, samples), state, memory)
+        drawn = log_probabilities(logits.float()).exp().flatten(0, 1).multinomial(1)
+        ended = (last == END) | (last == PAD)
+        if ended.all():
+            break
+        tokens = torch.cat([tokens, drawn.masked_fill(ended.unsqueeze(1), PAD)], dim=1)
+    return tokens
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return log-probabilities [..., V] that exclude padding, start, and words that are spelled in bytes.
+
+    Spelling exists so that every caption can be read. A decoder that spells would invent words; retraining gives each
+    word of a correction a token of its own instead. Changes the logits in place.
+    """
+    logits[..., [PAD, START]] = NEVER
+    logits[..., SPELL:FIRST_WORD] = NEVER
+    return logits.log_softmax(dim=-1)
 
 
 def predicted(tokens: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ Shapes:  B batch   K beams   N captions   T tokens   M predicted tokens of all c
 import torch
 from torch import Tensor, nn
 
-from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory, pick_images
+from model.decoders.base import CaptionDecoder, DecoderState, Memory, pick_images
 from model.decoders.cells import CELLS
+from model.decoders.sizes import DecoderSizes
 from model.tokenizer import PAD
 
 

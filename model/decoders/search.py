@@ -1,17 +1,22 @@
 """Beam search over all images and beams at once, with diverse beam search for alternatives to the best caption.
 
-Shapes:  B batch   K beams   T tokens so far   P regions   V vocabulary
+The search knows nothing of networks: it asks a decoder for the most probable next tokens of each beam. So torch
+(model/decoders/base.py) and ONNX Runtime (model/runtime/onnx_decoder.py) write captions by the same search.
+
+Shapes:  B images   R rows, one per beam: those of an image are adjacent   C candidates   T tokens   P regions
+         D feature size   V vocabulary
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from model.decoders.base import CaptionDecoder, DecoderState, Memory
 from model.errors import SettingsError
-from model.tokenizer import END, FIRST_WORD, PAD, SPELL, START
+from model.tokenizer import END, PAD, START
 
 NEVER = float("-inf")
 DIVERSITY = 1.0
@@ -37,6 +42,57 @@ class DecodingOptions:
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
+    @property
+    def candidates(self) -> int:
+        """Next tokens of each beam that the search needs: enough remain if some end a caption or are penalised."""
+        return max(2 * self.beam_size, self.beam_size + self.alternatives)
+
+
+class NextTokens(NamedTuple):
+    """The most probable next tokens of each row, the best first."""
+
+    log_probs: NDArray[np.float32]
+    """Natural logarithms of their probabilities, [R, C]."""
+    tokens: NDArray[np.int64]
+    """[R, C]"""
+    attention: NDArray[np.float32]
+    """Weights over the regions with which they were predicted, [R, P]."""
+
+
+class Reading(Protocol):
+    """Images that a decoder has looked at, and the captions that it has read so far."""
+
+    def step(self, tokens: Sequence[int], parents: Sequence[int], images: Sequence[int]) -> NextTokens:
+        """Read one token in each row and predict the next ones.
+
+        Args:
+            tokens: the last token of each row, R.
+            parents: the row of the last step that each row continues, R. Before the first step there is one row for
+                each image.
+            images: the images that remain, in order; each has R / len(images) rows.
+        """
+        ...
+
+
+class WordDecoder(Protocol):
+    """A decoder, whatever computes it."""
+
+    def begin(self, features: NDArray[Any], candidates: int) -> Reading:
+        """Look at images with features [B, P, D], to predict this many next tokens at each step."""
+        ...
+
+    def predict(self, features: NDArray[Any], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Predict every token of captions from the tokens before it (teacher forcing).
+
+        Args:
+            features: of the image of each caption, [B, P, D].
+            tokens: of the captions from start to end, padded at the right, [B, T].
+
+        Returns:
+            logits [M, V] of all tokens but start and padding, caption after caption.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
@@ -48,202 +104,154 @@ class Hypothesis:
     """Natural log of the probability of all tokens, the end included."""
     rank_score: float
     """log_prob with the length penalty; higher is better."""
-    attention: Tensor
+    attention: NDArray[np.float32]
     """Weights over the regions for each token, [T, P]."""
 
 
-@torch.inference_mode()
-def beam_search(decoder: CaptionDecoder, features: Tensor, options: DecodingOptions) -> list[list[Hypothesis]]:
+def beam_search(decoder: WordDecoder, features: ArrayLike, options: DecodingOptions) -> list[list[Hypothesis]]:
     """Return the hypotheses of each image of features [B, P, D].
 
     The best of the beam comes first, then the alternatives, then the rest of the beam; the last two are sorted by rank.
     Each alternative is a group with a single hypothesis in diverse beam search with Hamming diversity (Vijayakumar et
     al. 2016, https://arxiv.org/abs/1610.02424). The beam is the first group, so alternatives do not change its results.
     """
-    if not len(features):
+    described = np.asarray(features)
+    images = list(range(len(described)))
+    if not images:
         return []
-    memory = decoder.remember(features)
-    start = decoder.start(memory)
-    groups = [Beams(start, memory, options, size) for size in (options.beam_size, *[1] * (options.alternatives - 1))]
+    reading = decoder.begin(described, options.candidates)
+    searches = [ImageSearch(options) for _ in images]
+    tokens, parents = [START] * len(images), images
     for _ in range(options.max_tokens):
-        tokens, state = side_by_side([group.last_tokens for group in groups]), join([group.state for group in groups])
-        logits, state, weights = decoder.step(tokens, state, memory)
-        if len(groups) == 1:
-            groups[0].grow(log_probabilities(logits), state, weights)
-        else:
-            grow_apart(groups, log_probabilities(logits), state, weights)
-        if all(group.settled.all() for group in groups):
+        following = reading.step(tokens, parents, images)
+        log_probs, candidates = following.log_probs.tolist(), following.tokens.tolist()
+        width = len(tokens) // len(images)
+        remaining, tokens, parents = [], [], []
+        for place, image in enumerate(images):
+            search, rows = searches[image], slice(place * width, (place + 1) * width)
+            search.grow(log_probs[rows], candidates[rows], following.attention[rows])
+            if search.is_settled:
+                continue  # Images whose captions are found leave the batch.
+            remaining.append(image)
+            tokens += [beam.tokens[-1] for beam in search.beams]
+            parents += [place * width + beam.parent for beam in search.beams]
+        images = remaining
+        if not images:
             break
-    return [in_order(of_groups) for of_groups in zip(*(group.hypotheses() for group in groups), strict=True)]
+    return [search.hypotheses() for search in searches]
 
 
-@torch.no_grad()
-def sample_captions(decoder: CaptionDecoder, features: Tensor, samples: int, max_tokens: int) -> Tensor:
-    """Sample captions word by word from the decoder's probabilities.
+@dataclass(slots=True)
+class Beam:
+    """An unfinished caption."""
 
-    Args:
-        decoder: in evaluation mode.
-        features: of the images, [B, P, D].
-        samples: number of captions per image, K.
-        max_tokens: a caption without an end is cut after this many tokens.
-
-    Returns:
-        tokens [B * K, T] from start to end, padded at the right; the samples of an image are adjacent.
-    """
-    memory = decoder.remember(features)
-    state = decoder.start(memory)
-    state = DecoderState(*(part.expand(-1, samples, *part.shape[2:]) for part in state))
-    tokens = torch.full((len(features) * samples, 1), START, device=features.device)
-    for _ in range(max_tokens):
-        last = tokens[:, -1]
-        logits, state, _ = decoder.step(last.view(-1, samples), state, memory)
-        drawn = log_probabilities(logits.float()).exp().flatten(0, 1).multinomial(1)
-        ended = (last == END) | (last == PAD)
-        if ended.all():
-            break
-        tokens = torch.cat([tokens, drawn.masked_fill(ended.unsqueeze(1), PAD)], dim=1)
-    return tokens
+    log_prob: float
+    tokens: tuple[int, ...]
+    """With start."""
+    attention: tuple[NDArray[np.float32], ...]
+    """Weights over the regions, [P], for each token after start."""
+    parent: int
+    """Row of the last step that it continues, among the rows of its image."""
+    row: int = 0
+    """Its own row in the next step."""
 
 
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log-probabilities [..., V] that exclude padding, start, and words that are spelled in bytes.
+class Group:
+    """Beams that are searched together: the beam of the search, or a single alternative to it."""
 
-    Spelling exists so that every caption can be read. A decoder that spells would invent words; retraining gives each
-    word of a correction a token of its own instead. Changes the logits in place.
-    """
-    logits[..., [PAD, START]] = NEVER
-    logits[..., SPELL:FIRST_WORD] = NEVER
-    return logits.log_softmax(dim=-1)
+    def __init__(self, size: int, options: DecodingOptions) -> None:
+        self.size, self.options = size, options
+        self.beams = [Beam(0.0, (START,), (), 0)]
+        self.finished: list[Hypothesis] = []
+        self.is_settled = False
+        """There are enough captions, and the best unfinished beam ranks below all of them."""
 
-
-def grow_apart(groups: "Sequence[Beams]", log_probs: Tensor, state: DecoderState, weights: Tensor) -> None:
-    """Extend each group by its next tokens, with a penalty on the tokens that earlier groups have just chosen."""
-    widths = [group.last_tokens.shape[1] for group in groups]
-    penalty = torch.zeros_like(log_probs[:, 0])  # [B, V]
-    parts = zip(groups, apart(log_probs, widths), split(state, widths), apart(weights, widths), strict=True)
-    for group, group_log_probs, group_state, group_weights in parts:
-        group.grow(group_log_probs, group_state, group_weights, penalty)
-        chosen = group.last_tokens
-        penalty.scatter_add_(1, chosen, torch.full_like(chosen, DIVERSITY, dtype=penalty.dtype))
-
-
-def in_order(of_groups: Sequence[list[Hypothesis]]) -> list[Hypothesis]:
-    """Return the hypotheses of one image in order, given those of each group. The first group is the beam."""
-    (best, *rest), *groups = of_groups
-    alternatives = [hypothesis for group in groups for hypothesis in group]
-    return [best, *sorted(alternatives, key=lambda h: h.rank_score, reverse=True), *rest]
-
-
-class Beams:
-    """The unfinished hypotheses of a batch, and the best finished ones of each image."""
-
-    def __init__(self, state: DecoderState, memory: Memory, options: DecodingOptions, beams: int) -> None:
-        images, regions = memory.keys.shape[:2]
-        device = memory.keys.device
-        self.options = options
-        self.state = state  # [B, 1, H] before the first word, [B, K, H] after
-        self.tokens = torch.full((images, 1, 1), START, device=device)  # [B, K, T]
-        self.attention = memory.keys.new_zeros(images, 1, 0, regions)  # [B, K, T, P]
-        self.log_probs = memory.keys.new_zeros(images, 1)  # [B, K]
-        self.finished: list[list[Hypothesis]] = [[] for _ in range(images)]
-        self.settled = torch.zeros(images, dtype=torch.bool, device=device)
-        self._beams = beams
-
-    @property
-    def last_tokens(self) -> Tensor:
-        return self.tokens[..., -1]
-
-    def grow(self, log_probs: Tensor, state: DecoderState, weights: Tensor, penalty: Tensor | None = None) -> None:
-        """Extend each image's beams by their best next tokens. Hypotheses that end leave the beam.
+    def grow(
+        self,
+        log_probs: Sequence[Sequence[float]],
+        tokens: Sequence[Sequence[int]],
+        attention: NDArray[np.float32],
+        taken: Counter[int],
+    ) -> None:
+        """Extend the beams by their best next tokens. Hypotheses that end leave the beam.
 
         Args:
-            log_probs: of the next tokens, [B, K, V].
-            state: after the last tokens.
-            weights: of attention for the last tokens, [B, K, P].
-            penalty: nats subtracted from each token, [B, V], when the best are chosen; log_prob stays without it.
+            log_probs: of the next tokens, by row of the image.
+            tokens: the next tokens, by row.
+            attention: by row, [rows, P].
+            taken: how many beams of earlier groups have just chosen each token.
         """
-        images, _, vocabulary = log_probs.shape
-        totals = self.log_probs.unsqueeze(-1) + log_probs
-        scores = (totals if penalty is None else totals - penalty.unsqueeze(1)).view(images, -1)
+        candidates = [
+            (total - DIVERSITY * taken[token], total, token, beam)
+            for beam in self.beams
+            for log_prob, token in zip(log_probs[beam.row], tokens[beam.row], strict=True)
+            if (total := beam.log_prob + log_prob) > NEVER
+        ]
+        candidates.sort(key=lambda candidate: candidate[0], reverse=True)
+        continuing: list[Beam] = []
         # Twice as many candidates as beams: if one per beam ends, enough others continue.
-        ranks, index = scores.topk(min(2 * self._beams, scores.shape[1]), dim=-1)  # [B, 2K]
-        parent, token = index // vocabulary, index % vocabulary
-        best = totals.view(images, -1).gather(1, index)
-        self._finish(best, parent, token)
-        has_ended = token == END
-        continuing = ranks.masked_fill(has_ended, NEVER).topk(self._beams, dim=-1).indices
-        self.log_probs = best.masked_fill(has_ended, NEVER).gather(1, continuing)
-        self._follow(parent.gather(1, continuing), token.gather(1, continuing), state, weights)
-        self._settle()
+        for rank, (_, log_prob, token, beam) in enumerate(candidates[: 2 * self.size]):
+            if token != END:
+                weights = (*beam.attention, attention[beam.row])
+                continuing.append(Beam(log_prob, (*beam.tokens, token), weights, beam.row))
+            elif rank < self.size and not self.is_settled:
+                # An end counts only among the first K candidates, where it ranks above the hypotheses that continue.
+                self.finished.append(self._hypothesis(beam, log_prob, len(beam.tokens), attention.shape[1]))
+        # A small vocabulary may leave fewer beams than there are rows; the rest lead nowhere.
+        missing = [Beam(NEVER, (*self.beams[0].tokens, PAD), (), 0) for _ in range(self.size - len(continuing))]
+        self.beams = [*continuing, *missing][: self.size]
+        if len(self.finished) >= self.size:
+            length = len(self.beams[0].tokens) - 1
+            worst = sorted(hypothesis.rank_score for hypothesis in self.finished)[-self.size]
+            self.is_settled = self._rank(max(beam.log_prob for beam in self.beams), length) <= worst
 
-    def hypotheses(self) -> list[list[Hypothesis]]:
-        """Return the finished hypotheses of each image, best first. If none has ended, cut the unfinished ones."""
-        for image, finished in enumerate(self.finished):
-            if not finished:
-                for beam in range(self._beams):
-                    log_prob = float(self.log_probs[image, beam])
-                    if log_prob > NEVER:
-                        finished.append(self._hypothesis(image, beam, log_prob, length=self.tokens.shape[2] - 1))
-        ranked = (sorted(finished, key=lambda h: h.rank_score, reverse=True) for finished in self.finished)
-        return [finished[: self._beams] for finished in ranked]
+    def hypotheses(self) -> list[Hypothesis]:
+        """Return the finished hypotheses, best first. If none has ended, cut the unfinished ones."""
+        unfinished = [beam for beam in self.beams if beam.log_prob > NEVER and not self.finished]
+        cut = [self._hypothesis(beam, beam.log_prob, len(beam.tokens) - 1, 0) for beam in unfinished]
+        ranked = sorted([*self.finished, *cut], key=lambda hypothesis: hypothesis.rank_score, reverse=True)
+        return ranked[: self.size]
 
-    def _finish(self, best: Tensor, parent: Tensor, token: Tensor) -> None:
-        ended = (token == END) & (best > NEVER)
-        # An end counts only among the first K candidates, where it ranks above the hypotheses that continue.
-        ended[:, self._beams :] = False
-        ended[self.settled] = False
-        for image, candidate in ended.nonzero().tolist():
-            beam = int(parent[image, candidate])
-            log_prob = float(best[image, candidate])
-            self.finished[image].append(self._hypothesis(image, beam, log_prob, length=self.tokens.shape[2]))
-
-    def _follow(self, parent: Tensor, token: Tensor, state: DecoderState, weights: Tensor) -> None:
-        self.state = DecoderState(*(pick(part, parent) for part in state))
-        self.tokens = torch.cat([pick(self.tokens, parent), token.unsqueeze(-1)], dim=-1)
-        self.attention = pick(torch.cat([self.attention, weights.unsqueeze(2)], dim=2), parent)
-
-    def _settle(self) -> None:
-        """Settle each image that has enough captions, if its best unfinished beam ranks below all of them."""
-        length = self.tokens.shape[2] - 1
-        leading = self.log_probs.max(dim=1).values.tolist()
-        for image, finished in enumerate(self.finished):
-            if len(finished) >= self._beams:
-                worst = sorted(h.rank_score for h in finished)[-self._beams]
-                self.settled[image] = self._rank(leading[image], length) <= worst
-
-    def _hypothesis(self, image: int, beam: int, log_prob: float, length: int) -> Hypothesis:
+    def _hypothesis(self, beam: Beam, log_prob: float, length: int, regions: int) -> Hypothesis:
         return Hypothesis(
-            token_ids=tuple(self.tokens[image, beam, 1:].tolist()),
+            token_ids=beam.tokens[1:],
             log_prob=log_prob,
             rank_score=self._rank(log_prob, length),
-            attention=self.attention[image, beam].clone(),
+            attention=np.stack(beam.attention) if beam.attention else np.zeros((0, regions), np.float32),
         )
 
     def _rank(self, log_prob: float, length: int) -> float:
         return float(log_prob / max(length, 1) ** self.options.length_penalty)
 
 
-def join(states: Sequence[DecoderState]) -> DecoderState:
-    """Return the states of several groups as one."""
-    return DecoderState(*map(side_by_side, zip(*states, strict=True)))
+class ImageSearch:
+    """The search for the captions of one image: its beam, then a group for each alternative."""
 
+    def __init__(self, options: DecodingOptions) -> None:
+        self.groups = [Group(size, options) for size in (options.beam_size, *[1] * (options.alternatives - 1))]
 
-def split(state: DecoderState, widths: Sequence[int]) -> list[DecoderState]:
-    """Return the states of groups with these numbers of beams."""
-    return [DecoderState(*parts) for parts in zip(*(apart(part, widths) for part in state), strict=True)]
+    @property
+    def is_settled(self) -> bool:
+        return all(group.is_settled for group in self.groups)
 
+    @property
+    def beams(self) -> list[Beam]:
+        """The beams of all groups, in the order of their rows."""
+        return [beam for group in self.groups for beam in group.beams]
 
-def apart(beams: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the beams [B, K, ...] of groups with these numbers of beams."""
-    return tuple(beams.split_with_sizes(list(widths), dim=1))
+    def grow(
+        self, log_probs: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]], attention: NDArray[np.float32]
+    ) -> None:
+        """Extend each group; a token that an earlier group has just chosen costs the later ones a penalty."""
+        taken: Counter[int] = Counter()
+        for group in self.groups:
+            group.grow(log_probs, tokens, attention, taken)
+            taken.update(beam.tokens[-1] for beam in group.beams)
+        for row, beam in enumerate(self.beams):
+            beam.row = row
 
-
-def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Return the beams [B, K, ...] of several groups in one tensor."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
-
-
-def pick(values: Tensor, beams: Tensor) -> Tensor:
-    """Return values [B, K, ...] reordered along the beams by index [B, K']."""
-    index = beams.view(*beams.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-    return values.gather(1, index)
+    def hypotheses(self) -> list[Hypothesis]:
+        """Return the hypotheses in order. The first group is the beam."""
+        (best, *rest), *groups = (group.hypotheses() for group in self.groups)
+        alternatives = [hypothesis for group in groups for hypothesis in group]
+        return [best, *sorted(alternatives, key=lambda hypothesis: hypothesis.rank_score, reverse=True), *rest]

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory
+from model.decoders.base import CaptionDecoder, DecoderState, Memory
+from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
 from model.tokenizer import PAD
 

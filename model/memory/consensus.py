@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.memory.similarity import Rarity, similarities
@@ -51,11 +50,9 @@ def vote_weights(image: NDArray[np.float32], nearest: NDArray[np.float32]) -> We
         image: vector of the image, [V].
         nearest: vectors of the images that look like it, [N, V], at least one.
     """
-    # torch, because numpy would use every core and so wait for other requests.
-    rows = torch.from_numpy(nearest)
-    kernel = ((rows @ rows.T - 1) / WIDTH).exp()
-    to_image = ((rows @ torch.from_numpy(image) - 1) / WIDTH).exp()
-    weights = torch.linalg.solve(kernel + RIDGE * torch.eye(len(nearest)), to_image)
+    kernel = np.exp((nearest @ nearest.T - 1) / WIDTH)
+    to_image = np.exp((nearest @ image - 1) / WIDTH)
+    weights = np.linalg.solve(kernel + RIDGE * np.eye(len(nearest), dtype=np.float32), to_image)
     return np.asarray(weights / weights.sum(), np.float32)
 
 

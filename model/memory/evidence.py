@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.memory.consensus import NEAREST, choose, heaviest, vote_weights
@@ -209,8 +208,7 @@ def are_apart(vectors: NDArray[np.float32], to_own: NDArray[np.float32] | None) 
 
 
 def _cosines(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows = torch.from_numpy(vectors)
-    return np.asarray(rows @ rows.T)
+    return vectors @ vectors.T
 
 
 def _shared_words(captions: Sequence[Words], rarity: Rarity) -> NDArray[np.float32]:

@@ -6,12 +6,11 @@ Shapes:  P image regions   D feature size   M predicted tokens of all captions  
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from model.captioner import Captioner
-from model.tokenizer import FIRST_WORD, Tokenizer, cut
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import FIRST_WORD, Tokenizer, caption_tokens, cut, padded_tokens
 
 TEMPERATURE = 1.6
 """The decoder was rewarded for CIDEr-D and is too sure of itself. At this temperature it expects people's captions
@@ -36,8 +35,9 @@ Expected = tuple[ExpectedWord, ...]
 """Of the words of one caption, in order. Signs are left out."""
 
 
-@torch.inference_mode()
-def expect_words(captioner: Captioner, features: Sequence[Tensor], captions: Sequence[str]) -> list[Expected]:
+def expect_words(
+    captioner: Captioner, features: Sequence[NDArray[np.float16]], captions: Sequence[str]
+) -> list[Expected]:
     """Return for each caption what the decoder expects at its words.
 
     Args:
@@ -48,11 +48,11 @@ def expect_words(captioner: Captioner, features: Sequence[Tensor], captions: Seq
     expected: list[Expected] = []
     for start in range(0, len(captions), BATCH):
         some = captions[start : start + BATCH]
-        tokens = padded([caption_tokens(captioner.tokenizer, caption) for caption in some])
-        images = torch.stack(list(features[start : start + BATCH])).float()
-        logits = captioner.decoder(images.to(captioner.decoder.device), tokens.to(captioner.decoder.device))
+        tokens = padded_tokens([caption_tokens(captioner.tokenizer, caption) for caption in some])
+        logits = captioner.decoder.predict(np.stack(features[start : start + BATCH]), tokens)
         places = [list(cut(caption)) for caption in some]
-        rows = torch.split((logits / TEMPERATURE).softmax(dim=-1), [len(pieces) + 1 for pieces in places])
+        ends = np.cumsum([len(pieces) + 1 for pieces in places])
+        rows = np.split(softmax(logits / TEMPERATURE), ends[:-1])
         expected += [
             _expected(captioner.tokenizer, pieces, probabilities)
             for pieces, probabilities in zip(places, rows, strict=True)
@@ -60,7 +60,7 @@ def expect_words(captioner: Captioner, features: Sequence[Tensor], captions: Seq
     return expected
 
 
-def _expected(tokenizer: Tokenizer, pieces: Sequence[str], probabilities: Tensor) -> Expected:
+def _expected(tokenizer: Tokenizer, pieces: Sequence[str], probabilities: NDArray[np.float32]) -> Expected:
     """Return the expected words of one caption.
 
     Args:
@@ -68,19 +68,22 @@ def _expected(tokenizer: Tokenizer, pieces: Sequence[str], probabilities: Tensor
         pieces: of the caption; each is one token.
         probabilities: of all tokens at each piece and at the end, [pieces + 1, V].
     """
-    likely = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[1]), dim=-1)
     words = []
-    for piece, own_row, values, tokens in zip(
-        pieces, probabilities, likely.values.tolist(), likely.indices.tolist(), strict=False
-    ):
+    for piece, own_row in zip(pieces, probabilities, strict=False):
         if not any(map(str.isalnum, piece)):
             continue
         word = piece.casefold()
         of_words: dict[str, float] = {}
-        for token, value in zip(tokens, values, strict=True):
+        for token in np.argsort(-own_row, kind="stable")[:MOST_PROBABLE].tolist():
             other = tokenizer.token(token).casefold()
             if token >= FIRST_WORD and any(map(str.isalnum, other)):
-                of_words[other] = of_words.get(other, 0.0) + value
+                of_words[other] = of_words.get(other, 0.0) + float(own_row[token])
         own = float(own_row[tokenizer.encode(piece)[0]])
         words.append(ExpectedWord(word=word, probability=max(own, of_words.pop(word, 0.0)), instead=of_words))
     return tuple(words)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities of logits [M, V]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.memory.index import Nearest, Row
@@ -98,9 +97,9 @@ def _look_alikes(corrected: Nearest, limit: float) -> list[Row]:
     """Return the rows whose image is like another of these images."""
     if len(corrected.rows) < 2:
         return []
-    vectors = torch.from_numpy(corrected.vectors)
-    cosines = (vectors @ vectors.T).fill_diagonal_(-1.0)
-    is_alike = cosines.max(dim=1).values >= limit
+    cosines = corrected.vectors @ corrected.vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    is_alike = cosines.max(axis=1) >= limit
     return [row for row, alike in zip(corrected.rows, is_alike.tolist(), strict=True) if alike]
 
 

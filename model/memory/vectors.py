@@ -10,14 +10,10 @@ Shapes:  P image regions   D feature size   V length of a vector   N images
 
 import hashlib
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from model.bundle import Bundle
 
 AXES = 256
 """Main axes that are kept: a hundred thousand vectors in half precision take 51 MB."""
@@ -28,51 +24,70 @@ Vector = NDArray[np.float16]
 class VectorSpace:
     """Turns the features of images into vectors that can be compared."""
 
-    def __init__(self, mean: Tensor, axes: Tensor, name: str) -> None:
+    def __init__(
+        self,
+        mean: NDArray[np.float32],
+        axes: NDArray[np.float32],
+        name: str,
+        own: NDArray[np.float16] | None = None,
+    ) -> None:
         """Keep the axes.
 
         Args:
             mean: of the features, [D].
             axes: each scales a channel and turns it into the vectors' axes, [D, V].
             name: changes whenever vectors of another kind are made.
+            own: vectors of the bundle's images, [N, V].
         """
-        self._mean, self._axes, self.name = mean, axes, name
-        self._own: Tensor | None = None
+        self.mean, self.axes, self.name, self.own = mean, axes, name, own
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Self:
-        """Return the space of a bundle: principal components of the regions of its replayed images."""
-        mean, scale = bundle.decoder.feature_mean.double(), bundle.decoder.feature_scale.double()
-        size = len(mean)
-        axes = torch.eye(size, dtype=torch.float64)
-        if size > AXES and bundle.replay:
-            features = torch.stack([example.features for example in bundle.replay]).double()
-            regions = ((features - mean) * scale).flatten(0, 1)
-            _, vectors = torch.linalg.eigh(regions.T @ regions)
-            axes = vectors.flip(1)[:, :AXES]
-            largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-            axes = axes * largest.sign()
-        name = hashlib.sha256(f"{bundle.digest} {bundle.encoder.fingerprint} {AXES}".encode()).hexdigest()[:12]
-        space = cls(mean.float(), (scale[:, None] * axes).float(), name)
-        if bundle.replay:
-            own = space.vectors([example.features for example in bundle.replay])
-            space._own = torch.from_numpy(own).float()
+    def of(
+        cls, mean: NDArray[np.float32], scale: NDArray[np.float32], features: NDArray[np.float16], name: str
+    ) -> Self:
+        """Return the space of a bundle: principal components of the regions of its replayed images.
+
+        Args:
+            mean: of the features, [D].
+            scale: 1 / deviation of each channel, [D].
+            features: of the replayed images, [N, P, D].
+            name: as in the constructor.
+        """
+        axes = np.eye(len(mean))
+        if len(mean) > AXES and len(features):
+            together = np.zeros((len(mean), len(mean)))
+            for image in features:  # one after another, because all of them in double precision take 100 MB
+                regions = (image.astype(np.float64) - mean) * scale
+                together += regions.T @ regions
+            _, vectors = np.linalg.eigh(together)
+            axes = vectors[:, ::-1][:, :AXES]
+            largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+            axes = axes * np.sign(largest)
+        space = cls(mean, (scale.astype(np.float64)[:, None] * axes).astype(np.float32), name)
+        if len(features):
+            space.own = space.vectors(features)
         return space
 
     @property
     def length(self) -> int:
-        return int(self._axes.shape[1])
+        return int(self.axes.shape[1])
 
-    def vectors(self, features: Sequence[Tensor]) -> NDArray[np.float16]:
+    def vectors(self, features: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float16]:
         """Return the vectors [N, V] of images with features [P, D], each of length 1."""
-        if not features:
+        if not len(features):
             return np.zeros((0, self.length), np.float16)
-        pooled = torch.stack([image.float().mean(dim=0) for image in features])
-        turned = (pooled - self._mean) @ self._axes
-        return np.asarray(torch.nn.functional.normalize(turned, dim=-1).half().numpy())
+        pooled = np.stack([image.mean(axis=0, dtype=np.float32) for image in features])
+        turned = (pooled - self.mean) @ self.axes
+        lengths = np.maximum(np.linalg.norm(turned, axis=-1, keepdims=True), 1e-12)
+        return np.asarray(turned / lengths, np.float16)
 
     def nearest_own(self, vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Return for each image [N, V] its cosine with the most alike of the bundle's images, [N]; None without any."""
-        if self._own is None:
+        if self.own is None:
             return None
-        return np.asarray((torch.from_numpy(vectors) @ self._own.T).amax(dim=1))
+        return np.asarray((vectors @ self.own.astype(np.float32).T).max(axis=1))
+
+
+def space_name(digest: str, fingerprint: str) -> str:
+    """Return the name of the space of a bundle with this digest and this encoder."""
+    return hashlib.sha256(f"{digest} {fingerprint} {AXES}".encode()).hexdigest()[:12]

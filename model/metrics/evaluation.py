@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from model.caption_files.read import CaptionedImage, LeftOut
 from model.captioner import Caption, Captioner
@@ -28,7 +29,7 @@ class JudgedCaption:
     metrics: ImageMetrics
     tokens: tuple[str, ...]
     """Readable forms of its token ids."""
-    attention: Tensor = field(compare=False, repr=False)
+    attention: NDArray[np.float32] = field(compare=False, repr=False)
     """Weights over the regions for each token, [T, P]."""
 
     def to_json(self) -> dict[str, Any]:

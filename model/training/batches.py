@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.captioned_features import CaptionedFeatures
-from model.tokenizer import END, FIRST_BYTE, FIRST_WORD, PAD, START, Tokenizer
+from model.tokenizer import Tokenizer, caption_tokens, padded_tokens
 from model.training.processes import ALONE, Processes
 
 
@@ -101,18 +101,6 @@ def group_by_image(examples: Sequence[CaptionedFeatures]) -> list[list[int]]:
     return list(groups.values())
 
 
-def caption_tokens(tokenizer: Tokenizer, caption: str, *, spelled: bool = False) -> list[int]:
-    """Return the token ids of a caption between start and end.
-
-    Args:
-        spelled: True spells a word outside of the vocabulary in bytes. False leaves the bytes out: the word is then
-            the single token `SPELL`, which a decoder can learn to expect but never writes.
-    """
-    tokens = tokenizer.encode(caption)
-    return [START, *(token for token in tokens if spelled or not FIRST_BYTE <= token < FIRST_WORD), END]
-
-
 def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
     """Return token ids [N, T], padded at the right."""
-    longest = max(map(len, sequences))
-    return torch.tensor([[*tokens, *[PAD] * (longest - len(tokens))] for tokens in sequences])
+    return torch.from_numpy(padded_tokens(sequences))

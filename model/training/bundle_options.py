@@ -7,7 +7,7 @@ from model.errors import TrainingError
 from model.training.rewards import SelfCriticalOptions
 from model.training.teacher_forcing import TrainingOptions
 from model.vision.augmentation import Augmentation
-from model.vision.encoder import EncoderSpec
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 

@@ -19,19 +19,20 @@ import torch
 from model.bundle import Bundle, save_bundle
 from model.caption_files.read import CaptionSource, LeftOut
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.errors import TrainingError
 from model.metrics.comparison import Comparison
 from model.metrics.evaluation import Evaluation, evaluate
 from model.progress import OnProgress, ignore_progress
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.training.bundle_options import BundleOptions
 from model.training.checkpoint import remove_checkpoint
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.training.model_card import model_card
 from model.training.processes import ALONE, Processes
-from model.vision.encoder import Encoder, EncoderSpec, as_stored, build_encoder
+from model.vision.encoder import Encoder, as_stored, build_encoder
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.trainable_stages import TrainableStages, join_encoder, split_encoder
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def train_bundle(
     if not processes.is_first:
         return None
     tokenizer, decoder, training = fitted
-    captioner = Captioner(as_stored(join_encoder(below, stages)), decoder, tokenizer, options.name)
+    captioner = TorchCaptioner(as_stored(join_encoder(below, stages)), decoder, tokenizer, options.name)
     source = _Source(base=base, stages=stages, learned=examples[0], judged=examples[1], left_out=reader.left_out)
     return _write_bundle(out, captioner, source, options, training, started, on_progress)
 
@@ -109,7 +110,7 @@ class _Source:
 
 def _write_bundle(
     out: Path,
-    captioner: Captioner,
+    captioner: TorchCaptioner,
     source: _Source,
     options: BundleOptions,
     training: dict[str, Any],

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 
 from model.caption_files.read import CaptionSource, LeftOut
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.metrics.scores import Metrics, measure
 from model.progress import OnProgress, Progress, ignore_progress
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.training.bundle_options import BundleOptions
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
-from model.vision.encoder import Encoder, EncoderSpec, as_stored, build_encoder
+from model.vision.encoder import Encoder, as_stored, build_encoder
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import BATCH, in_batches
 from model.vision.trainable_stages import TrainableStages, split_encoder
 
@@ -133,7 +134,7 @@ def fold_of(image_key: str, folds: int) -> int:
 
 @torch.inference_mode()
 def measure_examples(
-    captioner: Captioner,
+    captioner: TorchCaptioner,
     stages: TrainableStages,
     examples: Sequence[CaptionedExample],
     options: DecodingOptions,
@@ -182,7 +183,7 @@ def _measure_fold(split: _Split, encoder: Encoder, options: BundleOptions, on_pr
 
     below, stages = split_encoder(encoder, options.taught_stages)
     tokenizer, decoder, _ = fit_captions(split.learned, split.judged, below, stages, options, report)
-    captioner = Captioner(encoder, decoder, tokenizer, options.name)
+    captioner = TorchCaptioner(encoder, decoder, tokenizer, options.name)
     metrics = measure_examples(captioner, stages, split.measured, options.decoding, report)
     logger.info("fold measured fold=%s of=%s cider_d=%.3f", split.number, split.folds, metrics.cider_d)
     return Fold(number=split.number, train_images=len(split.learned), metrics=metrics)

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.numpy import save
 from torch import Tensor, nn
 
+from model.bundle import arrays
 from model.caption_files.read import LeftOut, read_names
 from model.errors import ImageError, TrainingError
 from model.precision import stored
@@ -33,7 +34,8 @@ from model.training.processes import ALONE, Processes
 from model.training.trainer import Trainer, step_reporter
 from model.training.training_log import write_training_log
 from model.vision.augmentation import Augmentation
-from model.vision.encoder import Encoder, EncoderSpec, build_encoder, freeze
+from model.vision.encoder import Encoder, build_encoder, freeze
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import encode_files
 from model.vision.images import decode_image, image_key
 
@@ -173,7 +175,7 @@ def _identity(
 
 def _write_weights(out: Path, pupil: Encoder) -> None:
     with replaced_file(out / ENCODER_FILE) as file:
-        file.write(save(stored(pupil.network.state_dict(), "fp16")))
+        file.write(save(stored(arrays(pupil.network), "fp16")))
     remove_checkpoint(out)
 
 
@@ -197,8 +199,8 @@ def _unexplained(teacher: Encoder, pupil: Encoder, files: Sequence[Path], on_pro
     both = encode_files(teacher, files, on_progress=on_progress), encode_files(pupil, files)
     for target_file, own in zip(*both, strict=True):
         if target_file.features is not None and own.features is not None:
-            target = target_file.features.double()
-            difference = (target - own.features).square().sum()
+            target = torch.from_numpy(target_file.features).double()
+            difference = (target - torch.from_numpy(own.features)).square().sum()
             sums += torch.stack([difference, target.square().sum(), target.sum(), torch.tensor(target.numel())])
     difference, squares, total, count = sums
     return float(difference / (squares - total * total / count))
@@ -265,7 +267,7 @@ class Views:
         for file, number in chosen:
             content = file.read_bytes()
             view = self._options.augmentation.view(decode_image(content), image_key(content), number)
-            views.append(self._preprocessing(view))
+            views.append(torch.from_numpy(self._preprocessing(view)))
         return torch.stack(views).contiguous(memory_format=torch.channels_last)
 
 

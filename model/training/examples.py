@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from model.caption_files.read import CaptionedImage, CaptionSource, LeftOut, read_captions
@@ -112,7 +113,10 @@ class ExampleReader:
         for number in range(1, count):
             views = self._encoded(files, View(number=number, augmentation=augmentation))
             examples = [
-                replace(example, views=(*example.views, *([] if view.features is None else [view.features])))
+                replace(
+                    example,
+                    views=(*example.views, *([] if view.features is None else [torch.from_numpy(view.features)])),
+                )
                 for example, view in zip(examples, views, strict=True)
             ]
         return list(examples)
@@ -127,7 +131,9 @@ class ExampleReader:
                 self._leave_out("unreadable images", f"{encoded.file.name}: {encoded.problem}")
                 continue
             examples.append(
-                CaptionedExample(image=images[encoded.file], image_key=encoded.image_key, features=encoded.features)
+                CaptionedExample(
+                    image=images[encoded.file], image_key=encoded.image_key, features=torch.from_numpy(encoded.features)
+                )
             )
         return examples
 

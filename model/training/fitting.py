@@ -13,8 +13,9 @@ import torch
 
 from model.bundle import Bundle
 from model.captioned_features import CaptionedFeatures
-from model.decoders import build_decoder
-from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.base import CaptionDecoder
+from model.decoders.build import build_decoder
+from model.decoders.sizes import DecoderSizes
 from model.new_words import with_new_words
 from model.progress import OnProgress, Progress, ignore_progress
 from model.tokenizer import Tokenizer

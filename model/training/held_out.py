@@ -46,7 +46,7 @@ class HeldOut:
     def _write_captions(self, decoder: CaptionDecoder) -> list[Words]:
         captions = []
         for start in range(0, len(self._features), BATCH):
-            features = torch.stack(self._features[start : start + BATCH]).to(decoder.device).float()
+            features = torch.stack(self._features[start : start + BATCH])
             for best, *_ in beam_search(decoder, features, MOST_PROBABLE):
                 captions.append(metric_words(self._tokenizer.decode(best.token_ids)))
         return captions

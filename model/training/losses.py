@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder, predicted
 from model.errors import TrainingError
-from model.tokenizer import PAD, Tokenizer, cut
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import PAD, Tokenizer, caption_tokens, cut
+from model.torch_captioner import TorchCaptioner
+from model.training.batches import padded
 
 SMALLEST_WEIGHT = torch.finfo(torch.float32).tiny
 BATCH = 64
@@ -113,7 +113,7 @@ def caption_losses(
     return losses
 
 
-def word_losses(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
+def word_losses(captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
     """Return the negative log-likelihood of each caption in nats per word; its end counts as a word.
 
     The loss is per word, not per token, because a vocabulary with new words cuts a caption into fewer tokens.

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from model.captioned_features import CaptionedFeatures
-from model.decoders.base import CaptionDecoder, predicted
-from model.decoders.search import log_probabilities, sample_captions
+from model.decoders.base import CaptionDecoder, log_probabilities, predicted, sample_captions
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
 from model.metrics.scores import SmoothedBleu

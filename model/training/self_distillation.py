@@ -14,14 +14,14 @@ from difflib import SequenceMatcher
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.tokenizer import Tokenizer
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import Tokenizer, caption_tokens
+from model.torch_captioner import TorchCaptioner
+from model.training.batches import padded
 from model.training.losses import BATCH, ExpectedWords, word_losses
 
 
 def expected_words(
-    captioner: Captioner, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
+    captioner: TorchCaptioner, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]
 ) -> list[ExpectedWords | None]:
     """Return target probabilities for each caption, from its most probable paraphrase; None if it has no paraphrase.
 
@@ -52,7 +52,7 @@ def _key(example: CaptionedFeatures) -> tuple[int, str, tuple[str, ...]]:
 
 @torch.inference_mode()
 def _probabilities(
-    captioner: Captioner, examples: Sequence[CaptionedFeatures]
+    captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Yield the predicted tokens of each caption, and the probability of every word at each of them, [M, V]."""
     for start in range(0, len(examples), BATCH):

@@ -6,35 +6,22 @@ Shapes:  B batch   S image side   P regions (grid height x width)   D feature si
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.errors import BundleError
-from model.vision.images import Preprocessing
-
-SCENE_CNN = "scene_cnn"
+from model.vision.encoder_spec import SCENE_CNN, EncoderSpec
 
 POOLING = ("avgpool", "classifier", "fc")
 """Names of the layer after the feature map in torchvision's networks; some have a classifier and no pooling layer."""
 AUXILIARY = "aux"
 """Classifiers that torchvision uses only in training have names that begin with this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSpec:
-    """The network that reads the images, and their preprocessing."""
-
-    name: str
-    """`scene_cnn`, or any torchvision backbone that ends in a feature map, such as `mobilenet_v2`."""
-    preprocessing: Preprocessing
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 class Encoder(nn.Module):
@@ -76,10 +63,10 @@ class Encoder(nn.Module):
         return grid.flatten(2).transpose(1, 2)  # [B, P, D]
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor]) -> Tensor:
-        """Return float32 features [B, P, D] of preprocessed images, [3, S, S] each, without gradients."""
-        features: Tensor = self(torch.stack(list(images)).contiguous(memory_format=torch.channels_last))
-        return features
+    def encode(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the features [B, P, D] of preprocessed images, [3, S, S] each, without gradients."""
+        pixels = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
+        return np.asarray(self(pixels).numpy())
 
 
 class SceneCNN(nn.Sequential):

@@ -8,8 +8,7 @@ import logging
 import re
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from model.errors import StoreError
 from model.store import Store
@@ -34,7 +33,7 @@ class FeatureStore:
         self.store = store
         self.encoder_fingerprint = encoder_fingerprint
 
-    def get(self, image_key: str) -> Tensor | None:
+    def get(self, image_key: str) -> NDArray[np.float16] | None:
         """Return float16 [P, D]; None if they must be computed.
 
         A damaged file is logged and counts as missing; the next `put` replaces it.
@@ -53,26 +52,28 @@ class FeatureStore:
         """Return True if there is a file of features, even a damaged one; much cheaper than reading it."""
         return self.store.exists(self._path(image_key))
 
-    def put(self, image_key: str, features: Tensor) -> None:
+    def put(self, image_key: str, features: ArrayLike) -> None:
         """Store [P, D] of any float type as float16.
 
         Raises:
             StoreError: they cannot be written, or half precision cannot hold their numbers.
         """
-        if features.dim() != 2:
-            raise StoreError(f"features must be [regions, channels], got shape {list(features.shape)}")
-        half = features.detach().to("cpu", torch.float16)
-        if not half.isfinite().all():
+        values = np.asarray(features)
+        if values.ndim != 2:
+            raise StoreError(f"features must be [regions, channels], got shape {list(values.shape)}")
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
             raise StoreError(f"features of image {image_key} have numbers that half precision cannot hold")
         file = io.BytesIO()
-        np.save(file, half.numpy(), allow_pickle=False)
+        np.save(file, half, allow_pickle=False)
         self.store.write(self._path(image_key), file.getvalue())
 
     def _path(self, image_key: str) -> str:
         return f"features/{self.encoder_fingerprint}/{image_key[:2]}/{image_key}.npy"
 
 
-def _parse_features(content: bytes) -> Tensor:
+def _parse_features(content: bytes) -> NDArray[np.float16]:
     """Return float16 [P, D]; raises ValueError for anything else."""
     header = HEADER.match(content)
     if header is None:
@@ -80,4 +81,4 @@ def _parse_features(content: bytes) -> Tensor:
     values = np.frombuffer(content, np.float16, offset=header.end())
     rows, columns = int(header[2]), int(header[3])
     turned = values.reshape(columns, rows).T if header[1] == b"True" else values.reshape(rows, columns)
-    return torch.from_numpy(turned.copy())
+    return turned.copy()

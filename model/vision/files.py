@@ -9,16 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from model.captioner import Caption, Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import ImageError
 from model.progress import OnProgress, Progress, ignore_progress
 from model.vision.augmentation import AS_IT_IS, View
-from model.vision.encoder import Encoder
+from model.vision.encoder_spec import ImageEncoder
 from model.vision.features import FeatureStore
 from model.vision.images import decode_image, image_key
 
@@ -34,7 +34,7 @@ class EncodedFile:
     file: Path
     image_key: str | None = None
     """SHA-256 of the content; None when the file could not be read."""
-    features: Tensor | None = None
+    features: NDArray[np.float16] | None = None
     """[P, D], half precision."""
     problem: str | None = None
 
@@ -68,7 +68,7 @@ def caption_files(
     done = 0
     for batch in in_batches(encoded, BATCH):
         encodings = [image.features for image in batch if image.features is not None]
-        captions = iter(captioner.caption(torch.stack(encodings), options) if encodings else [])
+        captions = iter(captioner.caption(np.stack(encodings), options) if encodings else [])
         done += len(batch)
         on_progress(Progress(phase="caption images", done=done, total=len(files)))
         for image in batch:
@@ -79,7 +79,7 @@ def caption_files(
 
 
 def encode_files(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     files: Sequence[Path],
     *,
     features: FeatureStore | None = None,
@@ -95,9 +95,9 @@ def encode_files(
         on_progress(Progress(phase="encode images", done=done, total=len(files)))
 
 
-def encode_images(encoder: Encoder, images: Sequence[Image.Image]) -> Tensor:
+def encode_images(encoder: ImageEncoder, images: Sequence[Image.Image]) -> NDArray[np.float16]:
     """Return the features of images of any size, half precision [B, P, D]."""
-    return encoder.encode([encoder.spec.preprocessing(image) for image in images]).half()
+    return encoder.encode([encoder.spec.preprocessing(image) for image in images]).astype(np.float16)
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -108,7 +108,7 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _encode_batch(
-    encoder: Encoder, files: Sequence[Path], features: FeatureStore | None, view: View
+    encoder: ImageEncoder, files: Sequence[Path], features: FeatureStore | None, view: View
 ) -> Iterator[EncodedFile]:
     encoded: dict[Path, EncodedFile] = {}
     pictures: dict[Path, tuple[str, Image.Image]] = {}

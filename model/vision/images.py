@@ -10,10 +10,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from model.errors import BundleError, ImageError
 
@@ -49,14 +47,13 @@ class Preprocessing:
                 f"got size={self.size} mean={self.mean} std={self.std}"
             )
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Return an RGB image as float32 [3, S, S]."""
         side = (self.size, self.size)
         square = image.resize(side, Image.Resampling.BICUBIC, reducing_gap=3.0)
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # [S, S, 3] -> [3, S, S]
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
-        return ((pixels / 255.0 - mean) / std).contiguous()
+        pixels = np.asarray(square, np.float32).transpose(2, 0, 1) / np.float32(255)  # [S, S, 3] -> [3, S, S]
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        return np.ascontiguousarray((pixels - mean) / std)
 
 
 def image_key(content: bytes) -> str:

@@ -27,7 +27,7 @@ from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
-from model.vision.encoder import EncoderSpec
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files
 from recipes.photos.photos_card import draw_gallery, model_card
 

@@ -9,8 +9,8 @@ from PIL import Image
 from backend.demo.scenes.checking import parse_claims, wrong_facts
 from backend.demo.scenes.drawing import draw_scenes
 from backend.demo.scenes.scene import Scene
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
+from model.torch_captioner import TorchCaptioner
 
 UNSEEN_SEED = 2_026
 """First seed of the evaluation's scenes; training uses other seeds."""
@@ -34,7 +34,7 @@ class FactReport:
 
 
 def caption_facts(
-    captioner: Captioner,
+    captioner: TorchCaptioner,
     count: int = 1000,
     seed: int = UNSEEN_SEED,
     size: int = 256,
@@ -49,7 +49,7 @@ def caption_facts(
     return report_facts(captions, [scene for _, scene in pictured])
 
 
-def best_captions(captioner: Captioner, pictures: Sequence[Image.Image], options: DecodingOptions) -> list[str]:
+def best_captions(captioner: TorchCaptioner, pictures: Sequence[Image.Image], options: DecodingOptions) -> list[str]:
     return [best.text for best, *_ in captioner.caption(captioner.encode(pictures), options)]
 
 

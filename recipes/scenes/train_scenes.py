@@ -24,14 +24,15 @@ from tqdm import tqdm
 
 from model.bundle import save_bundle
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.decoders import build_decoder
-from model.decoders.base import DecoderSizes
-from model.tokenizer import Tokenizer
-from model.training.batches import caption_tokens, padded
+from model.decoders.build import build_decoder
+from model.decoders.sizes import DecoderSizes
+from model.tokenizer import Tokenizer, caption_tokens
+from model.torch_captioner import TorchCaptioner
+from model.training.batches import padded
 from model.training.losses import caption_loss
 from model.training.optimization import reduced_precision, take_step, warmup_then_cosine
-from model.vision.encoder import SCENE_CNN, Encoder, EncoderSpec, SceneCNN, freeze
+from model.vision.encoder import Encoder, SceneCNN, freeze
+from model.vision.encoder_spec import SCENE_CNN, EncoderSpec
 from model.vision.images import Preprocessing
 from recipes.scenes.auxiliary_loss import AuxiliaryLoss
 from recipes.scenes.scene_evaluation import FactReport, caption_facts
@@ -164,8 +165,8 @@ class SceneTrainer:
 
         self._run("decoder", self.decoder, loss_of_decoder, self.options.decoder_epochs)
 
-    def captioner(self) -> Captioner:
-        return Captioner(freeze(self.encoder), self.decoder.eval(), self.tokenizer, BUNDLE_NAME)
+    def captioner(self) -> TorchCaptioner:
+        return TorchCaptioner(freeze(self.encoder), self.decoder.eval(), self.tokenizer, BUNDLE_NAME)
 
     def _loss_together(self, batch: Tensor) -> Tensor:
         """Return the loss of a batch of scene indices [B]."""
@@ -212,7 +213,7 @@ class SceneTrainer:
     def _check(self, phase: str, epoch: int, loss: float) -> str:
         """Log the epoch with its share of correct captions of unseen scenes, and return it as a line."""
         self.networks.eval()
-        captioner = Captioner(self.encoder, self.decoder, self.tokenizer, BUNDLE_NAME)
+        captioner = TorchCaptioner(self.encoder, self.decoder, self.tokenizer, BUNDLE_NAME)
         correct = caption_facts(captioner, VALIDATION_SCENES, seed=VALIDATION_SEED, size=160).correct
         self.log.append({"phase": phase, "epoch": epoch, "loss": round(loss, 4), "validation_correct": correct})
         return f"{phase}, epoch {epoch}: loss {loss:.3f}, {correct:.1%} of captions without a wrong fact"
@@ -233,7 +234,9 @@ def standardised(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def replay_examples(captioner: Captioner, examples: SceneExamples, options: SceneTraining) -> list[CaptionedFeatures]:
+def replay_examples(
+    captioner: TorchCaptioner, examples: SceneExamples, options: SceneTraining
+) -> list[CaptionedFeatures]:
     """Return captions of the first training scenes with their features, one per scene."""
     scenes = range(min(options.replay, len(examples)))
     features = captioner.encoder(standardised(examples.images[: len(scenes)])).half()

@@ -133,7 +133,7 @@ def make(project_id: int, number: int, version: str, draw: random.Random) -> Cor
 
 
 def make_versions(registry: ModelRegistry, backend: BackendClient, project_id: int) -> None:
-    captioner = backend.services.captioners.bundle().captioner()
+    captioner = backend.trainable_captioner()
     parent = registry.base_version
     for number in range(VERSIONS):
         keep = registry.publish if number % 2 else registry.refuse

@@ -35,7 +35,6 @@ from backend.demo.scenes.checking import wrong_facts
 from backend.demo.scenes.drawing import draw_scene
 from backend.demo.scenes.scene import Scene, sample_scene
 from backend.demo.scenes.wording import write_captions
-from model.captioner import Captioner, prefer_fast_products
 from model.decoders.search import DecodingOptions
 from model.memory.evidence import weigh_evidence
 from model.memory.expected_words import expect_words
@@ -44,6 +43,7 @@ from model.memory.vectors import VectorSpace
 from model.metrics.words import metric_words
 from model.progress import Progress, ProgressDisplay
 from model.store import Store
+from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.vision.features import FeatureStore
 from recipes.scenes.scene_evaluation import best_captions
 from tests.benchmarks.bench_retrain import HABITS
@@ -252,7 +252,7 @@ class Project:
         self._features = FeatureStore(self._store, world.base.encoder.fingerprint)
         self._settings = Settings()
         decoder = world.base.decoder
-        self._space = VectorSpace(decoder.feature_mean, torch.diag(decoder.feature_scale), "bench")
+        self._space = VectorSpace(decoder.feature_mean.numpy(), np.diag(decoder.feature_scale.numpy()), "bench")
         self._earlier: list[Correction] = []
         self._serving = world.base
         self._earlier = self._corrected(truth, KNOWN, EARLIER, seed=-1)
@@ -269,7 +269,7 @@ class Project:
         features = [self._features.get(str(correction.image_key)) for correction in batch]
         present = [values for values in features if values is not None]
         theirs, options = [correction.caption for correction in batch], DecodingOptions()
-        decoded = self._serving.caption(torch.stack(present), options, DECODER_CAPTIONS)
+        decoded = self._serving.caption(np.stack(present), options, DECODER_CAPTIONS)
         ours = [captions[0].text for captions in decoded]
         rules = find_style(theirs, ours, lambda captions: expect_words(self._serving, present, list(captions)))
         evidence = weigh_evidence(
@@ -307,7 +307,7 @@ class Project:
             )
         return corrections
 
-    def _train(self, corrections: Sequence[Correction], seed: int) -> tuple[Captioner, Decision]:
+    def _train(self, corrections: Sequence[Correction], seed: int) -> tuple[TorchCaptioner, Decision]:
         holdout = Holdout(self._store, 1, self._world.base.encoder.fingerprint)
         states = {correction.state for correction in self._earlier} if len(corrections) > EARLIER else set()
         dataset = build_dataset(corrections, self._features, self._world.replay, holdout, states)

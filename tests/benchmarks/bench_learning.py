@@ -23,9 +23,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from model.captioner import Captioner, prefer_fast_products
 from model.metrics.scores import measure
 from model.progress import Progress, ProgressDisplay
+from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.vision.images import image_key
 from tests.benchmarks.learning.learners import LEARNERS
 from tests.benchmarks.learning.streams import Stream, Test, make_streams
@@ -149,7 +149,7 @@ def known_rows(rows: Path, world: World, stream: Stream, name: str) -> list[Row]
     return [Row(**row) for row in matching]
 
 
-def score(captioner: Captioner, test: Test) -> float:
+def score(captioner: TorchCaptioner, test: Test) -> float:
     """Return CIDEr-D x 100 of the suggestions for these pictures."""
     return 100 * measure(write_captions_of(captioner, test.pictures), test.references).cider_d
 

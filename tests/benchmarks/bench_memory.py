@@ -24,7 +24,6 @@ from redis import Redis
 from backend.demo.child_processes import Services, free_port, start_backend, start_redis
 from backend.demo.scenes.drawing import draw_scenes
 from model.bundle import load_bundle
-from model.memory.vectors import VectorSpace
 from tests.benchmarks.bench_serving import LABEL_CONFIG, memory_mb, percentile, wait_for
 from tests.factories import make_correction, make_task
 from tests.image_server import ImageServer
@@ -50,13 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             file = io.BytesIO()
             picture.save(file, "PNG")
             images.pages[f"/{number}.png"] = file.getvalue()
-        vectors = VectorSpace.of(bundle).vectors(list(bundle.captioner().encode(pictures)))
+        vectors = bundle.space.vectors(bundle.captioner().encode(pictures))
         redis_url = start_redis(services, Path(folder) / "redis").url
         with Redis.from_url(redis_url) as redis:
             open_layout(redis)
-            space = VectorSpace.of(bundle).name
             for project_id, count in ((FEW, 200), (MANY, arguments.corrections)):
-                fill(redis, project_id, count, vectors.astype(np.float32), space, bundle.version)
+                fill(redis, project_id, count, vectors.astype(np.float32), bundle.space.name, bundle.version)
         settings = {
             "HOST": "127.0.0.1",
             "PORT": str(free_port()),

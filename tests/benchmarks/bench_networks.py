@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from model.caption_files.read import CaptionSource
-from model.captioner import Captioner, prefer_fast_products
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.progress import ProgressDisplay
 from model.store import Store
+from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.cross_validation import measure_examples
 from model.training.examples import CaptionedExample, ExampleReader
@@ -187,7 +187,7 @@ def measure_row(
     options = replace(recipe, training=training, **contestant.network)
     below, stages = split_encoder(photos.encoder, 0)
     tokenizer, decoder, record = fit_captions(photos.train, photos.dev, below, stages, options, show)
-    captioner = Captioner(photos.encoder, decoder, tokenizer, contestant.decoder)
+    captioner = TorchCaptioner(photos.encoder, decoder, tokenizer, contestant.decoder)
     decoding = DecodingOptions(beam_size=arguments.beam)
     dev, test = (
         measure_examples(captioner, stages, examples, decoding, show) for examples in (photos.dev, photos.test)

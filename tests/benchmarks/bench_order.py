@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from model.captioner import Caption, Captioner, prefer_fast_products
+from model.captioner import Caption
 from model.decoders.search import DecodingOptions
 from model.metrics.scores import measure
 from model.progress import Progress, ProgressDisplay
+from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from tests.benchmarks.learning.learners import Ours
 from tests.benchmarks.learning.worlds import Picture, World, scenes_world, write_captions_of
 from tests.factories import make_correction
@@ -99,7 +100,7 @@ def annotate(
     return Annotated(curve=curve, calibration=fit_calibration(records))
 
 
-def suggestions(captioner: Captioner, pictures: Sequence[Picture]) -> dict[str, Caption]:
+def suggestions(captioner: TorchCaptioner, pictures: Sequence[Picture]) -> dict[str, Caption]:
     suggested: dict[str, Caption] = {}
     for start in range(0, len(pictures), 64):
         batch = pictures[start : start + 64]
@@ -117,7 +118,7 @@ def is_right(caption: str, picture: Picture) -> bool:
     return any(sorted(caption.split()) == sorted(reference.split()) for reference in picture.captions)
 
 
-def quality(captioner: Captioner, tested: Sequence[Picture]) -> float:
+def quality(captioner: TorchCaptioner, tested: Sequence[Picture]) -> float:
     return 100 * measure(write_captions_of(captioner, tested), [picture.captions for picture in tested]).cider_d
 
 

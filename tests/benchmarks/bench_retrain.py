@@ -31,9 +31,9 @@ from rq.job import JobStatus
 from backend.demo.scenes.drawing import draw_scenes
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource, read_captions
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.metrics.scores import measure as measure_captions
+from model.torch_captioner import TorchCaptioner
 from model.vision.images import decode_image
 from recipes.scenes.scene_evaluation import best_captions, report_facts
 from tests.factories import make_correction, store_annotation
@@ -175,7 +175,7 @@ def make_workplace(redis_url: str, bundle: str, retrain_after: int, folder: Path
     return Workplace(Redis.from_url(redis_url, socket_timeout=None), settings, load_bundle(bundle), folder)
 
 
-def scenes_world(captioner: Captioner) -> World:
+def scenes_world(captioner: TorchCaptioner) -> World:
     """Return drawn scenes; a caption is good when it states no wrong fact."""
     pictured = draw_scenes(SCENES, seed=404, size=192)
     pictures = [picture for picture, _ in pictured]
@@ -188,7 +188,7 @@ def scenes_world(captioner: Captioner) -> World:
     return World(habits=HABITS, pictures=pictures, suggested=suggested, quality=quality)
 
 
-def photos_world(captioner: Captioner, folder: Path) -> World:
+def photos_world(captioner: TorchCaptioner, folder: Path) -> World:
     """Return the test photos of Flickr8k; the quality is CIDEr-D x 100 against people's captions in the same habit."""
     names = folder / "Flickr_8k.testImages.txt"
     source = CaptionSource(captions=folder / "Flickr8k.token.txt", images=folder / "images", names=names)

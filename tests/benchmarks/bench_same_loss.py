@@ -24,9 +24,9 @@ import torch
 from model.bundle import Bundle, load_bundle
 from model.caption_files.read import CaptionSource
 from model.captioned_features import CaptionedFeatures
-from model.captioner import prefer_fast_products
 from model.decoders.search import DecodingOptions
 from model.store import Store
+from model.torch_captioner import prefer_fast_products
 from model.training.bundle_options import BundleOptions
 from model.training.bundle_training import TrainedBundle, train_bundle
 from model.training.distillation import DistillationOptions, distil

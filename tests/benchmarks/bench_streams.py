@@ -27,10 +27,10 @@ from unittest.mock import patch
 import torch
 
 from backend.captioning.memories import Memories
-from model.captioner import prefer_fast_products
 from model.metrics.scores import edits_to_nearest, measure
 from model.metrics.words import metric_words
 from model.progress import Progress, ProgressDisplay
+from model.torch_captioner import prefer_fast_products
 from tests.annotator import Annotator, text_of
 from tests.backend_client import BackendClient
 from tests.benchmarks.learning.streams import restated

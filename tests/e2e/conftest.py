@@ -29,8 +29,8 @@ from backend.demo.child_processes import (
 )
 from backend.demo.user import LabelStudioUser
 from backend.label_studio.client import LabelStudioClient, Task
-from model.bundle import bundle_version
 from model.errors import ServiceError
+from model.manifest import bundle_version
 from model.registry import ModelRegistry
 from model.store import Store
 from tests.e2e.drawn_pictures import draw_pictures

@@ -108,7 +108,7 @@ def publish(backend: BackendClient, decision: str) -> str:
     measured = {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97}
     return registry.publish(
         1,
-        backend.services.captioners.bundle().captioner(),
+        backend.trainable_captioner(),
         parent=registry.serving(1),
         metrics={"new": measured, "new_words": ["puppy"], "samples": [sample]},
         corrections=["25/caption"],

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from playwright.sync_api import Page
 
 from model.caption_files.read import CaptionedImage
@@ -57,7 +57,7 @@ def judged(folder: Path, caption: str, *, cider_d: float, edits: int) -> JudgedC
         references=("a red square",),
         metrics=ImageMetrics(cider_d=cider_d, edits=edits, reference_words=3),
         tokens=tuple(caption.split()),
-        attention=torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.25] * 4, [0.0, 0.0, 0.0, 1.0]]),
+        attention=np.array([[1, 0, 0, 0], [0.25] * 4, [0, 0, 0, 1]], np.float32),
     )
 
 

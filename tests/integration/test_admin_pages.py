@@ -48,7 +48,7 @@ PAGES = (
 def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
     """Protected backend whose project 1 has 25 corrections and one version; the caller is logged in."""
     backend = make_backend(ADMIN, **LOGIN)
-    base = backend.services.captioners.bundle()
+    captioner = backend.trainable_captioner()
     for number in range(1, 26):
         correction = make_correction(annotation_id=number, caption=f"a black dog number {number}", annotator=number % 3)
         store_annotation(backend.services.redis, replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
@@ -56,8 +56,8 @@ def admin(make_backend: Callable[..., BackendClient]) -> BackendClient:
     assert learned is not None
     backend.services.captioners.registry.publish(
         1,
-        base.captioner(),
-        parent=base.version,
+        captioner,
+        parent=captioner.version,
         metrics={
             "known_states": [learned.state],
             "new": {"captions": 4, "candidate": 1.0, "serving": 2.0, "better_in": 0.97},
@@ -218,7 +218,7 @@ def test_a_search_shows_the_newest_corrections_first(admin: BackendClient) -> No
 
 
 def test_a_correction_names_the_published_version_that_learned_its_present_caption(admin: BackendClient) -> None:
-    registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
+    registry, captioner = admin.services.captioners.registry, admin.trainable_captioner()
 
     def keep(as_what: Callable[..., ModelVersion], corrections: list[str], **metrics: Any) -> str:
         return as_what(
@@ -242,7 +242,7 @@ def test_a_correction_names_the_published_version_that_learned_its_present_capti
 
 
 def test_new_words_are_those_of_the_serving_version(admin: BackendClient) -> None:
-    registry, captioner = admin.services.captioners.registry, admin.services.captioners.bundle().captioner()
+    registry, captioner = admin.services.captioners.registry, admin.trainable_captioner()
 
     def keep(as_what: Callable[..., ModelVersion], parent: str, *words: str) -> str:
         metrics = {"new_words": words}
@@ -287,11 +287,11 @@ def test_a_project_with_very_many_versions_shows_the_newest(admin: BackendClient
 
 
 def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> None:
-    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
+    registry, captioner = admin.services.captioners.registry, admin.trainable_captioner()
     (first,) = registry.versions(1)
 
     def add(parent: str) -> str:
-        made = registry.publish(1, base.captioner(), parent=parent, metrics={}, corrections=[], decision="a test")
+        made = registry.publish(1, captioner, parent=parent, metrics={}, corrections=[], decision="a test")
         return made.name
 
     older, younger = add(first.name), add(first.name)
@@ -300,7 +300,7 @@ def test_an_older_child_of_the_same_parent_is_a_branch(admin: BackendClient) -> 
     tree = admin.get("/admin/api/projects/1").get_json()["versions"]
 
     assert [(record["name"], record["depth"]) for record in tree] == [
-        (base.version, 0),
+        (captioner.version, 0),
         (first.name, 1),
         (older, 1),
         (below_older, 2),
@@ -341,11 +341,11 @@ def description() -> dict[str, Any]:
 
 
 def test_a_missing_number_is_a_dash_on_the_pages_and_null_in_json(admin: BackendClient) -> None:
-    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
+    registry, captioner = admin.services.captioners.registry, admin.trainable_captioner()
     half: dict[str, Any] = {"candidate": 1.25, "captions": 4}
     diverged = {"candidate": math.nan, "serving": 2.5, "captions": 3, "better_in": None}
     metrics = {"new": half, "old": None, "anchors": diverged, "new_words": None, "samples": None}
-    made = registry.publish(1, base.captioner(), parent=base.version, metrics=metrics, corrections=[], decision="old")
+    made = registry.publish(1, captioner, parent=captioner.version, metrics=metrics, corrections=[], decision="old")
     job = queue(admin.services.redis, RETRAIN_QUEUE).enqueue_call("worker.jobs.retrain", args=[1, "a test"])
     job.meta = {"loss": math.nan, "losses": [[1, 2.0], [2, math.inf]]}
     job.save_meta()
@@ -456,9 +456,9 @@ def test_a_version_for_another_encoder_cannot_be_promoted_and_has_no_button(
 
 
 def test_a_refused_or_unknown_version_is_neither_promoted_nor_downloaded(admin: BackendClient) -> None:
-    registry, base = admin.services.captioners.registry, admin.services.captioners.bundle()
+    registry, captioner = admin.services.captioners.registry, admin.trainable_captioner()
     serving = registry.serving(1)
-    made = registry.refuse(1, base.captioner(), parent=serving, metrics={}, corrections=[], decision="worse")
+    made = registry.refuse(1, captioner, parent=serving, metrics={}, corrections=[], decision="worse")
     refused = made.name
 
     promotions = [

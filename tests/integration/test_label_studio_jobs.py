@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from torch import Tensor
 
 from backend import jobs
 from backend.captioning.services import make_services
@@ -22,7 +22,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import compact_image_ref
 from backend.sync.refresh import refresh as write_suggestions
 from model.errors import LabelStudioError
-from model.vision.encoder import Encoder
+from model.runtime.onnx_encoder import OnnxEncoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion, store_annotation
@@ -411,16 +411,19 @@ def test_an_annotation_that_the_pages_missed_is_kept(workplace: Workplace, label
     assert len(workplace.feedback.corrections(1)) == 1
 
 
-def encode_overflowing_for(*colors: str) -> Callable[[Encoder, Sequence[Tensor]], Tensor]:
-    """Return an `Encoder.encode` whose features of these colors are too large for half precision."""
-    encode = Encoder.encode
+Encode = Callable[[OnnxEncoder, Sequence[NDArray[np.float32]]], NDArray[np.float32]]
 
-    def overflowing(encoder: Encoder, pixels: Sequence[Tensor]) -> Tensor:
-        encoded = encode(encoder, pixels).clone()
+
+def encode_overflowing_for(*colors: str) -> Encode:
+    """Return an `OnnxEncoder.encode` whose features of these colors are too large for half precision."""
+    encode = OnnxEncoder.encode
+
+    def overflowing(encoder: OnnxEncoder, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        encoded = encode(encoder, pixels)
         bad_images = [encoder.spec.preprocessing(make_image(color)) for color in colors]
         for features, image in zip(encoded, pixels, strict=True):
-            if any(torch.equal(image, bad) for bad in bad_images):
-                features.fill_(math.inf)
+            if any(np.array_equal(image, bad) for bad in bad_images):
+                features.fill(math.inf)
         return encoded
 
     return overflowing
@@ -512,7 +515,7 @@ def test_an_image_on_which_the_encoder_fails_is_set_aside_and_the_others_are_mad
         label_studio.files[uploaded(number)] = png(color)
     label_studio.hold(*(task(number, annotation(number, "a square")) for number in (1, 2, 3)))
     overflowing = encode_overflowing_for("green")
-    monkeypatch.setattr(Encoder, "encode", overflowing)
+    monkeypatch.setattr(OnnxEncoder, "encode", overflowing)
 
     first, second = jobs.collect_corrections(1), jobs.collect_corrections(1)
 
@@ -528,7 +531,7 @@ def test_an_encoder_that_fails_on_every_image_sets_none_aside(
 ) -> None:
     label_studio.files[uploaded(1)] = png("red")
     label_studio.hold(task(1, annotation(1, "a square")))
-    monkeypatch.setattr(Encoder, "encode", encode_overflowing_for("red", "grey"))
+    monkeypatch.setattr(OnnxEncoder, "encode", encode_overflowing_for("red", "grey"))
 
     with pytest.raises(ArithmeticError, match="half precision"):
         jobs.collect_corrections(1)

@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 
 from backend import jobs
-from model.captioner import Captioner
 from model.registry import ModelVersion
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.vision.images import image_key
 from tests.annotator import Annotator, text_of
 from tests.backend_client import LABEL_CONFIG, BackendClient
@@ -317,7 +317,7 @@ def test_a_tenth_of_the_images_after_the_first_twenty_is_held_out(
     assert remembered == {record.name for record in records} - held_out
 
 
-def publish(backend: BackendClient, captioner: Captioner) -> ModelVersion:
+def publish(backend: BackendClient, captioner: TorchCaptioner) -> ModelVersion:
     """Publish a version that was trained on all corrections of project 1."""
     registry = backend.services.captioners.registry
     return registry.publish(
@@ -337,8 +337,7 @@ def test_a_new_version_has_the_memory_beside_it_from_its_first_suggestion(
     image_server: ImageServer,
 ) -> None:
     correct(annotator, gallery, CORRECTED)
-    captioners = annotator.backend.services.captioners
-    version = publish(annotator.backend, captioners.captioner_for(1))
+    version = publish(annotator.backend, annotator.backend.trainable_captioner())
 
     restarted = restart(make_backend, image_server)
 
@@ -366,7 +365,7 @@ def test_a_few_mistakes_after_a_training_do_not_close_the_memory(
     image_server: ImageServer,
 ) -> None:
     correct(annotator, gallery, CORRECTED)
-    version = publish(annotator.backend, annotator.backend.services.captioners.captioner_for(1))
+    version = publish(annotator.backend, annotator.backend.trainable_captioner())
     restarted = restart(make_backend, image_server)
 
     for number in range(201, 210):
@@ -387,8 +386,8 @@ def test_images_of_another_kind_are_captioned_by_the_bundle_whatever_a_version_l
     captioners = annotator.backend.services.captioners
     foreign = {300: image_server.show("/foreign.png", "black"), 301: image_server.show("/also.png", "white")}
     before = annotator.captions(foreign)
-    encoder = captioners.bundle().encoder
-    forgetful = Captioner(encoder, make_decoder(encoder.feature_size, seed=9), make_tokenizer(), "candidate")
+    encoder = annotator.backend.trainable_captioner().encoder
+    forgetful = TorchCaptioner(encoder, make_decoder(encoder.feature_size, seed=9), make_tokenizer(), "candidate")
     version = publish(annotator.backend, forgetful)
 
     restarted = restart(make_backend, image_server)

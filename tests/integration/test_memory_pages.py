@@ -85,9 +85,9 @@ def shown_row(backend: BackendClient, number: int = 4) -> str:
 
 def publish(backend: BackendClient) -> str:
     """Let a version of its own serve project 1."""
-    base, registry = backend.services.captioners.bundle(), backend.services.captioners.registry
+    captioner, registry = backend.trainable_captioner(), backend.services.captioners.registry
     parent = registry.serving(1)
-    made = registry.publish(1, base.captioner(), parent=parent, metrics={}, corrections=[], decision="better")
+    made = registry.publish(1, captioner, parent=parent, metrics={}, corrections=[], decision="better")
     return made.name
 
 

@@ -280,7 +280,7 @@ def test_a_batch_larger_than_the_encoders_and_decoders_is_answered_whole(
     backend: BackendClient, image_server: ImageServer
 ) -> None:
     services = backend.services
-    reader = TaskImageReader(services.task_images.fetcher, services.metrics, services.compute_slots, encoder_batch=2)
+    reader = TaskImageReader(services.task_images.fetcher, services.metrics, services.batches, encoder_batch=2)
     suggester = Suggester(
         replace(services, task_images=reader), 1, parse_caption_controls(LABEL_CONFIG), decoder_batch=3
     )
@@ -328,7 +328,7 @@ def test_a_published_version_serves_without_a_restart_and_only_its_project(
     backend: BackendClient, image_server: ImageServer
 ) -> None:
     registry = backend.services.captioners.registry
-    candidate = backend.services.captioners.bundle().captioner()
+    candidate = backend.trainable_captioner()
     torch.nn.init.zeros_(next(candidate.decoder.parameters()))
     address = image_server.show("/a.png")
     backend.predict([task(1, address)])
@@ -367,7 +367,7 @@ def test_a_labeling_config_can_be_validated(backend: BackendClient) -> None:
 
 def test_a_project_can_start_with_the_version_of_another_and_can_start_over(backend: BackendClient) -> None:
     registry = backend.services.captioners.registry
-    candidate = backend.services.captioners.bundle().captioner()
+    candidate = backend.trainable_captioner()
     version = registry.publish(
         1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better"
     )

@@ -12,10 +12,9 @@ from backend.images.task_images import TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
 from model.bundle import Bundle
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
-from model.memory.vectors import VectorSpace
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.vision.features import FeatureStore
 from tests.factories import make_bundle, make_correction, make_image, store_annotation
 
@@ -39,10 +38,10 @@ def memory(redis: Redis, bundle: Bundle, features: FeatureStore) -> ProjectMemor
 
 
 def make_memory(redis: Redis, bundle: Bundle, features: FeatureStore) -> ProjectMemory:
-    return ProjectMemory(redis, 1, VectorSpace.of(bundle), features, lambda *_: None)
+    return ProjectMemory(redis, 1, bundle.space, features, lambda *_: None)
 
 
-def correct(redis: Redis, features: FeatureStore, captioner: Captioner, count: int) -> None:
+def correct(redis: Redis, features: FeatureStore, captioner: TorchCaptioner, count: int) -> None:
     """Let annotators write "a photo of" before what the decoder suggests."""
     encoded = captioner.encode([make_image(color) for color in COLORS])
     written = captioner.caption(encoded, OPTIONS)
@@ -54,7 +53,7 @@ def correct(redis: Redis, features: FeatureStore, captioner: Captioner, count: i
         )
 
 
-def suggested(memory: ProjectMemory, captioner: Captioner) -> list[str]:
+def suggested(memory: ProjectMemory, captioner: TorchCaptioner) -> list[str]:
     memory.prepare(Serving(captioner=captioner, options=OPTIONS, trained_states=frozenset))
     caption = SuggestedCaption(text="Two squares", score=0.5, own_score=0.5)
     others = [caption, replace(caption, text="a photo of two squares"), replace(caption, text="a circle")]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
 from worker.learning.dataset import CorrectedImage, Dataset, find_project_edits
 from worker.learning.fine_tuning import gradients_are_finite
 from worker.learning.holdout import signatures
@@ -27,7 +27,10 @@ SOUND = 2
 
 
 def find_bad_corrections(
-    corrected: Sequence[CorrectedImage], serving: Captioner, bundle: Captioner, replay: Sequence[CaptionedFeatures]
+    corrected: Sequence[CorrectedImage],
+    serving: TorchCaptioner,
+    bundle: TorchCaptioner,
+    replay: Sequence[CaptionedFeatures],
 ) -> list[tuple[CorrectedImage, str]]:
     """Return each correction that makes a training fail, and the failure; none if it fails without corrections too.
 
@@ -44,7 +47,11 @@ def find_bad_corrections(
 
 
 def problem_with_training(
-    corrected: Sequence[CorrectedImage], *, serving: Captioner, bundle: Captioner, replay: Sequence[CaptionedFeatures]
+    corrected: Sequence[CorrectedImage],
+    *,
+    serving: TorchCaptioner,
+    bundle: TorchCaptioner,
+    replay: Sequence[CaptionedFeatures],
 ) -> str | None:
     """Do with some corrections what a training does, up to one forward and backward pass; None if that works."""
     sound = tuple(replay[:SOUND])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
 from model.training.losses import word_losses
 from model.training.training_record import TrainingRecord
 from worker.learning.dataset import Dataset, find_project_edits, find_served_edits
@@ -29,7 +29,7 @@ ALPHAS = (1.0, 0.6, 0.3)
 class Judged:
     """A captioner on the way from the served version to the trained one, and what the gate says of it."""
 
-    captioner: Captioner
+    captioner: TorchCaptioner
     alpha: float
     """The part of the way, above 0; 1 is the trained version."""
     trial: Trial
@@ -49,7 +49,7 @@ class Candidate(Judged):
 
 
 def train_candidate(
-    serving: Captioner, bundle: Captioner, dataset: Dataset, settings: Settings, seed: int, progress: Progress
+    serving: TorchCaptioner, bundle: TorchCaptioner, dataset: Dataset, settings: Settings, seed: int, progress: Progress
 ) -> Candidate:
     """Train from the served version, and return the candidate that the gate publishes or refuses.
 
@@ -100,7 +100,7 @@ def choose(ways: Iterable[Judged]) -> Judged:
 class Examiner:
     """Measures candidates beside the served version, on captions that neither was trained on."""
 
-    def __init__(self, serving: Captioner, dataset: Dataset) -> None:
+    def __init__(self, serving: TorchCaptioner, dataset: Dataset) -> None:
         self._dataset = dataset
         self._new = [corrected.example for corrected in dataset.held_out if corrected.is_new]
         self._old = [corrected.example for corrected in dataset.held_out if not corrected.is_new]
@@ -111,7 +111,7 @@ class Examiner:
         self._own = measure_relevance(serving, written_by(serving, written))
         self._writer = Writer(serving, dataset)
 
-    def examine(self, captioner: Captioner) -> Trial:
+    def examine(self, captioner: TorchCaptioner) -> Trial:
         """Return the measurements of a candidate."""
         pairs = zip(self._losses_of(captioner), self._losses, strict=True)
         new, old, anchors = (Sample(candidate=candidate, serving=serving) for candidate, serving in pairs)
@@ -126,13 +126,13 @@ class Examiner:
             is_another_language=self._dataset.is_another_language,
         )
 
-    def _losses_of(self, captioner: Captioner) -> Iterator[tuple[float, ...]]:
+    def _losses_of(self, captioner: TorchCaptioner) -> Iterator[tuple[float, ...]]:
         yield word_losses(captioner, self._new)
         yield word_losses(captioner, self._old)
         yield anchor_losses(captioner, self._dataset)
 
 
-def _judge(examiner: Examiner, captioner: Captioner, alpha: float, settings: Settings) -> Judged:
+def _judge(examiner: Examiner, captioner: TorchCaptioner, alpha: float, settings: Settings) -> Judged:
     """Let the gate judge a captioner, as strictly as the settings say.
 
     Who tries more often passes more often by luck, so each further try needs more certainty (Bonferroni).
@@ -151,7 +151,7 @@ def _with_part(judged: Judged, refusal: Decision) -> Decision:
     return replace(judged.decision, reason=f"{reason}refused: {whole}")
 
 
-def anchor_losses(captioner: Captioner, dataset: Dataset) -> tuple[float, ...]:
+def anchor_losses(captioner: TorchCaptioner, dataset: Dataset) -> tuple[float, ...]:
     """Return the loss of each anchor, in the bundle's words or in the project's: the version may use either."""
     plain, rewritten = (word_losses(captioner, anchors) for anchors in (dataset.anchors, dataset.rewritten_anchors))
     return tuple(map(min, plain, rewritten)) if rewritten else plain

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.tokenizer import cut
+from model.torch_captioner import TorchCaptioner
 from model.training.held_out import MOST_PROBABLE
 from model.vision.features import FeatureStore
 from worker.feedback.record import Correction
@@ -198,7 +198,7 @@ def find_usable(
     return _with_features(selection.used, features, known_states, left_out), left_out
 
 
-def find_project_edits(dataset: Dataset, bundle: Captioner) -> list[SystematicEdit]:
+def find_project_edits(dataset: Dataset, bundle: TorchCaptioner) -> list[SystematicEdit]:
     """Return the differences between the wording of the newest corrections to train on and the bundle's.
 
     The edits that the served version was taught come first, then those of the new corrections beside them. So a new
@@ -212,7 +212,7 @@ def find_project_edits(dataset: Dataset, bundle: Captioner) -> list[SystematicEd
     return [*taught, *find_systematic_edits((rewrite(ours, taught), theirs) for ours, theirs in new)]
 
 
-def find_served_edits(dataset: Dataset, serving: Captioner, bundle: Captioner) -> list[SystematicEdit]:
+def find_served_edits(dataset: Dataset, serving: TorchCaptioner, bundle: TorchCaptioner) -> list[SystematicEdit]:
     """Return the differences between the served version's wording and the bundle's, on the newest images.
 
     No correction has a habit any more that annotators gave up, but the served version still has it. The training would
@@ -223,7 +223,7 @@ def find_served_edits(dataset: Dataset, serving: Captioner, bundle: Captioner) -
     return find_systematic_edits((before[0].text, now[0].text) for before, now in zip(*written, strict=True))
 
 
-def _wording_pairs(corrected: Sequence[CorrectedImage], bundle: Captioner) -> list[tuple[str, str]]:
+def _wording_pairs(corrected: Sequence[CorrectedImage], bundle: TorchCaptioner) -> list[tuple[str, str]]:
     """Return for each image the bundle's caption, and the one that people wrote."""
     pairs = []
     for start in range(0, len(corrected), BATCH):
@@ -276,7 +276,7 @@ def _with_features(
         if stored is None:
             left_out["the features of its image are not stored"] += 1
             continue
-        example = CaptionedFeatures(features=stored, caption=correction.caption)
+        example = CaptionedFeatures(features=torch.from_numpy(stored), caption=correction.caption)
         is_new = correction.state not in known_states
         images.append(CorrectedImage(correction=correction, example=example, is_new=is_new))
     return images

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder
 from model.interpolation import interpolated
 from model.new_words import with_new_words
-from model.tokenizer import Tokenizer
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import Tokenizer, caption_tokens
+from model.torch_captioner import TorchCaptioner
+from model.training.batches import padded
 from model.training.losses import caption_loss
 from model.training.optimization import reduced_precision
 from model.training.self_distillation import expected_words
@@ -34,8 +34,8 @@ wrong."""
 
 
 def fine_tune(
-    serving: Captioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
-) -> tuple[Captioner, TrainingRecord]:
+    serving: TorchCaptioner, dataset: Dataset, budget_s: int, seed: int, progress: Progress
+) -> tuple[TorchCaptioner, TrainingRecord]:
     """Return the served version after training on the dataset, with the dataset's new words.
 
     The training is short and its rates are low: the decoder can caption already, and it would learn the few replayed
@@ -60,10 +60,12 @@ def fine_tune(
     )
     expected = expected_words(serving, tokenizer, examples)
     record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step, expected=expected)
-    return Captioner(serving.encoder, decoder, tokenizer, "candidate"), record
+    return TorchCaptioner(serving.encoder, decoder, tokenizer, "candidate"), record
 
 
-def part_way(serving: Captioner, trained: Captioner, dataset: Dataset, seed: int, alpha: float) -> Captioner:
+def part_way(
+    serving: TorchCaptioner, trained: TorchCaptioner, dataset: Dataset, seed: int, alpha: float
+) -> TorchCaptioner:
     """Return the captioner that is this part of the way from the served version to the trained one.
 
     Args:
@@ -77,10 +79,10 @@ def part_way(serving: Captioner, trained: Captioner, dataset: Dataset, seed: int
         return trained
     start = with_new_words(serving.decoder, trained.tokenizer, dataset.training_examples(seed))
     decoder = interpolated(start, trained.decoder, alpha)
-    return Captioner(trained.encoder, decoder, trained.tokenizer, trained.version)
+    return TorchCaptioner(trained.encoder, decoder, trained.tokenizer, trained.version)
 
 
-def gradients_are_finite(serving: Captioner, dataset: Dataset) -> bool:
+def gradients_are_finite(serving: TorchCaptioner, dataset: Dataset) -> bool:
     """Return True if a forward and backward pass over everything to train on gives finite numbers only."""
     examples = [*(learned.example for learned in dataset.learned), *dataset.replay]
     tokenizer = serving.tokenizer.extended(dataset.captions, min_count=1)

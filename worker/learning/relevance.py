@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.tokenizer import FIRST_WORD, GLUE, Tokenizer
+from model.torch_captioner import TorchCaptioner
 from model.training.held_out import MOST_PROBABLE
 from model.training.losses import caption_losses
 
@@ -44,7 +44,7 @@ class Relevance:
         return self.captions >= FEWEST and self.chance <= CHANCE and self.won >= WON_ENOUGH
 
 
-def measure_relevance(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> Relevance | None:
+def measure_relevance(captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]) -> Relevance | None:
     """Return the relevance of the newest captions to their images; None for fewer than two."""
     newest = list(examples[-COMPARED:])
     count = len(newest)
@@ -71,7 +71,7 @@ def _readable(tokenizer: Tokenizer, caption: str) -> str:
     return tokenizer.decode([token for token in tokenizer.encode(caption) if token == GLUE or token >= FIRST_WORD])
 
 
-def written_by(captioner: Captioner, examples: Sequence[CaptionedFeatures]) -> list[CaptionedFeatures]:
+def written_by(captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]) -> list[CaptionedFeatures]:
     """Return the same images with the captions that the captioner writes for them."""
     if not examples:
         return []

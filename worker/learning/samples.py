@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from model.attention import grid_columns, hexadecimal
-from model.captioner import Caption, Captioner
+from model.captioner import Caption
 from model.decoders.search import DecodingOptions
+from model.torch_captioner import TorchCaptioner
 from worker.learning.dataset import CorrectedImage
 
 SHOWN = 8
 
 
 def side_by_side(
-    serving: Captioner, candidate: Captioner, held_out: Sequence[CorrectedImage]
+    serving: TorchCaptioner, candidate: TorchCaptioner, held_out: Sequence[CorrectedImage]
 ) -> tuple[dict[str, Any], ...]:
     """Return for each of the newest held-out images its correction, and both captions with their attention."""
     newest = list(held_out[-SHOWN:])[::-1]

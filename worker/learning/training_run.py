@@ -9,10 +9,10 @@ from redis import Redis
 from rq import Retry, get_current_job
 
 from model.bundle import Bundle, load_bundle
-from model.captioner import Captioner, prefer_fast_products
 from model.errors import JobError, TrainingError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
+from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.vision.features import FeatureStore
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.waiting import claim, mark_trained, trained_number
@@ -132,7 +132,7 @@ class TrainingRun:
     store: Store
     registry: ModelRegistry
     bundle: Bundle
-    serving: Captioner
+    serving: TorchCaptioner
     """The served version, which the training starts from."""
     seed: int
     change_number: int

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.metrics.faults import Usage, caption_faults, caption_words
+from model.torch_captioner import TorchCaptioner
 from worker.learning.dataset import CorrectedImage, Dataset
 
 CAPTIONED = 64
@@ -86,7 +86,7 @@ class Writing:
 class Writer:
     """Captions the same images with any version, and compares it with the served one."""
 
-    def __init__(self, serving: Captioner, dataset: Dataset) -> None:
+    def __init__(self, serving: TorchCaptioner, dataset: Dataset) -> None:
         people = [caption_words(caption) for caption in _written_by_people(dataset)]
         self._usage = Usage.of(people)
         self._people = len(people)
@@ -94,7 +94,7 @@ class Writer:
         self._features = [example.features for example in _images(dataset)]
         self._serving = self._write(serving)
 
-    def compare(self, candidate: Captioner) -> Writing:
+    def compare(self, candidate: TorchCaptioner) -> Writing:
         return Writing(
             candidate=self._write(candidate),
             serving=self._serving,
@@ -102,7 +102,7 @@ class Writer:
             people_faulty=self._people_faulty,
         )
 
-    def _write(self, captioner: Captioner) -> tuple[Written, ...]:
+    def _write(self, captioner: TorchCaptioner) -> tuple[Written, ...]:
         written: list[Written] = []
         for start in range(0, len(self._features), BATCH):
             features = torch.stack(self._features[start : start + BATCH])

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.decoders.base import CaptionDecoder, predicted
 from model.new_words import with_new_words
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.training.batches import Batches
 from model.training.losses import caption_loss
 from model.training.phase import PhaseOptions, Step
@@ -47,7 +47,7 @@ MEMORY = 256
 class Learner(Protocol):
     """Learns step by step."""
 
-    captioner: Captioner
+    captioner: TorchCaptioner
     """The captioner in its current state."""
 
     def learn(self, corrections: Corrections) -> str:
@@ -84,7 +84,7 @@ class FineTuning:
         optimizer = OPTIMIZERS["adamw"](parameter_groups(decoder, _options()), weight_decay=1e-4)
         Trainer().run_phase(phase, decoder, optimizer, self.batches(decoder, batches, before))
         self.seen += new
-        self.captioner = Captioner(self.captioner.encoder, decoder, tokenizer, "learned")
+        self.captioner = TorchCaptioner(self.captioner.encoder, decoder, tokenizer, "learned")
         self.remember(examples)
         return ""
 

@@ -18,17 +18,18 @@ from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.decoders import build_decoder
-from model.decoders.base import DecoderSizes
+from model.decoders.build import build_decoder
 from model.decoders.search import DecodingOptions
+from model.decoders.sizes import DecoderSizes
 from model.progress import OnProgress, Progress
 from model.store import Store
 from model.tokenizer import Tokenizer
+from model.torch_captioner import TorchCaptioner
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from model.training.training_record import TrainingProgress
 from model.vision.encoder import Encoder
+from model.vision.files import encode_images
 
 REPLAYED = 125
 """Base pictures whose captions a bundle would contain; a fifth of them become anchors."""
@@ -58,7 +59,7 @@ class World:
     """A base captioner, its training pictures, and five topics that it has never seen."""
 
     name: str
-    base: Captioner
+    base: TorchCaptioner
     replay: tuple[CaptionedFeatures, ...]
     """Captions that the bundle keeps of its training."""
     old: Topic
@@ -136,7 +137,7 @@ def flickr8k_world(folder: Path, features: Path, *, corrections: int, tested: in
     return World(name="flickr8k", base=base, replay=_replay(old), old=old, topics=topics)
 
 
-def write_captions_of(captioner: Captioner, pictures: Sequence[Picture]) -> list[str]:
+def write_captions_of(captioner: TorchCaptioner, pictures: Sequence[Picture]) -> list[str]:
     """Return what the captioner suggests for each picture."""
     captions = []
     for start in range(0, len(pictures), 64):
@@ -158,9 +159,7 @@ def _pictured(encoder: Encoder, scenes: Sequence[Scene], name: str, on_progress:
     for start in range(0, len(scenes), 50):
         batch = scenes[start : start + 50]
         pictures = [draw_scene(scene, 192) for scene in batch]
-        prepared = torch.stack([encoder.spec.preprocessing(picture) for picture in pictures])
-        with torch.inference_mode():
-            features = encoder(prepared).half()
+        features = torch.from_numpy(encode_images(encoder, pictures))
         for scene, picture, encoded in zip(batch, pictures, features, strict=True):
             key = hashlib.sha256(picture.tobytes()).hexdigest()
             yield Picture(key=key, features=encoded.clone(), captions=tuple(write_captions(scene, 3)))
@@ -185,7 +184,7 @@ def _flickr_topic(captions: Sequence[str]) -> str:
 
 def _train_base(
     encoder: Encoder, pictures: Sequence[Picture], *, epochs: int, min_count: int, on_progress: OnProgress
-) -> Captioner:
+) -> TorchCaptioner:
     """Train a decoder on only these pictures."""
     examples = examples_of(pictures)
     tokenizer = Tokenizer.build((example.caption for example in examples), min_count)
@@ -201,7 +200,7 @@ def _train_base(
         on_progress(Progress(phase="train base", done=at.step, total=at.steps, note=f"loss {at.loss:.3f}"))
 
     fit_decoder(decoder, tokenizer, examples, [], options, on_progress=show)
-    return Captioner(encoder, decoder, tokenizer, "base")
+    return TorchCaptioner(encoder, decoder, tokenizer, "base")
 
 
 def examples_of(pictures: Sequence[Picture]) -> list[CaptionedFeatures]:

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.bundle import bundle_version, load_bundle
+from model.bundle import load_bundle
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
+from model.manifest import bundle_version
 from tests.factories import make_bundle, make_captioner, make_image, write_bundle
 
 

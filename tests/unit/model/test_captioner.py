@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from model.captioner import Captioner, normalized_caption
+from model.captioner import normalized_caption
 from model.decoders.search import DecodingOptions
+from model.torch_captioner import TorchCaptioner
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_decoder, make_encoder, make_image, make_replay, make_tokenizer
 
@@ -66,7 +67,7 @@ def test_captions_that_differ_in_a_word_are_different(first: str, second: str) -
 def test_equal_alternatives_are_shown_once() -> None:
     tokenizer = make_tokenizer(("a", "the", "dog", "Dog", "."))
     encoder = make_encoder()
-    captioner = Captioner(encoder, make_decoder(encoder.feature_size, tokenizer.size), tokenizer, "tiny-00000000")
+    captioner = TorchCaptioner(encoder, make_decoder(encoder.feature_size, tokenizer.size), tokenizer, "tiny-00000000")
     features = captioner.encode([make_image(), make_image("blue")])
 
     of_images = captioner.caption(features, DecodingOptions(beam_size=5, alternatives=5, max_tokens=3))

@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load, save
 
 from backend.demo.scenes import draw_scenes
-from model.bundle import BUILT_IN, bundle_version, load_bundle
+from model.bundle import load_bundle
 from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.export import WEIGHTS, evaluate_export, export_bundle
+from model.manifest import BUILT_IN, bundle_version
 from model.training.losses import token_loss
 from tests.factories import make_image, write_bundle
 

@@ -1,7 +1,8 @@
 import torch
 
-from model.decoders import build_decoder
-from model.decoders.base import CaptionDecoder, DecoderSizes
+from model.decoders.base import CaptionDecoder
+from model.decoders.build import build_decoder
+from model.decoders.sizes import DecoderSizes
 from model.interpolation import interpolated
 
 

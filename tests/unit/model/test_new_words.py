@@ -2,26 +2,25 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
 from model.new_words import with_new_words
-from model.tokenizer import END, START
-from model.training.batches import caption_tokens
-from tests.factories import make_captioner, make_image
+from model.tokenizer import END, START, caption_tokens
+from model.torch_captioner import TorchCaptioner
+from tests.factories import make_captioner, make_image, training_features
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return make_captioner()
 
 
-def example(captioner: Captioner, caption: str, color: str = "red") -> CaptionedFeatures:
-    return CaptionedFeatures(features=captioner.encode([make_image(color)])[0].half(), caption=caption)
+def example(captioner: TorchCaptioner, caption: str, color: str = "red") -> CaptionedFeatures:
+    return CaptionedFeatures(features=training_features(captioner, [make_image(color)])[0], caption=caption)
 
 
-def test_old_words_are_as_probable_as_before_relative_to_each_other(captioner: Captioner) -> None:
+def test_old_words_are_as_probable_as_before_relative_to_each_other(captioner: TorchCaptioner) -> None:
     tokenizer = captioner.tokenizer.extended(["a crimson circle"], min_count=1)
     tokens = torch.tensor([caption_tokens(captioner.tokenizer, "a red circle on the left")])
-    features = captioner.encode([make_image()])
+    features = torch.from_numpy(captioner.encode([make_image()]))
 
     wide = with_new_words(captioner.decoder, tokenizer, [example(captioner, "a crimson circle")])
 
@@ -30,7 +29,7 @@ def test_old_words_are_as_probable_as_before_relative_to_each_other(captioner: C
     assert torch.equal(before, after[..., : captioner.tokenizer.size])
 
 
-def test_a_new_word_starts_as_the_words_that_were_expected_in_its_place(captioner: Captioner) -> None:
+def test_a_new_word_starts_as_the_words_that_were_expected_in_its_place(captioner: TorchCaptioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
     with_crimson = example(captioner, "crimson")
     first_word = torch.tensor([[START, END]])
@@ -45,7 +44,7 @@ def test_a_new_word_starts_as_the_words_that_were_expected_in_its_place(captione
     assert logits[-1] > logits[:-1].mean()
 
 
-def test_the_mean_is_over_all_places_of_the_word(captioner: Captioner) -> None:
+def test_the_mean_is_over_all_places_of_the_word(captioner: TorchCaptioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
     examples = [example(captioner, "crimson", color) for color in ("red", "green", "blue")] * 30
 
@@ -55,14 +54,14 @@ def test_the_mean_is_over_all_places_of_the_word(captioner: Captioner) -> None:
     assert torch.allclose(together, torch.stack(rows).mean(dim=0), atol=1e-5)
 
 
-def test_without_new_words_the_decoder_is_copied(captioner: Captioner) -> None:
+def test_without_new_words_the_decoder_is_copied(captioner: TorchCaptioner) -> None:
     copy = with_new_words(captioner.decoder, captioner.tokenizer, [example(captioner, "a red circle")])
 
     assert copy is not captioner.decoder
     assert all(torch.equal(value, copy.state_dict()[name]) for name, value in captioner.decoder.state_dict().items())
 
 
-def test_a_word_that_no_example_has_stays_improbable(captioner: Captioner) -> None:
+def test_a_word_that_no_example_has_stays_improbable(captioner: TorchCaptioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
 
     wide = with_new_words(captioner.decoder, tokenizer, [example(captioner, "a red circle")])

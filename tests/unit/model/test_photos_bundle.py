@@ -1,6 +1,7 @@
 """The built-in bundle `photos`, as it is shipped."""
 
-from model.bundle import bundle_path, bundle_version, load_bundle
+from model.bundle import load_bundle
+from model.manifest import bundle_path, bundle_version
 
 
 def test_its_encoder_and_its_decoder_are_at_most_12_megabytes_each() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from model.bundle import Bundle
-from model.captioner import Captioner
 from model.decoders.search import DecodingOptions
 from model.errors import ModelVersionError, VersionChoiceError
 from model.registry import ModelRegistry, ModelVersion
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from tests.factories import make_bundle, make_decoder, make_image
 
 
@@ -23,9 +23,9 @@ def registry(tmp_path: Path, bundle: Bundle) -> ModelRegistry:
     return ModelRegistry(Store(str(tmp_path / "store")), bundle.version)
 
 
-def candidate(bundle: Bundle, seed: int) -> Captioner:
+def candidate(bundle: Bundle, seed: int) -> TorchCaptioner:
     decoder = make_decoder(bundle.encoder.feature_size, seed=seed)
-    return Captioner(bundle.encoder, decoder, bundle.tokenizer, "candidate")
+    return TorchCaptioner(bundle.encoder, decoder, bundle.tokenizer, "candidate")
 
 
 def publish(registry: ModelRegistry, bundle: Bundle, project_id: int = 1, seed: int = 1) -> ModelVersion:

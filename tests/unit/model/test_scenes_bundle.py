@@ -1,8 +1,9 @@
 import torch
 
 from backend.demo.scenes import draw_scenes
-from model.bundle import bundle_path, load_bundle
+from model.bundle import load_bundle
 from model.decoders.search import DecodingOptions, beam_search
+from model.manifest import bundle_path
 from recipes.scenes.scene_evaluation import caption_facts
 
 

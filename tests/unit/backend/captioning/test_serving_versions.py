@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from backend.captioning.serving_versions import ServingCaptioners
-from model.bundle import Bundle, bundle_version, load_bundle
-from model.captioner import Captioner
+from model.bundle import load_bundle
 from model.errors import BundleError, StoreError
+from model.manifest import bundle_version
 from model.registry import ModelRegistry, ModelVersion
+from model.runtime.serving_bundle import LoadedBundle, load_serving_bundle
 from model.store import Store
 from tests.factories import write_bundle
 
@@ -45,10 +46,10 @@ def captioners(bundle_folder: str, registry: ModelRegistry, clock: Clock) -> Ser
     return ServingCaptioners(bundle_folder, registry, loaded=2, clock=clock)
 
 
-def publish(registry: ModelRegistry, bundle: Bundle, project_id: int) -> ModelVersion:
+def publish(registry: ModelRegistry, bundle_folder: str, project_id: int) -> ModelVersion:
     """Publish the bundle's own decoder as a new version."""
     parent = registry.serving(project_id)
-    captioner = Captioner(bundle.encoder, bundle.decoder, bundle.tokenizer, parent)
+    captioner = load_bundle(bundle_folder).captioner()
     return registry.publish(project_id, captioner, parent=parent, metrics={}, corrections=(), decision="better")
 
 
@@ -64,11 +65,11 @@ def test_the_bundle_is_loaded_once_for_all_threads(
 ) -> None:
     loaded = []
 
-    def count(name: str) -> Bundle:
+    def count(name: str) -> LoadedBundle:
         loaded.append(name)
-        return load_bundle(name)
+        return load_serving_bundle(name)
 
-    monkeypatch.setattr("backend.captioning.serving_versions.load_bundle", count)
+    monkeypatch.setattr("backend.captioning.serving_versions.load_serving_bundle", count)
     threads = [threading.Thread(target=captioners.captioner_for, args=(number,)) for number in range(4)]
 
     for thread in threads:
@@ -85,10 +86,10 @@ def test_projects_without_a_version_of_their_own_share_the_bundles_captioner(cap
 
 
 def test_a_published_version_serves_within_a_second(
-    captioners: ServingCaptioners, registry: ModelRegistry, clock: Clock
+    captioners: ServingCaptioners, registry: ModelRegistry, bundle_folder: str, clock: Clock
 ) -> None:
     before = captioners.captioner_for(1)
-    version = publish(registry, captioners.bundle(), 1)
+    version = publish(registry, bundle_folder, 1)
 
     clock.now = 0.99
     assert captioners.captioner_for(1) is before
@@ -117,10 +118,11 @@ def test_the_pointer_is_read_at_most_once_a_second(
     assert read == [7, 7]
 
 
-def test_only_recently_used_captioners_stay_in_memory(captioners: ServingCaptioners, registry: ModelRegistry) -> None:
-    bundle = captioners.bundle()
+def test_only_recently_used_captioners_stay_in_memory(
+    captioners: ServingCaptioners, registry: ModelRegistry, bundle_folder: str
+) -> None:
     for project_id in (1, 2, 3, 4):
-        publish(registry, bundle, project_id)
+        publish(registry, bundle_folder, project_id)
     first = captioners.captioner_for(1)
     for project_id in (2, 3):
         captioners.captioner_for(project_id)

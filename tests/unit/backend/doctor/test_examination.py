@@ -8,7 +8,7 @@ import pytest
 from backend.doctor import examination
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
-from model.bundle import bundle_version
+from model.manifest import bundle_version
 from tests.factories import write_bundle
 from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import png

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from model.decoders import build_decoder
-from model.decoders.base import TRANSFORMER, DecoderSizes, predicted
+from model.decoders.base import predicted
+from model.decoders.build import build_decoder
 from model.decoders.cells import CELLS
+from model.decoders.sizes import TRANSFORMER, DecoderSizes
 from model.errors import BundleError
 from model.training.batches import padded
 from tests.factories import make_decoder

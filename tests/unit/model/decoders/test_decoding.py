@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoders.base import CaptionDecoder, DecoderSizes, DecoderState, Memory
-from model.decoders.search import DecodingOptions, Hypothesis, beam_search, log_probabilities
+from model.decoders.base import CaptionDecoder, DecoderState, Memory, log_probabilities
+from model.decoders.search import DecodingOptions, Hypothesis, beam_search
+from model.decoders.sizes import DecoderSizes
 from model.errors import SettingsError
 from model.tokenizer import END, FIRST_WORD, GLUE, START
 from tests.factories import make_decoder

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model.bundle import load_bundle
 from model.caption_files.read import CaptionSource
@@ -79,7 +80,7 @@ def loss_of_the_loaded(trained: TrainedBundle, pictures: Path) -> float:
     bundle = load_bundle(str(trained.path))
     files = [pictures / f"{color}.png" for color in HELD_OUT]
     examples = [
-        CaptionedFeatures(features=encoded.features, caption=text)
+        CaptionedFeatures(features=torch.from_numpy(encoded.features), caption=text)
         for color, encoded in zip(HELD_OUT, encode_files(bundle.encoder, files), strict=True)
         for text in (f"a {color} picture", f"it is {color}")
         if encoded.features is not None

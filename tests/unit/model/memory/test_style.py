@@ -2,14 +2,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from model.bundle import load_bundle
 from model.memory.expected_words import TEMPERATURE, Expected, ExpectedWord, expect_words
 from model.memory.style import StyleRule, find_style, restyle, with_earlier_words, without_words
-from model.training.batches import caption_tokens
+from model.tokenizer import caption_tokens
 from model.training.held_out import MOST_PROBABLE
+from model.vision.files import encode_images
 from tests.factories import make_captioner, make_image
 
 OURS = [
@@ -223,8 +225,8 @@ def test_the_photos_bundle_learns_a_house_style_that_is_not_in_its_captions() ->
     captioner = bundle.captioner()
     examples = {id(example.features): example for example in bundle.replay}
     chosen = list(examples.values())[:80]
-    features = [example.features for example in chosen]
-    ours = [captions[0].text for captions in captioner.caption(torch.stack(features), MOST_PROBABLE)]
+    features = [example.features.numpy() for example in chosen]
+    ours = [captions[0].text for captions in captioner.caption(np.stack(features), MOST_PROBABLE)]
     plain = [example.caption for example in chosen]
 
     rules = find_style(
@@ -242,7 +244,7 @@ def test_the_photos_bundle_learns_a_house_style_that_is_not_in_its_captions() ->
 
 def test_the_decoder_expects_words_from_the_image_and_the_words_before() -> None:
     captioner = make_captioner()
-    features = captioner.encode([make_image("red"), make_image("green")])
+    features = encode_images(captioner.encoder, [make_image("red"), make_image("green")])
     captions = ["A red circle, on the left", "two zebras"]
 
     (first, second) = expect_words(captioner, list(features), captions)
@@ -250,7 +252,7 @@ def test_the_decoder_expects_words_from_the_image_and_the_words_before() -> None
     assert [at.word for at in first] == ["a", "red", "circle", "on", "the", "left"]
     assert [at.word for at in second] == ["two", "zebras"]
     tokens = torch.tensor([caption_tokens(captioner.tokenizer, captions[1])])
-    logits = captioner.decoder(features[1:], tokens)[0]
+    logits = captioner.decoder(torch.from_numpy(features[1:]).float(), tokens)[0]
     probabilities = (logits / TEMPERATURE).softmax(dim=-1).tolist()
     assert second[0].probability == pytest.approx(probabilities[captioner.tokenizer.encode("two")[0]], rel=1e-4)
     others = {word: probabilities[captioner.tokenizer.encode(word)[0]] for word in second[0].instead}
@@ -263,7 +265,7 @@ def test_the_decoder_expects_words_from_the_image_and_the_words_before() -> None
 
 def test_many_captions_are_read_in_batches_with_the_same_result() -> None:
     captioner = make_captioner()
-    red, green = captioner.encode([make_image("red"), make_image("green")])
+    red, green = encode_images(captioner.encoder, [make_image("red"), make_image("green")])
     features = [red] * 70 + [green] * 10
     captions = ["a red circle"] * 70 + ["a green square on the left"] * 10
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from backend.demo.scenes.drawing import draw_scene
 from backend.demo.scenes.scene import sample_scene
 from model.bundle import Bundle, load_bundle
 from model.memory.evidence import are_apart
-from model.memory.vectors import AXES, VectorSpace
+from model.memory.vectors import AXES
 from tests.factories import make_bundle, make_image
 
 
@@ -24,14 +23,14 @@ def test_pictures_that_look_alike_have_vectors_that_are_alike(tmp_path: Path) ->
     bundle = make_bundle(tmp_path / "bundle", seed=6)
     encoded = bundle.captioner().encode([make_image(color) for color in ("red", "#f00505", "blue")])
 
-    red, almost, blue = VectorSpace.of(bundle).vectors(list(encoded)).astype(np.float32)
+    red, almost, blue = bundle.space.vectors(encoded).astype(np.float32)
 
     assert red @ almost > 0.99
     assert red @ almost > red @ blue
 
 
 def test_vectors_have_length_one_and_are_short(photos: Bundle) -> None:
-    vectors = VectorSpace.of(photos).vectors([example.features for example in photos.replay[:5]])
+    vectors = photos.space.vectors([example.features.numpy() for example in photos.replay[:5]])
 
     assert vectors.shape == (5, AXES)
     assert vectors.dtype == np.float16
@@ -39,47 +38,46 @@ def test_vectors_have_length_one_and_are_short(photos: Bundle) -> None:
 
 
 def test_main_axes_keep_most_of_the_likeness(photos: Bundle) -> None:
-    features = [example.features for example in photos.replay]
-    mean, scale = photos.decoder.feature_mean, photos.decoder.feature_scale
-    whole = torch.stack([((values.float() - mean) * scale).mean(dim=0) for values in features])
-    whole = torch.nn.functional.normalize(whole, dim=1)
+    features = [example.features.numpy() for example in photos.replay]
+    mean, scale = photos.decoder.feature_mean.numpy(), photos.decoder.feature_scale.numpy()
+    whole = np.stack([((values.astype(np.float32) - mean) * scale).mean(axis=0) for values in features])
+    whole = whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
-    vectors = torch.from_numpy(VectorSpace.of(photos).vectors(features).astype(np.float32))
+    vectors = photos.space.vectors(features).astype(np.float32)
 
-    apart = ~torch.eye(len(features), dtype=torch.bool)
-    together = torch.corrcoef(torch.stack([(whole @ whole.T)[apart], (vectors @ vectors.T)[apart]]))
+    apart = ~np.eye(len(features), dtype=bool)
+    together = np.corrcoef((whole @ whole.T)[apart], (vectors @ vectors.T)[apart])
     assert together[0, 1] > 0.95
 
 
 def test_an_image_of_the_bundle_is_most_like_itself(photos: Bundle, tmp_path: Path) -> None:
-    space = VectorSpace.of(photos)
-    own = space.vectors([example.features for example in photos.replay[:3]]).astype(np.float32)
+    space = photos.space
+    own = space.vectors([example.features.numpy() for example in photos.replay[:3]]).astype(np.float32)
 
     itself, opposite = space.nearest_own(own), space.nearest_own(-own)
     assert itself == pytest.approx(1, abs=1e-3)
     assert opposite is not None
     assert (opposite < 0.5).all()
-    assert VectorSpace.of(replace(make_bundle(tmp_path / "bundle"), replay=())).nearest_own(own) is None
+    assert replace(make_bundle(tmp_path / "bundle"), replay=()).space.nearest_own(own) is None
 
 
 def test_scenes_are_not_apart_from_those_of_their_bundle_although_all_of_them_are_alike() -> None:
     bundle = load_bundle("scenes")
-    space = VectorSpace.of(bundle)
     pictures = [draw_scene(sample_scene(seed), 192) for seed in range(10)]
 
-    vectors = space.vectors(list(bundle.captioner().encode(pictures))).astype(np.float32)
+    vectors = bundle.space.vectors(bundle.captioner().encode(pictures)).astype(np.float32)
 
-    assert not are_apart(vectors, space.nearest_own(vectors))
+    assert not are_apart(vectors, bundle.space.nearest_own(vectors))
 
 
 def test_another_bundle_makes_vectors_of_another_name(tmp_path: Path) -> None:
-    first, second = (VectorSpace.of(make_bundle(tmp_path / str(seed), seed=seed)) for seed in (1, 2))
+    first, second = (make_bundle(tmp_path / str(seed), seed=seed).space for seed in (1, 2))
 
     assert first.name != second.name
-    assert VectorSpace.of(make_bundle(tmp_path / "again", seed=1)).name == first.name
+    assert make_bundle(tmp_path / "again", seed=1).space.name == first.name
 
 
 def test_no_image_has_no_vector(tmp_path: Path) -> None:
-    space = VectorSpace.of(make_bundle(tmp_path / "bundle"))
+    space = make_bundle(tmp_path / "bundle").space
 
     assert space.vectors([]).shape == (0, space.length)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from model.caption_files.read import CaptionedImage
@@ -83,7 +83,7 @@ def test_images_are_small_and_inside_and_nothing_is_fetched(tmp_path: Path) -> N
 
 def test_every_word_carries_its_attention_and_tab_reaches_the_first(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, ("red",))
-    weights = torch.tensor([[0.0, 0.25, 0.25, 0.5], [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    weights = np.array([[0, 0.25, 0.25, 0.5], [1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]], np.float32)
     judged = replace(evaluation.captions[0], tokens=("a", "<glue>", "dog"), attention=weights)
 
     write_gallery(tmp_path / "out.html", replace(evaluation, captions=(judged,)))
@@ -105,7 +105,7 @@ def test_captions_and_file_names_are_never_markup(tmp_path: Path) -> None:
         caption=HOSTILE,
         references=(HOSTILE,),
         tokens=(HOSTILE,),
-        attention=torch.ones(1, 4),
+        attention=np.ones((1, 4), np.float32),
     )
 
     write_gallery(tmp_path / "out.html", replace(evaluation, version=HOSTILE, captions=(judged,)))
@@ -132,7 +132,7 @@ def test_a_large_evaluation_shows_the_same_random_images_each_time(tmp_path: Pat
 
 def test_a_missing_score_is_a_dash_and_an_empty_caption_says_so(tmp_path: Path) -> None:
     evaluation = make_evaluation(tmp_path, ("red",))
-    judged = replace(evaluation.captions[0], caption="", tokens=(), attention=torch.ones(0, 4))
+    judged = replace(evaluation.captions[0], caption="", tokens=(), attention=np.ones((0, 4), np.float32))
 
     spice = JavaMetric(name="SPICE", score=None, missing="needs Java")
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.decoders.search import DecodingOptions, sample_captions
+from model.decoders.base import sample_captions
+from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
 from model.tokenizer import END, START
 from model.training.rewards import Critic, SelfCriticalOptions, reward_captions
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
-from tests.factories import make_captioner, make_image
+from tests.factories import make_captioner, make_image, training_features
 
 OPTIONS = SelfCriticalOptions(
     epochs=40, images_per_step=1, learning_rate=5e-3, max_tokens=8, averaging=0.9, warmup_steps=1
@@ -21,7 +22,7 @@ OPTIONS = SelfCriticalOptions(
 def test_rewards_raise_the_captions_of_people_above_equally_probable_ones() -> None:
     captioner = make_captioner()
     endings = {"red": "circle left", "green": "square", "blue": "circle"}
-    features = {color: captioner.encode([make_image(color)])[0].half() for color in endings}
+    features = {color: training_features(captioner, [make_image(color)])[0] for color in endings}
     taught = [
         CaptionedFeatures(features=features[color], caption=f"a {color} {ending}")
         for color in endings
@@ -58,7 +59,7 @@ def test_bleu_has_its_weight_in_the_reward() -> None:
 def test_the_decoder_keeps_a_share_of_its_first_weights() -> None:
     def weights(**changes: Any) -> torch.Tensor:
         captioner = make_captioner()
-        example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
+        example = CaptionedFeatures(features=training_features(captioner, [make_image()])[0], caption="a circle")
         options = replace(OPTIONS, **{"epochs": 2, **changes})
         reward_captions(captioner.decoder, captioner.tokenizer, [example], options)
         return captioner.decoder.embedding.weight.detach()
@@ -72,7 +73,7 @@ def test_the_decoder_keeps_a_share_of_its_first_weights() -> None:
 def test_no_epochs_leave_the_decoder_unchanged() -> None:
     captioner = make_captioner()
     before = captioner.decoder.embedding.weight.clone()
-    example = CaptionedFeatures(features=captioner.encode([make_image()])[0], caption="a circle")
+    example = CaptionedFeatures(features=training_features(captioner, [make_image()])[0], caption="a circle")
 
     record = reward_captions(captioner.decoder, captioner.tokenizer, [example], replace(OPTIONS, epochs=0))
 
@@ -82,7 +83,7 @@ def test_no_epochs_leave_the_decoder_unchanged() -> None:
 
 def test_samples_run_from_start_to_end_and_belong_to_their_image() -> None:
     captioner = make_captioner()
-    features = captioner.encode([make_image("red"), make_image("blue")])
+    features = torch.from_numpy(captioner.encode([make_image("red"), make_image("blue")]))
     torch.manual_seed(1)
 
     tokens = sample_captions(captioner.decoder, features, samples=3, max_tokens=6)

@@ -4,25 +4,26 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
-from model.training.batches import caption_tokens, padded
+from model.tokenizer import caption_tokens
+from model.torch_captioner import TorchCaptioner
+from model.training.batches import padded
 from model.training.losses import caption_loss
 from model.training.self_distillation import expected_words
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
-from tests.factories import make_captioner, make_image
+from tests.factories import make_captioner, make_image, training_features
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return make_captioner()
 
 
-def worded(captioner: Captioner, caption: str, *paraphrases: str) -> CaptionedFeatures:
-    [features] = captioner.encode([make_image()]).half()
+def worded(captioner: TorchCaptioner, caption: str, *paraphrases: str) -> CaptionedFeatures:
+    [features] = training_features(captioner, [make_image()])
     return CaptionedFeatures(features=features, caption=caption, paraphrases=paraphrases)
 
 
-def expectations(captioner: Captioner, example: CaptionedFeatures) -> torch.Tensor:
+def expectations(captioner: TorchCaptioner, example: CaptionedFeatures) -> torch.Tensor:
     """Return the probabilities [M, V] of all words along the caption."""
     tokens = padded([caption_tokens(captioner.tokenizer, example.caption)])
     with torch.no_grad():
@@ -30,7 +31,9 @@ def expectations(captioner: Captioner, example: CaptionedFeatures) -> torch.Tens
     return logits.softmax(dim=1)
 
 
-def test_the_words_that_a_caption_shares_with_its_paraphrase_keep_their_probabilities(captioner: Captioner) -> None:
+def test_the_words_that_a_caption_shares_with_its_paraphrase_keep_their_probabilities(
+    captioner: TorchCaptioner,
+) -> None:
     example = worded(captioner, "two a red circle", "a red circle")
 
     [targets] = expected_words(captioner, captioner.tokenizer, [example])
@@ -41,7 +44,7 @@ def test_the_words_that_a_caption_shares_with_its_paraphrase_keep_their_probabil
     torch.testing.assert_close(targets.probabilities.float(), paraphrased, atol=1e-3, rtol=0)
 
 
-def test_words_outside_of_the_captioners_vocabulary_are_learned(captioner: Captioner) -> None:
+def test_words_outside_of_the_captioners_vocabulary_are_learned(captioner: TorchCaptioner) -> None:
     tokenizer = captioner.tokenizer.extended(["crimson"], min_count=1)
 
     [targets] = expected_words(captioner, tokenizer, [worded(captioner, "a crimson circle", "a red circle")])
@@ -50,7 +53,7 @@ def test_words_outside_of_the_captioners_vocabulary_are_learned(captioner: Capti
     assert targets.places.tolist() == [0, 2, 3]
 
 
-def test_the_most_probable_paraphrase_is_used(captioner: Captioner) -> None:
+def test_the_most_probable_paraphrase_is_used(captioner: TorchCaptioner) -> None:
     used = make_captioner()
     wanted = worded(captioner, "two red circle", "a red circle", "two red circle")
     fit_decoder(used.decoder, used.tokenizer, [wanted], [], TrainingOptions(epochs=30, learning_rate=1e-2, dropout=0.0))
@@ -62,7 +65,7 @@ def test_the_most_probable_paraphrase_is_used(captioner: Captioner) -> None:
     assert int(targets.probabilities[0].argmax()) == used.tokenizer.encode("two")[0]
 
 
-def test_a_caption_without_a_paraphrase_has_no_targets(captioner: Captioner) -> None:
+def test_a_caption_without_a_paraphrase_has_no_targets(captioner: TorchCaptioner) -> None:
     plain, paraphrased = worded(captioner, "a red circle"), worded(captioner, "a red circle", "a red circle")
 
     targets = expected_words(captioner, captioner.tokenizer, [plain, paraphrased, paraphrased])
@@ -70,7 +73,7 @@ def test_a_caption_without_a_paraphrase_has_no_targets(captioner: Captioner) -> 
     assert [target is None for target in targets] == [True, False, False]
 
 
-def test_a_decoder_with_the_same_predictions_has_no_gradient(captioner: Captioner) -> None:
+def test_a_decoder_with_the_same_predictions_has_no_gradient(captioner: TorchCaptioner) -> None:
     plain, paraphrased = worded(captioner, "a red circle"), worded(captioner, "a red circle", "a red circle")
     tokens = padded([caption_tokens(captioner.tokenizer, "a red circle")] * 2)
     expected = expected_words(captioner, captioner.tokenizer, [plain, paraphrased])

@@ -6,8 +6,8 @@ import torch
 from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
-from model.tokenizer import END, SPELL, START
-from model.training.batches import Batches, caption_tokens, padded
+from model.tokenizer import END, SPELL, START, caption_tokens
+from model.training.batches import Batches, padded
 from model.training.losses import caption_loss, token_loss
 from model.training.optimization import warmup_then_cosine
 from model.training.teacher_forcing import OPTIMIZERS, TrainingOptions, fit_decoder

@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
 from model.training.losses import word_losses
-from tests.factories import make_captioner, make_image
+from tests.factories import make_captioner, make_image, training_features
 
 
 @pytest.fixture
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return make_captioner()
 
 
-def test_the_loss_is_per_word_so_that_vocabularies_compare(captioner: Captioner) -> None:
+def test_the_loss_is_per_word_so_that_vocabularies_compare(captioner: TorchCaptioner) -> None:
     """The same network with every token equally likely: a caption costs ln(V) for each word and its end."""
     for value in captioner.decoder.state_dict().values():
         value.zero_()
@@ -26,12 +26,12 @@ def test_the_loss_is_per_word_so_that_vocabularies_compare(captioner: Captioner)
     assert losses == pytest.approx([math.log(captioner.tokenizer.size)] * 2, rel=1e-5)
 
 
-def test_without_examples_there_is_no_loss(captioner: Captioner) -> None:
+def test_without_examples_there_is_no_loss(captioner: TorchCaptioner) -> None:
     assert word_losses(captioner, []) == ()
 
 
-def test_a_word_that_a_version_cannot_write_costs_more_than_one_token(captioner: Captioner) -> None:
-    features = captioner.encode([make_image()])[0].half()
+def test_a_word_that_a_version_cannot_write_costs_more_than_one_token(captioner: TorchCaptioner) -> None:
+    features = training_features(captioner, [make_image()])[0]
     writable = CaptionedFeatures(features=features, caption="a red circle")
     unwritable = CaptionedFeatures(features=features, caption="a vermilion circle")
 

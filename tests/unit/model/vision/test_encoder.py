@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.errors import BundleError
-from model.vision.encoder import Encoder, EncoderSpec, build_encoder
+from model.vision.encoder import Encoder, build_encoder
+from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.factories import make_encoder
 

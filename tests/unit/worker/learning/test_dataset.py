@@ -4,13 +4,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Caption, Captioner
+from model.captioner import Caption
 from model.decoders.search import DecodingOptions
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
 from model.vision.features import FeatureStore
 from tests.factories import make_correction
 from worker.feedback.record import Correction
@@ -296,15 +299,17 @@ def test_a_suggestion_is_a_paraphrase_of_its_correction_if_systematic_edits_are_
     assert learned.example.paraphrases == paraphrases
 
 
-class Constant(Captioner):
+class Constant(TorchCaptioner):
     """Writes the same caption for every image."""
 
     def __init__(self, caption: str) -> None:
         """Needs neither encoder nor decoder."""
-        self._caption = Caption(text=caption, log_prob=0.0, score=1.0, tokens=(), attention=torch.zeros(0))
+        self._caption = Caption(
+            text=caption, log_prob=0.0, score=1.0, tokens=(), attention=np.zeros((0, 1), np.float32)
+        )
 
-    def caption(self, features: torch.Tensor, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
-        return [[self._caption] for _ in features]
+    def caption(self, features: ArrayLike, options: DecodingOptions, at_least: int = 1) -> list[list[Caption]]:
+        return [[self._caption] for _ in np.asarray(features)]
 
 
 def test_a_habit_that_annotators_gave_up_is_a_paraphrase_of_the_served_version(features: FeatureStore) -> None:

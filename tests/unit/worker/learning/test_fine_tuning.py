@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
 from model.training.losses import word_losses
-from tests.factories import make_captioner, make_correction, make_image
+from tests.factories import make_captioner, make_correction, make_image, training_features
 from worker.learning.dataset import CorrectedImage, Dataset
 from worker.learning.fine_tuning import STEPS, affordable_epochs, fine_tune, part_way
 from worker.queue.job_progress import Progress
@@ -16,12 +16,12 @@ CAPTION = "a red circle"
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return make_captioner()
 
 
-def make_dataset(captioner: Captioner, caption: str = "two crimson circle", color: str = "red") -> Dataset:
-    features = captioner.encode([make_image(color)])[0].half()
+def make_dataset(captioner: TorchCaptioner, caption: str = "two crimson circle", color: str = "red") -> Dataset:
+    features = training_features(captioner, [make_image(color)])[0]
     example = CaptionedFeatures(features=features, caption=caption)
     correction = make_correction(caption=caption)
     corrected = CorrectedImage(correction=correction, example=example, is_new=True)
@@ -34,13 +34,13 @@ def make_dataset(captioner: Captioner, caption: str = "two crimson circle", colo
     )
 
 
-def held_out_loss(captioner: Captioner, dataset: Dataset) -> float:
+def held_out_loss(captioner: TorchCaptioner, dataset: Dataset) -> float:
     [loss] = word_losses(captioner, [corrected.example for corrected in dataset.held_out])
     return loss
 
 
 def test_fine_tuning_learns_the_corrections_with_new_words_and_leaves_the_serving_version_as_it_was(
-    captioner: Captioner,
+    captioner: TorchCaptioner,
 ) -> None:
     dataset = make_dataset(captioner)
     before = {name: value.clone() for name, value in captioner.decoder.state_dict().items()}
@@ -55,7 +55,7 @@ def test_fine_tuning_learns_the_corrections_with_new_words_and_leaves_the_servin
     assert held_out_loss(candidate, dataset) < held_out_loss(captioner, dataset)
 
 
-def test_words_of_a_caption_that_its_paraphrase_has_are_not_learned_again(captioner: Captioner) -> None:
+def test_words_of_a_caption_that_its_paraphrase_has_are_not_learned_again(captioner: TorchCaptioner) -> None:
     anew = make_dataset(captioner, CAPTION)
     paraphrased = [replace(image, example=replace(image.example, paraphrases=(CAPTION,))) for image in anew.learned]
 
@@ -69,7 +69,7 @@ def test_words_of_a_caption_that_its_paraphrase_has_are_not_learned_again(captio
     assert held_out_loss(unchanged, anew) == pytest.approx(before, rel=0.05)
 
 
-def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> None:
+def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: TorchCaptioner) -> None:
     dataset = make_dataset(captioner)
 
     first, second = (fine_tune(captioner, dataset, 30, seed=7, progress=Progress(None, NOBODY))[0] for _ in range(2))
@@ -77,7 +77,7 @@ def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: Captioner) -> N
     assert held_out_loss(first, dataset) == held_out_loss(second, dataset)
 
 
-def test_a_part_of_the_way_learns_a_part_and_has_all_new_words(captioner: Captioner) -> None:
+def test_a_part_of_the_way_learns_a_part_and_has_all_new_words(captioner: TorchCaptioner) -> None:
     dataset = make_dataset(captioner)
     trained, _ = fine_tune(captioner, dataset, 30, seed=1, progress=Progress(None, NOBODY))
 
@@ -88,7 +88,7 @@ def test_a_part_of_the_way_learns_a_part_and_has_all_new_words(captioner: Captio
     assert held_out_loss(trained, dataset) < held_out_loss(half, dataset) < held_out_loss(captioner, dataset)
 
 
-def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: Captioner) -> None:
+def test_a_small_budget_plans_fewer_epochs_and_at_least_one(captioner: TorchCaptioner) -> None:
     examples = [learned.example for learned in make_dataset(captioner).learned] * 50
 
     assert affordable_epochs(captioner.decoder, captioner.tokenizer, examples, STEPS, 1e6) == STEPS / 4

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backend.demo.scenes.drawing import draw_scenes
 from model.bundle import load_bundle
-from model.captioner import Captioner
 from model.store import Store
+from model.torch_captioner import TorchCaptioner
+from tests.factories import training_features
 from worker.learning.holdout import MAX_DISTANCE, Holdout, signatures
 from worker.policy import is_held_out
 
@@ -113,14 +114,14 @@ def test_no_image_and_no_copy_of_it_is_ever_on_both_sides(tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return load_bundle("scenes").captioner()
 
 
-def test_saved_again_cut_or_brighter_an_image_looks_the_same_and_no_other_does(captioner: Captioner) -> None:
+def test_saved_again_cut_or_brighter_an_image_looks_the_same_and_no_other_does(captioner: TorchCaptioner) -> None:
     pictures = [picture for picture, _ in draw_scenes(40, seed=5, size=192)]
-    originals = signatures(list(captioner.encode(pictures)))
-    copies = signatures(list(captioner.encode([saved_again(picture) for picture in pictures])))
+    originals = signatures(list(training_features(captioner, pictures)))
+    copies = signatures(list(training_features(captioner, [saved_again(picture) for picture in pictures])))
 
     distances = (originals.unsqueeze(1) != copies).sum(dim=-1)
 

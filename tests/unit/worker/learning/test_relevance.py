@@ -7,20 +7,21 @@ from backend.demo.scenes.drawing import draw_scenes
 from backend.demo.scenes.wording import write_captions
 from model.bundle import load_bundle
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
+from tests.factories import training_features
 from worker.learning.relevance import Relevance, measure_relevance, written_by
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Captioner:
+def captioner() -> TorchCaptioner:
     return load_bundle("scenes").captioner()
 
 
 @pytest.fixture(scope="module")
-def examples(captioner: Captioner) -> list[CaptionedFeatures]:
+def examples(captioner: TorchCaptioner) -> list[CaptionedFeatures]:
     """Drawn scenes with captions that are right."""
     pictured = draw_scenes(16, seed=77, size=192)
-    features = captioner.encode([picture for picture, _ in pictured]).half()
+    features = training_features(captioner, [picture for picture, _ in pictured])
     captions = [write_captions(scene, 1, seed=number)[0] for number, (_, scene) in enumerate(pictured)]
     return [CaptionedFeatures(features=image, caption=text) for image, text in zip(features, captions, strict=True)]
 
@@ -32,14 +33,14 @@ def with_captions(examples: list[CaptionedFeatures], captions: list[str]) -> lis
     ]
 
 
-def relevance(captioner: Captioner, examples: list[CaptionedFeatures]) -> Relevance:
+def relevance(captioner: TorchCaptioner, examples: list[CaptionedFeatures]) -> Relevance:
     measured = measure_relevance(captioner, examples)
     assert measured is not None
     return measured
 
 
 def test_right_captions_describe_their_images_in_any_style(
-    captioner: Captioner, examples: list[CaptionedFeatures]
+    captioner: TorchCaptioner, examples: list[CaptionedFeatures]
 ) -> None:
     styled = [f"in this picture we see {example.caption}, photographed" for example in examples]
 
@@ -49,7 +50,7 @@ def test_right_captions_describe_their_images_in_any_style(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bad_captions_fit_any_image(captioner: Captioner, examples: list[CaptionedFeatures], seed: int) -> None:
+def test_bad_captions_fit_any_image(captioner: TorchCaptioner, examples: list[CaptionedFeatures], seed: int) -> None:
     draw = random.Random(seed)
     captions = [example.caption for example in examples]
     bad = {
@@ -65,7 +66,7 @@ def test_bad_captions_fit_any_image(captioner: Captioner, examples: list[Caption
 
 
 def test_the_number_of_unknown_words_says_nothing_about_the_image(
-    captioner: Captioner, examples: list[CaptionedFeatures]
+    captioner: TorchCaptioner, examples: list[CaptionedFeatures]
 ) -> None:
     unknown = [re.sub(r"\w+,?", "hund", example.caption) for example in examples]
 
@@ -76,7 +77,7 @@ def test_the_number_of_unknown_words_says_nothing_about_the_image(
 
 
 def test_one_caption_has_no_relevance_and_four_captions_have_no_sure_one(
-    captioner: Captioner, examples: list[CaptionedFeatures]
+    captioner: TorchCaptioner, examples: list[CaptionedFeatures]
 ) -> None:
     assert measure_relevance(captioner, examples[:1]) is None
     assert relevance(captioner, examples[:4]).won > 0.7

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.captioned_features import CaptionedFeatures
-from model.captioner import Captioner
+from model.torch_captioner import TorchCaptioner
 from tests.factories import make_captioner, make_correction
 from worker.learning.dataset import CorrectedImage, Dataset
 from worker.learning.writing import CAPTIONED, OF_ONE_KIND, Writer, Writing, Written
@@ -56,7 +56,7 @@ def test_a_caption_is_spoiled_if_only_the_candidate_makes_a_fault() -> None:
     }
 
 
-def make_dataset(captioner: Captioner, learned: int, held_out: int, anchors: int) -> Dataset:
+def make_dataset(captioner: TorchCaptioner, learned: int, held_out: int, anchors: int) -> Dataset:
     spec = captioner.encoder
     order = torch.Generator().manual_seed(0)
 

@@ -1,0 +1,149 @@
+"""The description and the files of a bundle or a version, read without torch.
+
+bundle.json          name, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
+encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
+MODEL_CARD.md        for people
+
+Weights and replay are stored in a precision of `model/precision.py`; the arrays of a file show which one. No pickle is
+loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from model.decoders.sizes import DecoderSizes
+from model.errors import BundleError
+from model.precision import restored, stored
+from model.store import replaced_file
+from model.tokenizer import Tokenizer
+from model.vision.encoder_spec import EncoderSpec
+from model.vision.images import Preprocessing
+
+FORMAT = 2
+BUILT_IN = Path(__file__).parent / "bundles"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredDecoder:
+    """A decoder as it is stored."""
+
+    version: str
+    sizes: DecoderSizes
+    weights: Mapping[str, NDArray[Any]]
+    """In the precision in which they are stored."""
+    tokenizer: Tokenizer
+
+
+def bundle_path(name_or_path: str) -> Path:
+    """Return the directory of a built-in bundle (`scenes`, `photos`), or the given directory.
+
+    Raises:
+        BundleError: there is no bundle; the message lists the built-in ones.
+    """
+    for path in (BUILT_IN / name_or_path, Path(name_or_path)):
+        if (path / "bundle.json").is_file():
+            return path
+    names = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/bundle.json"))) or "none"
+    raise BundleError(f"no bundle at {name_or_path!r}: give a directory with bundle.json, or one of: {names}")
+
+
+def bundle_name(path: Path) -> str:
+    """Return the name of the bundle in a directory."""
+    return str(parse_manifest((path / "bundle.json").read_bytes())["name"])
+
+
+def bundle_version(name_or_path: str) -> str:
+    """Return the version of a bundle without loading weights."""
+    content = (bundle_path(name_or_path) / "bundle.json").read_bytes()
+    return f"{parse_manifest(content)['name']}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
+    """Write the files of a bundle, and last its description, which makes the directory a bundle."""
+    path.mkdir(parents=True, exist_ok=True)
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()}
+    description = json.dumps({**manifest, "files": digests}, ensure_ascii=False, indent=1) + "\n"
+    for file, content in {**contents, "bundle.json": description.encode()}.items():
+        with replaced_file(path / file) as written:
+            written.write(content)
+
+
+def write_with_decoder(path: Path, base: Path, decoder: StoredDecoder, *, name: str, record: Mapping[str, Any]) -> None:
+    """Write a bundle again with another decoder.
+
+    Args:
+        path: directory of the new bundle.
+        base: directory of the bundle that has the encoder and the replay.
+        decoder: to write, in half precision.
+        name: of the new bundle.
+        record: is added to that of the training.
+    """
+    manifest = parse_manifest((base / "bundle.json").read_bytes())
+    kept = {file: read_file(base / file, digest) for file, digest in manifest["files"].items()}
+    weights = save(stored(restored(decoder.weights), "fp16"))
+    changed = {"name": name, "decoder": vars(decoder.sizes), "tokenizer": decoder.tokenizer.to_json()}
+    changed["record"] = manifest["record"] | record
+    write_manifest(path, manifest | changed, kept | {"decoder.safetensors": weights})
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """Return bundle.json as a dictionary.
+
+    Raises:
+        BundleError: it is not JSON of our format.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        if manifest["format"] != FORMAT:
+            raise BundleError(f"bundle.json has format {manifest['format']!r}, this program reads {FORMAT}")
+        manifest["name"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise BundleError(f"bundle.json is damaged: {cause!r}") from cause
+    return manifest
+
+
+def read_tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:
+    """Return the stored arrays of a safetensors file; raises BundleError as `read_file` does."""
+    return parse_tensors(read_file(path, digest))
+
+
+def read_file(path: Path, digest: str) -> bytes:
+    """Return the content of a bundle's file.
+
+    Raises:
+        BundleError: the file is missing, or its SHA-256 is another one.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as cause:
+        raise BundleError(f"bundle file {path} cannot be read: {cause}") from cause
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleError(f"bundle file {path} is damaged: its SHA-256 is not the one in bundle.json")
+    return content
+
+
+def parse_tensors(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a safetensors file's bytes."""
+    try:
+        return dict(load(content))
+    except SafetensorError as cause:
+        raise BundleError(f"tensors cannot be read: {cause}") from cause
+
+
+def parse_spec(fields: Mapping[str, Any]) -> EncoderSpec:
+    """Return the stored description of an encoder."""
+    preprocessing = fields["preprocessing"]
+    return EncoderSpec(
+        name=fields["name"],
+        preprocessing=Preprocessing(
+            size=preprocessing["size"], mean=tuple(preprocessing["mean"]), std=tuple(preprocessing["std"])
+        ),
+    )

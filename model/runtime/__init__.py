@@ -1,0 +1,1 @@
+"""Captioners without torch: encoder and decoder run in ONNX Runtime."""

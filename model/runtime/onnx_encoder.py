@@ -1,0 +1,81 @@
+"""An image encoder in ONNX Runtime.
+
+Shapes:  B batch   S image side   P regions   D feature size
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import BundleError
+from model.runtime.session import Session
+from model.vision.encoder_spec import EncoderSpec
+
+IMAGES, GRID = "images", "grid"
+OUTSIDE = "weights/"
+"""Before the names of weights in the graph; torch gives the same names to other values too."""
+WEIGHTS = "weights"
+"""Key of the graph's metadata: SHA-256 of the file that holds its weights."""
+BATCH = 4
+"""Images that are encoded together. More are no faster, and take more memory."""
+
+
+class OnnxEncoder:
+    """A frozen network that turns images into features. Safe to share between threads."""
+
+    def __init__(
+        self, spec: EncoderSpec, graph: bytes, weights: Mapping[str, NDArray[Any]], weights_digest: str
+    ) -> None:
+        """Load the graph.
+
+        Args:
+            spec: name and preprocessing.
+            graph: content of encoder.onnx.
+            weights: in floating point, by the names that torch gives them.
+            weights_digest: SHA-256 of the file that holds them.
+
+        Raises:
+            BundleError: the graph is damaged, or belongs to other weights.
+        """
+        self.spec = spec
+        self.fingerprint = fingerprint(spec, weights)
+        size = spec.preprocessing.size
+        try:
+            self._session = Session(graph, used_weights(graph, weights))
+            grid = self._session.run([GRID], {IMAGES: np.zeros((1, 3, size, size), np.float32)})[0]
+        except Exception as cause:  # ONNX Runtime has errors of many types
+            raise BundleError(f"encoder.onnx cannot be used: {cause}") from cause
+        if self._session.metadata.get(WEIGHTS) != weights_digest:
+            raise BundleError("encoder.onnx cannot be used: it belongs to other weights")
+        self.feature_size: int = grid.shape[1]
+        self.regions: int = grid.shape[2] * grid.shape[3]
+
+    def encode(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the features [B, P, D] of preprocessed images, [3, S, S] each."""
+        features = np.empty((len(images), self.regions, self.feature_size), np.float32)
+        for start in range(0, len(images), BATCH):
+            batch = np.stack(images[start : start + BATCH])
+            grid = self._session.run([GRID], {IMAGES: batch})[0]  # [B, D, height, width]
+            features[start : start + BATCH] = grid.reshape(len(batch), self.feature_size, -1).transpose(0, 2, 1)
+        return features
+
+
+def used_weights(graph: bytes, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the weights that a graph names. Counters of batches, for example, are only used in training."""
+    named = {name: OUTSIDE + name for name in weights}
+    # In the bytes of an ONNX model a name follows its length.
+    used = {name for name, written in named.items() if bytes([len(written)]) + written.encode() in graph}
+    return {named[name]: np.ascontiguousarray(weights[name]) for name in used}
+
+
+def fingerprint(spec: EncoderSpec, weights: Mapping[str, NDArray[Any]]) -> str:
+    """Return 12 hex digits that change with the network, its weights or the preprocessing, as torch's encoder does."""
+    digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
+    for name, values in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]

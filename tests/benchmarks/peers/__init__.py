@@ -1,0 +1,1 @@
+"""Other programs that the product is measured beside."""
