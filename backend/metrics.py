@@ -38,7 +38,7 @@ class Metrics:
 
     @contextmanager
     def timed_stage(self, stage: str) -> Iterator[None]:
-        """Time a stage of /predict: fetch, encode, read memory, decode, recall."""
+        """Time a stage of /predict: fetch and in it encode each image, read memory, decode, recall."""
         began = perf_counter()
         with span(stage):
             yield

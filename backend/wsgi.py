@@ -35,6 +35,7 @@ THREADS = 8
 # Names and numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def serve(settings: Settings, loading: "Future[LoadedBundle]") -> None:
@@ -133,7 +134,9 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # macOS has no mallopt
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
+        # Each thread that fetches images would keep memory of its own.
+        libc.mallopt(_M_ARENA_MAX, 2)
 
 
 def return_freed_memory() -> None:

@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 FETCH_THREADS = 16
 FETCH_BUDGET_S = 60.0
 """Label Studio waits 100 s for all tasks of one call. An image that has not arrived by then is an error of its task."""
-ENCODER_BATCH = 4
+ENCODER_BATCH = 1
+"""Images encoded together: with ONNX Runtime several at once are no faster."""
 
 
 @dataclass(frozen=True, kw_only=True)

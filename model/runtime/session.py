@@ -23,8 +23,6 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # A captioner must not keep the memory of its largest batch for ever.
-        options.enable_cpu_mem_arena = False
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -42,7 +42,6 @@ from tests.benchmarks.peers.plain_reference import PlainReference
 BEAMS, WORDS = 3, 20
 OPTIONS = DecodingOptions(beam_size=BEAMS, max_tokens=WORDS)
 PEERS = Path(".bench/peers")
-PACKAGES = ("transformers", "tokenizers", "huggingface-hub", "regex", "hf-xet", "tqdm", "filelock", "pyyaml")
 SIZES = {
     "published: 14x14x512, 512, 10,000 words": (196, DecoderSizes(vocabulary=10_000, features=512)),
     "photos: 7x7x1280, 2 layers, 3,292 words": (
@@ -212,7 +211,7 @@ def compare_captions(flickr8k: Path) -> dict[str, tuple[float, float, bool]]:
 def transformers_rates(batches: Sequence[int]) -> dict[str, float]:
     """Return captions per second of transformers' decoders, by name and batch."""
     if not (PEERS / "transformers").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(PEERS), *PACKAGES]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(PEERS), "transformers"]
         subprocess.run(command, check=True)
     script = Path(__file__).parent / "peers" / "transformers_decoders.py"
     command = [sys.executable, str(script), str(BEAMS), str(WORDS), *map(str, batches)]

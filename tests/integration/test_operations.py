@@ -32,7 +32,9 @@ def test_ready_says_so_once_redis_store_and_model_answer(backend: BackendClient)
     response = backend.get("/ready")
 
     assert response.status_code == 200
-    assert response.get_json() == {"ready": True, "checks": {"redis": "ok", "store": "ok", "model": "ok"}}
+    answer = response.get_json()
+    assert answer.pop("runtime").startswith("ONNX Runtime ")
+    assert answer == {"ready": True, "checks": {"redis": "ok", "store": "ok", "model": "ok"}}
 
 
 def test_not_ready_names_what_is_missing(
@@ -49,6 +51,7 @@ def test_not_ready_names_what_is_missing(
     assert response.get_json() == {
         "ready": False,
         "checks": {"redis": "Redis cannot be reached", "store": "the model store cannot be read", "model": "ok"},
+        "runtime": backend.services.captioners.runtime,
     }
 
 

@@ -46,10 +46,11 @@ def test_a_prediction_is_one_trace_of_its_stages(
 
     spans = {finished.name: finished for finished in exported.get_finished_spans()}
 
-    stages = ("fetch", "encode", "read_memory", "decode", "recall")
-    assert set(spans) == {"predict", *stages}
+    stages = ("fetch", "read_memory", "decode", "recall")
+    assert set(spans) == {"predict", "encode", *stages}
     assert {trace_of(finished) for finished in spans.values()} == {trace_of(spans["predict"])}
-    assert [spans[stage].parent for stage in stages] == [spans["predict"].context] * 5
+    assert [spans[stage].parent for stage in stages] == [spans["predict"].context] * 4
+    assert spans["encode"].parent == spans["fetch"].context
 
 
 def test_a_job_continues_the_trace_of_its_webhook_and_the_span_has_the_request_id(
