@@ -21,6 +21,8 @@ class _Waiting:
     kind: Hashable
     compute: Callable[[list[Any]], Sequence[Any]]
     item: Any
+    most: int
+    """Items of a batch of this kind."""
     order: tuple[int, int]
     """Size of the request, then its number: a page with one image does not wait for a call with a thousand."""
     result: "Future[Any]" = field(default_factory=Future)
@@ -40,6 +42,12 @@ class MicroBatches:
         self._numbers = count()
         self._lock = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """Number of items whose turn has not come."""
+        with self._lock:
+            return len(self._waiting)
+
     def run(
         self, kind: Hashable, compute: Callable[[list[Item]], Sequence[Result]], items: Sequence[Item], most: int
     ) -> list[Result]:
@@ -49,18 +57,18 @@ class MicroBatches:
             kind: items of the same kind may be computed together, whoever asked for them.
             compute: returns the results of items of this kind.
             items: to compute.
-            most: number of items of a batch.
+            most: number of items of a batch, the same for all items of a kind.
         """
         with self._lock:
             order = len(items), next(self._numbers)
-            waiting = [_Waiting(kind=kind, compute=compute, item=item, order=order) for item in items]
+            waiting = [_Waiting(kind=kind, compute=compute, item=item, most=most, order=order) for item in items]
             self._waiting += waiting
         for _ in range(0, len(items), most):
-            self._threads.submit(self._compute_next, most)
+            self._threads.submit(self._compute_next)
         return [each.result.result() for each in waiting]
 
-    def _compute_next(self, most: int) -> None:
-        batch = self._take(most)
+    def _compute_next(self) -> None:
+        batch = self._take()
         if not batch:
             return  # it was computed with an earlier batch
         try:
@@ -71,14 +79,14 @@ class MicroBatches:
         for each, result in zip(batch, results, strict=True):
             each.result.set_result(result)
 
-    def _take(self, most: int) -> list[_Waiting]:
+    def _take(self) -> list[_Waiting]:
         """Return the items whose turn it is, all of one kind."""
         with self._lock:
             if not self._waiting:
                 return []
-            kind = min(self._waiting, key=attrgetter("order")).kind
-            alike = [each for each in self._waiting if each.kind == kind]
-            batch = sorted(alike, key=attrgetter("order"))[:most]  # sorting keeps the order within a request
+            first = min(self._waiting, key=attrgetter("order"))
+            alike = [each for each in self._waiting if each.kind == first.kind]
+            batch = sorted(alike, key=attrgetter("order"))[: first.most]  # sorting keeps the order within a request
             chosen = {id(each) for each in batch}
             self._waiting = [each for each in self._waiting if id(each) not in chosen]
             return batch
