@@ -35,7 +35,7 @@ from model.torch_captioner import TorchCaptioner
 from model.vision.encoder import Encoder, build_encoder, freeze
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A captioner as it is shipped, before a project retrains it."""
 

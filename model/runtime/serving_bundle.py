@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,9 +153,7 @@ def load_serving_bundle(name_or_path: str) -> LoadedBundle:
     from model.torch_captioner import prefer_fast_products
 
     prefer_fast_products()
-    bundle = load_bundle(name_or_path)
-    bundle.why_torch = reason
-    return bundle
+    return replace(load_bundle(name_or_path), why_torch=reason)
 
 
 def why_torch(path: Path) -> str | None:
