@@ -28,11 +28,12 @@ from model.manifest import (
     write_manifest,
 )
 from model.memory.vectors import VectorSpace, space_name
-from model.precision import restored, stored
+from model.precision import restored, single, stored
 from model.runtime.serving_bundle import why_torch
 from model.tokenizer import Tokenizer
 from model.torch_captioner import TorchCaptioner
 from model.vision.encoder import Encoder, build_encoder, freeze
+from model.vision.encoder_spec import EncoderSpec, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,13 @@ def load_bundle(name_or_path: str) -> Bundle:
         tokenizer = Tokenizer.from_json(manifest["tokenizer"])
         encoder = parse_encoder(manifest["encoder"], tensors["encoder.safetensors"])
         decoder = parse_decoder(manifest["decoder"], tensors["decoder.safetensors"])
-        if decoder.sizes.vocabulary != tokenizer.size or decoder.sizes.features != encoder.feature_size:
+        features = torch.from_numpy(restored(tensors["replay.safetensors"])["features"]).half()
+        feature_size = features.shape[2] if len(features) else encoder.feature_size
+        if decoder.sizes.vocabulary != tokenizer.size or decoder.sizes.features != feature_size:
             raise BundleError(
                 f"the parts of bundle {path} do not fit: the decoder expects {decoder.sizes.vocabulary} words and "
-                f"{decoder.sizes.features} features, got {tokenizer.size} and {encoder.feature_size}"
+                f"{decoder.sizes.features} features, got {tokenizer.size} and {feature_size}"
             )
-        features = torch.from_numpy(restored(tensors["replay.safetensors"])["features"]).half()
         replay = zip(features, manifest["replay_captions"], strict=True)
         return Bundle(
             name=manifest["name"],
@@ -156,9 +158,29 @@ def save_bundle(
 
 def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> Encoder:
     """Return the frozen encoder of a stored description and weights."""
-    encoder = build_encoder(parse_spec(fields))
-    load_strictly(encoder.network, weights)
-    return freeze(encoder)
+    return StoredEncoder(parse_spec(fields), restored(weights))
+
+
+class StoredEncoder(Encoder):
+    """A stored encoder. Its network is built when it is first needed.
+
+    A training reads stored features and needs no network. Importing torchvision would cost it 4 s.
+    """
+
+    def __init__(self, spec: EncoderSpec, weights: Mapping[str, NDArray[Any]]) -> None:
+        torch.nn.Module.__init__(self)
+        self.spec = spec
+        self._weights = {name: single(values) for name, values in weights.items()}
+        self._fingerprint = fingerprint(spec, self._weights)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("network", "feature_size", "regions") and "_weights" in self.__dict__:
+            built = build_encoder(self.spec)
+            load_strictly(built.network, self.__dict__.pop("_weights"))
+            freeze(built)
+            self.network, self.feature_size, self.regions = built.network, built.feature_size, built.regions
+            return getattr(self, name)
+        return super().__getattr__(name)
 
 
 def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> CaptionDecoder:

@@ -63,6 +63,11 @@ def restored(tensors: Mapping[str, NDArray[Any]]) -> Arrays:
     return whole | {name: _rescaled(name, tensors[name], tensors.get(name + SCALE)) for name in scaled}
 
 
+def single(values: NDArray[Any]) -> NDArray[Any]:
+    """Return floating point numbers in single precision, and integers as they are."""
+    return values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values
+
+
 def quantized(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return integers [R, ...] from -127 to 127 and the scale of each row [R]. The error is at most half a scale.
 

@@ -3,8 +3,6 @@
 Shapes:  B batch   S image side   P regions   D feature size
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.errors import BundleError
 from model.runtime.session import Session
-from model.vision.encoder_spec import EncoderSpec
+from model.vision.encoder_spec import EncoderSpec, fingerprint
 
 IMAGES, GRID = "images", "grid"
 OUTSIDE = "weights/"
@@ -67,12 +65,3 @@ def used_weights(graph: bytes, weights: Mapping[str, NDArray[Any]]) -> dict[str,
     # In the bytes of an ONNX model a name follows its length.
     used = {name for name, written in named.items() if bytes([len(written)]) + written.encode() in graph}
     return {named[name]: np.ascontiguousarray(weights[name]) for name in used}
-
-
-def fingerprint(spec: EncoderSpec, weights: Mapping[str, NDArray[Any]]) -> str:
-    """Return 12 hex digits that change with the network, its weights or the preprocessing, as torch's encoder does."""
-    digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
-    for name, values in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()[:12]

@@ -13,17 +13,16 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.captioner import Captioner
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
 from model.manifest import StoredDecoder, bundle_path, parse_manifest, parse_spec, parse_tensors, read_file
 from model.memory.vectors import VectorSpace, space_name
-from model.precision import restored
+from model.precision import restored, single
 from model.runtime.graph import ENCODER_GRAPH
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
@@ -104,7 +103,7 @@ class ServingBundle:
         from model.runtime.onnx_encoder import OnnxEncoder
 
         spec, content = parse_spec(self._manifest["encoder"]), self._read("encoder.safetensors")
-        weights = {name: _single(values) for name, values in restored(parse_tensors(content)).items()}
+        weights = {name: single(values) for name, values in restored(parse_tensors(content)).items()}
         digest = self._manifest["files"]["encoder.safetensors"]
         graph = self.path / ENCODER_GRAPH
         if graph.is_file():
@@ -153,7 +152,9 @@ def load_serving_bundle(name_or_path: str) -> LoadedBundle:
     from model.torch_captioner import prefer_fast_products
 
     prefer_fast_products()
-    return replace(load_bundle(name_or_path), why_torch=reason)
+    bundle = replace(load_bundle(name_or_path), why_torch=reason)
+    _ = bundle.encoder.network  # built now, not by the first requests at once
+    return bundle
 
 
 def why_torch(path: Path) -> str | None:
@@ -193,8 +194,3 @@ def _keep(file: Path, content: bytes) -> None:
             written.write(content)
     except OSError as problem:
         logger.info("graph not kept file=%s problem=%s", file, problem)
-
-
-def _single(values: NDArray[Any]) -> NDArray[Any]:
-    """Return floating point numbers in single precision, and integers as they are."""
-    return values.astype(np.float32) if np.issubdtype(values.dtype, np.floating) else values

@@ -3,8 +3,6 @@
 Shapes:  B batch   S image side   P regions (grid height x width)   D feature size
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.errors import BundleError
-from model.vision.encoder_spec import SCENE_CNN, EncoderSpec
+from model.vision.encoder_spec import SCENE_CNN, EncoderSpec, fingerprint
 
 POOLING = ("avgpool", "classifier", "fc")
 """Names of the layer after the feature map in torchvision's networks; some have a classifier and no pooling layer."""
@@ -50,11 +48,8 @@ class Encoder(nn.Module):
     def fingerprint(self) -> str:
         """12 hex digits that change with the network, its weights or the preprocessing; a key of stored features."""
         if self._fingerprint is None:
-            digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
-            for name, value in sorted(self.network.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:12]
+            weights = {name: values.detach().numpy() for name, values in self.network.state_dict().items()}
+            self._fingerprint = fingerprint(self.spec, weights)
         return self._fingerprint
 
     def forward(self, images: Tensor) -> Tensor:

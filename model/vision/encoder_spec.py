@@ -3,9 +3,11 @@
 Shapes:  B batch   S image side   P regions   D feature size
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +46,12 @@ class ImageEncoder(Protocol):
     def encode(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the features [B, P, D] of preprocessed images, [3, S, S] each."""
         ...
+
+
+def fingerprint(spec: EncoderSpec, weights: Mapping[str, NDArray[Any]]) -> str:
+    """Return 12 hex digits that change with the network, its weights [...] by name, or the preprocessing."""
+    digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
+    for name, values in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:12]
