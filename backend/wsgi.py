@@ -4,20 +4,16 @@ import ctypes
 import gc
 import logging
 import threading
-from collections.abc import Mapping
-from concurrent.futures import Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from redis import RedisError
 
-from backend.app import create_app
-from backend.captioning.services import EXTENSION, CaptioningServices
 from model.errors import StoreError
-from model.runtime.serving_bundle import LoadedBundle
+from model.registry import ModelRegistry
+from model.runtime.serving_bundle import begin_loading
 from model.store import Store
 from model.store_layout import note_store_layout
 from worker.feedback.layout import open_layout
@@ -27,6 +23,11 @@ from worker.queue.periodic_pull import schedule_pull
 from worker.redis_client import connect
 from worker.settings import Settings
 from worker.telemetry import start_telemetry
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from backend.captioning.services import CaptioningServices
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +39,20 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 
-def serve(settings: Settings, loading: "Future[LoadedBundle]") -> None:
+def serve(settings: Settings) -> None:
     """Answer requests on HOST and PORT until SIGTERM or Ctrl-C.
-
-    Args:
-        settings: of the process.
-        loading: the bundle, which is being loaded.
 
     Raises:
         BundleError: CAPTION_BUNDLE names no bundle.
         StoreError: MODEL_STORE is no place where files can be kept.
         LayoutError: a newer version wrote what Redis or the store holds.
     """
-    app = make_app(settings, loading)
-    wait([loading])  # before the fork, which copies no thread; its problem is reported by /ready
-    return_freed_memory()
-    gc.freeze()  # The process that answers shares this memory, so no collection may write to it.
-
-    # Everything is imported and made before the port opens, so that no request waits for it. Threads start after the
-    # fork, because a fork does not copy them.
-    def begin(_worker: object) -> None:
-        begin_beside_requests(app.extensions[EXTENSION])
-
-    _Server(app, server_options(settings) | {"post_worker_init": begin}).run()
+    set_up_logging(settings.log_format)
+    # This process reports what is wrong here. The process that answers imports and loads the rest, because ONNX Runtime
+    # does not survive a fork.
+    ModelRegistry.open(settings.model_store, settings.caption_bundle)
+    check_layouts(settings)
+    _Server(settings).run()
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
@@ -76,17 +68,27 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "graceful_timeout": 10,
         "keepalive": 5,
         "logger_class": _Lines,
-        "preload_app": True,
         "control_socket_disable": True,
     }
 
 
-def make_app(settings: Settings, loading: "Future[LoadedBundle] | None" = None) -> Flask:
-    """Prepare this process and return the application."""
+def make_app(settings: Settings) -> "Flask":
+    """Prepare this process and return the application; its bundle is being loaded.
+
+    Raises:
+        LayoutError: a newer version wrote what Redis or the store holds.
+    """
     set_up_logging(settings.log_format)
     keep_freed_memory()
     check_layouts(settings)
-    return create_app(settings, loading)
+    # The bundle is loaded while the rest is imported, which takes longer.
+    loading = begin_loading(settings.caption_bundle)
+    from backend.app import create_app
+    from backend.captioning.services import EXTENSION
+
+    app = create_app(settings, loading)
+    begin_beside_requests(app.extensions[EXTENSION])
+    return app
 
 
 def check_layouts(settings: Settings) -> None:
@@ -108,7 +110,7 @@ def check_layouts(settings: Settings) -> None:
         logger.warning("layout of the model store not checked problem=%s", problem)
 
 
-def begin_beside_requests(services: CaptioningServices) -> None:
+def begin_beside_requests(services: "CaptioningServices") -> None:
     """Start the work beside the requests: load the weights, pull what was annotated while no backend ran, and requeue
     the jobs of lost workers, even where no worker runs any more."""
     start_telemetry("captioner-backend")  # it starts a thread too
@@ -118,7 +120,7 @@ def begin_beside_requests(services: CaptioningServices) -> None:
     threading.Thread(target=pull_missed, args=(services,), name="pull-missed", daemon=True).start()
 
 
-def pull_missed(services: CaptioningServices) -> None:
+def pull_missed(services: "CaptioningServices") -> None:
     """Schedule a pull of every project for now. If Redis does not answer, the next periodic pull does the same."""
     if services.settings.label_studio_api_key is None:
         logger.info("missed annotations are never pulled reason=LABEL_STUDIO_API_KEY is not set")
@@ -164,25 +166,23 @@ class _Lines(Logger):  # type: ignore[misc]  # gunicorn has no types
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with our settings and without its command line."""
 
-    def __init__(self, app: Flask, options: Mapping[str, Any]) -> None:
-        self._app = app
-        self._options = options
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in self._options.items():
+        for name, value in server_options(self._settings).items():
             if name in self.cfg.settings:  # older versions lack some
                 self.cfg.set(name, value)
 
-    def load(self) -> Flask:
-        return self._app
+    def load(self) -> "Flask":
+        return make_app(self._settings)
 
 
-def __getattr__(name: str) -> Flask:
+def __getattr__(name: str) -> "Flask":
     """Make `app` when a server reads it, so that importing this module starts nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = make_app(Settings.from_env())
-    begin_beside_requests(app.extensions[EXTENSION])
     globals()["app"] = app
     return app

@@ -20,14 +20,9 @@ def serve() -> int:
     """
     # numpy reads this when it is imported: requests run beside each other anyway.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    settings = shared.read_settings()
-    # The bundle is loaded while the rest is imported, which takes longer.
-    from model.runtime.serving_bundle import begin_loading
-
-    loading = begin_loading(settings.caption_bundle)
     from backend import wsgi
 
-    wsgi.serve(settings, loading)
+    wsgi.serve(shared.read_settings())
     return 0
 
 
