@@ -1,6 +1,7 @@
 """Bundles in torch: everything that a captioner needs, to train it, in one directory (see model/manifest.py)."""
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,6 +162,10 @@ def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]
     return StoredEncoder(parse_spec(fields), restored(weights))
 
 
+BUILDING = threading.Lock()
+"""Held while a stored encoder builds its network. It is no part of the encoder, because locks cannot be copied."""
+
+
 class StoredEncoder(Encoder):
     """A stored encoder. Its network is built when it is first needed.
 
@@ -174,13 +179,16 @@ class StoredEncoder(Encoder):
         self._fingerprint = fingerprint(spec, self._weights)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("network", "feature_size", "regions") and "_weights" in self.__dict__:
-            built = build_encoder(self.spec)
-            load_strictly(built.network, self.__dict__.pop("_weights"))
-            freeze(built)
-            self.network, self.feature_size, self.regions = built.network, built.feature_size, built.regions
-            return getattr(self, name)
-        return super().__getattr__(name)
+        if name not in ("network", "feature_size", "regions"):
+            return super().__getattr__(name)
+        with BUILDING:  # several threads may need it first
+            if "_weights" in self.__dict__:
+                built = build_encoder(self.spec)
+                load_strictly(built.network, self._weights)
+                freeze(built)
+                self.network, self.feature_size, self.regions = built.network, built.feature_size, built.regions
+                del self._weights
+        return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
 
 
 def parse_decoder(sizes: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> CaptionDecoder:

@@ -202,7 +202,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_streams", description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, help="directory with the sets of photos")
-    parser.add_argument("--only", nargs="+", choices=list(STREAMS), metavar="STREAM", help="; ".join(STREAMS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(STREAMS), metavar="STREAM", help="; ".join(STREAMS).replace("%", "%%")
+    )
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["memory"], help="default: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: %(default)s")
     parser.add_argument("--bundle", default="photos", help="CAPTION_BUNDLE (%(default)s)")

@@ -1,4 +1,6 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,15 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(BundleError, match="no bundle at 'senes': give a directory"):
         load_bundle("senes")
+
+
+def test_threads_that_need_the_encoder_first_get_the_same_network(tmp_path: Path) -> None:
+    encoder = make_bundle(tmp_path).encoder
+    begin = threading.Barrier(6)
+
+    def read(_thread: int) -> tuple[int, int]:
+        begin.wait(30)
+        return id(encoder.network), encoder.regions
+
+    with ThreadPoolExecutor(6) as threads:
+        assert len(set(threads.map(read, range(6)))) == 1
