@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def make_app(settings: Settings) -> "Flask":
     set_up_logging(settings.log_format)
     keep_freed_memory()
     check_layouts(settings)
+    # Before a thread may load the bundle in torch: this import hides torch for a moment.
+    importlib.import_module("backend.captioning.backend_base")
     # The bundle is loaded while the rest is imported, which takes longer.
     loading = begin_loading(settings.caption_bundle)
     from backend.app import create_app

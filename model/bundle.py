@@ -1,4 +1,4 @@
-"""Bundles in torch: everything that a captioner needs, to train it, in one directory (see model/manifest.py)."""
+"""Bundles as torch loads and saves them. A bundle is a directory; model/manifest.py says what is in it."""
 
 import hashlib
 import threading
@@ -52,7 +52,7 @@ class Bundle:
     record: Mapping[str, Any]
     """The options and the results of its training."""
     why_torch: str = ""
-    """Reason why torch serves, where it does."""
+    """Reason for which torch serves it and not ONNX Runtime; empty in a training."""
 
     @property
     def runtime(self) -> str:
@@ -151,9 +151,9 @@ def save_bundle(
     }
     write_manifest(path, manifest, contents)
     if why_torch(path) is None:
-        from model.runtime.encoder_graph import write_graphs
+        from model.runtime.write_graphs import write_graphs
 
-        write_graphs(path, load_bundle(str(path)))
+        write_graphs(path, load_bundle(str(path)), path)
     return bundle_version(str(path))
 
 
@@ -211,5 +211,5 @@ def load_strictly(network: torch.nn.Module, weights: Mapping[str, NDArray[Any]])
 
 
 def arrays(network: torch.nn.Module) -> dict[str, NDArray[Any]]:
-    """Return the weights of a network."""
+    """Return the weights of a network by name, on the CPU."""
     return {name: values.detach().cpu().contiguous().numpy() for name, values in network.state_dict().items()}

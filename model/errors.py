@@ -12,6 +12,7 @@ CaptionerError
 ├── LayoutError           Redis or the model store holds data of a version that this one cannot read
 ├── ModelVersionError     a version is unknown, damaged or made for another bundle
 │   ├── BundleError       a bundle is missing, damaged, or its parts do not fit
+│   │   └── GraphError    ONNX Runtime cannot run it by the graphs that it carries
 │   └── VersionChoiceError  a person chose a version that cannot serve
 ├── JobError              a job cannot be changed as requested in its state
 ├── TrainingError         nothing is published; the current version keeps serving
@@ -77,6 +78,10 @@ class ModelVersionError(CaptionerError):
 
 class BundleError(ModelVersionError):
     """A bundle is missing, damaged, or its parts do not fit together."""
+
+
+class GraphError(BundleError):
+    """The graphs of a bundle are missing, damaged, out of date, or compute something else than torch."""
 
 
 class VersionChoiceError(ModelVersionError):

@@ -2,6 +2,7 @@
 
 bundle.json          name, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
 encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
+*.onnx  runtime.json the networks without weights, for ONNX Runtime (model/runtime/graph_files.py)
 MODEL_CARD.md        for people
 
 Weights and replay are stored in a precision of `model/precision.py`; the arrays of a file show which one. No pickle is
@@ -22,6 +23,7 @@ from safetensors.numpy import load, save
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
 from model.precision import restored, stored
+from model.runtime.check import Check
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
 from model.vision.encoder_spec import EncoderSpec
@@ -40,6 +42,8 @@ class StoredDecoder:
     weights: Mapping[str, NDArray[Any]]
     """In the precision in which they are stored."""
     tokenizer: Tokenizer
+    check: Check | None = None
+    """What torch computed when it was published; None for a version of an earlier program."""
 
 
 def bundle_path(name_or_path: str) -> Path:
@@ -87,11 +91,11 @@ def write_with_decoder(path: Path, base: Path, decoder: StoredDecoder, *, name: 
         record: is added to that of the training.
     """
     manifest = parse_manifest((base / "bundle.json").read_bytes())
-    kept = {file: read_file(base / file, digest) for file, digest in manifest["files"].items()}
+    contents = {file: read_file(base / file, digest) for file, digest in manifest["files"].items()}
     weights = save(stored(restored(decoder.weights), "fp16"))
     changed = {"name": name, "decoder": vars(decoder.sizes), "tokenizer": decoder.tokenizer.to_json()}
     changed["record"] = manifest["record"] | record
-    write_manifest(path, manifest | changed, kept | {"decoder.safetensors": weights})
+    write_manifest(path, manifest | changed, contents | {"decoder.safetensors": weights})
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:

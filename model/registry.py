@@ -1,7 +1,7 @@
 """The model versions of each project, in the store. Versions never change; a pointer says which one serves.
 
 projects/<project>/versions/<version>/decoder.safetensors
-projects/<project>/versions/<version>/decoder.json         SHA-256 of the weights, sizes and vocabulary
+projects/<project>/versions/<version>/decoder.json         SHA-256 of the weights, sizes, vocabulary, a caption to check
 projects/<project>/versions/<version>/version.json         written last: without it the version does not exist
 projects/<project>/serving.json                            the version that serves, and those that did before
 """
@@ -20,6 +20,7 @@ from model.captioner import Captioner
 from model.decoders.sizes import DecoderSizes
 from model.errors import ModelVersionError, VersionChoiceError
 from model.manifest import StoredDecoder, bundle_version, parse_tensors
+from model.runtime.check import Check, check_features, make_check
 from model.store import Store
 from model.tokenizer import Tokenizer
 from model.vision.encoder_spec import ImageEncoder
@@ -181,6 +182,7 @@ class ModelRegistry:
             sizes=DecoderSizes(**fields["sizes"]),
             weights=parse_tensors(content),
             tokenizer=Tokenizer.from_json(fields["tokenizer"]),
+            check=Check.from_json(fields["check"]) if "check" in fields else None,
         )
 
     def publish(
@@ -199,7 +201,13 @@ class ModelRegistry:
         refused.
         """
         content = _weights_of(candidate)
-        fields = {"sizes": vars(candidate.decoder.sizes), "tokenizer": candidate.tokenizer.to_json()}
+        decoder = candidate.decoder
+        features = check_features(decoder.feature_mean.numpy(), decoder.feature_scale.numpy())
+        fields = {
+            "sizes": vars(decoder.sizes),
+            "tokenizer": candidate.tokenizer.to_json(),
+            "check": asdict(make_check(decoder, features)),
+        }
         version = self._new_version(
             project_id, content, candidate.encoder.fingerprint, parent, metrics, corrections, decision
         )

@@ -11,13 +11,13 @@ from redis import Redis
 
 from backend.captioning.caption_cache import CaptionCache
 from backend.captioning.memories import Memories
-from backend.captioning.micro_batches import MicroBatches
 from backend.captioning.serving_versions import ServingCaptioners
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
 from model.registry import ModelRegistry
+from model.runtime.micro_batches import MicroBatches
 from model.runtime.serving_bundle import LoadedBundle
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore

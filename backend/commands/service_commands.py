@@ -1,7 +1,6 @@
 """Commands that run the product or manage its users: serve, worker, demo, doctor, user."""
 
 import getpass
-import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -18,8 +17,6 @@ def serve() -> int:
 
     The backend suggests captions and stores corrections.
     """
-    # numpy reads this when it is imported: requests run beside each other anyway.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from backend import wsgi
 
     wsgi.serve(shared.read_settings())

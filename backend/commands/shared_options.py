@@ -158,13 +158,27 @@ def read_settings() -> "Settings":
     return Settings.from_env()
 
 
-def load_captioner(settings: "Settings", bundle: str | None, project: int | None) -> "Captioner":
-    """Return the bundle's captioner, or the captioner that serves a project."""
+def load_captioner(
+    settings: "Settings", bundle: str | None, project: int | None, *, in_torch: bool = False
+) -> "Captioner":
+    """Return the bundle's captioner, or the captioner that serves a project.
+
+    Args:
+        settings: of the process.
+        bundle: name or directory; None: that of the settings.
+        project: whose serving version is wanted.
+        in_torch: measure what was trained, without the rounding of what serves.
+    """
     from model.registry import ModelRegistry
     from model.runtime.serving_bundle import load_serving_bundle
     from model.store import Store
 
-    start = load_serving_bundle(bundle or settings.caption_bundle)
+    if in_torch:
+        from model.bundle import load_bundle
+        from model.torch_captioner import prefer_fast_products
+
+        prefer_fast_products()
+    start = (load_bundle if in_torch else load_serving_bundle)(bundle or settings.caption_bundle)
     if project is None:
         return start.captioner()
     registry = ModelRegistry(Store(settings.model_store), start.version)

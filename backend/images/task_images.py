@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.captioning.micro_batches import MicroBatches
 from backend.images.fetcher import ImageFetcher
 from backend.metrics import Metrics
 from backend.protocol.label_config import CaptionControl, compact_image_ref, read_image_ref
 from model.errors import ImageError, StoreError, TaskError
+from model.runtime.micro_batches import MicroBatches
 from model.vision.encoder_spec import EncoderSpec, ImageEncoder
 from model.vision.features import FeatureStore
 from model.vision.images import decode_image, image_key

@@ -255,3 +255,9 @@ class ImageSearch:
         (best, *rest), *groups = (group.hypotheses() for group in self.groups)
         alternatives = [hypothesis for group in groups for hypothesis in group]
         return [best, *sorted(alternatives, key=lambda hypothesis: hypothesis.rank_score, reverse=True), *rest]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities of logits [M, V]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

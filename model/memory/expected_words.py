@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.captioner import Captioner
+from model.decoders.search import softmax
 from model.tokenizer import FIRST_WORD, Tokenizer, caption_tokens, cut, padded_tokens
 
 TEMPERATURE = 1.6
@@ -81,9 +82,3 @@ def _expected(tokenizer: Tokenizer, pieces: Sequence[str], probabilities: NDArra
         own = float(own_row[tokenizer.encode(piece)[0]])
         words.append(ExpectedWord(word=word, probability=max(own, of_words.pop(word, 0.0)), instead=of_words))
     return tuple(words)
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probabilities of logits [M, V]."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

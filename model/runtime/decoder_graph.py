@@ -101,7 +101,7 @@ class DecoderGraphs:
         state = [entering]
         for layer, matrices in enumerate(self._of_layer):
             state += [graph.op("MatMul", hidden[layer], matrices["recurrent"])]
-            state += self._kept(hidden[layer], memory[layer])
+            state += self._carried(hidden[layer], memory[layer])
         graph.output("keys", keys)
         graph.output("values", values)
         graph.output("state", graph.op("Concat", *state, axis=1))
@@ -114,8 +114,8 @@ class DecoderGraphs:
             -> log_probs [R, C], best [R, C], attention [B, K, P], next_state [R, ...], logits [R, V]
         """
         sizes, graph = self.sizes, Graph()
-        kept = len(self._kept("", ""))
-        widths = [self._gates, *([self._gates, *[sizes.hidden] * kept] * sizes.layers)]
+        carried = len(self._carried("", ""))
+        widths = [self._gates, *([self._gates, *[sizes.hidden] * carried] * sizes.layers)]
         graph.input("tokens", "int64", ["R"])
         graph.input("parents", "int64", ["R"])
         graph.input("shape", "int64", [4])
@@ -124,24 +124,24 @@ class DecoderGraphs:
         graph.input("state", "float32", ["S", sum(widths)])
         graph.input("candidates", "int64", [1])
         entering, *parts = graph.split(graph.op("Gather", "state", "parents"), widths)
-        recurrent, kept_parts = (
-            parts[:: 1 + kept],
-            [parts[at + 1 : at + 1 + kept] for at in range(0, len(parts), 1 + kept)],
+        recurrent, carried_parts = (
+            parts[:: 1 + carried],
+            [parts[at + 1 : at + 1 + carried] for at in range(0, len(parts), 1 + carried)],
         )
         word, of_word = self._read_word(graph)
         state: list[str] = []
-        hidden, now_kept = self._cell(graph, 0, graph.op("Add", of_word, entering), recurrent[0], kept_parts[0])
+        hidden, now_carried = self._cell(graph, 0, graph.op("Add", of_word, entering), recurrent[0], carried_parts[0])
         read = self._product(graph, hidden, self._of_layer[0], self._biases[0], limit=1)
-        state += [read["recurrent"], *now_kept]
+        state += [read["recurrent"], *now_carried]
         context, attention = self._attend(graph, read)
         of_context = self._product(graph, context, self._of_context, {}, limit=None)
         top = hidden
         for layer in range(1, sizes.layers):
             below = graph.op("Add", read["below"], of_context[f"below {layer}"])
-            hidden, now_kept = self._cell(graph, layer, below, recurrent[layer], kept_parts[layer])
+            hidden, now_carried = self._cell(graph, layer, below, recurrent[layer], carried_parts[layer])
             top = graph.op("Add", top, hidden) if sizes.residual else hidden
             read = self._read_layer(graph, layer, hidden, top)
-            state += [read["recurrent"], *now_kept]
+            state += [read["recurrent"], *now_carried]
         entering = graph.op("Add", of_context["input"], read["input"]) if sizes.layers > 1 else of_context["input"]
         output = graph.op("Add", word, graph.op("Add", read["readout"], of_context["readout"]))
         vocabulary = {"words": np.ascontiguousarray(self._turned("embedding.weight"))}
@@ -175,8 +175,8 @@ class DecoderGraphs:
         mixed = graph.op("Tanh", graph.op("Add", "keys", query))  # [B, K, P, A]
         energy = graph.op("Squeeze", graph.op("MatMul", mixed, self._turned("energy.weight")), np.array([3]))
         attention = graph.op("Softmax", energy, axis=-1)
-        seen = graph.op("Reshape", graph.op("MatMul", attention, "values"), np.array([-1, self.sizes.hidden]))
-        return graph.op("Mul", graph.op("Sigmoid", read["gate"]), seen), attention
+        weighted = graph.op("Reshape", graph.op("MatMul", attention, "values"), np.array([-1, self.sizes.hidden]))
+        return graph.op("Mul", graph.op("Sigmoid", read["gate"]), weighted), attention
 
     def _read_layer(self, graph: Graph, layer: int, hidden: str, top: str) -> dict[str, str]:
         """Return the products of a layer's output. With residual layers it is added to the layers below for those who
@@ -189,35 +189,35 @@ class DecoderGraphs:
         read = self._product(graph, hidden, next_step, {}, limit=1)
         return read | self._product(graph, top, this_step, biases, limit=layer + 1)
 
-    def _cell(self, graph: Graph, layer: int, inputs: str, recurrent: str, kept: list[str]) -> tuple[str, list[str]]:
-        """Return the output of a cell and what it keeps (model/decoders/cells.py)."""
+    def _cell(self, graph: Graph, layer: int, inputs: str, recurrent: str, carried: list[str]) -> tuple[str, list[str]]:
+        """Return the output of a cell and what it carries to the next step (model/decoders/cells.py)."""
         size = self.sizes.hidden
         if self.sizes.cell == "gru":
             read_both, read_new = graph.split(inputs, [2 * size, size])
             own_both, own_new = graph.split(recurrent, [2 * size, size])
             reset, keep = graph.split(graph.op("Sigmoid", graph.op("Add", read_both, own_both)), [size, size])
             new = graph.op("Tanh", graph.op("Add", read_new, graph.op("Mul", reset, own_new)))
-            hidden = graph.op("Add", new, graph.op("Mul", keep, graph.op("Sub", kept[0], new)))
-            return hidden, self._kept(hidden, "")
+            hidden = graph.op("Add", new, graph.op("Mul", keep, graph.op("Sub", carried[0], new)))
+            return hidden, self._carried(hidden, "")
         gates = graph.op("Add", inputs, recurrent)
         if self.sizes.cell == "rnn":
             return graph.op("Tanh", gates), []
         if self.sizes.cell == "peephole":
             forget, enter, leave, new = graph.split(gates, [size] * 4)
             to_forget, to_enter, to_leave = self._weights[f"cells.{layer}.peepholes"]
-            forget = graph.op("Sigmoid", graph.op("Add", forget, graph.op("Mul", kept[0], to_forget)))
-            enter = graph.op("Sigmoid", graph.op("Add", enter, graph.op("Mul", kept[0], to_enter)))
+            forget = graph.op("Sigmoid", graph.op("Add", forget, graph.op("Mul", carried[0], to_forget)))
+            enter = graph.op("Sigmoid", graph.op("Add", enter, graph.op("Mul", carried[0], to_enter)))
         else:
             openings, new = graph.split(gates, [3 * size, size])
             forget, enter, leave = graph.split(graph.op("Sigmoid", openings), [size] * 3)
         entering = graph.op("Mul", enter, graph.op("Tanh", new))
-        memory = graph.op("Add", graph.op("Mul", forget, kept[0]), entering)
+        memory = graph.op("Add", graph.op("Mul", forget, carried[0]), entering)
         if self.sizes.cell == "peephole":
             leave = graph.op("Sigmoid", graph.op("Add", leave, graph.op("Mul", memory, to_leave)))
         hidden = graph.op("Mul", leave, graph.op("Tanh", memory))
-        return hidden, self._kept(hidden, memory)
+        return hidden, self._carried(hidden, memory)
 
-    def _kept(self, hidden: str, memory: str) -> list[str]:
+    def _carried(self, hidden: str, memory: str) -> list[str]:
         """Return what a cell needs of its last step, beside the product of its output."""
         return {"lstm": [memory], "peephole": [memory], "gru": [hidden], "rnn": []}[self.sizes.cell]
 

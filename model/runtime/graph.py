@@ -17,8 +17,6 @@ CONTRIBUTED = "com.microsoft"
 """Domain of the operators that only ONNX Runtime has."""
 SMALL = 16
 """Arrays of so many numbers are kept in the graph, because ONNX Runtime needs shapes while it reads the graph."""
-ENCODER_GRAPH = "encoder.onnx"
-"""File of the encoder's graph in a bundle."""
 KEY = "key"
 """Name of the graph's digest in its metadata."""
 
@@ -73,10 +71,6 @@ class Graph:
         shapes = {name: (values.dtype.str, values.shape) for name, values in self.weights.items()}
         described = (OPSET, IR_VERSION, self._nodes, constants, shapes, self._inputs, self._outputs)
         return hashlib.sha256(repr(described).encode()).hexdigest()
-
-    def is_written_in(self, content: bytes | None) -> bool:
-        """Return True if these are the bytes of this graph."""
-        return content is not None and self.key.encode() in content
 
     def serialized(self) -> bytes:
         """Return the graph as the bytes of an ONNX model."""

@@ -13,11 +13,12 @@ from model.decoders.search import NextTokens
 from model.decoders.sizes import DecoderSizes
 from model.runtime.decoder_graph import DecoderGraphs, Precision
 from model.runtime.graph import Graph
+from model.runtime.graph_files import IMAGES, STEP
 from model.runtime.session import Session
 from model.tokenizer import PAD
 
 
-def write_graph(_name: str, graph: Graph) -> bytes:
+def serialized(_file: str, graph: Graph) -> bytes:
     return graph.serialized()
 
 
@@ -29,7 +30,7 @@ class OnnxDecoder:
         sizes: DecoderSizes,
         weights: Mapping[str, NDArray[Any]],
         precision: Precision = "int8",
-        stored: Callable[[str, Graph], bytes] = write_graph,
+        stored: Callable[[str, Graph], bytes] = serialized,
     ) -> None:
         """Make the graphs and load them.
 
@@ -37,13 +38,13 @@ class OnnxDecoder:
             sizes: of a decoder that `model.runtime.decoder_graph.is_supported`.
             weights: by the names that torch gives them, in floating point.
             precision: of the products of a step.
-            stored: returns the bytes of a graph, "images" or "step", which may be stored.
+            stored: returns the bytes of a graph, IMAGES or STEP, which may be stored.
         """
         self.sizes = sizes
         graphs = DecoderGraphs(sizes, weights, precision)
         images, step = graphs.images(), graphs.step()
-        self._images = Session(stored("images", images), images.weights)
-        self._step = Session(stored("step", step), step.weights)
+        self._images = Session(stored(IMAGES, images), images.weights)
+        self._step = Session(stored(STEP, step), step.weights)
 
     def begin(self, features: NDArray[Any], candidates: int) -> "OnnxReading":
         """Look at images with features [B, P, D]."""

@@ -9,44 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import BundleError
 from model.runtime.session import Session
 from model.vision.encoder_spec import EncoderSpec, fingerprint
 
-IMAGES, GRID = "images", "grid"
+PIXELS, GRID = "images", "grid"
 OUTSIDE = "weights/"
 """Before the names of weights in the graph; torch gives the same names to other values too."""
-WEIGHTS = "weights"
-"""Key of the graph's metadata: SHA-256 of the file that holds its weights."""
 
 
 class OnnxEncoder:
     """A frozen network that turns images into features. Safe to share between threads."""
 
-    def __init__(
-        self, spec: EncoderSpec, graph: bytes, weights: Mapping[str, NDArray[Any]], weights_digest: str
-    ) -> None:
+    def __init__(self, spec: EncoderSpec, graph: bytes, weights: Mapping[str, NDArray[Any]]) -> None:
         """Load the graph.
 
         Args:
             spec: name and preprocessing.
             graph: content of encoder.onnx.
             weights: in floating point, by the names that torch gives them.
-            weights_digest: SHA-256 of the file that holds them.
 
         Raises:
-            BundleError: the graph is damaged, or belongs to other weights.
+            GraphError: the graph cannot be run.
         """
         self.spec = spec
         self.fingerprint = fingerprint(spec, weights)
         size = spec.preprocessing.size
-        try:
-            self._session = Session(graph, used_weights(graph, weights))
-            grid = self._session.run([GRID], {IMAGES: np.zeros((1, 3, size, size), np.float32)})[0]
-        except Exception as cause:  # ONNX Runtime has errors of many types
-            raise BundleError(f"encoder.onnx cannot be used: {cause}") from cause
-        if self._session.metadata.get(WEIGHTS) != weights_digest:
-            raise BundleError("encoder.onnx cannot be used: it belongs to other weights")
+        self._session = Session(graph, used_weights(graph, weights))
+        grid = self._session.run([GRID], {PIXELS: np.zeros((1, 3, size, size), np.float32)})[0]
         self.feature_size: int = grid.shape[1]
         self.regions: int = grid.shape[2] * grid.shape[3]
 
@@ -54,7 +43,7 @@ class OnnxEncoder:
         """Return the features [B, P, D] of preprocessed images, [3, S, S] each."""
         features = np.empty((len(images), self.regions, self.feature_size), np.float32)
         for place, image in enumerate(images):  # several at once are no faster, and take more memory
-            grid = self._session.run([GRID], {IMAGES: image[None]})[0]  # [1, D, height, width]
+            grid = self._session.run([GRID], {PIXELS: image[None]})[0]  # [1, D, height, width]
             features[place] = grid.reshape(self.feature_size, self.regions).T
         return features
 

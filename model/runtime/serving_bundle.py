@@ -13,24 +13,25 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.captioner import Captioner
 from model.decoders.sizes import DecoderSizes
-from model.errors import BundleError
+from model.errors import BundleError, GraphError
 from model.manifest import StoredDecoder, bundle_path, parse_manifest, parse_spec, parse_tensors, read_file
 from model.memory.vectors import VectorSpace, space_name
 from model.precision import restored, single
-from model.runtime.graph import ENCODER_GRAPH
+from model.runtime.check import TOLERANCE, check_features, check_picture
+from model.runtime.graph_files import DESCRIPTION, ENCODER, IMAGES, STEP, read_graphs
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from model.bundle import Bundle
-    from model.runtime.graph import Graph
-    from model.runtime.onnx_encoder import OnnxEncoder
+    from model.runtime.onnx_decoder import OnnxDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -40,31 +41,42 @@ EXPORT_S = 300
 class ServingBundle:
     """A bundle in ONNX Runtime. Its captioners are safe to share between threads."""
 
-    def __init__(self, path: Path) -> None:
-        """Load the encoder and the decoder.
+    def __init__(self, path: Path, graphs: Path | None = None) -> None:
+        """Load the encoder and the decoder, and check what they compute.
+
+        Args:
+            path: directory of the bundle.
+            graphs: directory of the graphs; None: that of the bundle.
 
         Raises:
+            GraphError: the graphs are missing, damaged, out of date, or compute something else than torch.
             BundleError: the bundle is damaged, of another format, or its parts do not fit.
         """
         from model.runtime.onnx_decoder import OnnxDecoder
+        from model.runtime.onnx_encoder import OnnxEncoder
 
         content = (path / "bundle.json").read_bytes()
         self.path, self._manifest = path, parse_manifest(content)
         self.digest = hashlib.sha256(content).hexdigest()
+        files = read_graphs(graphs or path, self._manifest["files"])
         try:
             self.tokenizer = Tokenizer.from_json(self._manifest["tokenizer"])
-            self.encoder = self._load_encoder()
+            weights = {name: single(values) for name, values in self._read_weights("encoder.safetensors").items()}
+            self.encoder = OnnxEncoder(parse_spec(self._manifest["encoder"]), files.contents[ENCODER], weights)
             sizes = DecoderSizes(**self._manifest["decoder"])
             if sizes.vocabulary != self.tokenizer.size or sizes.features != self.encoder.feature_size:
                 raise BundleError(
                     f"the parts of bundle {path} do not fit: the decoder expects {sizes.vocabulary} words and "
                     f"{sizes.features} features, got {self.tokenizer.size} and {self.encoder.feature_size}"
                 )
-            weights = restored(parse_tensors(self._read("decoder.safetensors")))
-            self._decoder = OnnxDecoder(sizes, weights, stored=self._stored_graph)
+            weights = self._read_weights("decoder.safetensors")
+            self._decoder = OnnxDecoder(sizes, weights, stored=files.of_decoder)
             self._mean, self._scale = (np.asarray(weights[f"feature_{of}"], np.float32) for of in ("mean", "scale"))
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"bundle {path} is damaged: {cause!r}") from cause
+        picture = self.captioner().encode([check_picture()])[0]
+        if (deviation := files.check.deviation(self._decoder, picture)) > TOLERANCE:
+            raise GraphError(f"with the graphs of {path} ONNX Runtime is off by {deviation:.2f} nats a token")
 
     @property
     def name(self) -> str:
@@ -85,7 +97,7 @@ class ServingBundle:
     @cached_property
     def space(self) -> VectorSpace:
         """The vectors by which images are compared; takes a second at first."""
-        replay = restored(parse_tensors(self._read("replay.safetensors")))["features"].astype(np.float16)
+        replay = self._read_weights("replay.safetensors")["features"].astype(np.float16)
         return VectorSpace.of(self._mean, self._scale, replay, space_name(self.digest, self.encoder.fingerprint))
 
     def captioner(self) -> Captioner:
@@ -93,37 +105,33 @@ class ServingBundle:
         return Captioner(self.encoder, self._decoder, self.tokenizer, self.version)
 
     def captioner_of(self, decoder: StoredDecoder) -> Captioner:
-        """Return the captioner of a version: its decoder beside the bundle's encoder."""
-        from model.runtime.onnx_decoder import OnnxDecoder
+        """Return the captioner of a version: its decoder beside the bundle's encoder.
 
-        network = OnnxDecoder(decoder.sizes, restored(decoder.weights))
+        Torch computes it where ONNX Runtime cannot, or computes something else; that is logged.
+        """
+        try:
+            network = self._load_decoder(decoder)
+        except GraphError as problem:
+            logger.warning("torch computes version=%s reason=%s", decoder.version, problem)
+            from model.bundle import load_bundle
+
+            return load_bundle(str(self.path)).captioner_of(decoder)
         return Captioner(self.encoder, network, decoder.tokenizer, decoder.version)
 
-    def _load_encoder(self) -> "OnnxEncoder":
-        from model.runtime.onnx_encoder import OnnxEncoder
+    def _load_decoder(self, decoder: StoredDecoder) -> "OnnxDecoder":
+        """Return the decoder of a version; raises GraphError if ONNX Runtime computes something else than torch."""
+        from model.runtime.onnx_decoder import OnnxDecoder
 
-        spec, content = parse_spec(self._manifest["encoder"]), self._read("encoder.safetensors")
-        weights = {name: single(values) for name, values in restored(parse_tensors(content)).items()}
-        digest = self._manifest["files"]["encoder.safetensors"]
-        graph = self.path / ENCODER_GRAPH
-        if graph.is_file():
-            try:
-                return OnnxEncoder(spec, graph.read_bytes(), weights, digest)
-            except BundleError as problem:
-                logger.warning("graph of the encoder is made anew bundle=%s problem=%s", self.path, problem)
-        return OnnxEncoder(spec, make_graph(self.path), weights, digest)
+        weights = restored(decoder.weights)
+        network = OnnxDecoder(decoder.sizes, weights)
+        if decoder.check is not None:
+            features = check_features(weights["feature_mean"], weights["feature_scale"])
+            if (deviation := decoder.check.deviation(network, features)) > TOLERANCE:
+                raise GraphError(f"ONNX Runtime is off by {deviation:.2f} nats a token")
+        return network
 
-    def _stored_graph(self, name: str, graph: "Graph") -> bytes:
-        """Return the bytes of one of the decoder's graphs, stored in the bundle."""
-        file = self.path / f"decoder-{name}.onnx"
-        content = file.read_bytes() if file.is_file() else None
-        if content is None or not graph.is_written_in(content):
-            content = graph.serialized()
-            _keep(file, content)
-        return content
-
-    def _read(self, file: str) -> bytes:
-        return read_file(self.path / file, self._manifest["files"][file])
+    def _read_weights(self, file: str) -> dict[str, NDArray[Any]]:
+        return restored(parse_tensors(read_file(self.path / file, self._manifest["files"][file])))
 
 
 LoadedBundle: TypeAlias = "ServingBundle | Bundle"
@@ -146,14 +154,39 @@ def load_serving_bundle(name_or_path: str) -> LoadedBundle:
     path = bundle_path(name_or_path)
     reason = why_torch(path)
     if reason is None:
-        return ServingBundle(path)
+        try:
+            return _load_with_graphs(path)
+        except GraphError as problem:
+            reason = str(problem)
     logger.warning("torch serves bundle=%s reason=%s", path, reason)
     from model.bundle import load_bundle
     from model.torch_captioner import prefer_fast_products
 
     prefer_fast_products()
     bundle = replace(load_bundle(name_or_path), why_torch=reason)
-    _ = bundle.encoder.network  # built now, not by the first requests at once
+    _ = bundle.encoder.network  # built now, not by the first request
+    return bundle
+
+
+def _load_with_graphs(path: Path) -> ServingBundle:
+    """Load a bundle; graphs that cannot be used are made anew, and kept if the bundle can be written.
+
+    Raises:
+        GraphError: ONNX Runtime cannot use the new graphs either.
+    """
+    try:
+        return ServingBundle(path)
+    except GraphError as problem:
+        logger.warning("graphs are made anew bundle=%s problem=%s", path, problem)
+    with tempfile.TemporaryDirectory() as folder:
+        make_graphs(path, Path(folder))
+        bundle = ServingBundle(path, Path(folder))
+        try:
+            for file in (ENCODER, IMAGES, STEP, DESCRIPTION):
+                with replaced_file(path / file) as written:
+                    written.write((Path(folder) / file).read_bytes())
+        except OSError as problem:  # they are made again at the next start
+            logger.warning("graphs not kept bundle=%s problem=%s", path, problem)
     return bundle
 
 
@@ -167,30 +200,17 @@ def why_torch(path: Path) -> str | None:
     return None if is_supported(DecoderSizes(**sizes)) else f"only torch computes a decoder with {sizes}"
 
 
-def make_graph(path: Path) -> bytes:
-    """Return the graph of a bundle's encoder, made in a process of its own, because it needs torch.
-
-    It is kept in the bundle's directory, if that can be written.
+def make_graphs(path: Path, folder: Path) -> None:
+    """Write the graphs of a bundle into a folder, in a process of its own, because that needs torch.
 
     Raises:
-        BundleError: it could not be made.
+        GraphError: they could not be made.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / ENCODER_GRAPH
-        command = [sys.executable, "-m", "model.runtime.encoder_graph", str(path), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=EXPORT_S, check=False)
-        if done.returncode:
-            last = done.stderr.strip().rpartition("\n")[2]
-            raise BundleError(f"the graph of the encoder of {path} could not be made: {last}")
-        content = file.read_bytes()
-    _keep(path / ENCODER_GRAPH, content)
-    return content
-
-
-def _keep(file: Path, content: bytes) -> None:
-    """Store a graph in the bundle; where that cannot be written, it is made again at the next start."""
+    command = [sys.executable, "-m", "model.runtime.write_graphs", str(path), str(folder)]
     try:
-        with replaced_file(file) as written:
-            written.write(content)
-    except OSError as problem:
-        logger.info("graph not kept file=%s problem=%s", file, problem)
+        subprocess.run(command, capture_output=True, text=True, timeout=EXPORT_S, check=True)
+    except subprocess.TimeoutExpired as cause:
+        raise GraphError(f"the graphs of {path} were not made within {EXPORT_S} s") from cause
+    except subprocess.CalledProcessError as cause:
+        reason = cause.stderr.strip().rpartition("\n")[2]
+        raise GraphError(f"the graphs of {path} could not be made: {reason}") from cause

@@ -173,7 +173,7 @@ class Bench:
         pictures = [[next(self._pictures) for _ in range(ROUNDS)] for _ in range(CLIENTS)]
 
         def ask(of_client: Sequence[str]) -> list[float]:
-            return [self._ms("POST", "/predict", self._prediction(MEASURED_PROJECT, [one])) for one in of_client]
+            return [self._ms("POST", "/predict", self._prediction(MEASURED_PROJECT, [path])) for path in of_client]
 
         began = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as clients:

@@ -346,6 +346,28 @@ def test_a_published_version_serves_without_a_restart_and_only_its_project(
     }
 
 
+def test_a_known_image_gets_the_caption_of_each_version_that_serves(
+    backend: BackendClient, image_server: ImageServer
+) -> None:
+    registry, address = backend.services.captioners.registry, image_server.show("/a.png")
+    backend.services.captioners.pointer_age_s = 0.0
+    candidate = backend.trainable_captioner()
+    with torch.no_grad():
+        candidate.decoder.bias[-1] += 20  # it writes its last word only
+    before = text_of(backend.predict([task(1, address)])[0])
+
+    registry.publish(1, candidate, parent=registry.base_version, metrics={}, corrections=(), decision="better")
+    after = text_of(backend.predict([task(1, address)])[0])
+    registry.rollback(1, by="a person")
+
+    assert set(after.split()) == {candidate.tokenizer.words[-1]}
+    assert text_of(backend.predict([task(1, address)])[0]) == before != after
+
+
+def text_of(entry: Any) -> str:
+    return str(entry["result"][0]["value"]["text"][0])
+
+
 def test_versions_without_a_project_name_the_bundle(backend: BackendClient) -> None:
     base_version = backend.services.captioners.registry.base_version
 

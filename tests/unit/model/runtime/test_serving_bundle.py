@@ -3,18 +3,26 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.bundle import load_bundle
+from model.decoders.base import CaptionDecoder
 from model.decoders.search import DecodingOptions
-from model.errors import BundleError
-from model.manifest import bundle_path
-from model.runtime.graph import ENCODER_GRAPH
+from model.errors import BundleError, GraphError
+from model.manifest import bundle_path, parse_manifest
+from model.registry import ModelRegistry
+from model.runtime import serving_bundle
+from model.runtime.graph_files import DESCRIPTION, ENCODER, IMAGES, STEP, read_graphs, write_graph_files
+from model.runtime.onnx_decoder import OnnxDecoder
 from model.runtime.serving_bundle import ServingBundle, load_serving_bundle
-from tests.factories import make_image, write_bundle
+from model.store import Store
+from tests.factories import make_captioner, make_image, write_bundle
+
+FILES = (ENCODER, IMAGES, STEP, DESCRIPTION)
 
 PICTURES = [make_image(color, size) for color in ("red", "navy", "white") for size in ((64, 48), (30, 90))]
 
@@ -37,45 +45,83 @@ def test_its_features_fingerprint_and_vectors_are_those_of_torch(bundle: Path) -
 
 
 @pytest.mark.parametrize("name", ["scenes", "photos"])
-def test_the_shipped_bundles_carry_their_graphs(name: str) -> None:
-    files = {file.name for file in bundle_path(name).iterdir()}
-
-    assert {ENCODER_GRAPH, "decoder-images.onnx", "decoder-step.onnx"} <= files
+def test_the_shipped_bundles_carry_graphs_that_need_not_be_made_anew(name: str) -> None:
+    assert ServingBundle(bundle_path(name)).runtime.startswith("ONNX Runtime")
 
 
-@pytest.mark.parametrize("name", ["scenes", "photos"])
-def test_the_graphs_of_the_shipped_bundles_need_not_be_made_anew(name: str, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle_path(name), tmp_path / name))
-    before = {file: file.read_bytes() for file in copy.glob("*.onnx")}
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["missing", "cut", "one bit", "of another bundle"])
+def test_a_graph_that_is_missing_or_damaged_is_not_used(bundle: Path, file: str, damage: str) -> None:
+    content = bytearray((bundle / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = {
+        "cut": bytes(content[: len(content) // 2]),
+        "one bit": bytes(content),
+        "of another bundle": (bundle_path("scenes") / file).read_bytes(),
+    }
+    (bundle / file).unlink()
+    if damage in changed:
+        (bundle / file).write_bytes(changed[damage])
 
-    loaded = load_serving_bundle(str(copy))
-
-    assert loaded.runtime.startswith("ONNX Runtime")
-    assert {file: file.read_bytes() for file in copy.glob("*.onnx")} == before
+    with pytest.raises(GraphError):
+        ServingBundle(bundle)
 
 
-@pytest.mark.parametrize("file", [ENCODER_GRAPH, "decoder-images.onnx", "decoder-step.onnx"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "of another bundle"])
-def test_a_graph_that_is_missing_or_wrong_is_made_anew(bundle: Path, file: str, damage: str, tmp_path: Path) -> None:
+def test_graphs_that_cannot_be_used_are_made_anew_and_kept(bundle: Path) -> None:
     expected = captions(ServingBundle(bundle))
-    good = (bundle / file).read_bytes()
-    if damage == "missing":
-        (bundle / file).unlink()
-    elif damage == "cut":
-        (bundle / file).write_bytes(good[: len(good) // 2])
-    else:
-        (bundle / file).write_bytes((bundle_path("scenes") / file).read_bytes())
+    (bundle / ENCODER).write_bytes(b"nothing")
 
-    assert captions(ServingBundle(bundle)) == expected
-    assert captions(ServingBundle(bundle)) == expected
-    assert len((bundle / file).read_bytes()) == pytest.approx(len(good), abs=200)
+    loaded = load_serving_bundle(str(bundle))
+
+    assert isinstance(loaded, ServingBundle)
+    assert captions(loaded) == captions(ServingBundle(bundle)) == expected
 
 
 def test_a_bundle_that_cannot_be_written_serves_all_the_same(bundle: Path) -> None:
-    (bundle / ENCODER_GRAPH).unlink()
-    (bundle / ENCODER_GRAPH).mkdir()
+    (bundle / ENCODER).unlink()
+    (bundle / ENCODER).mkdir()
 
-    assert captions(ServingBundle(bundle))
+    assert load_serving_bundle(str(bundle)).runtime.startswith("ONNX Runtime")
+
+
+def test_graphs_of_an_earlier_program_are_made_anew(bundle: Path) -> None:
+    """What they compute is not what this program asks for, though no file is damaged."""
+    files = read_graphs(bundle, weights_of(bundle))
+    older = {**files.contents, STEP: files.contents[IMAGES]}
+    write_graph_files(bundle, replace(files, contents=older), weights_of(bundle))
+
+    with pytest.raises(GraphError, match="another version of this program"):
+        ServingBundle(bundle)
+
+
+def test_where_onnx_runtime_computes_something_else_torch_serves_and_says_why(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = read_graphs(bundle, weights_of(bundle))
+    wrong = replace(files, check=replace(files.check, log_prob=files.check.log_prob - 50))
+    write_graph_files(bundle, wrong, weights_of(bundle))
+    monkeypatch.setattr(
+        serving_bundle, "make_graphs", lambda path, folder: shutil.copytree(path, folder, dirs_exist_ok=True)
+    )
+
+    loaded = load_serving_bundle(str(bundle))
+
+    assert loaded.runtime.startswith("torch ")
+    assert "ONNX Runtime is off by" in loaded.runtime
+
+
+def test_a_version_is_checked_by_what_torch_computed_when_it_was_published(bundle: Path, tmp_path: Path) -> None:
+    candidate, serving = make_captioner(seed=3), ServingBundle(bundle)
+    registry = ModelRegistry(Store(tmp_path / "store"), serving.version)
+    parent = registry.serving(1)
+    version = registry.publish(1, candidate, parent=parent, metrics={}, corrections=(), decision="better")
+    decoder = registry.decoder(1, version.name)
+    assert decoder.check is not None
+    wrong = replace(decoder, check=replace(decoder.check, log_prob=decoder.check.log_prob - 50))
+
+    assert isinstance(serving.captioner_of(decoder).decoder, OnnxDecoder)
+    assert isinstance(serving.captioner_of(replace(decoder, check=None)).decoder, OnnxDecoder)
+    assert isinstance(serving.captioner_of(wrong).decoder, CaptionDecoder)
 
 
 def test_damaged_weights_are_refused(bundle: Path) -> None:
@@ -99,7 +145,6 @@ def test_without_onnx_runtime_torch_serves_and_says_why(bundle: Path) -> None:
 
 
 def test_what_serves_and_the_jobs_that_do_not_train_import_no_torch(bundle: Path) -> None:
-    ServingBundle(bundle)  # writes the graphs of the decoder
     program = (
         "import sys\n"
         "import backend.wsgi, backend.jobs, backend.images.backfill, backend.sync.refresh, backend.sync.pull\n"
@@ -117,6 +162,11 @@ def test_what_serves_and_the_jobs_that_do_not_train_import_no_torch(bundle: Path
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert done.stdout == "[]\n", done.stderr
+
+
+def weights_of(bundle: Path) -> dict[str, str]:
+    """Return the SHA-256 of the bundle's files."""
+    return dict(parse_manifest((bundle / "bundle.json").read_bytes())["files"])
 
 
 def captions(bundle: ServingBundle) -> list[list[str]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from backend.captioning.micro_batches import MicroBatches
+from model.runtime.micro_batches import MicroBatches
 
 WAIT_S = 30
 
@@ -51,10 +51,10 @@ def ask(
 ) -> "Future[list[int]]":
     """Ask in another thread, and return when the numbers wait for their turn."""
     before = batches.waiting
-    asked = threads.submit(batches.run, kind, work, numbers, most)
-    while batches.waiting == before and not asked.done():
+    answer = threads.submit(batches.run, kind, work, numbers, most)
+    while batches.waiting == before and not answer.done():
         threading.Event().wait(0.001)
-    return asked
+    return answer
 
 
 def test_results_come_in_order_whatever_the_batches() -> None:
@@ -71,8 +71,8 @@ def test_requests_that_wait_at_the_same_time_are_computed_together() -> None:
 
     with ThreadPoolExecutor(3) as threads:
         with busy(batches):
-            asked = [ask(threads, batches, work, [number]) for number in (1, 2, 3)]
-        assert [each.result(WAIT_S) for each in asked] == [[2], [4], [6]]
+            answers = [ask(threads, batches, work, [number]) for number in (1, 2, 3)]
+        assert [answer.result(WAIT_S) for answer in answers] == [[2], [4], [6]]
 
     assert work.batches == [[1, 2, 3]]
 
@@ -83,8 +83,8 @@ def test_work_of_another_kind_is_computed_by_itself() -> None:
 
     with ThreadPoolExecutor(2) as threads:
         with busy(batches):
-            asked = [ask(threads, batches, work, [number], kind) for number, kind in ((1, "x"), (2, "y"))]
-        assert [each.result(WAIT_S) for each in asked] == [[2], [4]]
+            answers = [ask(threads, batches, work, [number], kind) for number, kind in ((1, "x"), (2, "y"))]
+        assert [answer.result(WAIT_S) for answer in answers] == [[2], [4]]
 
     assert sorted(work.batches) == [[1], [2]]
 
