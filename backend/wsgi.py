@@ -1,7 +1,5 @@
 """The backend as a web server: `captioner serve`, or `gunicorn backend.wsgi:app`."""
 
-import ctypes
-import gc
 import importlib
 import logging
 import threading
@@ -12,6 +10,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from redis import RedisError
 
+from backend.freed_memory import keep_freed_memory, return_freed_memory
 from model.errors import StoreError
 from model.registry import ModelRegistry
 from model.runtime.serving_bundle import begin_loading
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 THREADS = 8
-
-# Names and numbers of glibc's malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_M_ARENA_MAX = -8
 
 
 def serve(settings: Settings) -> None:
@@ -132,24 +126,6 @@ def pull_missed(services: "CaptioningServices") -> None:
         schedule_pull(services.redis, services.settings, delay_s=0)
     except RedisError as problem:
         logger.warning("pull not scheduled problem=%s", problem)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large blocks of freed memory: getting them anew would slow the next prediction down."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # macOS has no mallopt
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
-        # Each thread that fetches images would keep memory of its own.
-        libc.mallopt(_M_ARENA_MAX, 2)
-
-
-def return_freed_memory() -> None:
-    """Return what loading has freed to the system: 130 MB with the bundle `photos`."""
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # only glibc has it
-        libc.malloc_trim(0)
 
 
 def return_freed_memory_after(thread: threading.Thread) -> None:

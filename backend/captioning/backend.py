@@ -9,6 +9,7 @@ from redis import RedisError
 from backend.captioning.backend_base import BackendBase
 from backend.captioning.services import current_services
 from backend.captioning.suggest import Suggester, TaskSuggestions
+from backend.freed_memory import return_freed_memory
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 PULL_SOON_S = 10
 """Delay of the pull that verifies a doubtful event."""
+
+
+MANY_TASKS = 100
+"""A call with so many tasks held so much memory that the rest of the machine gets it back."""
 
 
 class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has no types
@@ -54,7 +59,10 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         if context:
             return [{"result": []} for _ in tasks]
         suggester = Suggester(self.services, self.project_id, self.controls)
-        return [self._entry(suggestions) for suggestions in suggester.suggest(tasks)]
+        entries = [self._entry(suggestions) for suggestions in suggester.suggest(tasks)]
+        if len(tasks) >= MANY_TASKS:
+            return_freed_memory()
+        return entries
 
     @span("webhook")
     def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.bench_serving [--bundle scenes] [--webhooks 1000] [--photos DIR] [--many 1000]
 
+With `--many` it also measures one call with so many tasks, eight clients, and the memory after 10,000 predictions.
+
 Redis (with an append-only file), `captioner serve` and `captioner worker` are real. Images come from a web server in
 this process. Every webhook opens a new connection, as with Label Studio.
 """
@@ -24,7 +26,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from redis import Redis
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from backend.demo.child_processes import (
@@ -41,6 +43,7 @@ from backend.demo.scenes.drawing import draw_scenes
 from tests.factories import make_task
 from tests.image_server import ImageServer
 from tests.payloads import load_payload
+from worker.queue.job_state import QUEUES, queue
 
 LABEL_CONFIG = load_payload("02_setup")["body"]["schema"]
 TRAINED_PROJECT, MEASURED_PROJECT = 1, 2
@@ -50,6 +53,8 @@ ROUNDS = 15
 DEADLINE_S = 240
 CLIENTS = 8
 STARTS = 3
+PREDICTIONS = 10_000
+"""After which the memory is measured."""
 NEW_IMAGE = "predict 1 task, new image"
 BARS = {
     "webhook_p99_ms": 50.0,
@@ -64,6 +69,8 @@ BARS = {
     "many_new_s": 20.0,
     "many_known_s": 6.0,
     "many_peak_mb": 600.0,
+    "backend_mb_after_10000": 500.0,
+    "job_begins_s": 0.5,
     "clients_share_of_offline": 0.9,
 }
 """With the bundle `photos`, 1,000 tasks of one call and two idle cores."""
@@ -115,8 +122,11 @@ class Bench:
         self.features_reused = 0.0
         """Share of the corrected images whose features were already stored when the training began."""
         self.many = arguments.many
+        self.predicted = 0
+        """Number of predictions so far."""
         self._numbers = iter(range(1, 1_000_000))
         self._pictures = self._draw(sorted(arguments.photos.glob("*.jpg")) if arguments.photos else [])
+        self.job_begins_s = statistics.median(self._job_begins() for _ in range(STARTS))
         self.caption_s = self._caption_a_file(settings, folder / "picture.jpg")
         self.memory_at_start = self.memory()
 
@@ -137,6 +147,9 @@ class Bench:
                 took[f"predict {self.many} tasks, known images"] = [self._predict(self.many, new=False)]
             self.peak_mb = max(peak)
             took[f"{CLIENTS} clients, 1 task each, new images"] = self._clients()
+            while self.predicted < PREDICTIONS:
+                self._predict(self.many, new=False)
+            self.memory_after = self.memory()["backend"]
         with self._training() as is_running:
             took["webhook, while training"] = self._while(
                 is_running, webhooks, lambda: self._ms("POST", "/webhook", self._event())
@@ -149,6 +162,14 @@ class Bench:
     def memory(self) -> dict[str, float]:
         """Return the memory of each service with its processes, in MB."""
         return {service.name: memory_mb(service) for service in (self.backend, self.worker)}
+
+    def _job_begins(self) -> float:
+        """Return the seconds from the request of a job until the worker runs its function, in a module of ours."""
+        with Redis.from_url(self.redis_url) as redis:
+            requested = time.time()
+            job = queue(redis, QUEUES[0]).enqueue("backend.jobs.time.time")
+            wait_for(lambda: job.get_status(refresh=True) == JobStatus.FINISHED, "a job that returns the time")
+            return float(job.return_value()) - requested
 
     @contextmanager
     def _watched_memory(self) -> Iterator[list[float]]:
@@ -199,6 +220,7 @@ class Bench:
 
     def _predict(self, count: int, *, new: bool) -> float:
         """Request captions of `count` tasks; return milliseconds."""
+        self.predicted += count
         pictures = [next(self._pictures) for _ in range(count)] if new else list(self.images.pages)[:count]
         return self._ms("POST", "/predict", self._prediction(MEASURED_PROJECT, pictures))
 
@@ -321,6 +343,7 @@ def report(took: dict[str, list[float]], bench: Bench) -> None:
         "health_ms": percentile(took["GET /health"], 0.99),
         "ready_s": min(bench.ready_s),
         "caption_a_file_s": bench.caption_s,
+        "job_begins_s": bench.job_begins_s,
         "backend_mb": bench.memory_at_start["backend"],
         "new_image_p95_ms": percentile(took[NEW_IMAGE], 0.95),
         "known_image_p95_ms": percentile(took["predict 1 task, known image"], 0.95),
@@ -333,6 +356,7 @@ def report(took: dict[str, list[float]], bench: Bench) -> None:
             "many_new_s": new_s,
             "many_known_s": known_s,
             "many_peak_mb": bench.peak_mb,
+            "backend_mb_after_10000": bench.memory_after,
             "clients_share_of_offline": bench.clients_per_s / (bench.many / new_s),
         }
     bars: dict[str, Any] = {

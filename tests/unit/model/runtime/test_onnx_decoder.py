@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import arrays
+from model.bundle import arrays, load_bundle
 from model.decoders.base import CaptionDecoder
 from model.decoders.build import build_decoder
 from model.decoders.search import DecodingOptions, beam_search
 from model.decoders.sizes import RECURRENT, TRANSFORMER, DecoderSizes
 from model.runtime.decoder_graph import is_supported
 from model.runtime.onnx_decoder import OnnxDecoder
-from model.tokenizer import END, FIRST_WORD, START
+from model.tokenizer import END, FIRST_WORD, START, caption_tokens
 from model.training.batches import padded
 from tests.factories import make_tokenizer
 
@@ -105,3 +105,16 @@ def test_decoders_that_only_torch_computes_are_told_apart() -> None:
     assert not is_supported(replace(sizes, cell=TRANSFORMER))
     assert not is_supported(replace(sizes, attention=0))
     assert not is_supported(replace(sizes, recurrent_regions=True))
+
+
+def test_the_context_of_attention_is_read_in_16_bits() -> None:
+    bundle = load_bundle("photos")
+    captioner = bundle.captioner()
+    examples = bundle.replay[:20]
+    features = torch.stack([example.features for example in examples]).float().numpy()
+    tokens = padded([caption_tokens(captioner.tokenizer, example.caption) for example in examples]).numpy()
+
+    ours = OnnxDecoder(captioner.decoder.sizes, arrays(captioner.decoder)).predict(features, tokens)
+
+    # 0.0027 measured; 0.0062 if the context is rounded to 8 bits like the other products.
+    assert np.abs(ours - captioner.decoder.predict(features, tokens)).mean() < 0.004
