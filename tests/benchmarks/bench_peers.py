@@ -1,6 +1,6 @@
-"""Measures decoding and encoding beside peers: same sizes, same weights, a fixed number of words, captions compared.
+"""Measures decoding, encoding and training beside peers: same sizes, same weights, captions compared.
 
-    python -m tests.benchmarks.bench_peers [--only decoding encoding] [--flickr8k DIR]
+    python -m tests.benchmarks.bench_peers [--only decoding encoding training] [--flickr8k DIR]
 
 Beside: a plain attention LSTM in PyTorch, this product's decoder in torch (as in 2f7b206, but for the search), and text
 decoders of transformers, which are installed into .bench/peers. With --flickr8k the captions of the test photos in 8
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle import arrays, load_bundle
+from model.captioned_features import CaptionedFeatures
 from model.decoders.recurrent import AttentionDecoder
 from model.decoders.search import DecodingOptions, WordDecoder, beam_search
 from model.decoders.sizes import DecoderSizes
@@ -33,8 +35,10 @@ from model.metrics.cider import CiderD
 from model.metrics.words import metric_words
 from model.runtime.onnx_decoder import OnnxDecoder
 from model.runtime.serving_bundle import ServingBundle
-from model.tokenizer import END
+from model.tokenizer import END, Tokenizer, caption_tokens
 from model.torch_captioner import prefer_fast_products
+from model.training.batches import padded
+from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from model.vision.encoder import feature_trunk
 from model.vision.files import encode_files
 from tests.benchmarks.peers.plain_reference import PlainReference
@@ -50,11 +54,14 @@ SIZES = {
     ),
 }
 MEASURED_S = 4.0
+BATCH = 64
+"""Captions of a training step."""
+PARTS = ("decoding", "encoding", "training")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_peers", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--only", nargs="+", choices=("decoding", "encoding"), default=("decoding", "encoding"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--flickr8k", type=Path, help="directory of Flickr8k, to compare captions of its test photos")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
@@ -65,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         bars |= measure_decoding()
     if "encoding" in arguments.only:
         bars |= measure_encoding()
+    if "training" in arguments.only:
+        bars |= measure_training()
     if arguments.flickr8k:
         bars |= compare_captions(arguments.flickr8k)
     report = {
@@ -176,6 +185,49 @@ def encode(bundle: ServingBundle, images: NDArray[np.float32]) -> None:
     halves = np.array_split(images, min(len(images), os.cpu_count() or 1))
     with ThreadPoolExecutor(len(halves)) as threads:
         list(threads.map(lambda half: bundle.encoder.encode(list(half)), halves))
+
+
+def measure_training() -> dict[str, tuple[float, float, bool]]:
+    """Compare steps of teacher forcing on stored features: the replayed captions of the photos bundle."""
+    replay = load_bundle("photos").replay[:BATCH]
+    tokenizer = load_bundle("photos").tokenizer
+    print(f"\n{f'captions per second in training, batch {BATCH}':44} {'rate':>8} {'x plain':>8}")
+    bars: dict[str, tuple[float, float, bool]] = {}
+    for title, (regions, sizes) in SIZES.items():
+        noise = torch.randn(len(replay), regions, sizes.features).half()
+        examples = [replace(example, features=noise[place]) for place, example in enumerate(replay)]
+        rates = {}
+        for name, train in {"plain reference": train_plainly, "ours": train_ours}.items():
+            decoder = AttentionDecoder(sizes)
+            rates[name] = per_second(lambda: train(decoder, tokenizer, examples), BATCH)  # noqa: B023
+        print(title)
+        for name, rate in rates.items():
+            print(f"  {name:42} {rate:8.1f} {rate / rates['plain reference']:8.1f}")
+        bars[f"{title.partition(':')[0]}_training_x_plain"] = rates["ours"] / rates["plain reference"], 8.0, True
+    return bars
+
+
+def train_plainly(decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> None:
+    """Take a step as tutorials do: in single precision, the captions sorted by length."""
+    decoder.train()
+    optimizer = torch.optim.Adam(decoder.parameters(), 4e-4)
+    captions = [(caption_tokens(tokenizer, example.caption), example.features) for example in examples]
+    captions.sort(key=lambda caption: -len(caption[0]))
+    tokens = padded([read for read, _ in captions])
+    features = torch.stack([features for _, features in captions]).float()
+    loss = PlainReference(decoder).loss(features, tokens, [len(read) - 1 for read, _ in captions])
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
+    optimizer.step()
+
+
+def train_ours(decoder: AttentionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> None:
+    """Take a step as a retraining does."""
+    options = TrainingOptions(
+        epochs=1, batch_size=BATCH, dropout=0.0, label_smoothing=0.0, learning_rate=4e-4, reduced_precision=True
+    )
+    fit_decoder(decoder, tokenizer, examples, [], options)
 
 
 def compare_captions(flickr8k: Path) -> dict[str, tuple[float, float, bool]]:

@@ -305,7 +305,7 @@ def line(row: Measured) -> str:
 def bars(rows: Sequence[Measured]) -> dict[str, dict[str, float | bool]]:
     slowest, least = max(row.to_serving_s for row in rows), min(row.follows for row in rows)
     values = {
-        "correction_to_serving_s": (slowest, 60.0, slowest <= 60.0),
+        "correction_to_serving_s": (slowest, 30.0, slowest <= 30.0),
         "unseen_suggested_right_share": (least, 0.8, least >= 0.8),
     }
     return {

@@ -169,7 +169,7 @@ class Bench:
             requested = time.time()
             job = queue(redis, QUEUES[0]).enqueue("backend.jobs.time.time")
             wait_for(lambda: job.get_status(refresh=True) == JobStatus.FINISHED, "a job that returns the time")
-            return float(job.return_value()) - requested
+            return float(job.return_value() or "nan") - requested
 
     @contextmanager
     def _watched_memory(self) -> Iterator[list[float]]:
