@@ -28,6 +28,7 @@ from tests.benchmarks.bench_serving import LABEL_CONFIG, memory_mb, percentile, 
 from tests.factories import make_correction, make_task
 from tests.image_server import ImageServer
 from worker.feedback.layout import open_layout
+from worker.feedback.record import Correction
 from worker.feedback.script import key
 from worker.feedback.totals import to_stored_json
 
@@ -107,27 +108,40 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def fill(redis: Redis, project_id: int, count: int, kinds: Any, space: str, version: str) -> None:
     """Write corrections into Redis as webhooks would, but all at once, with the vectors of their images."""
     draw = np.random.default_rng(project_id)
+    corrections = store_records(redis, project_id, count)
     for start in range(0, count, 5000):
         with redis.pipeline(transaction=False) as pipeline:
-            for number in range(start + 1, min(start + 5000, count) + 1):
+            for number, correction in enumerate(corrections[start : start + 5000], start + 1):
                 kind = number % KINDS
-                correction = make_correction(
-                    project_id=project_id,
-                    annotation_id=number,
-                    # The first digits would hold an image out.
-                    image_key=f"{1:08x}{number:056x}",
-                    caption=f"kind {kind} of picture with {number % 7} things and word{number % 997}",
-                )
                 vector = kinds[kind] + NOISE * draw.standard_normal(kinds.shape[1]) / kinds.shape[1] ** 0.5
                 vector = (vector / np.linalg.norm(vector)).astype(np.float16)
-                pipeline.hset(key("feedback", project_id), correction.name, to_stored_json(correction))
-                pipeline.zadd(key("times", project_id), {correction.name: correction.microseconds + number})
-                pipeline.zadd(key("latest", project_id), {correction.name: number})
                 pipeline.hset(f"{key('vectors', project_id)}:{space}", str(correction.image_key), vector.tobytes())
                 decoded = f"{key('decoded', project_id)}:{version}"
                 pipeline.hset(decoded, str(correction.image_key), json.dumps(["people on rocks"]))
             pipeline.execute()
+
+
+def store_records(redis: Redis, project_id: int, count: int) -> list[Correction]:
+    """Write corrections of images of KINDS kinds, each with its own image."""
+    corrections = [
+        make_correction(
+            project_id=project_id,
+            annotation_id=number,
+            # The first digits would hold an image out.
+            image_key=f"{1:08x}{number:056x}",
+            caption=f"kind {number % KINDS} of picture with {number % 7} things and word{number % 997}",
+        )
+        for number in range(1, count + 1)
+    ]
+    for start in range(0, count, 5000):
+        with redis.pipeline(transaction=False) as pipeline:
+            for number, correction in enumerate(corrections[start : start + 5000], start + 1):
+                pipeline.hset(key("feedback", project_id), correction.name, to_stored_json(correction))
+                pipeline.zadd(key("times", project_id), {correction.name: correction.microseconds + number})
+                pipeline.zadd(key("latest", project_id), {correction.name: number})
+            pipeline.execute()
     redis.hset(key("changes", project_id), "generation", count)
+    return corrections
 
 
 def report(took: dict[tuple[int, int], list[float]], added_mb: float, load_s: float, corrections: int) -> None:

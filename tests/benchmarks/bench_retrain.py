@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         worker = WorkerProcess(Path(folder) / "worker.log", workplace.environment())
         try:
             print(f"{workplace.bundle.version}, {arguments.corrections} corrections of each habit\n{COLUMNS}")
-            for project_id in range(1, len(world.habits) + 1):
+            for project_id in range(1, arguments.habits + 1):
                 store_earlier(workplace, project_id, arguments.earlier)
                 rows.append(measure(workplace, worker, world, project_id, arguments.corrections))
                 print(line(rows[-1]), flush=True)
@@ -161,6 +161,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--earlier", type=int, default=0, help="corrections that the project had before, already learned"
     )
     parser.add_argument("--flickr8k", type=Path, help="directory of Flickr8k; uses photos instead of scenes")
+    parser.add_argument("--habits", type=int, default=3, help="how many of the three habits to measure")
     return parser.parse_args(argv)
 
 
@@ -236,26 +237,8 @@ def store_earlier(workplace: Workplace, project_id: int, count: int) -> None:
 
 def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_id: int, count: int) -> Measured:
     habit = world.habits[project_id - 1]
-    captioner = workplace.bundle.captioner()
-    concerned = [number for number, text in enumerate(world.suggested) if habit.restate(text) != text]
-    corrected, unseen = concerned[:count], concerned[count : count + UNSEEN]
-    if len(unseen) < UNSEEN // 3:
-        raise SystemExit(f"{habit.name!r} concerns only {len(concerned)} pictures")
-    for number in corrected:
-        if number == corrected[-1]:
-            started = time.monotonic()
-        picture, text = world.pictures[number], world.suggested[number]
-        correction = make_correction(
-            project_id=project_id,
-            annotation_id=number + 1,
-            image_key=hashlib.sha256(picture.tobytes()).hexdigest(),
-            proposed=text,
-            caption=habit.restate(text),
-            model_version=workplace.bundle.version,
-        )
-        workplace.features.put(str(correction.image_key), captioner.encode([picture])[0])
-        store_annotation(workplace.redis, correction)
-        job_id = retrain_when_due(workplace.redis, workplace.settings, project_id)
+    unseen, started = store_corrections(workplace, world, habit, project_id, count)
+    job_id = retrain_when_due(workplace.redis, workplace.settings, project_id)
     assert job_id is not None
     worker_bytes, job_bytes = watch(workplace, worker, project_id, job_id)
     to_serving_s = time.monotonic() - started
@@ -278,6 +261,32 @@ def measure(workplace: Workplace, worker: WorkerProcess, world: World, project_i
         good=world.quality(habit, unseen, captions),
         edits=version.metrics["systematic_edits"],
     )
+
+
+def store_corrections(
+    workplace: Workplace, world: World, habit: Habit, project_id: int, count: int
+) -> tuple[list[int], float]:
+    """Store corrections in a habit; return the numbers of other pictures that it concerns, and when the last came."""
+    captioner = workplace.bundle.captioner()
+    concerned = [number for number, text in enumerate(world.suggested) if habit.restate(text) != text]
+    corrected, unseen = concerned[:count], concerned[count : count + UNSEEN]
+    if len(unseen) < UNSEEN // 3:
+        raise SystemExit(f"{habit.name!r} concerns only {len(concerned)} pictures")
+    started = time.monotonic()
+    for number in corrected:
+        started = time.monotonic()
+        picture, text = world.pictures[number], world.suggested[number]
+        correction = make_correction(
+            project_id=project_id,
+            annotation_id=number + 1,
+            image_key=hashlib.sha256(picture.tobytes()).hexdigest(),
+            proposed=text,
+            caption=habit.restate(text),
+            model_version=workplace.bundle.version,
+        )
+        workplace.features.put(str(correction.image_key), captioner.encode([picture])[0])
+        store_annotation(workplace.redis, correction)
+    return unseen, started
 
 
 def watch(workplace: Workplace, worker: WorkerProcess, project_id: int, job_id: str) -> tuple[int, int]:
