@@ -35,13 +35,16 @@ def collect_corrections(project_id: int) -> dict[str, int]:
         LabelConfigError: the project's labeling config has no caption.
     """
     from backend.images.backfill import complete_features
-    from backend.sync.connected_projects import pull_project
+    from backend.sync.connected_projects import REMOVED, is_ours, pull_project
 
     settings, redis, client = _open()
     outcome: dict[str, int] = {}
     try:
         if client is None:
             logger.info("annotations not pulled project=%s reason=%s", project_id, NO_KEY)
+        elif not is_ours(client, redis, project_id):
+            logger.info("annotations not pulled project=%s reason=%s", project_id, REMOVED)
+            return outcome
         else:
             outcome |= asdict(pull_project(client, redis, settings, client.project(project_id)))
     finally:
@@ -81,15 +84,18 @@ def refresh_predictions(project_id: int, version: str, after_id: int = 0) -> dic
         LabelStudioError: tasks cannot be read or predictions not written; a retry goes on where this job ended.
         LabelConfigError: the project's labeling config has no caption.
     """
-    settings, _, client = _open()
+    settings, redis, client = _open()
     if client is None or not settings.refresh_predictions:
         reason = "REFRESH_PREDICTIONS is false" if client else NO_KEY
         logger.info("predictions not refreshed project=%s version=%s reason=%s", project_id, version, reason)
         return {"refreshed": 0, "stopped": reason}
 
     from backend.captioning.services import make_services
+    from backend.sync.connected_projects import REMOVED, is_ours
     from backend.sync.refresh import refresh
 
+    if not is_ours(client, redis, project_id):
+        return {"refreshed": 0, "stopped": REMOVED}
     return asdict(refresh(client, make_services(settings), project_id, version, after_id, _progress("refreshing")))
 
 
@@ -108,8 +114,11 @@ def refresh_look_alikes(project_id: int) -> dict[str, Any]:
         return {"refreshed": 0, "stopped": reason}
 
     from backend.captioning.services import make_services
+    from backend.sync.connected_projects import REMOVED, is_ours
     from backend.sync.refresh import refresh_look_alikes as refresh
 
+    if not is_ours(client, redis, project_id):
+        return {"refreshed": 0, "stopped": REMOVED}
     return asdict(refresh(client, make_services(settings), project_id, _progress("refreshing")))
 
 

@@ -1,11 +1,13 @@
 """The HTTP routes that Label Studio calls: bodies are checked here, and other modules act (docs/label-studio.md)."""
 
 import json
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BeforeValidator, Field
+from redis import RedisError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -15,11 +17,13 @@ from backend.captioning.backend import CaptionBackend
 from backend.captioning.promotion import promote_version
 from backend.captioning.services import current_services
 from backend.error_answers import MAX_BODY_BYTES
+from backend.label_studio.connection import nonce_of
 from backend.protocol.headers import WEBHOOK_HEADER
 from backend.protocol.json_fields import JsonObject, ProjectId, Text, WholeNumber, parse_json
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
+from worker.feedback.left_projects import why_left
 from worker.queue.job_failure import cause
 
 routes = Blueprint("label_studio", __name__)
@@ -81,10 +85,19 @@ def health() -> Response:
 
 @routes.post("/setup")
 def setup() -> Response:
-    """Answer the serving version. Label Studio calls this for every page, so no weights are loaded here."""
+    """Answer the serving version. Label Studio calls this for every page, so no weights are loaded here.
+
+    While the backends of the project prove which of them is ours, the answer is a nonce
+    (backend/label_studio/connection.py).
+    """
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
-    backend.services.new_projects.check_webhook(backend.project_id)
+    had_left = False
+    with suppress(RedisError):
+        if nonce := nonce_of(backend.services.redis, backend.project_id):
+            return jsonify(model_version=nonce)
+        had_left = why_left(backend.services.redis, backend.project_id) is not None
+    backend.services.new_projects.welcome(backend.project_id, had_left=had_left)
     return jsonify(model_version=backend.services.label_of(backend.project_id))
 
 

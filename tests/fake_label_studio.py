@@ -26,6 +26,9 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from redis import Redis
+
+from backend.label_studio.connection import nonce_of
 from tests.image_server import QuietServer, send
 from tests.payloads import load_payload
 
@@ -60,6 +63,11 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def answers_of_ours(redis: Redis, version: str = "v1") -> Callable[[int], str]:
+    """Return what our backend answers `/setup` of a project with, if it has this Redis."""
+    return lambda project_id: nonce_of(redis, project_id) or version
+
+
 class FakeLabelStudio:
     """The server, what it holds, and what people do in it. Use it as a context manager."""
 
@@ -77,6 +85,8 @@ class FakeLabelStudio:
         self.requests: list[Request] = []
         self.now = datetime(2025, 1, 31, 12, tzinfo=UTC)
         """Label Studio's clock, one millisecond later after each act. A test may set it, back too."""
+        self.setup_answers: dict[str, Callable[[int], str]] = {}
+        """What the backend at an address answers `/setup` of a project with; others answer their recorded version."""
         self.guards_backends = False
         """Whether ML_BLOCK_LOCAL_IP is on."""
         self.guards_webhooks = False
@@ -313,7 +323,13 @@ class FakeLabelStudio:
         return Reply(body={"created": len(request.body)}, status=201)
 
     def _list_backends(self, request: Request) -> Reply:
-        return Reply(body=[it for it in self.backends.values() if str(it["project"]) == request.query["project"]])
+        """List a project's backends; like Label Studio, ask each for its version before."""
+        project_id = int(request.query["project"])
+        backends = [it for it in self.backends.values() if it["project"] == project_id]
+        for backend in backends:
+            if (answer := self.setup_answers.get(backend["url"])) and backend["readable_state"] == "Connected":
+                backend["model_version"] = answer(project_id)
+        return Reply(body=backends)
 
     def _create_backend(self, request: Request) -> Reply:
         fields = dict(request.body)

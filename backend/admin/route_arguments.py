@@ -16,7 +16,7 @@ LARGEST_START = 2**53
 def need_project(project_id: int) -> None:
     """Raise NotFound for a project that never had a correction or a version."""
     services = current_services()
-    if project_id not in services.feedback.projects() and services.captioners.registry.newest(project_id) is None:
+    if project_id not in services.feedback.known_projects() and services.captioners.registry.newest(project_id) is None:
         raise NotFound(f"there is no project {project_id} here; a project appears with its first correction")
 
 

@@ -14,6 +14,7 @@ from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from backend.protocol.webhook_events import WebhookEvent, parse_webhook
+from worker.feedback.left_projects import why_left
 from worker.feedback.record import AnnotationState
 from worker.queue.periodic_pull import schedule_pull
 from worker.queue.retraining import enqueue_retraining
@@ -73,6 +74,10 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
             RedisError: it could not be stored.
         """
         news = parse_webhook(event, data)
+        if reason := why_left(self.services.redis, news.project_id):
+            # Label Studio goes on sending after a model was removed. If it comes back, a pull reads what was missed.
+            logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, reason)
+            return {"changed": 0}
         if news.ignored:
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, news.ignored)
         if news.wants_training:

@@ -1,24 +1,37 @@
 """The checks of `captioner doctor` in Label Studio: the key, the address guards, and each connected project."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from redis import RedisError
 
 from backend.doctor.findings import Finding
 from backend.images.fetcher import ImageFetcher
-from backend.label_studio.client import LabelStudioClient, Project
-from backend.label_studio.connection import Connection, find_connection
+from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
+from backend.label_studio.connection import WORKING, Connection, find_connection, proved_addresses
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.protocol.label_config import CaptionControl, parse_caption_controls, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
 from model.vision.images import decode_image
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.redis_client import connect
-from worker.settings import Settings
+from worker.settings import Settings, hide_password
 
 GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected:
+    """A project whose backend has proved to be ours."""
+
+    project: Project
+    ours: ConnectedBackend
+    backends: tuple[ConnectedBackend, ...]
+    """All of the project, in the order of connection."""
+    former: Collection[str]
+    """Addresses that our backend had in this project."""
 
 
 def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]:
@@ -32,12 +45,29 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
         yield Finding(name="Label Studio", ok=True, message=f"{version} answers at {client.url}")
         yield Finding(name="API key", ok=True, message=f"the {client.key_kind} of {client.user()} is accepted")
         projects = list(client.projects())
-        connections = [it for project in projects if (it := find_connection(client, settings, project))]
-        yield from _guards(client, settings, projects, connections)
-        if not connections:
+        with connect(settings.redis_url) as redis:
+            found = [(project, find_connection(client, redis, project.project_id)) for project in projects]
+            connected = [
+                Connected(
+                    project=project,
+                    ours=connection.ours,
+                    backends=connection.backends,
+                    former=proved_addresses(redis, project.project_id),
+                )
+                for project, connection in found
+                if connection.ours is not None
+            ]
+        yield from _guards(client, settings, projects, connected)
+        silent = [(project, connection) for project, connection in found if connection.is_doubtful]
+        for project, connection in silent:
+            yield from _silent(settings, project, connection)
+        if not connected and not silent:
             yield _nothing_connected(settings, projects)
-        for connection in connections:
-            yield from _project(client, settings, connection, repair=repair)
+        for each in connected:
+            yield from _project(client, settings, each, repair=repair)
+    except RedisError as problem:
+        message = f"it cannot be found out which projects use this captioner, because Redis does not answer: {problem}"
+        yield Finding(name="projects", ok=False, message=message, remedy="correct REDIS_URL or start Redis")
     except (LabelStudioError, SettingsError) as problem:
         is_about_key = isinstance(problem, SettingsError) or getattr(problem, "status", None) == HTTPStatus.UNAUTHORIZED
         yield Finding(name="API key" if is_about_key else "Label Studio", ok=False, message=str(problem))
@@ -54,7 +84,7 @@ def _no_key() -> Finding:
 
 
 def _guards(
-    client: LabelStudioClient, settings: Settings, projects: list[Project], connections: list[Connection]
+    client: LabelStudioClient, settings: Settings, projects: list[Project], connections: list[Connected]
 ) -> Iterator[Finding]:
     """Try both address guards with the address of our backend in Label Studio, or with our port on this machine."""
     if not projects:
@@ -76,17 +106,17 @@ def _nothing_connected(settings: Settings, projects: list[Project]) -> Finding:
     return Finding(
         name="projects",
         ok=False,
-        message=f"none of the {len(projects)} projects has a model connected",
+        message=f"none of the {len(projects)} projects has this captioner connected",
         remedy=f"Settings > Model > Connect Model, with the address of this backend (http://<host>:{settings.port})",
     )
 
 
 def _project(
-    client: LabelStudioClient, settings: Settings, connection: Connection, *, repair: bool
+    client: LabelStudioClient, settings: Settings, connection: Connected, *, repair: bool
 ) -> Iterator[Finding]:
     name = f"project {connection.project.project_id} ({connection.project.title})"
     checks = (
-        _state(settings, connection),
+        _state(connection),
         _webhook(client, settings, connection, repair=repair),
         _prelabeling(client, connection, repair=repair),
         _config(connection.project),
@@ -97,22 +127,35 @@ def _project(
             yield Finding(**{**vars(finding), "name": f"{name}, {finding.name}"})
 
 
-def _state(settings: Settings, connection: Connection) -> Iterator[Finding]:
+def _silent(settings: Settings, project: Project, connection: Connection) -> Iterator[Finding]:
+    """Say that a backend may be ours or not. Nothing of such a project is examined or repaired."""
+    for backend in connection.backends:
+        if backend.state in WORKING:
+            continue
+        remedy = f"if it is this captioner, check that Label Studio can reach {backend.url}, and read the log of it"
+        if settings.basic_auth_user is not None and backend.login != settings.basic_auth_user:
+            remedy = (
+                "if it is this captioner, edit the model in Settings > Model: Basic authentication with "
+                "BASIC_AUTH_USER and BASIC_AUTH_PASS"
+            )
+        yield Finding(
+            name=f"project {project.project_id} ({project.title}), backend",
+            ok=False,
+            message=f"Label Studio shows {backend.state} for {hide_password(backend.url)}",
+            remedy=remedy,
+        )
+
+
+def _state(connection: Connected) -> Iterator[Finding]:
     ours = connection.ours
-    if ours.state in {"Connected", "Training", "Predicting"}:
-        yield Finding(name="backend", ok=True, message=f"{ours.state.lower()}, uses version {ours.model_version}")
-        return
-    remedy = f"check that Label Studio can reach {ours.url}, and read the log of this backend"
-    if settings.basic_auth_user is not None and ours.login != settings.basic_auth_user and "@" not in ours.url:
-        remedy = "in Settings > Model, edit the model: Basic authentication with BASIC_AUTH_USER and BASIC_AUTH_PASS"
-    yield Finding(name="backend", ok=False, message=f"Label Studio shows {ours.state}", remedy=remedy)
+    yield Finding(name="backend", ok=True, message=f"{ours.state.lower()}, uses version {ours.model_version}")
 
 
 def _webhook(
-    client: LabelStudioClient, settings: Settings, connection: Connection, *, repair: bool
+    client: LabelStudioClient, settings: Settings, connection: Connected, *, repair: bool
 ) -> Iterator[Finding]:
     project_id = connection.project.project_id
-    fault = find_fault(client.webhooks(project_id), connection.backends, connection.ours, settings)
+    fault = find_fault(client.webhooks(project_id), connection.ours, connection.former, settings)
     if fault is None:
         yield Finding(name="webhook", ok=True, message="reports every annotation")
         return
@@ -139,7 +182,7 @@ def _pull_missed(settings: Settings, project_id: int) -> str:
     return "a worker now pulls the annotations that it missed"
 
 
-def _prelabeling(client: LabelStudioClient, connection: Connection, *, repair: bool) -> Iterator[Finding]:
+def _prelabeling(client: LabelStudioClient, connection: Connected, *, repair: bool) -> Iterator[Finding]:
     project, title = connection.project, connection.backends[0].title
     if connection.ours != connection.backends[0]:
         message = f"Label Studio asks only the first backend of a project, {title!r}, and this backend is not the first"

@@ -5,7 +5,7 @@ afterwards, not even when the backend moves or is removed.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -31,18 +31,19 @@ class WebhookFault:
 
 
 def find_fault(
-    webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], ours: ConnectedBackend, settings: Settings
+    webhooks: Sequence[Webhook], ours: ConnectedBackend, former: Collection[str], settings: Settings
 ) -> WebhookFault | None:
     """Return the fault that keeps events from our backend; None if they arrive.
 
     Args:
         webhooks: all webhooks of the project.
-        backends: all backends of the project, including ours.
+        ours: the backend that has proved to be ours.
+        former: addresses that our backend had in this project. A webhook to one of them is ours too.
     """
     url = webhook_url(ours.url)
     webhook = next((webhook for webhook in webhooks if _same_address(webhook.url, url)), None)
     if webhook is None:
-        return _missing(webhooks, backends, url)
+        return _missing(webhooks, former, url)
     if not webhook.is_active:
         return WebhookFault(reason="is switched off", webhook=webhook)
     if not webhook.is_for_all_actions and (missing := NEEDED_ACTIONS.difference(webhook.actions)):
@@ -83,12 +84,12 @@ def credentials(settings: Settings) -> dict[str, str]:
     return {} if login is None else {"Authorization": login}
 
 
-def _missing(webhooks: Sequence[Webhook], backends: Sequence[ConnectedBackend], url: str) -> WebhookFault:
-    # Perhaps Label Studio created it for an earlier address of the backend; then no connected backend owns it.
-    owned = {_address(webhook_url(backend.url)) for backend in backends}
-    left = [hook for hook in webhooks if hook.url.endswith("/webhook") and _address(hook.url) not in owned]
-    if len(left) == 1:
-        return WebhookFault(reason=f"goes to {_address(left[0].url)} instead of {_address(url)}", webhook=left[0])
+def _missing(webhooks: Sequence[Webhook], former: Collection[str], url: str) -> WebhookFault:
+    # Perhaps Label Studio created it for an earlier address of the backend.
+    earlier = {_address(webhook_url(address)) for address in former}
+    left = next((hook for hook in webhooks if _address(hook.url) in earlier), None)
+    if left is not None:
+        return WebhookFault(reason=f"goes to {_address(left.url)} instead of {_address(url)}", webhook=left)
     return WebhookFault(reason="is missing", webhook=None)
 
 

@@ -20,16 +20,27 @@ from backend.captioning.services import make_services
 from backend.images.backfill import FIRST_DELAY_S, complete_features, retry_delay_s
 from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import compact_image_ref
+from backend.sync.connected_projects import REMOVED
 from backend.sync.refresh import refresh as write_suggestions
-from model.errors import LabelStudioError
+from model.errors import JobError, LabelStudioError
 from model.runtime.onnx_encoder import OnnxEncoder
 from model.vision.images import image_key
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_image, make_suggestion, store_annotation
-from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio, Reply, Request, refused
+from tests.fake_label_studio import (
+    LABEL_CONFIG,
+    LEGACY_TOKEN,
+    FakeLabelStudio,
+    Reply,
+    Request,
+    answers_of_ours,
+    refused,
+)
 from tests.image_server import ImageServer, png
+from tests.payloads import load_payload
 from tests.workplace import Workplace
 from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.left_projects import why_left
 from worker.feedback.selection import SelectionLimits
 from worker.feedback.suggestions import Suggestion, SuggestionLog
 from worker.feedback.totals import read_ledger
@@ -37,7 +48,7 @@ from worker.feedback.waiting import claim
 from worker.policy import is_withheld
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
-from worker.queue.retraining import enqueue_rollback_check
+from worker.queue.retraining import enqueue_retraining, enqueue_rollback_check
 from worker.settings import Settings
 
 BACKEND = "http://127.0.0.1:9090"
@@ -95,7 +106,8 @@ def connect_projects(
     """Add these projects. The value is the status of the reply about a project's backends; 200 shows one."""
     for project_id in projects:
         label_studio.add_project(id=project_id, label_config=label_config)
-        label_studio.connect_backend(project_id, BACKEND)
+        if project_id != 1:
+            label_studio.connect_backend(project_id, BACKEND)
 
     def answer(request: Request) -> Reply:
         status = projects[int(request.query["project"])]
@@ -115,9 +127,11 @@ def imports(label_studio: FakeLabelStudio) -> list[Request]:
 
 
 @pytest.fixture
-def label_studio(label_studio: FakeLabelStudio) -> FakeLabelStudio:
-    """A Label Studio with an empty project."""
+def label_studio(label_studio: FakeLabelStudio, redis: Redis) -> FakeLabelStudio:
+    """A Label Studio with an empty project that has our backend."""
     label_studio.add_project(id=1)
+    label_studio.connect_backend(1, BACKEND)
+    label_studio.setup_answers[BACKEND] = answers_of_ours(redis)
     return label_studio
 
 
@@ -645,6 +659,89 @@ def test_an_annotation_at_an_impossible_time_harms_no_other_annotation_and_no_ot
 
 
 @pytest.mark.usefixtures("configure")
+@pytest.mark.parametrize("version", ["v1", "other"])
+def test_a_project_of_another_backend_is_never_touched(
+    workplace: Workplace, label_studio: FakeLabelStudio, version: str
+) -> None:
+    label_studio.setup_answers[BACKEND] = lambda _: version
+    label_studio.hold(task(1, annotation(1, "a square")))
+
+    assert jobs.pull_projects() == {"foreign": 1}
+    assert jobs.collect_corrections(1) == {"known": 0, "made": 0, "failed": 0, "set_aside": 0, "left": 0}
+    assert jobs.refresh_predictions(1, version)["stopped"] == REMOVED
+    assert jobs.refresh_look_alikes(1)["stopped"] == REMOVED
+    with pytest.raises(LabelStudioError, match="no model that leads here"):
+        jobs.connect_project(1)
+
+    assert workplace.feedback.known_projects() == []
+    assert label_studio.requests_to("GET", "/api/tasks") == []
+    assert imports(label_studio) == []
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_project_whose_model_was_removed_is_left_alone_and_its_corrections_stay(
+    workplace: Workplace, label_studio: FakeLabelStudio, make_backend: Callable[..., BackendClient]
+) -> None:
+    label_studio.hold(task(1, annotation(1, "a red square")))
+    assert jobs.pull_projects() == {"changed": 1}
+    label_studio.backends.clear()
+    label_studio.hold(task(1, annotation(1, "a red square")), task(2, annotation(2, "a green square")))
+
+    assert jobs.pull_projects() == {"foreign": 1}
+
+    assert workplace.feedback.projects() == []
+    assert [correction.caption for correction in workplace.feedback.corrections(1)] == ["a red square"]
+    with pytest.raises(JobError, match="no model of the project in Label Studio leads to this captioner any more"):
+        enqueue_retraining(workplace.redis, workplace.settings, 1, "a person asked")
+    event = load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"]
+    assert make_backend().post("/webhook", event | {"project": {"id": 1, "label_config": LABEL_CONFIG}}).json == {
+        "changed": 0
+    }
+
+    label_studio.connect_backend(1, BACKEND)
+
+    assert jobs.pull_projects() == {"changed": 1}
+    assert workplace.feedback.projects() == [1]
+    assert len(workplace.feedback.corrections(1)) == 2
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_backend_that_moved_keeps_its_projects(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    label_studio.hold(task(1, annotation(1, "a red square")))
+    assert jobs.pull_projects() == {"changed": 1}
+    [backend] = label_studio.backends.values()
+    backend["url"] = "http://127.0.0.1:9191"
+    backend["readable_state"] = "Disconnected"
+
+    assert jobs.pull_projects() == {"failed": 1}  # it does not answer yet, so it may be ours or not
+    assert workplace.feedback.projects() == [1]
+
+    backend["readable_state"] = "Connected"
+    label_studio.setup_answers["http://127.0.0.1:9191"] = label_studio.setup_answers[BACKEND]
+
+    assert jobs.pull_projects() == {"unchanged": 1}
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_project_that_was_deleted_leaves(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
+    label_studio.hold(task(1, annotation(1, "a red square")))
+    assert jobs.pull_projects() == {"changed": 1}
+    label_studio.projects.clear()
+
+    assert jobs.pull_projects() == {}
+
+    assert workplace.feedback.projects() == []
+    assert "deleted in Label Studio" in str(why_left(workplace.redis, 1))
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_proof_leaves_the_version_in_label_studio_as_it_was(label_studio: FakeLabelStudio) -> None:
+    assert jobs.pull_projects() == {"unchanged": 1}
+
+    assert [backend["model_version"] for backend in label_studio.backends.values()] == ["v1"]
+
+
+@pytest.mark.usefixtures("configure")
 def test_a_project_without_captions_is_not_even_asked_for_its_backends(label_studio: FakeLabelStudio) -> None:
     connect_projects(label_studio, {1: 200}, label_config='<View><Image name="image" value="$captioning"/></View>')
 
@@ -927,7 +1024,6 @@ def test_the_webhook_of_a_new_connection_gets_the_backends_login(
     workplace: Workplace, label_studio: FakeLabelStudio, configure: Callable[..., None], redis: Redis
 ) -> None:
     configure(BASIC_AUTH_USER="label", BASIC_AUTH_PASS="studio")
-    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
     label_studio.webhooks[1]["headers"] = {"X-Team": "a"}
 
     outcome = jobs.connect_project(1)
@@ -939,22 +1035,22 @@ def test_the_webhook_of_a_new_connection_gets_the_backends_login(
 
 @pytest.mark.usefixtures("configure")
 def test_an_open_backends_webhook_is_left_alone(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
-    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
 
     assert jobs.connect_project(1) == {"mended": False}
 
 
-@pytest.mark.usefixtures("configure", "label_studio")
-def test_a_connection_that_label_studio_has_not_stored_yet_is_tried_again() -> None:
-    with pytest.raises(LabelStudioError, match="has no backend yet"):
+@pytest.mark.usefixtures("configure")
+def test_a_connection_that_label_studio_has_not_stored_yet_is_tried_again(label_studio: FakeLabelStudio) -> None:
+    label_studio.backends.clear()
+
+    with pytest.raises(LabelStudioError, match="has no model that leads here yet"):
         jobs.connect_project(1)
 
 
-@pytest.mark.usefixtures("configure")
 def test_a_webhook_that_somebody_switched_off_is_left_to_a_person(
-    workplace: Workplace, label_studio: FakeLabelStudio
+    label_studio: FakeLabelStudio, configure: Callable[..., None]
 ) -> None:
-    label_studio.connect_backend(1, BACKEND, model_version=workplace.bundle.version)
+    configure(BASIC_AUTH_USER="label", BASIC_AUTH_PASS="studio")
     label_studio.webhooks[1]["is_active"] = False
 
     with pytest.raises(LabelStudioError, match="is switched off: captioner doctor --repair"):

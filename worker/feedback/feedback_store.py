@@ -20,6 +20,7 @@ from redis import Redis
 from rq.utils import as_text
 
 from worker.feedback.layout import open_layout, run, run_all
+from worker.feedback.left_projects import left_projects
 from worker.feedback.proposals import find_proposal, judge
 from worker.feedback.record import AnnotationState, Correction, Feedback
 from worker.feedback.script import PROJECTS_KEY, Command, key
@@ -255,7 +256,12 @@ class FeedbackStore:
         return [Feedback.from_json(text) for text in drawn[1::2]]
 
     def projects(self) -> list[int]:
-        """Return every project that ever had a correction."""
+        """Return every project that ever had a correction and has not left (worker/feedback/left_projects.py)."""
+        left = left_projects(self.redis)
+        return [project_id for project_id in self.known_projects() if project_id not in left]
+
+    def known_projects(self) -> list[int]:
+        """Return every project that ever had a correction, those that have left too."""
         return sorted(int(project_id) for project_id in self.redis.smembers(PROJECTS_KEY))
 
     def _read(self, project_id: int, names: Sequence[str | bytes]) -> Iterator[bytes | str]:

@@ -15,6 +15,7 @@ from model.store import Store
 from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.vision.features import FeatureStore
 from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.left_projects import why_left
 from worker.feedback.waiting import claim, mark_trained, trained_number
 from worker.learning.bad_corrections import find_bad_corrections
 from worker.learning.candidate import Candidate, train_candidate
@@ -24,7 +25,13 @@ from worker.learning.rollback import calibrate, roll_back_if_accepted_less
 from worker.learning.version_record import find_unfinished, finish, outcome, record
 from worker.queue.job_failure import may_come_from_items
 from worker.queue.job_progress import Progress
-from worker.queue.retraining import enqueue_retraining, last_before_pause, only_training, remember_beginning
+from worker.queue.retraining import (
+    LEFT,
+    enqueue_retraining,
+    last_before_pause,
+    only_training,
+    remember_beginning,
+)
 from worker.redis_client import connect_patiently
 from worker.settings import Settings
 
@@ -72,7 +79,9 @@ def retrain(project_id: int, reason: str) -> dict[str, Any] | Retry:
 
 
 def stop_while_paused(redis: Redis, project_id: int, job_id: str) -> None:
-    """Raise NoVersion if the project is paused and this is not the last job that may still train."""
+    """Raise NoVersion if the project has left, or is paused and this is not the last job that may still train."""
+    if reason_left := why_left(redis, project_id):
+        raise NoVersion(LEFT.format(project_id=project_id, reason=reason_left))
     if last_before_pause(redis, project_id) not in {None, job_id}:
         raise NoVersion("Retraining of the project is paused.")
 

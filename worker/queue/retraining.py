@@ -27,6 +27,7 @@ from rq.job import Dependency, Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from model.errors import JobError
+from worker.feedback.left_projects import why_left
 from worker.feedback.waiting import read_waiting
 from worker.queue.job_origin import job_origin
 from worker.queue.job_state import (
@@ -51,6 +52,7 @@ RETRAIN_RETRIES = Retry(max=2, interval=[10, 60])
 ROLLBACK_LIMIT_S = 300
 ROLLBACK_KEPT_S = 3600
 PAUSED = "Retraining of project {project_id} is paused. Resume it first."
+LEFT = "Project {project_id} is not trained any more: {reason}."
 
 
 def remember_beginning(redis: Redis, project_id: int) -> None:
@@ -66,8 +68,10 @@ def enqueue_retraining(redis: Redis, settings: Settings, project_id: int, reason
     same.
 
     Raises:
-        JobError: retraining of the project is paused, and no retraining waits.
+        JobError: retraining of the project is paused, and no retraining waits; or the project has left.
     """
+    if reason_left := why_left(redis, project_id):
+        raise JobError(LEFT.format(project_id=project_id, reason=reason_left))
     while True:
         with redis.pipeline() as pipeline:
             pipeline.watch(retraining_key(project_id))

@@ -1,28 +1,31 @@
 """Findings of the doctor on the store, the model and Label Studio; Redis is in tests/integration."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from backend.doctor import examination
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
-from model.manifest import bundle_version
 from tests.factories import write_bundle
-from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio
+from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio, answers_of_ours
 from tests.image_server import png
 from worker.settings import Settings
 
 BACKEND = "http://127.0.0.1:9090"
+Examine = Callable[..., dict[str, Finding]]
 IMAGE = "/data/upload/1/0a1b2c3d-dog.png"
 CONFIG = """<View><Image name="image" value="$captioning"/>
 <TextArea name="caption" toName="image" editable="true"/></View>"""
 
 
 @pytest.fixture
-def healthy(label_studio: FakeLabelStudio) -> FakeLabelStudio:
+def healthy(label_studio: FakeLabelStudio, redis: Redis) -> FakeLabelStudio:
     """A Label Studio with one connected project, in which all is well."""
+    label_studio.setup_answers[BACKEND] = answers_of_ours(redis)
     label_studio.add_project(title="Dogs", label_config=CONFIG)
     label_studio.connect_backend(1, BACKEND)
     label_studio.files[IMAGE] = png()
@@ -35,22 +38,25 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundle"))
 
 
-def examine(
-    label_studio: FakeLabelStudio, tmp_path: Path, *, repair: bool = False, **changes: Any
-) -> dict[str, Finding]:
-    """Return the findings on Label Studio's side by name."""
-    values: dict[str, Any] = {
-        "label_studio_url": label_studio.url,
-        "label_studio_api_key": LEGACY_TOKEN,
-        "model_store": str(tmp_path),
-        "redis_url": "redis://127.0.0.1:1/0",
-    }
-    settings = Settings(**values | changes)
-    return {finding.name: finding for finding in check_label_studio(settings, repair=repair)}
+@pytest.fixture
+def examine(healthy: FakeLabelStudio, redis_url: str, tmp_path: Path) -> Examine:
+    """Return a function that returns the findings on Label Studio's side by name."""
+
+    def examine(*, repair: bool = False, **changes: Any) -> dict[str, Finding]:
+        values: dict[str, Any] = {
+            "label_studio_url": healthy.url,
+            "label_studio_api_key": LEGACY_TOKEN,
+            "model_store": str(tmp_path),
+            "redis_url": redis_url,
+        }
+        settings = Settings(**values | changes)
+        return {finding.name: finding for finding in check_label_studio(settings, repair=repair)}
+
+    return examine
 
 
-def test_a_healthy_installation_is_found_in_order(tmp_path: Path, healthy: FakeLabelStudio) -> None:
-    findings = examine(healthy, tmp_path)
+def test_a_healthy_installation_is_found_in_order(examine: Examine, healthy: FakeLabelStudio) -> None:
+    findings = examine()
 
     assert all(finding.ok for finding in findings.values())
     assert {name: finding.message for name, finding in findings.items()} == {
@@ -67,35 +73,35 @@ def test_a_healthy_installation_is_found_in_order(tmp_path: Path, healthy: FakeL
     assert all(finding.remedy is None for finding in findings.values())
 
 
-def test_a_missing_api_key_is_named_with_what_it_costs(tmp_path: Path, healthy: FakeLabelStudio) -> None:
-    [finding] = examine(healthy, tmp_path, label_studio_api_key=None).values()
+def test_a_missing_api_key_is_named_with_what_it_costs(examine: Examine) -> None:
+    [finding] = examine(label_studio_api_key=None).values()
 
     assert not finding.ok
     assert "LABEL_STUDIO_API_KEY is not set" in finding.message
     assert "personal access token" in (finding.remedy or "")
 
 
-def test_a_refused_api_key_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_refused_api_key_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.allows_legacy_tokens = False
 
-    finding = examine(healthy, tmp_path)["API key"]
+    finding = examine()["API key"]
 
     assert not finding.ok
     assert "legacy token authentication has been disabled for this organization" in finding.message
 
 
-def test_an_unreachable_label_studio_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
-    [finding] = examine(healthy, tmp_path, label_studio_url="http://127.0.0.1:1").values()
+def test_an_unreachable_label_studio_is_named(examine: Examine) -> None:
+    [finding] = examine(label_studio_url="http://127.0.0.1:1").values()
 
     assert not finding.ok
     assert "cannot be reached at http://127.0.0.1:1/" in finding.message
 
 
 @pytest.mark.parametrize("guarded", ["backend", "webhook"])
-def test_each_address_guard_is_named_with_the_way_out(tmp_path: Path, healthy: FakeLabelStudio, guarded: str) -> None:
+def test_each_address_guard_is_named_with_the_way_out(examine: Examine, healthy: FakeLabelStudio, guarded: str) -> None:
     healthy.guards_backends, healthy.guards_webhooks = guarded == "backend", guarded == "webhook"
 
-    findings = examine(healthy, tmp_path)
+    findings = examine()
 
     name = f"guard of {guarded} addresses"
     assert [name for name, finding in findings.items() if not finding.ok] == [name]
@@ -103,30 +109,30 @@ def test_each_address_guard_is_named_with_the_way_out(tmp_path: Path, healthy: F
     assert "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false" in (findings[name].remedy or "")
 
 
-def test_without_a_connection_the_doctor_says_where_to_connect(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_without_a_connection_the_doctor_says_where_to_connect(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.backends.clear()
 
-    finding = examine(healthy, tmp_path, port=9091)["projects"]
+    finding = examine(port=9091)["projects"]
 
     assert not finding.ok
     assert "Settings > Model > Connect Model" in (finding.remedy or "")
     assert "9091" in (finding.remedy or "")
 
 
-def test_a_backend_that_lacks_its_login_in_label_studio_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_backend_that_lacks_its_login_in_label_studio_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.backends[1]["readable_state"] = "Error"
 
-    findings = examine(healthy, tmp_path, basic_auth_user="label", basic_auth_pass="studio")
+    findings = examine(basic_auth_user="label", basic_auth_pass="studio")
 
     assert "Basic authentication" in (findings["project 1 (Dogs), backend"].remedy or "")
 
 
-def test_a_webhook_without_our_login_is_named_and_repaired(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_webhook_without_our_login_is_named_and_repaired(examine: Examine, healthy: FakeLabelStudio) -> None:
     login: dict[str, Any] = {"basic_auth_user": "label", "basic_auth_pass": "studio"}
 
-    before = examine(healthy, tmp_path, **login)["project 1 (Dogs), webhook"]
-    repaired = examine(healthy, tmp_path, repair=True, **login)["project 1 (Dogs), webhook"]
-    after = examine(healthy, tmp_path, **login)["project 1 (Dogs), webhook"]
+    before = examine(**login)["project 1 (Dogs), webhook"]
+    repaired = examine(repair=True, **login)["project 1 (Dogs), webhook"]
+    after = examine(**login)["project 1 (Dogs), webhook"]
 
     assert (before.ok, before.repaired) == (False, False)
     assert before.remedy == "captioner doctor --repair"
@@ -136,22 +142,22 @@ def test_a_webhook_without_our_login_is_named_and_repaired(tmp_path: Path, healt
     assert "studio" not in str(before) + str(repaired)
 
 
-def test_a_missing_webhook_is_created(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_missing_webhook_is_created(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.webhooks.clear()
 
-    repaired = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), webhook"]
+    repaired = examine(repair=True)["project 1 (Dogs), webhook"]
 
     assert repaired.repaired
     assert [webhook["url"] for webhook in healthy.webhooks.values()] == [f"{BACKEND}/webhook"]
 
 
 def test_a_webhook_that_label_studio_refuses_stays_wrong_and_names_the_guards(
-    tmp_path: Path, healthy: FakeLabelStudio
+    examine: Examine, healthy: FakeLabelStudio
 ) -> None:
     healthy.webhooks.clear()
     healthy.guards_webhooks = True
 
-    finding = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), webhook"]
+    finding = examine(repair=True)["project 1 (Dogs), webhook"]
 
     assert not finding.ok
     assert "SSRF_PROTECTION_ENABLED=false" in (finding.remedy or "")
@@ -161,60 +167,95 @@ def test_a_webhook_that_label_studio_refuses_stays_wrong_and_names_the_guards(
     "changes", [{"model_version": ""}, {"model_version": "v0"}, {"show_collab_predictions": False, "model_version": ""}]
 )
 def test_prelabeling_by_something_else_is_named_and_repaired(
-    tmp_path: Path, healthy: FakeLabelStudio, changes: dict[str, Any]
+    examine: Examine, healthy: FakeLabelStudio, changes: dict[str, Any]
 ) -> None:
     healthy.projects[1] |= changes
 
-    before = examine(healthy, tmp_path)["project 1 (Dogs), prelabeling"]
-    repaired = examine(healthy, tmp_path, repair=True)["project 1 (Dogs), prelabeling"]
-    after = examine(healthy, tmp_path)["project 1 (Dogs), prelabeling"]
+    before = examine()["project 1 (Dogs), prelabeling"]
+    repaired = examine(repair=True)["project 1 (Dogs), prelabeling"]
+    after = examine()["project 1 (Dogs), prelabeling"]
 
     assert (before.ok, repaired.repaired, after.ok) == (False, True, True)
     assert healthy.projects[1]["model_version"] == "captioner"
 
 
-def test_a_second_backend_that_label_studio_never_asks_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
-    bundle = write_bundle(tmp_path / "bundle")
-    healthy.backends[1]["title"] = "theirs"
-    healthy.connect_backend(1, "http://127.0.0.1:9191", title="ours", model_version=bundle_version(str(bundle)))
+def test_a_second_backend_that_label_studio_never_asks_is_named(
+    examine: Examine, healthy: FakeLabelStudio, redis: Redis
+) -> None:
+    healthy.backends[1] |= {"title": "theirs", "url": "http://127.0.0.1:9292"}
+    healthy.connect_backend(1, BACKEND, title="ours")
 
-    finding = examine(healthy, tmp_path, caption_bundle=str(bundle))["project 1 (Dogs), prelabeling"]
+    finding = examine()["project 1 (Dogs), prelabeling"]
 
     assert not finding.ok
     assert "asks only the first backend of a project, 'theirs'" in finding.message
 
 
-def test_a_labeling_config_without_captions_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+@pytest.mark.parametrize("version", ["v1", "photos-41ee6c07"])
+def test_a_project_of_another_backend_is_left_alone(
+    examine: Examine, healthy: FakeLabelStudio, redis_url: str, version: str
+) -> None:
+    login: dict[str, Any] = {"basic_auth_user": "label", "basic_auth_pass": "studio"}
+    healthy.setup_answers[BACKEND] = lambda _: version
+    healthy.projects[1] |= {"model_version": ""}
+
+    findings = examine(repair=True, **login)
+
+    assert [name for name in findings if name.startswith("project 1")] == []
+    assert findings["projects"].message == "none of the 1 projects has this captioner connected"
+    assert (healthy.webhooks[1]["headers"], healthy.projects[1]["model_version"]) == ({}, "")
+
+
+def test_two_installations_in_one_project_keep_their_own_webhooks(examine: Examine, healthy: FakeLabelStudio) -> None:
+    healthy.connect_backend(1, "http://127.0.0.1:9191")
+    healthy.setup_answers["http://127.0.0.1:9191"] = lambda _: "v1"
+
+    examine(repair=True, basic_auth_user="label", basic_auth_pass="studio")
+
+    assert {hook["url"]: hook["headers"] for hook in healthy.webhooks.values()} == {
+        f"{BACKEND}/webhook": {"Authorization": "Basic bGFiZWw6c3R1ZGlv"},
+        "http://127.0.0.1:9191/webhook": {},
+    }
+
+
+def test_without_redis_the_doctor_says_why_nothing_is_examined(examine: Examine) -> None:
+    finding = examine(redis_url="redis://127.0.0.1:1/0")["projects"]
+
+    assert not finding.ok
+    assert "because Redis does not answer" in finding.message
+
+
+def test_a_labeling_config_without_captions_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.projects[1]["label_config"] = '<View><Text name="t" value="$t"/></View>'
 
-    finding = examine(healthy, tmp_path)["project 1 (Dogs), labeling config"]
+    finding = examine()["project 1 (Dogs), labeling config"]
 
     assert not finding.ok
     assert "Image Captioning" in (finding.remedy or "")
 
 
-def test_a_text_area_that_cannot_be_edited_in_place_gets_advice(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_text_area_that_cannot_be_edited_in_place_gets_advice(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.projects[1]["label_config"] = CONFIG.replace(' editable="true"', "")
 
-    finding = examine(healthy, tmp_path)["project 1 (Dogs), labeling config"]
+    finding = examine()["project 1 (Dogs), labeling config"]
 
     assert finding.ok
     assert 'editable="true"' in (finding.remedy or "")
 
 
-def test_an_image_that_label_studio_does_not_have_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_an_image_that_label_studio_does_not_have_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.files.clear()
 
-    finding = examine(healthy, tmp_path)["project 1 (Dogs), images"]
+    finding = examine()["project 1 (Dogs), images"]
 
     assert not finding.ok
     assert finding.message.startswith("task 15: ")
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, healthy: FakeLabelStudio) -> None:
+def test_a_file_that_is_no_image_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.files[IMAGE] = b"hello"
 
-    assert "not an image" in examine(healthy, tmp_path)["project 1 (Dogs), images"].message
+    assert "not an image" in examine()["project 1 (Dogs), images"].message
 
 
 def test_a_finding_is_one_line() -> None:

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from backend.sync.new_projects import AGAIN_AFTER_S, NewProjects
+from backend.sync.new_projects import AGAIN_AFTER_S, SOON_S, NewProjects
 from worker.settings import Settings
 
 KEY = "f" * 40
@@ -20,8 +20,8 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def check_webhook(new_projects: NewProjects, project_id: int) -> None:
-    thread = new_projects.check_webhook(project_id)
+def welcome(new_projects: NewProjects, project_id: int) -> None:
+    thread = new_projects.welcome(project_id)
     if thread is not None:
         thread.join()
 
@@ -30,29 +30,41 @@ def check_webhook(new_projects: NewProjects, project_id: int) -> None:
     ("settings", "jobs"),
     [
         (Settings(), 0),
-        (Settings(label_studio_api_key=KEY), 0),
         (Settings(webhook_secret="s"), 0),
+        (Settings(label_studio_api_key=KEY), 1),
         (Settings(webhook_secret="s", label_studio_api_key=KEY), 1),
         (Settings(basic_auth_user="u", basic_auth_pass="p", label_studio_api_key=KEY), 1),
     ],
-    ids=["open", "key alone", "secret without key", "secret", "login"],
+    ids=["open", "secret without key", "key alone", "secret", "login"],
 )
-def test_a_webhook_is_checked_where_credentials_are_needed_and_can_be_added(
+def test_a_project_is_welcomed_where_label_studio_can_be_asked(
     enqueued: list[tuple[Any, ...]], settings: Settings, jobs: int
 ) -> None:
-    check_webhook(NewProjects(settings, REDIS), 7)
+    welcome(NewProjects(settings, REDIS), 7)
 
     assert enqueued == [("connect_project", 7)] * jobs
 
 
-def test_the_webhook_of_a_project_is_checked_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
+def test_a_project_is_welcomed_once_an_hour(enqueued: list[tuple[Any, ...]]) -> None:
     moments = iter([0.0, 1.0, AGAIN_AFTER_S - 1, AGAIN_AFTER_S])
     new_projects = NewProjects(
         Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS, clock=lambda: next(moments)
     )
 
     for _ in range(4):
-        check_webhook(new_projects, 7)
+        welcome(new_projects, 7)
+
+    assert len(enqueued) == 2
+
+
+def test_a_project_that_had_left_is_welcomed_at_once(enqueued: list[tuple[Any, ...]]) -> None:
+    moments = iter([0.0, SOON_S])
+    new_projects = NewProjects(Settings(label_studio_api_key=KEY), REDIS, clock=lambda: next(moments))
+
+    for _ in range(2):
+        thread = new_projects.welcome(7, had_left=True)
+        assert thread is not None
+        thread.join()
 
     assert len(enqueued) == 2
 
@@ -66,7 +78,7 @@ def test_if_redis_does_not_answer_the_next_setup_tries_again(
     monkeypatch.setattr("backend.sync.new_projects.enqueue_backend_job", fail)
     new_projects = NewProjects(Settings(webhook_secret="s", label_studio_api_key=KEY), REDIS)
 
-    check_webhook(new_projects, 7)
+    welcome(new_projects, 7)
 
     assert "problem=away" in caplog.text
-    assert new_projects.check_webhook(7) is not None
+    assert new_projects.welcome(7) is not None
