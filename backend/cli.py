@@ -25,6 +25,7 @@ COMMANDS = (
     project_commands.promote,
     project_commands.rollback,
     project_commands.ledger,
+    project_commands.forget,
     service_commands.user,
 )
 

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from backend.access.login import refuse
 from model.errors import (
+    BusyError,
     CaptionerError,
     JobError,
     LabelConfigError,
@@ -23,7 +24,8 @@ from model.errors import (
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_BODY_BYTES = 100 * 1024 * 1024
+"""Label Studio sends all tasks of a call at once. Pictures may lie inside their data."""
 _DRAINED_BYTES = 512 * 1024 * 1024
 _DRAINED_S = 20.0
 
@@ -35,6 +37,7 @@ def answer_errors(app: Flask) -> None:
     app.register_error_handler(LabelConfigError, _bad_request)
     app.register_error_handler(JobError, _conflict)
     app.register_error_handler(VersionChoiceError, _conflict)
+    app.register_error_handler(BusyError, _busy)
     app.register_error_handler(RedisError, _redis_down)
     app.register_error_handler(StoreError, _unavailable)
     app.register_error_handler(LayoutError, _unavailable)
@@ -47,6 +50,13 @@ def answer_errors(app: Flask) -> None:
 def _bad_request(problem: CaptionerError) -> Response:
     logger.warning("request refused path=%s problem=%s", request.path, problem)
     return refuse(HTTPStatus.BAD_REQUEST, str(problem))
+
+
+def _busy(problem: BusyError) -> Response:
+    logger.warning("request refused path=%s problem=%s", request.path, problem)
+    response = refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{problem}; ask again in {problem.retry_after_s} s")
+    response.headers["Retry-After"] = str(problem.retry_after_s)
+    return response
 
 
 def _conflict(problem: CaptionerError) -> Response:
@@ -70,7 +80,12 @@ def _unavailable(problem: CaptionerError) -> Response:
 def _too_large(_error: RequestEntityTooLarge) -> Response:
     # Closing a connection while bytes arrive would reset it, and the caller would not see this answer.
     _drain(request.environ["wsgi.input"])
-    return refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES // 1024**2} MB")
+    sentence = (
+        f"the body is larger than {MAX_BODY_BYTES // 1024**2} MB, as when many tasks have their pictures inside "
+        f"(data: URLs); select fewer tasks, or let tasks name the addresses of their pictures"
+    )
+    logger.warning("request refused path=%s problem=%s", request.path, sentence)
+    return refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
 
 
 def _http_error(error: HTTPException) -> Response:

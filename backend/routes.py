@@ -19,7 +19,14 @@ from backend.captioning.services import current_services
 from backend.error_answers import MAX_BODY_BYTES
 from backend.label_studio.connection import nonce_of
 from backend.protocol.headers import WEBHOOK_HEADER
-from backend.protocol.json_fields import JsonObject, ProjectId, Text, WholeNumber, parse_json
+from backend.protocol.json_fields import (
+    JsonObject,
+    ProjectId,
+    Text,
+    WholeNumber,
+    parse_created,
+    parse_json,
+)
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
@@ -31,12 +38,17 @@ routes = Blueprint("label_studio", __name__)
 Body = TypeVar("Body")
 
 
+Created = Annotated[int | None, BeforeValidator(parse_created)]
+"""Unix time of the project's creation; Label Studio sends it behind the id."""
+
+
 class OfProject(JsonObject):
     project: ProjectId
 
 
 class SetupBody(OfProject):
     label_config: Text = Field(validation_alias="schema")
+    created: Created = Field(validation_alias="project")
 
 
 class TaskToCaption(JsonObject):
@@ -52,12 +64,14 @@ class PredictParams(JsonObject):
 class PredictBody(JsonObject):
     tasks: list[TaskToCaption]
     project: ProjectId
+    created: Created = Field(validation_alias="project")
     label_config: Text
     params: Annotated[PredictParams | None, BeforeValidator(lambda params: params or None)] = None
 
 
 class WebhookBody(JsonObject):
     action: Text
+    created: Created = Field(None, validation_alias="project")
 
 
 class VersionsBody(JsonObject):
@@ -92,6 +106,7 @@ def setup() -> Response:
     """
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
+    backend.services.projects.note(backend.project_id, body.created)
     had_left = False
     with suppress(RedisError):
         if nonce := nonce_of(backend.services.redis, backend.project_id):
@@ -105,6 +120,7 @@ def setup() -> Response:
 def predict() -> Response:
     body = read_body(PredictBody)
     backend = CaptionBackend(body.project, body.label_config)
+    backend.services.projects.note(backend.project_id, body.created)
     typed = body.params.context if body.params else None
     context = None if typed is None else typed or {"result": []}
     return jsonify(results=backend.predict([vars(task) for task in body.tasks], context=context))
@@ -114,11 +130,12 @@ def predict() -> Response:
 def webhook() -> tuple[Response, int] | Response:
     """Store the feedback of an annotator, then answer: Label Studio waits one second and does not repeat the call."""
     body = read_body(dict[str, Any])
-    action = parse_json(WebhookBody, body).action
+    read = parse_json(WebhookBody, body)
+    action = read.action
     # Start Training cannot send the headers of the webhook, and it reports no annotations that we would have to trust.
     if action != START_TRAINING and not may_report_events(request, current_services().settings):
         return refuse(HTTPStatus.UNAUTHORIZED, f"send {WEBHOOK_HEADER} with WEBHOOK_SECRET")
-    reply = CaptionBackend().fit(action, body)
+    reply = CaptionBackend().fit(action, body, created=read.created)
     has_effect = "job" in reply or reply["changed"] > 0
     return jsonify(reply), HTTPStatus.CREATED if has_effect else HTTPStatus.OK
 

@@ -1,13 +1,10 @@
-"""The backend as a web server: `captioner serve`, or `gunicorn backend.wsgi:app`."""
+"""The backend as a web server: `captioner serve`. Other servers find the application as `backend.wsgi:app`."""
 
 import importlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gunicorn.app.base import BaseApplication
-from gunicorn.config import Config
-from gunicorn.glogging import Logger
 from redis import RedisError
 
 from backend.freed_memory import keep_freed_memory, return_freed_memory
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-THREADS = 8
-
 
 def serve(settings: Settings) -> None:
     """Answer requests on HOST and PORT until SIGTERM or Ctrl-C.
@@ -42,29 +37,11 @@ def serve(settings: Settings) -> None:
         StoreError: MODEL_STORE is no place where files can be kept.
         LayoutError: a newer version wrote what Redis or the store holds.
     """
-    set_up_logging(settings.log_format)
-    # This process reports what is wrong here. The process that answers imports and loads the rest, because ONNX Runtime
-    # does not survive a fork.
     ModelRegistry.open(settings.model_store, settings.caption_bundle)
-    check_layouts(settings)
-    _Server(settings).run()
+    app = make_app(settings)
+    from backend.web_server import serve_app
 
-
-def server_options(settings: Settings) -> dict[str, Any]:
-    """Return the settings of gunicorn: one process, so that the model is in memory once."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return {
-        "bind": f"{host}:{settings.port}",
-        "worker_class": "gthread",
-        "workers": 1,
-        "threads": THREADS,
-        # The limit for the heartbeat of the process, not for requests: Label Studio waits 100 s for a prediction.
-        "timeout": 120,
-        "graceful_timeout": 10,
-        "keepalive": 5,
-        "logger_class": _Lines,
-        "control_socket_disable": True,
-    }
+    serve_app(app, settings)
 
 
 def make_app(settings: Settings) -> "Flask":
@@ -131,31 +108,6 @@ def pull_missed(services: "CaptioningServices") -> None:
 def return_freed_memory_after(thread: threading.Thread) -> None:
     thread.join()
     return_freed_memory()
-
-
-class _Lines(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """Logger that lets our logging write gunicorn's lines."""
-
-    def setup(self, cfg: Config) -> None:
-        super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-
-
-class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn with our settings and without its command line."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        super().__init__()
-
-    def load_config(self) -> None:
-        for name, value in server_options(self._settings).items():
-            if name in self.cfg.settings:  # older versions lack some
-                self.cfg.set(name, value)
-
-    def load(self) -> "Flask":
-        return make_app(self._settings)
 
 
 def __getattr__(name: str) -> "Flask":

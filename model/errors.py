@@ -14,6 +14,7 @@ CaptionerError
 │   ├── BundleError       a bundle is missing, damaged, or its parts do not fit
 │   │   └── GraphError    ONNX Runtime cannot run it by the graphs that it carries
 │   └── VersionChoiceError  a person chose a version that cannot serve
+├── BusyError             a prediction has to be asked for again later, because too many wait
 ├── JobError              a job cannot be changed as requested in its state
 ├── TrainingError         nothing is published; the current version keeps serving
 ├── LabelStudioError      Label Studio cannot be reached or refuses a request
@@ -86,6 +87,14 @@ class GraphError(BundleError):
 
 class VersionChoiceError(ModelVersionError):
     """A version that a person wants to serve is unknown, was refused, or needs another encoder."""
+
+
+class BusyError(CaptionerError):
+    """Too many predictions wait, so this one was not begun."""
+
+    def __init__(self, sentence: str, retry_after_s: int) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
 
 
 class JobError(CaptionerError):

@@ -34,6 +34,7 @@ from tests.payloads import load_payload
 
 LEGACY_TOKEN = "0123456789abcdef0123456789abcdef01234567"
 LABEL_CONFIG = """<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>"""
+OURS = "http://127.0.0.1:9090"
 GUARDED = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 PRIVATE_ADDRESS = re.compile(r"//([^/@]*@)?(127\.|localhost|10\.|192\.168\.)")
 ACCESS_TOKEN_S = 300
@@ -61,11 +62,6 @@ class Reply:
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def answers_of_ours(redis: Redis, version: str = "v1") -> Callable[[int], str]:
-    """Return what our backend answers `/setup` of a project with, if it has this Redis."""
-    return lambda project_id: nonce_of(redis, project_id) or version
 
 
 class FakeLabelStudio:
@@ -128,6 +124,11 @@ class FakeLabelStudio:
         if not any(hook["url"] == webhook_url and hook["project"] == project_id for hook in self.webhooks.values()):
             self.add_webhook(project_id, webhook_url)
         return backend_id
+
+    def connect_ours(self, project_id: int, redis: Redis, url: str = OURS, version: str = "v1") -> int:
+        """Connect a backend that answers `/setup` as ours does, if it has this Redis; return its id."""
+        self.setup_answers[url] = lambda asked: nonce_of(redis, asked) or version
+        return self.connect_backend(project_id, url)
 
     def add_webhook(self, project_id: int, url: str, **fields: Any) -> int:
         webhook_id = int(fields.get("id") or _next_id(self.webhooks))

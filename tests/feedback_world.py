@@ -87,6 +87,7 @@ class World:
             label_config=fields["label_config"],
             model_version="",
             prelabels=True,
+            created=None,
         )
         return reconcile(client, self.redis, project)
 

@@ -1,7 +1,9 @@
 """The two stories of the backend: suggest captions, and learn what annotators made of them."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis import RedisError
@@ -10,12 +12,15 @@ from backend.captioning.backend_base import BackendBase
 from backend.captioning.services import current_services
 from backend.captioning.suggest import Suggester, TaskSuggestions
 from backend.freed_memory import return_freed_memory
+from backend.images.task_images import FETCH_BUDGET_S
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from backend.protocol.webhook_events import WebhookEvent, parse_webhook
+from model.vision.files import in_batches
 from worker.feedback.left_projects import why_left
 from worker.feedback.record import AnnotationState
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.queue.periodic_pull import schedule_pull
 from worker.queue.retraining import enqueue_retraining
 from worker.queue.trigger import retrain_when_due
@@ -27,6 +32,12 @@ PULL_SOON_S = 10
 """Delay of the pull that verifies a doubtful event."""
 
 
+ANSWER_S = 80.0
+"""Label Studio gives up after 100 s. What is not ready by then is left to a job."""
+LEAST_S = 5.0
+"""Time for the images of a batch."""
+TASKS_AT_ONCE = 200
+"""The features of so many images are held at the same time."""
 MANY_TASKS = 100
 """A call with so many tasks held so much memory that the rest of the machine gets it back."""
 
@@ -59,21 +70,28 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         """
         if context:
             return [{"result": []} for _ in tasks]
-        suggester = Suggester(self.services, self.project_id, self.controls)
-        entries = [self._entry(suggestions) for suggestions in suggester.suggest(tasks)]
+        until = time.monotonic() + ANSWER_S
+        with self.services.turns.turn(self.project_id, len(tasks)):
+            entries = self._entries(tasks, until)
         if len(tasks) >= MANY_TASKS:
             return_freed_memory()
         return entries
 
     @span("webhook")
-    def fit(self, event: str, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def fit(self, event: str, data: Mapping[str, Any], created: int | None = None, **kwargs: Any) -> dict[str, Any]:
         """Do what a webhook asks for; what it says about captions is durable when this returns.
+
+        Args:
+            event: its action.
+            data: its body.
+            created: Unix time of the project's creation, if it is known.
 
         Raises:
             RequestError: a key that this event needs is missing or of a wrong type; then nothing is stored.
             RedisError: it could not be stored.
         """
         news = parse_webhook(event, data)
+        self.services.projects.note(news.project_id, created)
         if reason := why_left(self.services.redis, news.project_id):
             # Label Studio goes on sending after a model was removed. If it comes back, a pull reads what was missed.
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, reason)
@@ -94,6 +112,31 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
         job_id = enqueue_retraining(self.services.redis, self.services.settings, project_id, "Start Training")
         logger.info("training requested project=%s job=%s", project_id, job_id)
         return job_id
+
+    def _entries(self, tasks: Sequence[Mapping[str, Any]], until: float) -> list[Any]:
+        """Return the entries that can be made until a monotonic time; the other tasks get an error."""
+        suggester = Suggester(self.services, self.project_id, self.controls)
+        entries: list[Any] = []
+        for batch in in_batches(tasks, TASKS_AT_ONCE):
+            left_s = until - time.monotonic()
+            if entries and left_s < LEAST_S:
+                break
+            suggested = suggester.suggest(batch, min(FETCH_BUDGET_S, max(LEAST_S, left_s)))
+            entries += [self._entry(suggestions) for suggestions in suggested]
+        if late := len(tasks) - len(entries):
+            entries += [{"error": self._caption_later(late)}] * late
+        return entries
+
+    def _caption_later(self, count: int) -> str:
+        """Let a job caption what this call could not; return a sentence for the entries."""
+        settings, job_id = self.services.settings, None
+        if settings.label_studio_api_key is not None:
+            with suppress(RedisError):
+                version = self.services.captioners.version_of(self.project_id)
+                job_id = enqueue_refresh(self.services.redis, settings, self.project_id, version)
+        logger.warning("tasks not captioned in time project=%s tasks=%s job=%s", self.project_id, count, job_id)
+        then = "a job captions it in the background" if job_id else "ask again for this task"
+        return f"not captioned within {ANSWER_S:g} s, which is how long Label Studio waits for a call; {then}"
 
     def _entry(self, suggestions: TaskSuggestions) -> Any:
         if suggestions.error is not None:

@@ -12,10 +12,12 @@ from redis import Redis
 from backend.captioning.caption_cache import CaptionCache
 from backend.captioning.memories import Memories
 from backend.captioning.serving_versions import ServingCaptioners
+from backend.captioning.turns import Turns
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
 from backend.sync.new_projects import NewProjects
+from backend.sync.project_identities import ProjectIdentities
 from model.registry import ModelRegistry
 from model.runtime.micro_batches import MicroBatches
 from model.runtime.serving_bundle import LoadedBundle
@@ -39,7 +41,9 @@ class CaptioningServices:
     memories: Memories
     task_images: TaskImageReader
     new_projects: NewProjects
+    projects: ProjectIdentities
     metrics: Metrics
+    turns: Turns
     batches: MicroBatches
     """Computes what several requests ask for together."""
     captions: CaptionCache
@@ -86,7 +90,9 @@ def make_services(settings: Settings, loading: "Future[LoadedBundle] | None" = N
         memories=Memories(settings, redis, store, captioners),
         task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, batches),
         new_projects=NewProjects(settings, redis),
+        projects=ProjectIdentities(redis, store),
         metrics=metrics,
+        turns=Turns(),
         batches=batches,
         captions=CaptionCache(),
     )

@@ -12,7 +12,7 @@ from redis import RedisError
 from backend.captioning.image_vectors import DECODER_CAPTIONS
 from backend.captioning.memory import ProjectMemory, Request
 from backend.captioning.services import CaptioningServices
-from backend.images.task_images import TaskImage
+from backend.images.task_images import FETCH_BUDGET_S, TaskImage
 from backend.protocol.label_config import CaptionControl
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Caption, Captioner
@@ -81,8 +81,14 @@ class Suggester:
         self.decoder_batch = decoder_batch
 
     @span("predict")
-    def suggest(self, tasks: Sequence[Mapping[str, Any]]) -> list[TaskSuggestions]:
+    def suggest(
+        self, tasks: Sequence[Mapping[str, Any]], fetch_budget_s: float = FETCH_BUDGET_S
+    ) -> list[TaskSuggestions]:
         """Return the suggestions for each task, in order; they are remembered for later corrections.
+
+        Args:
+            tasks: to caption; their images are held at the same time.
+            fetch_budget_s: images that have not arrived by then are errors of their tasks.
 
         Raises:
             ModelVersionError: the serving version is damaged or made for another bundle.
@@ -90,7 +96,7 @@ class Suggester:
         """
         captioner = self.services.captioners.captioner_for(self.project_id)
         features = FeatureStore(self.services.store, captioner.encoder.fingerprint)
-        images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features)
+        images = self.services.task_images.read(tasks, self.controls, captioner.encoder, features, fetch_budget_s)
         with self.services.metrics.timed_stage("read_memory"):
             memory = self.services.memories.open(self.project_id, captioner)
         captions = self._choose(captioner, memory, tasks, images)

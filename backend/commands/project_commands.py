@@ -62,6 +62,29 @@ def rollback(project: int) -> int:
     return 0
 
 
+@shared.command("captioner forget 1")
+@shared.project_argument
+@shared.option(
+    "--annotator", type=int, metavar="ID", help="Only the captions of this person, by Label Studio's user id."
+)
+@shared.flag("--yes", help="Do not ask first.")
+def forget(project: int, annotator: int | None, yes: bool) -> int:
+    """Remove a project's captions, features and versions, or one person's captions.
+
+    PROJECT is the number in the project's address in Label Studio. A project that is still connected must be
+    disconnected first, because the next pull would bring its captions back. One person's captions stay away.
+    """
+    from backend.sync.forgetting import forget_by
+
+    settings = shared.read_settings()
+    what = "everything that is kept" if annotator is None else f"all captions of person {annotator} that are kept"
+    if not (yes or click.confirm(f"Remove {what} of project {project}? This cannot be undone.")):
+        print("nothing was removed")
+        return 1
+    print(forget_by(settings, project, annotator, by=shared.audit_name()))
+    return 0
+
+
 @shared.command("captioner ledger 1 --csv > ledger.csv")
 @shared.project_argument
 @shared.flag("--json", "as_json", help="Print all numbers, as JSON.")

@@ -29,8 +29,10 @@ from model.vision.images import decode_image, image_key
 logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 16
+"""For each call, so that a hanging image host does not slow the calls of others."""
+STORE_THREADS = 4
 FETCH_BUDGET_S = 60.0
-"""Label Studio waits 100 s for all tasks of one call. An image that has not arrived by then is an error of its task."""
+"""An image that has not arrived by then is an error of its task."""
 ENCODER_BATCH = 1
 """Images encoded together: with ONNX Runtime several at once are no faster."""
 
@@ -98,7 +100,7 @@ class TaskImageReader:
     def __init__(
         self, fetcher: ImageFetcher, metrics: Metrics, batches: MicroBatches, *, encoder_batch: int = ENCODER_BATCH
     ) -> None:
-        """Set up the threads that fetch.
+        """Prepare; no thread runs yet.
 
         Args:
             fetcher: fetches images.
@@ -111,7 +113,7 @@ class TaskImageReader:
         self._batches = batches
         self._encoder_batch = encoder_batch
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
-        self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+        self._storing = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store-features")
 
     def read(
         self,
@@ -119,10 +121,12 @@ class TaskImageReader:
         controls: Sequence[CaptionControl],
         encoder: ImageEncoder,
         features: FeatureStore,
+        budget_s: float = FETCH_BUDGET_S,
     ) -> list[list[TaskImage] | TaskError]:
         """Return for each task its images, one per control that names an image, or the error if it has none.
 
-        A task with an image that cannot be fetched or decoded is an error too.
+        A task with an image that cannot be fetched or decoded, or that has not arrived after `budget_s`, is an error
+        too.
         """
         located = [_image_refs(task, controls) for task in tasks]
         task_ids = {
@@ -132,19 +136,22 @@ class TaskImageReader:
             for ref in refs.values()
         }
         with self._metrics.timed_stage("fetch"):
-            fetched = self._fetch_all(task_ids, encoder, features)
+            fetched = self._fetch_all(task_ids, encoder, features, budget_s)
         return [_task_images(refs, fetched) for refs in located]
 
     def _fetch_all(
-        self, task_ids: Mapping[str, int], encoder: ImageEncoder, features: FeatureStore
+        self, task_ids: Mapping[str, int], encoder: ImageEncoder, features: FeatureStore, budget_s: float
     ) -> dict[str, FetchedImage | ImageError]:
         """Fetch each image once, by its address."""
+        threads = ThreadPoolExecutor(min(FETCH_THREADS, len(task_ids) or 1), thread_name_prefix="fetch")
         running = {
-            ref: self._threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features)
+            ref: threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features)
             for ref, task_id in task_ids.items()
         }
-        wait(running.values(), timeout=FETCH_BUDGET_S)
-        return {ref: _outcome(future) for ref, future in running.items()}
+        wait(running.values(), timeout=budget_s)
+        # What still hangs ends by its own limits.
+        threads.shutdown(wait=False, cancel_futures=True)
+        return {ref: _outcome(future, budget_s) for ref, future in running.items()}
 
     def _fetch(self, image_ref: str, task_id: int, encoder: ImageEncoder, features: FeatureStore) -> FetchedImage:
         """Fetch and encode an image. So the pixels of few images are held at a time, however many are asked for."""
@@ -152,7 +159,7 @@ class TaskImageReader:
         image = fetch_image(self.fetcher, image_ref, task_id, encoder.spec, features, encode, self._decoding)
         self._metrics.features.labels("missed" if image.is_new else "found").inc()
         if image.is_new:
-            self._threads.submit(copy_context().run, _store_features, features, image.image_key, image.features)
+            self._storing.submit(copy_context().run, _store_features, features, image.image_key, image.features)
         return image
 
     def _encode(self, encoder: ImageEncoder, pixels: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -199,10 +206,9 @@ def _task_images(
     return images
 
 
-def _outcome(future: "Future[FetchedImage]") -> FetchedImage | ImageError:
-    if not future.done():
-        future.cancel()
-        return ImageError(f"the image did not arrive within {FETCH_BUDGET_S:g} s", "slow")
+def _outcome(future: "Future[FetchedImage]", budget_s: float) -> FetchedImage | ImageError:
+    if not future.done() or future.cancelled():
+        return ImageError(f"the image did not arrive within {budget_s:.0f} s", "slow")
     try:
         return future.result()
     except ImageError as problem:

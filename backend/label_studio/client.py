@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from backend.label_studio.api_key import KeyKind
 from backend.label_studio.http import READ_TIMEOUT_S, LabelStudioHttp, LabelStudioRefusalError
-from backend.protocol.json_fields import JsonObject, WholeNumber
+from backend.protocol.json_fields import JsonObject, WholeNumber, parse_created
 from model.errors import LabelStudioError
 from worker.settings import Settings
 
@@ -30,7 +30,7 @@ TASK_FIELDS = (
     "parent_prediction,created_at"
 )
 """The fields that we read of tasks and, by the same list, of annotations. All fields would take three times as long."""
-PROJECT_FIELDS = "id,title,label_config,model_version,show_collab_predictions"
+PROJECT_FIELDS = "id,title,label_config,model_version,show_collab_predictions,created_at"
 PREDICTIONS_PER_REQUEST = 100
 
 Task = dict[str, Any]
@@ -55,6 +55,8 @@ class Project(_Record):
     """The title of the backend that prelabels live, or a prediction's version. Empty means no prelabeling."""
     prelabels: bool = Field(validation_alias="show_collab_predictions")
     """True if annotators see predictions."""
+    created: Annotated[int | None, BeforeValidator(parse_created)] = Field(default=None, validation_alias="created_at")
+    """Unix time of its creation."""
 
 
 class ConnectedBackend(_Record):

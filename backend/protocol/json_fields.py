@@ -11,6 +11,7 @@ names each alternative in the path of an error.
 
 import functools
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 LARGEST_NUMBER = 2**53
 """Above this, Redis' scripts and JavaScript cannot tell two neighbouring ids apart."""
+
+MOST_OF_A_TIME = 40
+"""Characters; longer texts are no times."""
 
 _EXPECTED = {
     "bool_type": "true or false",
@@ -79,6 +83,22 @@ def parse_project_id(value: Any) -> int:
     if isinstance(number, int) and not isinstance(number, bool):
         return parse_json(WholeNumber, number, "project")
     raise RequestError(f'project must be a project id such as "6.1795230827", got {_shown(value)}')
+
+
+def parse_created(value: Any) -> int | None:
+    """Return when a project was created, as Unix time: from "6.1795230827", {"created_at": "2026-11-21T03:13:47Z"} or
+    that time alone; None if it is not known."""
+    if isinstance(value, Mapping):
+        value = value.get("created_at")
+    if not isinstance(value, str) or len(value) > MOST_OF_A_TIME:
+        return None
+    number = value.partition(".")[2] if value.partition(".")[0].isdecimal() else ""
+    if number.isascii() and number.isdecimal():
+        return int(number)
+    try:
+        return int(datetime.fromisoformat(value).timestamp())
+    except (ValueError, OverflowError):
+        return None
 
 
 ProjectId = Annotated[int, BeforeValidator(parse_project_id)]

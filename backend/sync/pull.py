@@ -127,7 +127,8 @@ class _Pull:
         unreadable: list[int | None] = []
         for annotation in task["annotations"]:
             try:
-                states.append(parse_annotation(annotation, task, self.project_id, self.controls))
+                state = parse_annotation(annotation, task, self.project_id, self.controls)
+                states.append(self.store.without_forgotten(state))
             except RequestError as problem:
                 logger.warning("annotation not read project=%s task=%s reason=%s", self.project_id, task["id"], problem)
                 number = annotation.get("id")

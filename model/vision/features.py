@@ -6,6 +6,7 @@ Shapes:  P image regions   D feature size
 import io
 import logging
 import re
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from model.store import Store
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "features"
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': (False|True), 'shape': \((\d+), (\d+)\), \} *\n",
     re.DOTALL,
@@ -32,6 +34,11 @@ class FeatureStore:
     def __init__(self, store: Store, encoder_fingerprint: str) -> None:
         self.store = store
         self.encoder_fingerprint = encoder_fingerprint
+
+    @classmethod
+    def of_all_encoders(cls, store: Store) -> list[Self]:
+        """Return the feature stores of every encoder that ever wrote to this store."""
+        return [cls(store, fingerprint) for fingerprint in store.names(FOLDER)]
 
     def get(self, image_key: str) -> NDArray[np.float16] | None:
         """Return float16 [P, D]; None if they must be computed.
@@ -69,8 +76,16 @@ class FeatureStore:
         np.save(file, half, allow_pickle=False)
         self.store.write(self._path(image_key), file.getvalue())
 
+    def delete(self, image_key: str) -> bool:
+        """Remove the features of an image; False if there were none."""
+        path = self._path(image_key)
+        is_there = self.store.exists(path)
+        if is_there:
+            self.store.delete(path)
+        return is_there
+
     def _path(self, image_key: str) -> str:
-        return f"features/{self.encoder_fingerprint}/{image_key[:2]}/{image_key}.npy"
+        return f"{FOLDER}/{self.encoder_fingerprint}/{image_key[:2]}/{image_key}.npy"
 
 
 def _parse_features(content: bytes) -> NDArray[np.float16]:

@@ -33,7 +33,6 @@ from tests.fake_label_studio import (
     FakeLabelStudio,
     Reply,
     Request,
-    answers_of_ours,
     refused,
 )
 from tests.image_server import ImageServer, png
@@ -130,8 +129,7 @@ def imports(label_studio: FakeLabelStudio) -> list[Request]:
 def label_studio(label_studio: FakeLabelStudio, redis: Redis) -> FakeLabelStudio:
     """A Label Studio with an empty project that has our backend."""
     label_studio.add_project(id=1)
-    label_studio.connect_backend(1, BACKEND)
-    label_studio.setup_answers[BACKEND] = answers_of_ours(redis)
+    label_studio.connect_ours(1, redis)
     return label_studio
 
 

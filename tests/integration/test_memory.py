@@ -488,6 +488,7 @@ def stored_captions(label_studio: FakeLabelStudio) -> dict[int, str]:
 def test_stored_suggestions_are_written_again_when_the_memory_opens_and_then_only_where_they_change(
     stored: Annotator, gallery: Gallery, label_studio: FakeLabelStudio, redis: Redis
 ) -> None:
+    label_studio.connect_ours(1, redis)
     version = label_of(stored.backend)
     jobs.refresh_predictions(1, version)
     for number in CORRECTED:

@@ -300,6 +300,7 @@ def test_stored_suggestions_follow_each_switch_and_are_written_once(
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    label_studio.connect_ours(1, redis)
     for name, value in environment_of(house.settings).items():
         monkeypatch.setenv(name, value)
     version = house.services.captioners.version_of(1)

@@ -12,7 +12,7 @@ Studio. RedisError is never caught here: the backend answers 503, and the pull r
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -97,6 +97,7 @@ class FeedbackStore:
             state: the annotation.
             suggestions: of each control, for its task and image, newest first.
         """
+        state = self.without_forgotten(state)
         feedback = [
             judge(submission, find_proposal(submission, suggestions[submission.control]))
             for submission in state.submissions
@@ -109,6 +110,14 @@ class FeedbackStore:
             removed=removed,
             is_refused=verdict == b"refused",
         )
+
+    def without_forgotten(self, state: AnnotationState) -> AnnotationState:
+        """Return an annotation without what people wrote whose captions were removed (`captioner forget`)."""
+        forgotten = {int(annotator) for annotator in self.redis.smembers(forgotten_key(state.project_id))}
+        if not forgotten:
+            return state
+        stays = tuple(submission for submission in state.submissions if submission.annotator not in forgotten)
+        return replace(state, submissions=stays)
 
     def remove(self, project_id: int, *, annotation_ids: Iterable[int] = (), task_ids: Iterable[int] = ()) -> Removed:
         """Remove the records of deleted annotations and of deleted tasks, and the tasks' suggestions."""
@@ -268,6 +277,11 @@ class FeedbackStore:
         for start in range(0, len(names), RECORDS_AT_ONCE):
             texts = self.redis.hmget(key("feedback", project_id), list(names[start : start + RECORDS_AT_ONCE]))
             yield from (text for text in texts if text is not None)
+
+
+def forgotten_key(project_id: int) -> str:
+    """Return the key of the set of people whose captions in this project are not kept, by Label Studio's user id."""
+    return key("forgotten", project_id)
 
 
 def record_command(state: AnnotationState, feedback: Sequence[Feedback]) -> Command:

@@ -11,7 +11,7 @@ from backend.doctor import examination
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
 from tests.factories import write_bundle
-from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio, answers_of_ours
+from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import png
 from worker.settings import Settings
 
@@ -25,9 +25,8 @@ CONFIG = """<View><Image name="image" value="$captioning"/>
 @pytest.fixture
 def healthy(label_studio: FakeLabelStudio, redis: Redis) -> FakeLabelStudio:
     """A Label Studio with one connected project, in which all is well."""
-    label_studio.setup_answers[BACKEND] = answers_of_ours(redis)
     label_studio.add_project(title="Dogs", label_config=CONFIG)
-    label_studio.connect_backend(1, BACKEND)
+    label_studio.connect_ours(1, redis)
     label_studio.files[IMAGE] = png()
     label_studio.add_task(1, {"captioning": IMAGE}, id=15)
     return label_studio

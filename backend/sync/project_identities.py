@@ -1,0 +1,35 @@
+"""A project is known by its id and the time of its creation: Label Studio may give an id to a new project."""
+
+import logging
+
+from redis import Redis, RedisError
+
+from model.errors import StoreError
+from model.store import Store
+from worker.feedback.project_data import begin_anew_if_new
+
+logger = logging.getLogger(__name__)
+
+
+class ProjectIdentities:
+    """Notices a project that has the id of an earlier one; safe to share between threads."""
+
+    def __init__(self, redis: Redis, store: Store) -> None:
+        self._redis, self._store = redis, store
+        self._created: dict[int, int] = {}
+
+    def note(self, project_id: int, created: int | None) -> None:
+        """Retire what is kept of an earlier project with this id. If that fails, the next call tries again.
+
+        Args:
+            project_id: Label Studio's.
+            created: Unix time of its creation; None if that is not known.
+        """
+        if created is None or self._created.get(project_id, 0) >= created:
+            return
+        try:
+            begin_anew_if_new(self._redis, self._store, project_id, created)
+        except (RedisError, StoreError) as problem:
+            logger.warning("earlier project not retired project=%s problem=%s", project_id, problem)
+        else:
+            self._created[project_id] = created

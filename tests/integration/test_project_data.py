@@ -1,0 +1,169 @@
+"""A project's data leave when a person asks, and stay apart from those of a new project with the same id."""
+
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from backend.cli import main
+from model.registry import ModelRegistry
+from model.store import Store
+from model.torch_captioner import TorchCaptioner
+from tests.backend_client import BackendClient
+from tests.factories import make_correction, make_suggestion, make_task, store_annotation
+from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio
+from tests.image_server import ImageServer
+from tests.workplace import Workplace
+from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.suggestions import SuggestionLog
+
+FIRST, SECOND = 1_700_000_000, 1_795_900_000
+KEY = "ab" * 32
+OF_BOTH = "cd" * 32
+
+
+@pytest.fixture
+def settings_in_environment(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    for name, value in workplace.environment(LABEL_STUDIO_API_KEY="").items():
+        monkeypatch.setenv(name, value)
+    return workplace
+
+
+def publish(registry: ModelRegistry, captioner: TorchCaptioner, project_id: int) -> None:
+    """Let a project have a version of its own."""
+    registry.publish(
+        project_id,
+        captioner,
+        parent=registry.base_version,
+        metrics={},
+        corrections=[],
+        decision="it is better",
+    )
+
+
+def setup(backend: BackendClient, project: str) -> str:
+    reply = backend.post("/setup", {"project": project, "schema": LABEL_CONFIG, "hostname": "", "access_token": ""})
+    return str((reply.json or {})["model_version"])
+
+
+def keys_of(redis: Redis, project_id: int) -> list[bytes]:
+    return [name for name in redis.scan_iter(match="captioner:*") if f":{project_id}" in name.decode()]
+
+
+def test_a_project_with_the_id_of_an_earlier_one_begins_anew(
+    make_backend: Callable[..., BackendClient], redis: Redis
+) -> None:
+    backend = make_backend()
+    registry, store = backend.services.captioners.registry, backend.services.store
+    publish(registry, backend.trainable_captioner(), 1)
+    store_annotation(redis, make_correction(project_id=1, caption="a caption of the first project"))
+    of_first = setup(backend, f"1.{FIRST}")
+
+    of_second = setup(make_backend(), f"1.{SECOND}")
+
+    assert of_first.startswith("v1-")
+    assert of_second == registry.base_version
+    assert FeedbackStore(redis).corrections(1) == []
+    assert registry.versions(1) == []
+    kept = store.read(f"retired/1-{FIRST}/corrections.jsonl")
+    assert b"a caption of the first project" in (kept or b"")
+    assert any(path.endswith("/version.json") for path in store.list(f"retired/1-{FIRST}"))
+
+
+@pytest.mark.parametrize("later", [f"1.{FIRST}", f"1.{FIRST - 1}", "1.1", "1"], ids=["same", "late", "dummy", "none"])
+def test_the_same_project_keeps_what_it_learned(make_backend: Callable[..., BackendClient], later: str) -> None:
+    backend = make_backend()
+    publish(backend.services.captioners.registry, backend.trainable_captioner(), 1)
+
+    assert setup(backend, f"1.{FIRST}") == setup(backend, later)
+    assert setup(make_backend(), later).startswith("v1-")
+
+
+def test_a_prediction_and_an_event_of_a_new_project_notice_it_too(
+    make_backend: Callable[..., BackendClient], redis: Redis, image_server: ImageServer
+) -> None:
+    backend = make_backend()
+    setup(backend, f"1.{FIRST}")
+    store_annotation(redis, make_correction(project_id=1))
+    task = make_task(id=1, data={"captioning": image_server.show("/1.png")})
+
+    backend.post("/predict", {"tasks": [task], "project": f"1.{FIRST + 60}", "label_config": LABEL_CONFIG})
+
+    assert FeedbackStore(redis).corrections(1) == []
+    store_annotation(redis, make_correction(project_id=1))
+    project = {"id": 1, "label_config": LABEL_CONFIG, "created_at": "2026-11-29T00:00:00Z"}
+
+    backend.post("/webhook", {"action": "TASKS_DELETED", "project": project, "tasks": []})
+
+    assert FeedbackStore(redis).corrections(1) == []
+
+
+def test_forget_removes_everything_of_a_project_and_nothing_of_others(
+    settings_in_environment: Workplace, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workplace = settings_in_environment
+    for project_id in (1, 11):
+        publish(workplace.registry, workplace.bundle.captioner(), project_id)
+        store_annotation(redis, make_correction(project_id=project_id, image_key=OF_BOTH))
+        SuggestionLog(redis).remember([make_suggestion(project_id=project_id, task_id=7, image_key=OF_BOTH)])
+    SuggestionLog(redis).remember([make_suggestion(project_id=1, task_id=8, image_key=KEY)])
+    for image_key in (KEY, OF_BOTH):
+        workplace.features.put(image_key, workplace.bundle.replay[0].features)
+    before = sorted(keys_of(redis, 11))
+
+    assert main(["forget", "1", "--yes"]) == 0
+
+    assert "removed 1 captions, 1 versions and the features of 1 images of project 1" in capsys.readouterr().out
+    assert sorted(keys_of(redis, 1)) == before  # the number 11 begins with a 1
+    assert FeedbackStore(redis).projects() == [11]
+    assert Store(workplace.settings.model_store).list("projects/1") == []
+    assert len(workplace.registry.versions(11)) == 1
+    assert [workplace.features.has(image_key) for image_key in (KEY, OF_BOTH)] == [False, True]
+
+
+def test_forget_asks_first(settings_in_environment: Workplace, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_annotation(redis, make_correction(project_id=1))
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+
+    assert main(["forget", "1"]) == 1
+
+    assert len(FeedbackStore(redis).corrections(1)) == 1
+
+
+def test_a_connected_project_is_not_forgotten_because_its_captions_would_come_back(
+    workplace: Workplace,
+    label_studio: FakeLabelStudio,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": LEGACY_TOKEN}
+    for name, value in workplace.environment(**ours).items():
+        monkeypatch.setenv(name, value)
+    label_studio.add_project(id=1)
+    label_studio.connect_ours(1, redis)
+    store_annotation(redis, make_correction(project_id=1))
+
+    assert main(["forget", "1", "--yes"]) == 2
+    assert "still connected" in capsys.readouterr().err
+
+    label_studio.backends.clear()
+
+    assert main(["forget", "1", "--yes"]) == 0
+    assert FeedbackStore(redis).known_projects() == []
+
+
+def test_one_persons_captions_leave_and_stay_away(
+    settings_in_environment: Workplace, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = make_correction(annotation_id=1, annotator=7, caption="a caption that must go")
+    store_annotation(redis, theirs)
+    store_annotation(redis, make_correction(annotation_id=2, annotator=8, caption="a caption that stays"))
+
+    assert main(["forget", "1", "--annotator", "7", "--yes"]) == 0
+
+    assert "removed 1 captions of person 7 from project 1" in capsys.readouterr().out
+    store_annotation(redis, theirs)  # as an event or a pull would
+    assert [correction.caption for correction in FeedbackStore(redis).corrections(1)] == ["a caption that stays"]
+    everything = b"".join(redis.dump(name) or b"" for name in redis.scan_iter(match="captioner:*:1"))
+    assert b"must go" not in everything

@@ -1,0 +1,188 @@
+"""Everything that is kept of a project: to forget it, and to begin anew where its id was given to a new project.
+
+captioner:created   hash   project -> Unix time of its creation in Label Studio
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import LockError
+from rq.utils import as_text
+
+from model.store import Store
+from model.vision.features import FeatureStore
+from worker.feedback.feedback_store import FeedbackStore, forgotten_key
+from worker.feedback.left_projects import LEFT_KEY
+from worker.feedback.script import PROJECTS_KEY, key
+
+logger = logging.getLogger(__name__)
+
+CREATED_KEY = "captioner:created"
+EARLIEST = 1_400_000_000
+"""In 2014. Label Studio is younger, so an earlier time is no time of creation."""
+KEYS_AT_ONCE = 500
+LOCK_S = 120
+RETIRED = "retired"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """Counts of what was removed."""
+
+    captions: int
+    versions: int
+    features: int
+
+    def __str__(self) -> str:
+        return f"{self.captions} captions, {self.versions} versions and the features of {self.features} images"
+
+
+def begin_anew_if_new(redis: Redis, store: Store, project_id: int, created: int | None) -> bool:
+    """Note when a project was created; retire what is kept of an earlier project with the same id.
+
+    Its corrections are written to `retired/<project>-<time>/corrections.jsonl` in the store, its versions are moved
+    beside them, and the new project starts with the bundle.
+
+    Args:
+        redis: holds the corrections.
+        store: holds the versions.
+        project_id: Label Studio's.
+        created: Unix time of the project's creation; None if that is not known.
+
+    Returns:
+        True if an earlier project was retired.
+
+    Raises:
+        RedisError, StoreError: it could not be done; the next call goes on.
+    """
+    if created is None or created < EARLIEST:
+        return False
+    if _created(redis, project_id) >= created:  # an older time is of a late event
+        return False
+    with (
+        suppress(LockError),
+        redis.lock(f"captioner:retire-lock:{project_id}", timeout=LOCK_S, blocking_timeout=LOCK_S),
+    ):
+        before = _created(redis, project_id)
+        if before and before < created:
+            _retire(redis, store, project_id, before)
+        redis.hset(CREATED_KEY, str(project_id), max(created, before))
+        return 0 < before < created
+    return False
+
+
+def forget_project(redis: Redis, store: Store, project_id: int) -> Forgotten:
+    """Remove the captions, versions and features of a project, and of earlier projects with the same id.
+
+    Features of images that other projects use too stay.
+
+    Raises:
+        RedisError, StoreError: not everything could be removed; another call removes the rest.
+    """
+    feedback = FeedbackStore(redis)
+    captions = sum(record.caption is not None for record in feedback.records(project_id))
+    own = set(_image_keys(redis, project_id))
+    for other in set(_projects_with_suggestions(redis)) - {project_id}:
+        own.difference_update(_image_keys(redis, other))
+    features = _delete_features(store, own)
+    folders = [f"projects/{project_id}", *_retired_folders(store, project_id)]
+    files = [path for folder in folders for path in store.list(folder)]
+    versions = sum(path.endswith("/version.json") for path in files)
+    for path in files:
+        store.delete(path)
+    _delete_keys(redis, project_id)
+    redis.hdel(CREATED_KEY, str(project_id))
+    return Forgotten(captions=captions, versions=versions, features=features)
+
+
+def forget_annotator(redis: Redis, project_id: int, annotator: int) -> int:
+    """Remove the captions of a person, who is known by Label Studio's user id; return how many there were.
+
+    Later pulls and events do not bring them back.
+
+    Raises:
+        RedisError: not everything could be removed; another call removes the rest.
+    """
+    feedback = FeedbackStore(redis)
+    redis.sadd(forgotten_key(project_id), str(annotator))
+    own = [record for record in feedback.records(project_id) if record.annotator == annotator]
+    feedback.remove(project_id, annotation_ids={record.annotation_id for record in own})
+    if own:
+        # For a day the store could bring a removed record back, as it was.
+        redis.hdel(key("removed", project_id), *(f"n:{record.name}" for record in own))
+    return sum(record.caption is not None for record in own)
+
+
+def _created(redis: Redis, project_id: int) -> int:
+    """Return the time of creation that is noted; 0 for none."""
+    return int(redis.hget(CREATED_KEY, str(project_id)) or 0)
+
+
+def _retire(redis: Redis, store: Store, project_id: int, created: int) -> None:
+    folder = f"{RETIRED}/{project_id}-{created}"
+    lines = [record.to_json() for record in FeedbackStore(redis).records(project_id)]
+    if lines:
+        store.write(f"{folder}/corrections.jsonl", "\n".join([*lines, ""]).encode())
+    own = f"projects/{project_id}/"
+    for path in store.list(own):
+        content = store.read(path)
+        if content is not None:
+            store.write(f"{folder}/{path.removeprefix(own)}", content)
+        store.delete(path)
+    _delete_keys(redis, project_id)
+    logger.warning(
+        "id is used by a new project project=%s; %s records of the earlier one are in %s",
+        project_id,
+        len(lines),
+        folder,
+    )
+
+
+def _retired_folders(store: Store, project_id: int) -> list[str]:
+    return [f"{RETIRED}/{name}" for name in store.names(RETIRED) if name.startswith(f"{project_id}-")]
+
+
+def _keys(redis: Redis, project_id: int) -> Iterator[bytes]:
+    """Yield every key of a project: "captioner:<noun>:<project>", with or without more behind it."""
+    named = re.compile(rf"captioner:[^:]+:{project_id}(:.*)?".encode(), re.DOTALL)
+    for name in redis.scan_iter(match=f"captioner:*:{project_id}*", count=KEYS_AT_ONCE):
+        if named.fullmatch(name):
+            yield name
+
+
+def _delete_keys(redis: Redis, project_id: int) -> None:
+    keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name]
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        redis.unlink(*keys[start : start + KEYS_AT_ONCE])
+    redis.srem(PROJECTS_KEY, str(project_id))
+    redis.hdel(LEFT_KEY, str(project_id))
+
+
+def _projects_with_suggestions(redis: Redis) -> Iterator[int]:
+    for name in redis.scan_iter(match="captioner:suggestions:*", count=KEYS_AT_ONCE):
+        number = as_text(name).split(":")[2]
+        if number.isdecimal():
+            yield int(number)
+
+
+def _image_keys(redis: Redis, project_id: int) -> Iterator[str]:
+    """Yield the keys of the images that were suggested for or corrected in a project."""
+    for record in FeedbackStore(redis).records(project_id):
+        if record.image_key is not None:
+            yield record.image_key
+    for name in redis.scan_iter(match=f"captioner:suggestions:{project_id}:*", count=KEYS_AT_ONCE):
+        for text in redis.lrange(name, 0, -1):
+            yield str(json.loads(text)["image_key"])
+
+
+def _delete_features(store: Store, image_keys: set[str]) -> int:
+    """Remove the features of these images, of every encoder; return the number of images that had any."""
+    with_features = set()
+    for features in FeatureStore.of_all_encoders(store):
+        with_features |= {image_key for image_key in image_keys if features.delete(image_key)}
+    return len(with_features)
