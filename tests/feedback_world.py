@@ -40,6 +40,7 @@ class World:
         parts = {"redis": redis, "settings": settings, "feedback": FeedbackStore(redis)}
         # Without a bundle no memory is judged.
         parts["memories"] = SimpleNamespace(renew_beside=lambda _project_id: None)
+        parts["projects"] = SimpleNamespace(note=lambda _project_id, _created: None)
         services = cast(CaptioningServices, SimpleNamespace(**parts, suggestions=SuggestionLog(redis)))
         self._app = Flask("world")
         self._app.extensions[EXTENSION] = services

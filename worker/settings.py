@@ -123,6 +123,13 @@ class Settings(BaseSettings):
     admin_users_file: File | None = Field(
         None, description="File of further people who may sign in to the admin pages. `captioner user` writes it."
     )
+    allowed_image_hosts: Text | None = Field(
+        None,
+        description=(
+            "Networks and host names that images may be fetched from, such as 10.0.0.0/8,*.example.org. Without it: "
+            "everywhere but from this machine and from addresses of the local link."
+        ),
+    )
     caption_bundle: Text = Field(
         "photos", description="Bundle that a project starts with: photos, scenes, or the path of your own."
     )

@@ -1,8 +1,8 @@
 """Images of tasks, fetched from their addresses in Label Studio (docs/label-studio.md lists the forms).
 
 Whoever imports tasks chooses these addresses, so we do not trust them. Every fetch has a limit in time and bytes and
-uses only http and https. The token is sent only to Label Studio's own origin. Metadata services of clouds (link-local
-addresses) are refused. Private addresses are allowed, because a team's image servers have such addresses.
+uses only http and https. The token is sent only to Label Studio's own origin, and only for its files.
+`backend/images/addresses.py` says which addresses are refused. No message quotes what was fetched.
 """
 
 import base64
@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote_to_bytes, urljoin
+from urllib.parse import unquote, unquote_to_bytes, urljoin
 
 import requests
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import parse_url
 
-from backend.images.guarded_session import make_guarded_session, refuse_metadata_service
+from backend.images.addresses import AddressPolicy, AllowedHosts
+from backend.images.guarded_session import make_guarded_session
 from backend.label_studio.client import LabelStudioClient
 from backend.protocol.label_config import INSIDE_TASK
 from model.errors import ImageError, ImageProblem, LabelStudioError
@@ -27,6 +28,8 @@ from worker.settings import Settings
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 """Addresses that only Label Studio can resolve, with the credentials of its storage."""
 
+_FILES = re.compile(r"(data|storage-data)/|tasks/\d+/(resolve|presign)/?$")
+"""Paths of Label Studio below its root that serve files."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 65_536
 
@@ -52,6 +55,7 @@ class ImageFetcher:
         *,
         label_studio_url: str,
         authorization: Callable[[], Mapping[str, str]],
+        allowed: AllowedHosts | None = None,
         limits: FetchLimits | None = None,
     ) -> None:
         """Set up a fetcher for one Label Studio.
@@ -59,12 +63,15 @@ class ImageFetcher:
         Args:
             label_studio_url: its address for this process, with its sub-path if it has one.
             authorization: returns the headers for requests to Label Studio; may raise LabelStudioError.
+            allowed: hosts that the operator lists; None for the defaults.
             limits: the defaults fit photos.
         """
         self.label_studio_url = label_studio_url.rstrip("/") + "/"
         self.authorization = authorization
         self.limits = limits or FetchLimits()
-        self._session = make_guarded_session()
+        _, host, port = _origin(self.label_studio_url)
+        self._policy = AddressPolicy(label_studio=(host.strip("[]"), port), allowed=allowed)
+        self._session = make_guarded_session(self._policy)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -73,6 +80,7 @@ class ImageFetcher:
         return cls(
             label_studio_url=settings.label_studio_url,
             authorization=dict if client is None else client.authorization,
+            allowed=AllowedHosts.parse(settings.allowed_image_hosts) if settings.allowed_image_hosts else None,
         )
 
     def fetch(self, image_ref: str, task_id: int) -> bytes:
@@ -123,10 +131,9 @@ class ImageFetcher:
         raise ImageError(f"{shown(url)} redirects more than {self.limits.max_redirects} times", "address")
 
     def _ask(self, url: str) -> requests.Response:
-        refuse_metadata_service(parse_url(url).host or "")
         return self._session.get(
             url,
-            headers=dict(self.authorization()) if self._is_label_studio(url) else {},
+            headers=dict(self.authorization()) if self._is_our_file(url) else {},
             auth=_no_netrc,
             timeout=(self.limits.connect_timeout_s, self.limits.read_timeout_s),
             stream=True,
@@ -161,6 +168,13 @@ class ImageFetcher:
 
     def _is_label_studio(self, url: str) -> bool:
         return _origin(url) == _origin(self.label_studio_url)
+
+    def _is_our_file(self, url: str) -> bool:
+        """Say whether an address is a file that Label Studio serves. The key opens much more; no task may name that."""
+        if not self._is_label_studio(url):
+            return False
+        path, root = unquote(parse_url(url).path or "/"), unquote(parse_url(self.label_studio_url).path or "/")
+        return ".." not in path and path.startswith(root) and _FILES.match(path.removeprefix(root)) is not None
 
     def _decode_data_url(self, image_ref: str) -> bytes:
         if image_ref.startswith(INSIDE_TASK):

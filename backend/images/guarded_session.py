@@ -1,10 +1,9 @@
-"""An HTTP session for addresses that we do not trust: it never connects to a metadata service.
+"""An HTTP session for addresses that we do not trust: it asks an AddressPolicy before it connects.
 
-Cloud machines read their credentials at link-local addresses. Such an address is refused when it is written in the URL
-and when a host name leads to it. A server that sends the head of its reply slowly is cut off.
+A host name is resolved once, and only an address that was checked is connected to. A server that sends the head of its
+reply slowly is cut off.
 """
 
-import ipaddress
 import socket
 import threading
 from contextlib import suppress
@@ -15,15 +14,16 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NameResolutionError
 from urllib3.response import HTTPResponse
 
-from model.errors import ImageError
+from backend.images.addresses import AddressPolicy
 
 
-def make_guarded_session() -> requests.Session:
+def make_guarded_session(policy: AddressPolicy) -> requests.Session:
     """Return a session that keeps connections open, but no cookies; safe to share between threads."""
     session = requests.Session()
-    adapter = _GuardedAdapter(pool_connections=16, pool_maxsize=16)
+    adapter = _GuardedAdapter(policy, pool_connections=16, pool_maxsize=16)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -31,28 +31,30 @@ def make_guarded_session() -> requests.Session:
     return session
 
 
-def refuse_metadata_service(host: str) -> None:
-    """Raise ImageError if the host is a link-local address."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return  # a host name; its address is checked after connecting
-    mapped = getattr(address, "ipv4_mapped", None)
-    if (mapped or address).is_link_local or address == ipaddress.ip_address("fd00:ec2::254"):
-        raise ImageError(f"{host} is a link-local address, images are not fetched from there", "address")
-
-
 class _GuardedConnection(HTTPConnection):
-    """Checks the connected address before a byte is sent: a host name may lead to another address each time."""
+    """Connects to an address that the policy allows; a host name may lead to another address each time."""
+
+    policy: AddressPolicy
 
     def _new_conn(self) -> socket.socket:
-        connection = super()._new_conn()
+        name, problem = self._dns_host, None
         try:
-            refuse_metadata_service(str(connection.getpeername()[0]))
-        except ImageError:
-            connection.close()
-            raise
-        return connection
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as cause:
+            raise NameResolutionError(self.host, self, cause) from cause
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        for address in addresses:
+            self.policy.check(self.host, self.port, address)
+        for address in addresses:
+            self._dns_host = address
+            try:
+                return super()._new_conn()
+            except Exception as cause:  # noqa: BLE001 - the next address is tried
+                problem = cause
+            finally:
+                self._dns_host = name
+        assert problem is not None
+        raise problem
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
         """Wait for the whole head of the reply one second longer than for its first byte."""
@@ -73,15 +75,29 @@ class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
     """The same under https."""
 
 
-class _GuardedPool(HTTPConnectionPool):
-    ConnectionCls = _GuardedConnection
-
-
-class _GuardedTLSPool(HTTPSConnectionPool):
-    ConnectionCls = _GuardedTLSConnection
-
-
 class _GuardedAdapter(HTTPAdapter):
+    def __init__(self, policy: AddressPolicy, **options: Any) -> None:
+        self._policy = policy
+        super().__init__(**options)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _GuardedPool, "https": _GuardedTLSPool}
+        self.poolmanager.pool_classes_by_scheme = _pools(self._policy)
+
+
+def _pools(of: AddressPolicy) -> dict[str, type[HTTPConnectionPool]]:
+    """Return the kinds of pools whose connections follow a policy."""
+
+    class Connection(_GuardedConnection):
+        policy = of
+
+    class TLSConnection(_GuardedTLSConnection):
+        policy = of
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TLSPool(HTTPSConnectionPool):
+        ConnectionCls = TLSConnection
+
+    return {"http": Pool, "https": TLSPool}

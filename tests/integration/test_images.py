@@ -1,6 +1,7 @@
 """Fetching images: limits of time and size, redirects, and the token that only Label Studio may get."""
 
 import base64
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from backend.images.addresses import AllowedHosts
 from backend.images.fetcher import FetchLimits, ImageFetcher
 from model.errors import ImageError, LabelStudioError
+from model.vision.images import decode_image
 from tests.image_server import ImageServer, png, send
 
 TOKEN = {"Authorization": "Token 0123456789abcdef"}
@@ -53,8 +56,16 @@ def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def fetcher(label_studio: ImageServer) -> ImageFetcher:
+    """A fetcher that may fetch from other servers of this machine too."""
     limits = FetchLimits(connect_timeout_s=1, read_timeout_s=0.5, total_timeout_s=1, max_image_bytes=100_000)
-    return ImageFetcher(label_studio_url=label_studio.url, authorization=lambda: TOKEN, limits=limits)
+    allowed = AllowedHosts.parse("127.0.0.0/8")
+    return ImageFetcher(label_studio_url=label_studio.url, authorization=lambda: TOKEN, allowed=allowed, limits=limits)
+
+
+@pytest.fixture
+def usual_fetcher(label_studio: ImageServer) -> ImageFetcher:
+    """A fetcher where the operator lists no hosts."""
+    return ImageFetcher(label_studio_url=label_studio.url, authorization=lambda: TOKEN)
 
 
 @pytest.mark.parametrize("path", ["/data/upload/6/9a3d7c6a-dog%200.png", "/data/local-files/?d=images/dog0.png"])
@@ -170,29 +181,71 @@ def test_a_redirect_leaves_neither_http_nor_https(
         "http://[fd00:ec2::254]/latest/",
     ],
 )
-def test_metadata_services_are_never_asked(fetcher: ImageFetcher, address: str) -> None:
+def test_metadata_services_are_never_asked(usual_fetcher: ImageFetcher, address: str) -> None:
     with pytest.raises(ImageError, match=r"link-local|cannot be reached"):
-        fetcher.fetch(address, 1)
+        usual_fetcher.fetch(address, 1)
 
 
-def test_a_redirect_to_a_metadata_service_is_not_followed(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
-    label_studio.redirect("/a.png", "http://169.254.169.254/latest/meta-data/")
+def test_a_redirect_to_a_metadata_service_is_not_followed(
+    label_studio: ImageServer, usual_fetcher: ImageFetcher
+) -> None:
+    label_studio.redirect("/data/a.png", "http://169.254.169.254/latest/meta-data/")
 
     with pytest.raises(ImageError, match="link-local"):
-        fetcher.fetch("/a.png", 1)
+        usual_fetcher.fetch("/data/a.png", 1)
 
 
-def test_a_name_that_leads_to_a_metadata_service_is_refused_before_anything_is_sent(
-    label_studio: ImageServer, fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.1", "64:ff9b::7f00:1"])
+def test_a_name_that_leads_to_a_refused_address_is_refused_before_anything_is_connected(
+    usual_fetcher: ImageFetcher, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """The address of the connection decides, so this connection pretends to have a link-local address."""
-    monkeypatch.setattr("socket.socket.getpeername", lambda _: ("169.254.169.254", 80), raising=False)
+    with ImageServer() as other:
+        port = int(other.url.rpartition(":")[2])
+        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(kind, socket.SOCK_STREAM, 6, "", (address, port))])
 
-    with pytest.raises(ImageError, match=r"169\.254\.169\.254 is a link-local address"):
-        fetcher.fetch("/data/upload/1/a.png", 1)
+        with pytest.raises(ImageError, match=r"not fetched from images\.example"):
+            usual_fetcher.fetch(f"http://images.example:{port}/a.png", 1)
 
-    monkeypatch.undo()
-    assert label_studio.requests == []
+    assert other.requests == []
+
+
+def test_other_servers_of_this_machine_are_refused_and_label_studios_files_are_not(
+    label_studio: ImageServer, usual_fetcher: ImageFetcher
+) -> None:
+    label_studio.show("/data/upload/1/a.png")
+    with ImageServer() as other:
+        inside = other.show("/a.png")
+        label_studio.redirect("/data/upload/1/b.png", inside)
+
+        assert usual_fetcher.fetch("/data/upload/1/a.png", 1) == png()
+        for address in (inside, "/data/upload/1/b.png"):
+            with pytest.raises(ImageError, match="loopback"):
+                usual_fetcher.fetch(address, 1)
+
+    assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/current-user/whoami", "/data/../api/users", "/data/%2e%2e/api/users", "/tasks/1/annotations", "/api/data/a"],
+)
+def test_the_key_is_sent_for_files_only(label_studio: ImageServer, fetcher: ImageFetcher, path: str) -> None:
+    for image_ref in (path, label_studio.url + path):
+        with pytest.raises(ImageError):
+            fetcher.fetch(image_ref, 1)
+
+    assert all("authorization" not in request.headers for request in label_studio.requests)
+
+
+def test_what_was_fetched_is_not_quoted(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    label_studio.pages["/data/upload/1/a.png"] = b"root:secret:0:0"
+
+    with pytest.raises(ImageError) as problem:
+        decode_image(fetcher.fetch("/data/upload/1/a.png", 1))
+
+    assert "secret" not in str(problem.value)
+    assert "15" not in str(problem.value)
 
 
 def test_too_many_bytes_are_refused_while_they_stream(label_studio: ImageServer, fetcher: ImageFetcher) -> None:

@@ -35,7 +35,9 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def backend(workplace: Workplace, services: Services) -> Service:
-    return start_backend(services, workplace.environment(PORT=str(free_port()), HOST="127.0.0.1"))
+    return start_backend(
+        services, workplace.environment(PORT=str(free_port()), HOST="127.0.0.1", ALLOWED_IMAGE_HOSTS="127.0.0.1")
+    )
 
 
 def connect(backend: Service) -> socket.socket:

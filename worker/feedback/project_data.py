@@ -62,7 +62,10 @@ def begin_anew_if_new(redis: Redis, store: Store, project_id: int, created: int 
     """
     if created is None or created < EARLIEST:
         return False
-    if _created(redis, project_id) >= created:  # an older time is of a late event
+    before = _created(redis, project_id)
+    if before >= created:  # an older time is of a late event
+        return False
+    if not before and redis.hsetnx(CREATED_KEY, str(project_id), created):
         return False
     with (
         suppress(LockError),

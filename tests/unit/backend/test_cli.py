@@ -27,6 +27,7 @@ COMMANDS = [
     "promote",
     "rollback",
     "ledger",
+    "forget",
     "user",
 ]
 

@@ -49,8 +49,8 @@ BAD_VALUES = [
     ("DECODER_ALONE_SHARE", "60", "DECODER_ALONE_SHARE must be between 0 and 50, got 60"),
     ("LOG_FORMAT", "xml", "LOG_FORMAT must be text or json, got xml"),
 ]
-CHECKED_WHERE_THEY_ARE_OPENED = {"MODEL_STORE", "CAPTION_BUNDLE", "ADMIN_USERS_FILE"}
-"""Any text that is not empty may be a path."""
+CHECKED_WHERE_THEY_ARE_OPENED = {"MODEL_STORE", "CAPTION_BUNDLE", "ADMIN_USERS_FILE", "ALLOWED_IMAGE_HOSTS"}
+"""Any text that is not empty may be a path; tests/unit/backend/images/test_addresses.py checks the hosts."""
 
 
 def test_an_empty_environment_gives_what_docker_compose_needs() -> None:
