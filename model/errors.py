@@ -52,9 +52,11 @@ class TaskError(CaptionerError):
 class ImageError(TaskError):
     """An image cannot be fetched or decoded."""
 
-    def __init__(self, message: str, reason: ImageProblem = "unreadable") -> None:
+    def __init__(self, message: str, reason: ImageProblem = "unreadable", *, without_content: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+        self.without_content = without_content or message
+        """The message without a part of the image, for whoever may name the address of an image and not read it."""
 
 
 class CorrectionError(CaptionerError):

@@ -9,12 +9,12 @@ from redis import RedisError
 
 from backend.doctor.findings import Finding
 from backend.images.fetcher import ImageFetcher
+from backend.images.task_images import decode_fetched
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
 from backend.label_studio.connection import WORKING, Connection, find_connection, proved_addresses
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.protocol.label_config import CaptionControl, parse_caption_controls, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
-from model.vision.images import decode_image
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.redis_client import connect
 from worker.settings import Settings, hide_password
@@ -234,7 +234,7 @@ def _image(client: LabelStudioClient, settings: Settings, project: Project) -> I
     fetcher = ImageFetcher.from_settings(settings)
     try:
         control = parse_caption_controls(project.label_config)[0]
-        picture = decode_image(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
+        picture = decode_fetched(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
     except LabelConfigError:
         return  # the check of the labeling config reports it
     except TaskError as problem:

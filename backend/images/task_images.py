@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from backend.images.fetcher import ImageFetcher
 from backend.metrics import Metrics
@@ -90,8 +91,20 @@ def fetch_image(
         return FetchedImage(image_key=key, features=stored, is_new=False)
     # An image of 50 million pixels takes 200 MB while it is decoded, so only a few are decoded at a time.
     with compute_slot or nullcontext():
-        pixels = spec.preprocessing(decode_image(content))
+        pixels = spec.preprocessing(decode_fetched(content))
     return FetchedImage(image_key=key, features=encode(pixels), is_new=True)
+
+
+def decode_fetched(content: bytes) -> Image.Image:
+    """Decode an image that was fetched; no error quotes it, because a task may name an address of somebody else.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    try:
+        return decode_image(content)
+    except ImageError as problem:
+        raise ImageError(problem.without_content, problem.reason) from None
 
 
 class TaskImageReader:

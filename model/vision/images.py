@@ -79,20 +79,25 @@ def decode_image(content: bytes) -> Image.Image:
         image.load()
         return _to_rgb(_upright(image))
     except Exception as cause:  # with damaged bytes a decoder may raise any error
-        raise ImageError(f"the {width} x {height} {image.format} image is damaged") from cause
+        message = f"the {width} x {height} {image.format} image is damaged"
+        raise ImageError(f"{message}: {cause}", without_content=message) from cause
 
 
 def _open_image(content: bytes) -> ImageFile.ImageFile:
     if not content:
-        raise ImageError("the image is empty")
+        raise ImageError("the image is empty (0 bytes)", without_content="the image is empty")
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError as cause:
-        raise ImageError("not an image of a known format") from cause
+        raise ImageError(
+            f"not an image: {len(content)} bytes that begin with {content[:16]!r}",
+            without_content="not an image of a known format",
+        ) from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded", "large") from cause
     except Exception as cause:  # with damaged bytes a decoder may raise any error
-        raise ImageError("the header of the image is damaged") from cause
+        message = "the image's header is damaged"
+        raise ImageError(f"{message}: {cause}", without_content=message) from cause
 
 
 @cache

@@ -13,8 +13,8 @@ import trustme
 
 from backend.images.addresses import AllowedHosts
 from backend.images.fetcher import FetchLimits, ImageFetcher
+from backend.images.task_images import decode_fetched
 from model.errors import ImageError, LabelStudioError
-from model.vision.images import decode_image
 from tests.image_server import ImageServer, png, send
 
 TOKEN = {"Authorization": "Token 0123456789abcdef"}
@@ -242,7 +242,7 @@ def test_what_was_fetched_is_not_quoted(label_studio: ImageServer, fetcher: Imag
     label_studio.pages["/data/upload/1/a.png"] = b"root:secret:0:0"
 
     with pytest.raises(ImageError) as problem:
-        decode_image(fetcher.fetch("/data/upload/1/a.png", 1))
+        decode_fetched(fetcher.fetch("/data/upload/1/a.png", 1))
 
     assert "secret" not in str(problem.value)
     assert "15" not in str(problem.value)
