@@ -19,6 +19,7 @@ from backend.admin.audit_pages import audit_pages
 from backend.admin.operations import operations
 from backend.admin.pages import admin
 from backend.admin.queue_pages import mount_queue_pages
+from backend.admin.sessions import SignedOut
 from backend.admin.shared_metrics import SharedMetrics
 from backend.admin.sign_in import sign_in
 from backend.admin.users import Users
@@ -67,7 +68,7 @@ def create_app(settings: Settings, loading: "Future[LoadedBundle] | None" = None
     _watch_requests(app, services.metrics)
     throttle, audit = Throttle(settings.redis_url), AuditLog(services.redis)
     protect(app, settings, throttle, audit)
-    Access(Users(settings), throttle, audit).guard(app)
+    Access(Users(settings), throttle, audit, SignedOut(services.redis)).guard(app)
     app.register_blueprint(routes)
     app.register_blueprint(operations)
     admin_services = add_admin_services(app, settings)
@@ -101,6 +102,9 @@ def _watch_requests(app: Flask, metrics: Metrics) -> None:
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("X-Frame-Options", "DENY")
         response.headers.setdefault("Referrer-Policy", "same-origin")
+        response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        response.headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         return response
 
     @app.teardown_request

@@ -164,7 +164,10 @@ def versions() -> Response:
 @routes.post("/job_status")
 def job_status() -> Response:
     job_id = read_body(JobStatusBody).job
-    job = Job.fetch(job_id, connection=current_services().redis, serializer=JSONSerializer)
+    try:
+        job = Job.fetch(job_id, connection=current_services().redis, serializer=JSONSerializer)
+    except ValueError as problem:  # RQ's ids have letters, digits, dots, dashes and underscores
+        raise RequestError(f"job must be the id of a job, got {job_id[:60]!r}") from problem
     times = {name: getattr(job, name) for name in ("created_at", "enqueued_at", "started_at", "ended_at")}
     return jsonify(
         job_status=job.get_status(),

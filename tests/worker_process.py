@@ -1,4 +1,4 @@
-"""A real worker process, as `captioner worker` and the container start it."""
+"""A real worker process, as `captioner worker` and the container start it; it also runs the jobs of tests."""
 
 import os
 import signal
@@ -14,11 +14,13 @@ import psutil
 class WorkerProcess:
     """A process `python -m worker` with its own environment and log, which a test can stop, kill and watch."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
+    def __init__(
+        self, log: Path, environment: Mapping[str, str], *arguments: str, module: str = "tests.open_worker"
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env={**os.environ, **environment},
                 stdout=output,
                 stderr=output,

@@ -14,6 +14,7 @@ from typing import Any
 
 from worker.request_id import current_request_id
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PLACEHOLDER = re.compile(r"(?:(?<!\S)(?P<name>\w+)=)?(?P<form>%[#0 +-]*[\d.]*[a-zA-Z%])")
 
 
@@ -27,6 +28,11 @@ def set_up_logging(log_format: str) -> None:
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
 
 
+def escaped(text: str) -> str:
+    """Return text without line breaks and control characters, so that nothing can forge a line or steer a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 class TextLine(logging.Formatter):
     """Lines for people: `2025-01-31T12:00:00+0000 INFO backend.routes correction stored project=6 request=0a1b`."""
 
@@ -35,7 +41,11 @@ class TextLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         request_id = current_request_id()
-        return super().formatMessage(record) + (f" request={request_id}" if request_id else "")
+        return escaped(super().formatMessage(record)) + (f" request={request_id}" if request_id else "")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        # An error may quote anything. Indented, it cannot look like a line of the log.
+        return "\n".join(f"    {escaped(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonLine(logging.Formatter):

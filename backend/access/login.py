@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, jsonify, make_response, render_template
 from flask import request as current_request
+from werkzeug.datastructures import Authorization
 
 from backend.access.throttle import Throttle
 from backend.protocol.headers import WEBHOOK_HEADER
@@ -42,10 +43,19 @@ def protect(app: Flask, settings: Settings, throttle: Throttle, audit: AuditLog)
         return ask_for_login()
 
 
+def sent_login(request: Request) -> Authorization | None:
+    """Return the HTTP basic auth of a request; None where it has none that can be read."""
+    try:
+        login = request.authorization
+    except ValueError:  # Werkzeug decodes only ASCII
+        return None
+    return login if login is not None and login.type == "basic" else None
+
+
 def sent_name(request: Request) -> str | None:
     """Return the user name of HTTP basic auth; None where the request has none."""
-    login = request.authorization
-    return None if login is None or login.type != "basic" else login.username or ""
+    login = sent_login(request)
+    return None if login is None else login.username or ""
 
 
 def address(request: Request) -> str:
@@ -66,8 +76,8 @@ def write_refusal(audit: AuditLog, name: str | None) -> None:
 
 def has_login(request: Request, settings: Settings) -> bool:
     """Return True if the request carries the configured user and password."""
-    login = request.authorization
-    if settings.basic_auth_user is None or settings.basic_auth_pass is None or login is None or login.type != "basic":
+    login = sent_login(request)
+    if settings.basic_auth_user is None or settings.basic_auth_pass is None or login is None:
         return False
     # Both are compared in constant time, so that the time of the answer reveals nothing.
     right_user = _equal(login.username, settings.basic_auth_user)
@@ -153,4 +163,4 @@ def ask_for_login() -> Response:
 
 
 def _equal(sent: str | None, expected: str) -> bool:
-    return hmac.compare_digest((sent or "").encode(), expected.encode())
+    return hmac.compare_digest((sent or "").encode("utf-8", "surrogateescape"), expected.encode())

@@ -8,8 +8,11 @@ Therefore a place from which the user has signed in before (a browser, or else a
 import hashlib
 import logging
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
@@ -40,6 +43,7 @@ REDIS_ANSWERS_WITHIN_S = 0.3
 REDIS_AWAY_S = 10.0
 """After Redis did not answer, this process counts alone for this long."""
 
+CHECKED_WITHIN_S = 1.0
 KEY_PREFIX = "captioner:wrong-passwords"
 
 
@@ -50,6 +54,9 @@ class Throttle:
         self._redis_url = redis_url
         self._away_until = 0.0
         self._remembered: set[str] = set()
+        self._changed = threading.Condition()
+        self._in_flight: Counter[str] = Counter()
+        """Passwords that are being checked, by the keys that count them if they are wrong."""
 
     def attempt(
         self, name: str, address: str, place: str | None, check: Callable[[], Identity | None]
@@ -70,16 +77,40 @@ class Throttle:
         is_remembered = here in self._remembered or self._ask(_is_remembered, here)
         anywhere = ((PER_NAME, _digest(name)), (PER_ADDRESS, _digest(network)))
         counters: Counters = ((PER_PLACE, here),) if is_remembered else anywhere
-        wait_s = self._ask(_wait_s, counters)
-        if wait_s:
-            raise TooManyRequests(f"too many wrong passwords; try again in {wait_s} s", retry_after=wait_s)
-        identity = check()
-        if identity is None:
-            self._ask(_count, counters)
-        elif here not in self._remembered:
+        with self._checking(counters):
+            identity = check()
+            if identity is None:
+                self._ask(_count, counters)
+        if identity is not None and here not in self._remembered:
             self._ask(_remember, here)
             self._remembered.add(here)
         return identity
+
+    @contextmanager
+    def _checking(self, counters: Counters) -> Iterator[None]:
+        """Let so many passwords be checked at a time that their number stays below the limit if all are wrong.
+
+        Raises:
+            TooManyRequests: there were too many wrong passwords.
+        """
+        with self._changed:
+            while True:
+                wait_s = self._ask(_wait_s, counters)
+                if wait_s:
+                    raise TooManyRequests(f"too many wrong passwords; try again in {wait_s} s", retry_after=wait_s)
+                if all(self._in_flight[key] < self._ask(_remaining, (limit, key)) for limit, key in counters):
+                    break
+                self._changed.wait(CHECKED_WITHIN_S)
+            self._in_flight.update(key for _, key in counters)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_flight.subtract(key for _, key in counters)
+                for _, key in counters:
+                    if self._in_flight[key] <= 0:
+                        del self._in_flight[key]
+                self._changed.notify_all()
 
     def _ask(self, question: Callable[[FixedWindowRateLimiter, Subject], Answer], subject: Subject) -> Answer:
         if time.monotonic() >= self._away_until:
@@ -122,6 +153,12 @@ def _wait_s(limiter: FixedWindowRateLimiter, counters: Counters) -> int:
     return max((max(1, math.ceil(end - time.time())) for end in ends), default=0)
 
 
+def _remaining(limiter: FixedWindowRateLimiter, counter: tuple[RateLimitItem, str]) -> int:
+    """Return how many wrong passwords may still be counted."""
+    limit, key = counter
+    return limiter.get_window_stats(limit, key).remaining
+
+
 def _count(limiter: FixedWindowRateLimiter, counters: Counters) -> None:
     for limit, key in counters:
         limiter.hit(limit, key)
@@ -141,4 +178,4 @@ def _network(address: str) -> str:
 
 def _digest(*parts: str) -> str:
     """Return a short hash: people type passwords into the field for the name, and Redis must not hold those."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -24,11 +24,12 @@ from backend.access.login import (
     is_same_origin,
     our_page,
     refuse,
+    sent_login,
     sent_name,
     write_refusal,
 )
 from backend.access.throttle import Throttle
-from backend.admin.sessions import SESSION_COOKIE, SESSION_S, keep_sessions
+from backend.admin.sessions import SESSION_COOKIE, SESSION_S, SignedOut, keep_sessions
 from backend.admin.users import User, Users
 from worker.audit import AuditLog
 
@@ -47,8 +48,9 @@ PAGE_POLICY = (
 class Access:
     """Guard of everything below /admin; one for each process."""
 
-    def __init__(self, users: Users, throttle: Throttle, audit: AuditLog) -> None:
+    def __init__(self, users: Users, throttle: Throttle, audit: AuditLog, signed_out: SignedOut) -> None:
         self.users = users
+        self.signed_out = signed_out
         self.audit = audit
         self._throttle = throttle
         self._tokens = CSRFProtect()
@@ -105,11 +107,13 @@ class Access:
         return None
 
     def _user_of_session(self, name: str) -> User | None:
-        is_over = time.time() - session.get("signed_in_at", 0) > SESSION_S
-        return None if is_over else self.users.find(name)
+        signed_in_at = session.get("signed_in_at", 0.0)
+        if time.time() - signed_in_at > SESSION_S or self.signed_out.is_over(name, signed_in_at):
+            return None
+        return self.users.find(name)
 
     def _user_of_basic_auth(self, request: Request) -> User | None:
-        name, login = sent_name(request), request.authorization
+        name, login = sent_name(request), sent_login(request)
         if name is None or login is None:
             return None
         try:

@@ -33,9 +33,9 @@ from backend.captioning.memory_report import memory_json, read_memory_report
 from backend.captioning.services import current_services
 from backend.commands.ledger_report import csv_lines, ledger_json
 from backend.images.backfill import find_image_ref
+from backend.images.task_images import decode_fetched
 from model.errors import CaptionerError, ImageError, RequestError
 from model.manifest import bundle_name, bundle_path, write_with_decoder
-from model.vision.images import decode_image
 from worker.feedback.score_calibration import read_calibration
 from worker.feedback.totals import read_ledger
 from worker.queue.job_log import job_log
@@ -149,7 +149,7 @@ def image(project_id: int, name: str) -> Response:
     try:
         image_ref = find_image_ref(admin_services().client, correction)
         content = current_services().task_images.fetcher.fetch(image_ref, correction.task_id)
-        picture = decode_image(content).convert("RGB")
+        picture = decode_fetched(content)
     except (ImageError, CaptionerError) as problem:
         raise NotFound(str(problem)) from problem
     picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)

@@ -51,5 +51,8 @@ def login() -> ResponseReturnValue:
 @sign_in.post("/admin/logout")
 def logout() -> ResponseReturnValue:
     write_down("signed out")
+    user = current_user()
+    if user is not None:
+        access().signed_out.note(user.name)
     session.clear()
     return redirect(url_for("sign_in.login"), HTTPStatus.SEE_OTHER)

@@ -145,6 +145,7 @@ def settings(folder: Path, redis_url: str) -> dict[str, str]:
         "RETRAIN_AFTER": "100000",
         "RETRAIN_IDLE_S": "0",
         "REFRESH_PREDICTIONS": "false",
+        "ALLOWED_IMAGE_HOSTS": "127.0.0.1",
     }
 
 

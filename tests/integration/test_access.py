@@ -1,7 +1,10 @@
 """Sign-in to /admin, permissions there, and the entries of the audit log."""
 
 import re
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from werkzeug.security import check_password_hash
 from werkzeug.test import TestResponse
 
 from backend.admin import users
+from backend.admin.access import EXTENSION as ACCESS
 from backend.admin.sessions import SESSION_S
-from backend.admin.users import remove_user, write_user
+from backend.admin.users import User, remove_user, write_user
 from tests.backend_client import BROWSER_ACCEPTS, BackendClient, Browser, basic_auth, failed_job
 from tests.factories import make_correction, store_annotation
 from tests.redis_server import RedisServer
@@ -327,6 +331,23 @@ def test_signing_out_ends_the_session(house: BackendClient) -> None:
     assert browser.open("/admin/").status_code == 302
 
 
+def test_signing_out_ends_copies_of_the_session_on_every_backend(make_house: Callable[..., BackendClient]) -> None:
+    first, second = make_house(), make_house()
+    browser = signed_in(first)
+    copied = browser.client.get_cookie("captioner_session", path="/admin")
+    assert copied is not None
+    thieves = [Browser(first), Browser(second)]
+    for thief in thieves:
+        thief.client.set_cookie("captioner_session", copied.value, path="/admin")
+    opened_before = [thief.open("/admin/").status_code for thief in thieves]
+
+    browser.press("/admin/logout", browser.token())
+
+    assert opened_before == [200, 200]
+    assert [thief.open("/admin/").status_code for thief in thieves] == [302, 302]
+    assert signed_in(first).open("/admin/").status_code == 200
+
+
 def test_a_session_ends_12_hours_after_signing_in_however_busy_it_is(house: BackendClient) -> None:
     browser = signed_in(house)
     assert SESSION_S == 12 * 3600
@@ -483,6 +504,53 @@ def test_a_process_counts_alone_while_redis_does_not_answer(
     assert wrong == [401] * 5
     assert ask(house, "/admin/", VERA).status_code == 429
     assert ask(house, "/health", BOSS).status_code == 200
+
+
+def test_passwords_that_come_at_once_are_counted_before_they_are_checked(
+    house: BackendClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    of_house: users.Users = house.app.extensions[ACCESS].users
+    right = of_house.check
+
+    def slow_check(name: str, password: str) -> User | None:
+        checked.append(password)
+        all_came.wait(0.2)  # so that the others come meanwhile
+        return right(name, password)
+
+    all_came = threading.Event()
+    monkeypatch.setattr(of_house, "check", slow_check)
+    with ThreadPoolExecutor(60) as threads:
+        statuses = list(
+            threads.map(lambda number: ask(house, "/admin/", (ANNA[0], f"guess {number}")).status_code, range(60))
+        )
+
+    assert len(checked) == 5
+    assert Counter(statuses) == {401: 5, 429: 55}
+
+
+def test_many_right_passwords_at_once_are_all_accepted(house: BackendClient) -> None:
+    with ThreadPoolExecutor(30) as threads:
+        statuses = set(threads.map(lambda _: ask(house, "/admin/", ANNA).status_code, range(30)))
+
+    assert statuses == {200}
+
+
+@pytest.mark.parametrize("header", ["Basic \xff\xfe", "Basic dXNlcjrDpA==", "Basic /////w==", "B\xe4sic x", "Basic"])
+@pytest.mark.parametrize("path", ["/health", "/predict", "/admin/", "/webhook"])
+def test_an_odd_authorization_header_is_a_refusal_and_no_failure(house: BackendClient, header: str, path: str) -> None:
+    response = house.app.test_client().get(path, headers={"Authorization": header})
+
+    assert response.status_code in {302, 401, 405}
+
+
+@pytest.mark.parametrize("path", ["/health", "/nothing", "/admin/", "/admin/static/admin.css", "/ready", "/metrics"])
+def test_every_answer_has_the_headers_that_protect_browsers(house: BackendClient, path: str) -> None:
+    headers = house.app.test_client().get(path).headers
+
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
 def test_strangers_cannot_lock_out_a_user_who_has_signed_in_before(house: BackendClient) -> None:

@@ -357,3 +357,8 @@ class CountedZeros(io.RawIOBase):
         self.left -= count
         buffer[:count] = bytes(count)
         return count
+
+
+@pytest.mark.parametrize("job", ["a b", "../x", "ä", "\n", "", "x" * 1000, ":"])
+def test_an_odd_job_id_is_refused_or_unknown(backend: BackendClient, job: str) -> None:
+    assert backend.post("/job_status", {"job": job}).status_code in {400, 404}

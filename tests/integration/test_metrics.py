@@ -58,7 +58,7 @@ def test_metrics_count_the_reasons_why_images_could_not_be_read(
 ) -> None:
     image_server.pages["/broken.png"] = b"no image"
     image_server.pages["/private.png"] = lambda handler: send(handler, 401, b"")
-    refs = ("/missing.png", "/broken.png", "/private.png", "ftp://host/a.png", "http://127.0.0.1:9/a.png")
+    refs = ("/missing.png", "/broken.png", "/private.png", "ftp://host/a.png", "http://no.such.host.invalid/a.png")
 
     backend.predict([make_task(id=number, data={"captioning": ref}) for number, ref in enumerate(refs)])
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from redis import Redis
 from rq import Queue, Worker
-from rq.job import JobStatus
+from rq.job import Callback, JobStatus
 from rq.serializers import DefaultSerializer
 
 from tests.redis_server import RedisServer
@@ -35,7 +35,7 @@ def enqueue_held(workplace: Workplace, hold: Hold) -> str:
 
 def job_process(worker: WorkerProcess) -> psutil.Process:
     """Return the process of the running job."""
-    [process] = [process for process in worker.family() if "worker.queue.job_process" in process.cmdline()]
+    [process] = [process for process in worker.family() if "tests.open_job_process" in process.cmdline()]
     return process
 
 
@@ -255,3 +255,21 @@ def test_the_log_has_one_line_for_each_finished_job(workplace: Workplace, start_
     [line] = [line for line in lines if f"job={job_id}" in line]
     assert f"job done queue=retrain job={job_id} status=finished seconds=" in line
     assert len(lines) < 10
+
+
+@pytest.mark.parametrize(
+    "function", ["os.system", "pathlib.Path.touch", "backend.jobs.time.time", "tests.integration.held_jobs.held"]
+)
+def test_a_worker_runs_our_own_functions_and_no_others(workplace: Workplace, tmp_path: Path, function: str) -> None:
+    marker = tmp_path / "marker"
+    argument = f"touch {marker}" if function == "os.system" else str(marker)
+    job = queue(workplace.redis, RETRAIN_QUEUE).enqueue_call(
+        function, args=[argument], on_failure=Callback("os.system"), on_success=Callback("os.system")
+    )
+    worker = WorkerProcess(tmp_path / "log", workplace.environment(), "--burst", module="worker")
+
+    assert worker.wait(DEADLINE_S) == 0
+    result = job.latest_result()
+    assert result is not None
+    assert f"a worker runs no job that calls {function!r}" in str(result.exc_string)
+    assert not marker.exists()

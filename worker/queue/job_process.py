@@ -13,11 +13,11 @@ import sys
 import threading
 
 from rq.executions import Execution
-from rq.job import Job
 
 from worker.logs import set_up_logging
 from worker.queue.job_log import JobLogHandler
 from worker.queue.job_state import queue
+from worker.queue.our_jobs import OurJob
 from worker.queue.rq_worker import CaptionWorker
 from worker.redis_client import connect_patiently
 from worker.request_id import request_of
@@ -36,7 +36,7 @@ def main(worker_key: str, job_id: str, queue_name: str, execution_id: str) -> No
     worker = CaptionWorker.find_by_key(worker_key, connection=redis, serializer=home.serializer)
     assert worker is not None, f"Redis does not know worker {worker_key}; it has lost its data"
     end_with(worker.pid)
-    job = Job.fetch(job_id, connection=redis, serializer=home.serializer)
+    job = OurJob.fetch(job_id, connection=redis, serializer=home.serializer)
     worker.execution = Execution.fetch(execution_id, job_id, connection=redis)
     with request_of(job.meta):
         worker.main_work_horse(job, home)

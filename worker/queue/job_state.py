@@ -9,6 +9,8 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from worker.queue.our_jobs import OurJob
+
 LABEL_STUDIO_QUEUE = "label-studio"
 RETRAIN_QUEUE = "retrain"
 QUEUES = (LABEL_STUDIO_QUEUE, RETRAIN_QUEUE)
@@ -19,7 +21,7 @@ MOVING_PAUSES_S = (0.0, 0.05, 0.15)
 
 def queue(redis: Redis, name: str) -> Queue:
     """Return one of our queues; everything in it is JSON."""
-    return Queue(name, connection=redis, serializer=JSONSerializer)
+    return Queue(name, connection=redis, job_class=OurJob, serializer=JSONSerializer)
 
 
 def is_pending(redis: Redis, job_id: str) -> bool:

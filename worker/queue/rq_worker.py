@@ -1,6 +1,7 @@
 """Our RQ worker: takes jobs from Redis and starts a process for each.
 
 It differs from RQ's SpawnWorker where RQ's behaviour does not fit:
+- It runs our own functions by name and no others (`worker/queue/our_jobs.py`).
 - A job's process gets everything by environment and arguments, so no Redis password is in the process list.
 - A job uses one thread and keeps freed memory, which a training and the server beside it both need.
 - On SIGTERM the running job gets a moment to end, then it is handed back to its queue and does not fail.
@@ -40,6 +41,7 @@ from worker.queue.job_log import keep_as_long_as
 from worker.queue.job_metrics import JobCounts, kind_of
 from worker.queue.job_origin import TRACE_META
 from worker.queue.lost_jobs import is_taken_back
+from worker.queue.our_jobs import OurJob
 from worker.queue.periodic_pull import schedule_pull
 from worker.queue.rq_private import OpenWorker
 from worker.request_id import request_of
@@ -79,6 +81,9 @@ JOB_ENVIRONMENT = {
 class CaptionWorker(OpenWorker):
     """Runs jobs one after another, each in a process of its own."""
 
+    job_class = OurJob
+    job_module = "worker.queue.job_process"
+    """Program of the process of a job."""
     max_connection_wait_time = 5.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -136,7 +141,7 @@ class CaptionWorker(OpenWorker):
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Start the process of a job, in a group of its own: Ctrl-C in our terminal must not reach it."""
         assert self.execution is not None
-        program = [sys.executable, "-P", "-m", "worker.queue.job_process"]
+        program = [sys.executable, "-P", "-m", self.job_module]
         command = [*program, self.key, job.id, queue.name, self.execution.id]
         environment = JOB_ENVIRONMENT | dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH")]))

@@ -80,3 +80,23 @@ def test_every_line_of_a_request_carries_its_id(request_id: str) -> None:
 
 def test_a_line_of_no_request_has_none() -> None:
     assert TextLine().format(record("worker ended")).endswith(" worker ended")
+
+
+def test_no_text_can_forge_a_line_or_steer_a_terminal() -> None:
+    forged = "v1\n2025-01-31T12:00:00+0000 INFO worker all is well\r\x1b[2J\u2028\u202e"
+
+    line = TextLine().format(record("served version=%s", forged))
+
+    assert line.endswith(r"version=v1\n2025-01-31T12:00:00+0000 INFO worker all is well\r\x1b[2J\u2028\u202e")
+    assert len(line.splitlines()) == 1
+
+
+def test_an_error_that_quotes_a_line_break_cannot_forge_a_line() -> None:
+    try:
+        int("bad\n2025-01-31T12:00:00+0000 INFO worker all is well")
+    except ValueError:
+        failed = record("failed", exc_info=sys.exc_info())
+
+    lines = TextLine().format(failed).splitlines()
+
+    assert all(line.startswith("    ") for line in lines[1:])
