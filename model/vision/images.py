@@ -5,6 +5,7 @@ Shapes:  S side of the encoder's square input, in pixels
 
 import hashlib
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,13 +17,23 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from model.errors import BundleError, ImageError
 
 MAX_PIXELS = 50_000_000
-"""An image that declares more pixels is refused before it is decoded."""
+"""An image that declares more pixels is refused before it is decoded. Decoding one of so many takes up to 450 MB."""
+_MAX_PIXELS_OF = {"WEBP": 24_000_000, "AVIF": 24_000_000, "JPEG2000": 24_000_000}
+"""Decoders of these formats take more memory for a pixel."""
+MAX_SCANNED_PIXELS = 1_000_000_000
+"""A progressive JPEG writes each pixel in several scans; no program that people use writes more than 12. One with more
+pixels times scans is refused: it would take more than 10 s."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Only formats that Pillow decodes itself; EPS, for example, would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "ICO")
+
+_MANY = 4_000_000
+"""Pixels that an image keeps at least when it is shrunk before its conversion."""
+_START_OF_SCAN = b"\xff\xda"
+"""Marker in a JPEG file. It cannot stand inside a scan, only, by chance, in embedded thumbnails and profiles."""
 
 # A larger JPEG is decoded at a half, a quarter or an eighth of its size, which is faster. No encoder needs more pixels.
 _ENOUGH = (1024, 1024)
@@ -72,12 +83,19 @@ def decode_image(content: bytes) -> Image.Image:
     """
     image = _open_image(content)
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are decoded", "large")
+    most = _MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS)
+    if width * height > most:
+        raise ImageError(f"the image has {width} x {height} pixels, at most {most:,} are decoded", "large")
+    if image.format == "JPEG" and width * height * content.count(_START_OF_SCAN) > MAX_SCANNED_PIXELS:
+        message = (
+            f"the {width} x {height} image is written in too many scans; save it as a JPEG that is not progressive"
+        )
+        raise ImageError(message, "large")
     try:
         image.draft(None, _ENOUGH)
         image.load()
-        return _to_rgb(_upright(image))
+        _turn_upright(image)
+        return _to_rgb(_reduced(image))
     except Exception as cause:  # with damaged bytes a decoder may raise any error
         message = f"the {width} x {height} {image.format} image is damaged"
         raise ImageError(f"{message}: {cause}", without_content=message) from cause
@@ -107,13 +125,22 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
+def _turn_upright(image: Image.Image) -> None:
+    with suppress(Exception):  # a good picture with damaged EXIF is used as it is
         image.getexif()  # parses EXIF and caches it,
         image.info.pop("exif", None)  # so that Pillow does not write it again, which fails for values of odd types
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - a good picture with damaged EXIF is used as it is
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Shrink a very large image, because its conversion needs memory for each pixel."""
+    factor = int((image.width * image.height / _MANY) ** 0.5)
+    if factor < 2:
         return image
+    across, down = min(factor, image.width), min(factor, image.height)
+    if image.mode in {"1", "P", "PA"} or image.mode.startswith("I;16"):  # of these no mean can be taken
+        return image.resize((image.width // across, image.height // down), Image.Resampling.NEAREST)
+    return image.reduce((across, down))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -161,6 +161,31 @@ def test_a_truncated_file_is_damaged_and_not_half_shown(image_format: str) -> No
         decode_image(content[: len(content) // 2])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16", "F", "L", "1", "LA"])
+def test_a_very_large_image_is_shrunk_before_it_is_converted(mode: str) -> None:
+    image = decode_image(encoded(Image.new(mode, (6000, 3000)), "TIFF" if mode == "F" else "PNG"))
+
+    assert (image.mode, image.size) == ("RGB", (3000, 1500))
+
+
+def test_a_very_long_image_is_shrunk_too() -> None:
+    assert decode_image(encoded(Image.new("RGBA", (40_000, 1000)), "PNG")).size == (13_334, 334)
+
+
+def test_a_jpeg_of_too_many_scans_is_refused() -> None:
+    jpeg = encoded(Image.new("RGB", (4000, 4000), RED), "JPEG", progressive=True)
+    last_scan = jpeg[jpeg.rfind(b"\xff\xda") : -2]
+
+    assert decode_image(jpeg).size == (2000, 2000)
+    with pytest.raises(ImageError, match="too many scans"):
+        decode_image(jpeg[:-2] + 100 * last_scan + jpeg[-2:])
+
+
+def test_formats_whose_decoders_need_more_memory_may_have_fewer_pixels() -> None:
+    with pytest.raises(ImageError, match="at most 24,000,000 are decoded"):
+        decode_image(encoded(Image.new("L", (5000, 5000)), "JPEG2000"))
+
+
 @pytest.mark.parametrize("side", [8_000, 12_000, 60_000])
 def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
