@@ -122,7 +122,7 @@ compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the 
 
 .env: ## write random secrets for docker compose
 	@umask 077; { \
-		for name in LABEL_STUDIO_PASSWORD BASIC_AUTH_PASS WEBHOOK_SECRET; do \
+		for name in LABEL_STUDIO_PASSWORD BASIC_AUTH_PASS WEBHOOK_SECRET REDIS_PASSWORD; do \
 			echo "$$name=$$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"; done; \
 		echo "LABEL_STUDIO_API_KEY=$$(head -c 20 /dev/urandom | od -An -v -tx1 | tr -d ' \n')"; \
 		echo "# With the CPU index of the PyTorch project here, the image is 4 GB smaller:"; \

@@ -56,6 +56,7 @@ CHOSEN_BY_PERSON = (
     "REFRESH_PREDICTIONS",
     "HIDE_SUGGESTIONS_SHARE",
     "DECODER_ALONE_SHARE",
+    "ALLOWED_IMAGE_HOSTS",
     "LOG_FORMAT",
 )
 """Settings that the demo takes from the environment; it sets the others itself."""

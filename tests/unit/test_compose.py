@@ -56,7 +56,7 @@ def test_the_values_are_accepted_by_the_code(compose: dict[str, Any], service: s
 
     settings = Settings.from_env({name: filled_in(value) for name, value in environment.items()})
 
-    assert settings.redis_url == "redis://redis:6379/0"
+    assert settings.redis_url == "redis://:from-dot-env@redis:6379/0"
     assert settings.model_store.startswith("/data")
 
 
@@ -112,6 +112,14 @@ def test_redis_keeps_every_write_in_a_volume(compose: dict[str, Any]) -> None:
 
     assert redis["command"][:3] == ["redis-server", "--appendonly", "yes"]
     assert redis["volumes"] == ["redis:/data"]
+
+
+def test_redis_has_the_password_that_backend_and_worker_send(compose: dict[str, Any]) -> None:
+    words = compose["services"]["redis"]["command"]
+
+    password = filled_in(words[words.index("--requirepass") + 1])
+
+    assert all(f":{password}@" in filled_in(compose["services"][of]["environment"]["REDIS_URL"]) for of in OURS)
 
 
 def test_every_service_has_a_health_check_and_does_not_run_as_root(compose: dict[str, Any]) -> None:
