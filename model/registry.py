@@ -8,6 +8,7 @@ projects/<project>/serving.json                            the version that serv
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,8 @@ from model.vision.encoder_spec import ImageEncoder
 
 if TYPE_CHECKING:
     from model.torch_captioner import TorchCaptioner
+
+logger = logging.getLogger(__name__)
 
 MadeCaptioner_co = TypeVar("MadeCaptioner_co", bound=Captioner, covariant=True)
 
@@ -93,6 +96,8 @@ class ModelRegistry:
         """
         self._store = store
         self.base_version = base_version
+        self._whole: set[tuple[int, str]] = set()
+        """Versions that were found to be whole; files of versions never change."""
 
     @classmethod
     def open(cls, model_store: str, caption_bundle: str) -> Self:
@@ -105,9 +110,70 @@ class ModelRegistry:
         return cls(Store(model_store), bundle_version(caption_bundle))
 
     def serving(self, project_id: int) -> str:
-        """Return the name of the version that serves a project, without loading weights."""
+        """Return the name of the version that serves a project.
+
+        Where files are damaged, it is the newest version that is whole and that served before, or else the bundle.
+        `damages` names the files.
+        """
         pointer = self._pointer(project_id)
-        return str(pointer["version"]) if pointer["bundle"] == self.base_version else self.base_version
+        chosen = str(pointer["version"])
+        if chosen == self.base_version or self.is_whole(project_id, chosen):
+            return chosen
+        earlier = (str(name) for name in reversed(pointer["before"]) if name != self.base_version)
+        whole = next((name for name in earlier if self.is_whole(project_id, name)), self.base_version)
+        logger.warning("version is damaged project=%s version=%s served=%s", project_id, chosen, whole)
+        return whole
+
+    def is_whole(self, project_id: int, name: str) -> bool:
+        """Say whether a published version can be read; what was found is remembered."""
+        return self._problem_of(project_id, name) is None
+
+    def _problem_of(self, project_id: int, name: str) -> str | None:
+        """Return why a version cannot be read, with the file; None if it can."""
+        if (project_id, name) not in self._whole:
+            try:
+                version = self.find(project_id, name)
+                if version is None:
+                    return f"{self._folder(project_id, name)}/version.json in the model store is missing"
+                if not version.published:
+                    return f"version {name} of project {project_id} was refused, so its weights were not kept"
+                self.decoder(project_id, name)
+            except ModelVersionError as problem:
+                return str(problem)
+            self._whole.add((project_id, name))
+        return None
+
+    def distrust(self, project_id: int, name: str) -> None:
+        """Let the files of a version be checked again, because it could not be loaded."""
+        self._whole.discard((project_id, name))
+
+    def damages(self, project_id: int, records: int | None = None) -> list[str]:
+        """Return a sentence for each damaged file of a project, with the way out.
+
+        Args:
+            project_id: Label Studio's.
+            records: number of the newest versions whose records are looked at; None: all.
+        """
+        sentences = []
+        try:
+            pointer = self._read_pointer(project_id)
+            chosen = str(pointer["version"])
+            if chosen != self.base_version and (reason := self._problem_of(project_id, chosen)):
+                way_out = (
+                    f"restore it from a backup, or choose another version: `captioner promote {project_id} VERSION`"
+                )
+                sentences.append(f"{reason}, so {self.serving(project_id)} serves; {way_out}")
+        except ModelVersionError as problem:
+            way_out = f"`captioner promote {project_id} VERSION` writes it anew"
+            sentences.append(f"{problem}, so {self.serving(project_id)} serves; {way_out}")
+        for name in self.names(project_id)[:records]:
+            path = f"{self._folder(project_id, name)}/version.json"
+            try:
+                if self._store.exists(path):
+                    self._version(path)
+            except ModelVersionError as problem:
+                sentences.append(f"{problem}; restore it from a backup, or leave it: the version cannot serve")
+        return sentences
 
     def succeeded(self, project_id: int) -> str | None:
         """Return the version that served before, if a retraining published the serving version.
@@ -115,13 +181,28 @@ class ModelRegistry:
         None if the bundle or a version that a person chose is serving.
         """
         pointer = self._pointer(project_id)
-        return str(pointer["before"][-1]) if pointer.get("by") == BY_RETRAINING else None
+        if pointer.get("by") != BY_RETRAINING or not pointer["before"]:
+            return None
+        if self.serving(project_id) != pointer["version"]:
+            return None
+        return str(pointer["before"][-1])
 
     def versions(self, project_id: int) -> list[ModelVersion]:
-        """Return the records of the project's retrainings, oldest first; the bundle is not one of them."""
-        paths = self._store.list(f"projects/{project_id}/versions")
-        versions = [self._version(path) for path in paths if path.endswith("/version.json")]
+        """Return the records of the project's retrainings, oldest first; the bundle is not one of them.
+
+        Damaged records are left out; `damages` names them.
+        """
+        versions = []
+        for path in self._records(project_id):
+            try:
+                versions.append(self._version(path))
+            except ModelVersionError as problem:
+                logger.warning("version left out project=%s problem=%s", project_id, problem)
         return sorted(versions, key=lambda version: (version.created_at, version.name))
+
+    def _records(self, project_id: int) -> list[str]:
+        paths = self._store.list(f"projects/{project_id}/versions")
+        return [path for path in paths if path.endswith("/version.json")]
 
     def names(self, project_id: int) -> list[str]:
         """Return the names of the project's retrainings, the newest first, including those without a record."""
@@ -132,7 +213,10 @@ class ModelRegistry:
         for name in self.names(project_id):  # reads one record, because a project may have hundreds
             path = f"{self._folder(project_id, name)}/version.json"
             if self._store.exists(path):
-                return self._version(path)
+                try:
+                    return self._version(path)
+                except ModelVersionError as problem:
+                    logger.warning("version left out project=%s problem=%s", project_id, problem)
         return None
 
     def version(self, project_id: int, name: str) -> ModelVersion:
@@ -177,13 +261,17 @@ class ModelRegistry:
             ModelVersionError: its weights are missing or damaged.
         """
         content, fields = self._read_decoder(project_id, name)
-        return StoredDecoder(
-            version=name,
-            sizes=DecoderSizes(**fields["sizes"]),
-            weights=parse_tensors(content),
-            tokenizer=Tokenizer.from_json(fields["tokenizer"]),
-            check=Check.from_json(fields["check"]) if "check" in fields else None,
-        )
+        try:
+            return StoredDecoder(
+                version=name,
+                sizes=DecoderSizes(**fields["sizes"]),
+                weights=parse_tensors(content),
+                tokenizer=Tokenizer.from_json(fields["tokenizer"]),
+                check=Check.from_json(fields["check"]) if "check" in fields else None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            path = f"{self._folder(project_id, name)}/decoder.json"
+            raise ModelVersionError(f"{path} in the model store is damaged: {cause!r}") from cause
 
     def publish(
         self,
@@ -303,8 +391,13 @@ class ModelRegistry:
         """Return the weights of a version as they are stored, and its sizes and vocabulary as JSON values."""
         content = self._store.read(f"{self._folder(project_id, name)}/decoder.safetensors")
         fields = self._json(f"{self._folder(project_id, name)}/decoder.json")
-        if content is None or hashlib.sha256(content).hexdigest() != fields.pop("sha256"):
-            raise ModelVersionError(f"the weights of version {name} of project {project_id} are missing or damaged")
+        digest = fields.pop("sha256", None)
+        if not isinstance(digest, str):
+            path = f"{self._folder(project_id, name)}/decoder.json"
+            raise ModelVersionError(f"{path} in the model store is damaged: it names no weights")
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            path = f"{self._folder(project_id, name)}/decoder.safetensors"
+            raise ModelVersionError(f"{path} in the model store is missing or damaged")
         return content, fields
 
     def _new_version(
@@ -339,12 +432,15 @@ class ModelRegistry:
 
     def _move_pointer(self, project_id: int, name: str, *, by: str) -> None:
         pointer = self._pointer(project_id)
-        if pointer["version"] != name:
+        if pointer["version"] != name or "damage" in pointer:
             self._write_pointer(project_id, name, [*pointer["before"], pointer["version"]], by)
 
     def _write_pointer(self, project_id: int, name: str, before: list[str], by: str) -> None:
+        path = f"projects/{project_id}/serving.json"
+        if "damage" in self._pointer(project_id) and (damaged := self._store.read(path)):
+            self._store.write(f"projects/{project_id}/serving.damaged.json", damaged)  # nothing is thrown away
         self._write_json(
-            f"projects/{project_id}/serving.json",
+            path,
             {
                 "version": name,
                 "bundle": self.base_version,
@@ -355,11 +451,26 @@ class ModelRegistry:
         )
 
     def _pointer(self, project_id: int) -> dict[str, Any]:
-        """Return the pointer. A pointer that belongs to another bundle is ignored."""
+        """Return the pointer. In the place of a damaged one, the newest version serves after all earlier ones."""
+        try:
+            return self._read_pointer(project_id)
+        except ModelVersionError as problem:
+            logger.warning("pointer is damaged project=%s problem=%s", project_id, problem)
+            published = [version.name for version in self.versions(project_id) if version.published]
+            *before, version = [self.base_version, *published]
+            return {"version": version, "bundle": self.base_version, "before": before, "damage": str(problem)}
+
+    def _read_pointer(self, project_id: int) -> dict[str, Any]:
+        """Return the pointer as it is stored. A pointer that belongs to another bundle is ignored.
+
+        Raises:
+            ModelVersionError: it is damaged.
+        """
         path = f"projects/{project_id}/serving.json"
-        first = {"version": self.base_version, "bundle": self.base_version, "before": []}
+        first: dict[str, Any] = {"version": self.base_version, "bundle": self.base_version, "before": []}
         pointer = self._json(path) if self._store.exists(path) else first
-        if not pointer.keys() >= first.keys():
+        names = [pointer.get("version"), pointer.get("bundle"), *_as_list(pointer.get("before"))]
+        if not all(isinstance(name, str) for name in names):
             raise ModelVersionError(f"{path} in the model store is damaged: it names no version")
         return pointer if pointer["bundle"] == self.base_version else first
 
@@ -367,16 +478,22 @@ class ModelRegistry:
         fields = self._json(path)
         try:
             read = {"metrics": dict(fields["metrics"]), "corrections": tuple(fields["corrections"])}
-            return ModelVersion(**(fields | read))
+            version = ModelVersion(**(fields | read))
         except (KeyError, TypeError, ValueError) as cause:
             raise ModelVersionError(f"{path} in the model store is damaged: {cause!r}") from cause
+        texts = (version.name, version.parent, version.bundle, version.encoder, version.created_at, version.decision)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(version.published, bool):
+            raise ModelVersionError(f"{path} in the model store is damaged: a field has a wrong type")
+        return version
 
     def _json(self, path: str) -> dict[str, Any]:
         content = self._store.read(path)
         try:
-            fields: dict[str, Any] = dict(json.loads(content or b""))
-        except (ValueError, TypeError) as cause:
+            fields = json.loads(content or b"")
+        except (ValueError, RecursionError) as cause:
             raise ModelVersionError(f"{path} in the model store is missing or damaged") from cause
+        if not isinstance(fields, dict):
+            raise ModelVersionError(f"{path} in the model store is damaged: it holds no object")
         return fields
 
     def _write_json(self, path: str, fields: Mapping[str, Any]) -> None:
@@ -390,6 +507,11 @@ class ModelRegistry:
 def _weights_of(candidate: "TorchCaptioner") -> bytes:
     """Return the weights of a candidate as they are stored."""
     return bytes(save({name: values.detach().numpy() for name, values in candidate.decoder.state_dict().items()}))
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return a list as it is, and anything else as a list that holds no name."""
+    return value if isinstance(value, list) else [None]
 
 
 def _number(name: str) -> int:

@@ -9,7 +9,6 @@ from rq.job import JobStatus
 
 from backend.admin.job_records import JobRecord, find_jobs
 from backend.captioning.services import CaptioningServices
-from model.errors import ModelVersionError
 from model.registry import ModelRegistry, ModelVersion
 from worker.feedback.totals import Acceptance, read_acceptances
 from worker.feedback.waiting import Waiting, read_waitings
@@ -142,16 +141,12 @@ def _status(
 
 def _read_versions(registry: ModelRegistry, project_id: int) -> _Versions:
     """Read the versions of a project; a damaged record hides neither the rest nor other projects."""
-    serving = newest = damage = None
-    try:
-        newest = registry.newest(project_id)
-    except ModelVersionError as problem:
-        damage = str(problem)
-    try:
-        serving = registry.serving(project_id)
-    except ModelVersionError as problem:
-        damage = str(problem)
-    return _Versions(serving=serving, newest=newest, damage=damage)
+    damages = registry.damages(project_id, records=1)
+    return _Versions(
+        serving=registry.serving(project_id),
+        newest=registry.newest(project_id),
+        damage=damages[0] if damages else None,
+    )
 
 
 def _read_trainings(services: CaptioningServices, versions: Mapping[int, _Versions]) -> dict[int, _Trainings]:

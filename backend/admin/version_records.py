@@ -54,7 +54,7 @@ class VersionRecord:
 def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionRecord, ...]:
     """Return the bundle and all versions, each below its parent, older children first."""
     registry, fits = services.captioners.registry, services.captioners.fits
-    serving, versions = _serving(registry, project_id), known_versions(registry, project_id)
+    serving, versions = registry.serving(project_id), known_versions(registry, project_id)
     names = [registry.base_version, *(version.name for version in versions)]
     acceptances = read_acceptance(services.redis, project_id, names)
     root = _version_record(None, registry.base_version, serving, 0, acceptances[registry.base_version], fits=True)
@@ -88,13 +88,6 @@ def gained_words(tree: Sequence[VersionRecord]) -> tuple[str, ...]:
         words = version.new_words + words
         version = versions.get(version.parent or "")
     return tuple(dict.fromkeys(words))
-
-
-def _serving(registry: ModelRegistry, project_id: int) -> str | None:
-    try:
-        return registry.serving(project_id)
-    except ModelVersionError:  # the project's verdict reports it
-        return None
 
 
 def _record(registry: ModelRegistry, project_id: int, name: str) -> ModelVersion | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from model.captioner import Captioner
-from model.errors import BundleError, StoreError
+from model.errors import BundleError, ModelVersionError, StoreError
 from model.memory.vectors import VectorSpace
 from model.registry import ModelRegistry, ModelVersion
 from model.runtime.serving_bundle import LoadedBundle, load_serving_bundle
@@ -124,7 +124,15 @@ class ServingCaptioners:
         key = (0, version) if version == bundle.version else (project_id, version)
         with self._loading:
             if key not in self._captioners:
-                self._captioners[key] = self.registry.load(project_id, version, bundle)
+                try:
+                    self._captioners[key] = self.registry.load(project_id, version, bundle)
+                except ModelVersionError as problem:
+                    logger.warning("version not loaded project=%s version=%s problem=%s", project_id, version, problem)
+                    self.registry.distrust(project_id, version)
+                    self._versions.pop(project_id, None)
+                    version = self.version_of(project_id)
+                    key = (0, version) if version == bundle.version else (project_id, version)
+                    self._captioners[key] = self.registry.load(project_id, version, bundle)
                 logger.info("captioner loaded project=%s version=%s", project_id, version)
             self._captioners.move_to_end(key)
             while len(self._captioners) > self._loaded + 1:

@@ -8,6 +8,7 @@ memory chose have a fit of their own. Label Studio can then show the least certa
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from model.metrics.words import metric_words
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Feedback
+
+logger = logging.getLogger(__name__)
 
 FEWEST = 5
 """Judged suggestions that a calibration needs; until then only the prior counts."""
@@ -125,11 +128,21 @@ def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequenc
 def read_calibration(store: Store, project_id: int, *, of_memory: bool = False) -> Calibration | None:
     """Return a project's calibration, of suggestions that a memory chose or of the others; None while there is none.
 
+    A damaged one is logged and counts as none; the next training fits another.
+
     Raises:
         StoreError: the store cannot be read.
     """
-    content = store.read(_path(project_id, of_memory))
-    return Calibration(**json.loads(content)) if content else None
+    path = _path(project_id, of_memory)
+    content = store.read(path)
+    if content is None:
+        return None
+    try:
+        fields = {name: float(value) for name, value in json.loads(content).items()}
+        return Calibration(**fields | {"judged": int(fields["judged"])})  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError) as problem:
+        logger.warning("calibration is damaged path=%s problem=%r", path, problem)
+        return None
 
 
 def write_calibration(store: Store, project_id: int, calibration: Calibration, *, of_memory: bool = False) -> None:

@@ -13,6 +13,7 @@ Shapes:  P image regions   D feature size   N images
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor
 
 from model.store import Store
 from worker.policy import is_held_out
+
+logger = logging.getLogger(__name__)
 
 SIGNATURE_BITS = 256
 MAX_DISTANCE = 48
@@ -45,13 +48,30 @@ class Holdout:
         Raises:
             StoreError: the decisions cannot be read or kept.
         """
-        content = self._store.read(self._path)
-        decisions: dict[str, tuple[bool, str, str]] = json.loads(content) if content else {}
+        decisions = self._read()
         new = [key for key in images if key not in decisions]
         if new:
             decisions |= self._decide_new(new, _packed(signatures([images[key] for key in new])), decisions)
             self._store.write(self._path, json.dumps(decisions, separators=(",", ":")).encode())
         return {key: decisions[key][0] for key in images}
+
+    def _read(self) -> dict[str, tuple[bool, str, str]]:
+        """Return the decisions that were kept. Damaged ones are put aside and made again, mostly by hash as before."""
+        content = self._store.read(self._path)
+        if content is None:
+            return {}
+        try:
+            decisions = {
+                key: (bool(held_out), str(encoder), str(text))
+                for key, (held_out, encoder, text) in json.loads(content).items()
+            }
+            _parse([text for _, _, text in decisions.values()])
+        except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+            aside = self._path.replace(".json", ".damaged.json")
+            logger.warning("damaged decisions are put aside path=%s to=%s problem=%r", self._path, aside, problem)
+            self._store.write(aside, content)
+            return {}
+        return decisions
 
     def _decide_new(
         self, keys: Sequence[str], new: NDArray[np.uint64], earlier: Mapping[str, tuple[bool, str, str]]
