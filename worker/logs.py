@@ -33,19 +33,26 @@ def escaped(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def indented(text: str) -> str:
+    """Return a traceback whose further lines cannot look like lines of the log, whatever an error quotes."""
+    return "\n    ".join(escaped(line) for line in text.split("\n"))
+
+
 class TextLine(logging.Formatter):
     """Lines for people: `2025-01-31T12:00:00+0000 INFO backend.routes correction stored project=6 request=0a1b`."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+        super().__init__("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         request_id = current_request_id()
-        return escaped(super().formatMessage(record)) + (f" request={request_id}" if request_id else "")
+        # RQ puts tracebacks into its messages.
+        line = indented(record.message) if record.name.startswith("rq.") else escaped(record.message)
+        head = f"{record.asctime} {record.levelname} {record.name}"
+        return f"{head} {line}" + (f" request={request_id}" if request_id else "")
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        # An error may quote anything. Indented, it cannot look like a line of the log.
-        return "\n".join(f"    {escaped(line)}" for line in super().formatException(ei).split("\n"))
+        return "    " + indented(super().formatException(ei))
 
 
 class JsonLine(logging.Formatter):

@@ -330,7 +330,7 @@ def test_the_log_of_a_job_is_kept_beside_it_and_expires_with_it(
 
     [line] = [line for line in job_log(workplace.redis, done) if "retraining done" in line]
     assert "INFO worker.learning.version_record retraining done project=1" in line
-    assert "ValueError: math domain error" in job_log(workplace.redis, failed)
+    assert "    ValueError: math domain error" in job_log(workplace.redis, failed)
     for job_id in (done, failed):
         log_ttl_s = workplace.redis.ttl(f"captioner:job-log:{job_id}")
         assert abs(log_ttl_s - workplace.redis.ttl(f"rq:job:{job_id}")) <= 1

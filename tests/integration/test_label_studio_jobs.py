@@ -139,7 +139,7 @@ def configure(
 ) -> Callable[..., None]:
     def configure(**changes: str) -> None:
         ours = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": LEGACY_TOKEN}
-        ours |= {"REFRESH_PREDICTIONS": "true"}
+        ours |= {"REFRESH_PREDICTIONS": "true", "ALLOWED_IMAGE_HOSTS": "127.0.0.1"}
         for name, value in workplace.environment(**ours | changes).items():
             monkeypatch.setenv(name, value)
 
@@ -514,7 +514,8 @@ def test_of_a_large_project_only_the_images_are_looked_for_that_a_training_uses(
     workplace.correct(range(1, 9))
     store_annotation(workplace.redis, make_correction(annotation_id=100, image_key=None, image_ref=address))
 
-    report = complete_features(None, workplace.redis, workplace.settings, 1, lambda done, total: None, limits)
+    settings = workplace.settings.model_copy(update={"allowed_image_hosts": "127.0.0.1"})
+    report = complete_features(None, workplace.redis, settings, 1, lambda done, total: None, limits)
 
     assert (report.known, report.made) == (3 + 2, 1)
 

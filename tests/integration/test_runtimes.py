@@ -27,7 +27,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 def start(services: Services, workplace: Workplace, program: str) -> Service:
     """Run a Python program that serves, until it is ready."""
     port = free_port()
-    environ = our_environment(workplace.environment(HOST="127.0.0.1", PORT=str(port)))
+    environ = our_environment(workplace.environment(HOST="127.0.0.1", PORT=str(port), ALLOWED_IMAGE_HOSTS="127.0.0.1"))
     url = f"http://127.0.0.1:{port}"
     backend = services.start("backend", [sys.executable, "-c", program], url=url, environ=environ)
     wait_until(backend, lambda: is_ready(url), DEADLINE_S)
