@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from redis import Redis
 from torch import Tensor
 
 from backend.captioning.suggest import Suggester
 from backend.images.task_images import TaskImageReader
 from backend.protocol.label_config import parse_caption_controls
 from backend.routes import routes
+from model.errors import BusyError
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
@@ -29,6 +31,7 @@ from worker.feedback.score_calibration import UNJUDGED, Calibration, write_calib
 from worker.feedback.suggestions import Suggestion
 from worker.feedback.totals import read_ledger
 from worker.policy import is_withheld
+from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 
 TWO_PAIRS = """<View><Image name="left" value="$a"/><Image name="right" value="$b"/><Text name="t" value="$c"/>
 <TextArea name="left caption" toName="left"/><TextArea name="说明" toName="right"/>
@@ -424,3 +427,39 @@ def test_every_route_that_label_studio_calls_exists(backend: BackendClient) -> N
         "/delete",
         "/duplicate_model",
     }
+
+
+@pytest.mark.parametrize("key", ["f" * 40, None])
+def test_what_a_call_cannot_caption_in_time_says_so_and_a_job_captions_it(
+    make_backend: Callable[..., BackendClient],
+    image_server: ImageServer,
+    monkeypatch: pytest.MonkeyPatch,
+    redis: Redis,
+    key: str | None,
+) -> None:
+    monkeypatch.setattr("backend.captioning.backend.TASKS_AT_ONCE", 2)
+    monkeypatch.setattr("backend.captioning.backend.ANSWER_S", 0.0)
+    backend = make_backend(label_studio_url=image_server.url, label_studio_api_key=key)
+    images = [image_server.show(f"/{number}.png") for number in range(5)]
+
+    results = backend.predict([make_task(id=n, data={"captioning": image}) for n, image in enumerate(images, 1)])
+
+    jobs = queue(redis, LABEL_STUDIO_QUEUE).jobs
+    then = "a job captions it in the background" if key else "ask again for this task"
+    assert ["result" in entry for entry in results] == [True, True, False, False, False]
+    assert all(entry["error"].endswith(then) for entry in results[2:])
+    assert [(job.func_name, job.args[0]) for job in jobs] == ([("backend.jobs.refresh_predictions", 1)] if key else [])
+
+
+def test_a_call_that_does_not_fit_is_a_503_with_the_time_to_come_back(
+    backend: BackendClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise BusyError("80 calls for predictions wait already", 10)
+
+    monkeypatch.setattr(backend.services.turns, "turn", refuse)
+
+    response = backend.post("/predict", {"tasks": [make_task()], "project": "1.1", "label_config": LABEL_CONFIG})
+
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "10")
+    assert response.get_json()["error"] == "80 calls for predictions wait already; ask again in 10 s"
