@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_load --photos DIR [--only crowd rush long steady] [--seconds 300]
 
-Redis, `captioner serve` and `captioner worker` are real, with the bundle `photos`. Each request opens a connection, as with
-Label Studio. Images come from a web server in this process. Bars are those of the issue that asked for them.
+Redis, `captioner serve` and `captioner worker` are real, with the bundle `photos`. Each request opens a connection, as
+with Label Studio. Images come from a web server in this process. Bars are those of the issue that asked for them.
 """
 
 import argparse
