@@ -15,6 +15,7 @@ from backend.label_studio.connection import WORKING, Connection, find_connection
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.protocol.label_config import CaptionControl, parse_caption_controls, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
+from worker.feedback.feedback_store import FeedbackStore
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.redis_client import connect
 from worker.settings import Settings, hide_password
@@ -57,10 +58,15 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
                 for project, connection in found
                 if connection.ours is not None
             ]
+            known = {project.project_id for project, _ in found if proved_addresses(redis, project.project_id)} | set(
+                FeedbackStore(redis).known_projects()
+            )
         yield from _guards(client, settings, projects, connected)
         silent = [(project, connection) for project, connection in found if connection.is_doubtful]
         for project, connection in silent:
-            yield from _silent(settings, project, connection)
+            # If we have other projects and never had this one, the silent model is most likely somebody else's.
+            may_be_ours = project.project_id in known or not connected
+            yield from _silent(settings, project, connection, may_be_ours=may_be_ours)
         if not connected and not silent:
             yield _nothing_connected(settings, projects)
         for each in connected:
@@ -127,7 +133,7 @@ def _project(
             yield Finding(**{**vars(finding), "name": f"{name}, {finding.name}"})
 
 
-def _silent(settings: Settings, project: Project, connection: Connection) -> Iterator[Finding]:
+def _silent(settings: Settings, project: Project, connection: Connection, *, may_be_ours: bool) -> Iterator[Finding]:
     """Say that a backend may be ours or not. Nothing of such a project is examined or repaired."""
     for backend in connection.backends:
         if backend.state in WORKING:
@@ -140,7 +146,7 @@ def _silent(settings: Settings, project: Project, connection: Connection) -> Ite
             )
         yield Finding(
             name=f"project {project.project_id} ({project.title}), backend",
-            ok=False,
+            ok=not may_be_ours,
             message=f"Label Studio shows {backend.state} for {hide_password(backend.url)}",
             remedy=remedy,
         )

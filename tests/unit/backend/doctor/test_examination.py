@@ -205,6 +205,18 @@ def test_a_project_of_another_backend_is_left_alone(
     assert (healthy.webhooks[1]["headers"], healthy.projects[1]["model_version"]) == ({}, "")
 
 
+def test_a_silent_backend_of_a_project_that_was_never_ours_is_no_fault_of_ours(
+    examine: Examine, healthy: FakeLabelStudio
+) -> None:
+    healthy.add_project(id=2, title="Cats", label_config=CONFIG)
+    healthy.connect_backend(2, "http://127.0.0.1:9191", readable_state="Disconnected")
+
+    finding = examine()["project 2 (Cats), backend"]
+
+    assert finding.ok
+    assert finding.message == "Label Studio shows Disconnected for http://127.0.0.1:9191"
+
+
 def test_two_installations_in_one_project_keep_their_own_webhooks(examine: Examine, healthy: FakeLabelStudio) -> None:
     healthy.connect_backend(1, "http://127.0.0.1:9191")
     healthy.setup_answers["http://127.0.0.1:9191"] = lambda _: "v1"
