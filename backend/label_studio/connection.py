@@ -68,12 +68,13 @@ def find_connection_again(client: LabelStudioClient, redis: Redis, project_id: i
 
     This is for what sends no credentials: every project is asked at every pull.
     """
-    if any(time.time() - proved_at < PROVED_S for proved_at in proved_addresses(redis, project_id).values()):
+    now = time.time()
+    fresh = {url for url, proved_at in proved_addresses(redis, project_id).items() if now - proved_at < PROVED_S}
+    if fresh:
         backends = tuple(client.connected_backends(project_id))
-        proved = proved_addresses(redis, project_id)
-        for backend in backends:
-            if time.time() - proved.get(backend.url, 0.0) < PROVED_S:
-                return Connection(ours=backend, backends=backends)
+        ours = next((backend for backend in backends if backend.url in fresh), None)
+        if ours is not None:
+            return Connection(ours=ours, backends=backends)
     return find_connection(client, redis, project_id)
 
 

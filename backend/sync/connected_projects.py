@@ -8,7 +8,7 @@ from http import HTTPStatus
 from redis import Redis
 
 from backend.label_studio.client import LabelStudioClient, Project
-from backend.label_studio.connection import find_connection_again
+from backend.label_studio.connection import find_connection_again, proved_addresses
 from backend.label_studio.http import LabelStudioRefusalError
 from backend.protocol.label_config import has_captions
 from backend.sync.pull import Reconciliation, reconcile
@@ -81,8 +81,9 @@ def is_ours(client: LabelStudioClient, redis: Redis, project_id: int) -> bool:
         return True
     if project_id not in FeedbackStore(redis).known_projects():
         return False
-    if connection.is_doubtful:
-        raise LabelStudioError("a model of the project does not answer Label Studio, so it may be ours or not")
+    former = proved_addresses(redis, project_id)
+    if connection.is_doubtful or any(backend.url in former for backend in connection.backends):
+        raise LabelStudioError("a model of the project does not prove to be ours now, but it may be")
     if leave(redis, project_id, REMOVED):
         logger.warning("project has left project=%s reason=%s", project_id, REMOVED)
     return False

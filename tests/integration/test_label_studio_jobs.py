@@ -722,6 +722,23 @@ def test_a_backend_that_moved_keeps_its_projects(workplace: Workplace, label_stu
 
 
 @pytest.mark.usefixtures("configure")
+def test_a_backend_that_cannot_prove_itself_for_a_moment_does_not_lose_its_projects(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    label_studio.hold(task(1, annotation(1, "a red square")))
+    assert jobs.pull_projects() == {"changed": 1}
+    answer = label_studio.setup_answers[BACKEND]
+    label_studio.setup_answers[BACKEND] = lambda _: "v1"  # it could not read Redis
+    redis.hset("captioner:proved:1", BACKEND, "0")  # the last proof is long ago
+
+    assert jobs.pull_projects() == {"failed": 1}
+    assert workplace.feedback.projects() == [1]
+
+    label_studio.setup_answers[BACKEND] = answer
+    assert jobs.pull_projects() == {"unchanged": 1}
+
+
+@pytest.mark.usefixtures("configure")
 def test_a_project_that_was_deleted_leaves(workplace: Workplace, label_studio: FakeLabelStudio) -> None:
     label_studio.hold(task(1, annotation(1, "a red square")))
     assert jobs.pull_projects() == {"changed": 1}
