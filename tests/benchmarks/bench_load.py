@@ -215,7 +215,7 @@ def together(seconds: int, rates: Sequence[tuple[float, Callable[[], None]]]) ->
     """Do each action so many times a second, however long the answers take."""
     with ThreadPoolExecutor(ANNOTATORS * 2) as threads:
         began, done = time.perf_counter(), [0] * len(rates)
-        with tqdm(total=seconds, desc="crowd", unit="s", leave=False) as progress:
+        with tqdm(total=seconds, desc="crowd", unit="s", leave=False, mininterval=5) as progress:
             while (passed := time.perf_counter() - began) < seconds:
                 for place, (rate, action) in enumerate(rates):
                     if done[place] < passed * rate:
