@@ -117,6 +117,9 @@ chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
 		|| echo "no Chromium, and it cannot be fetched: the browser test will be skipped"
 
+fuzz: $(DEV_STAMP) ## send N odd requests to a real backend: make fuzz N=100000 SEED=0
+	$(PYTHON) -m tests.fuzz --requests $(or $(N),100000) --seed $(or $(SEED),0)
+
 compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the settings and the commands
 	$(PYTEST) tests/unit/test_compose.py
 

@@ -1,0 +1,230 @@
+"""`make fuzz N=100000`: sends so many odd requests to a real backend.
+
+    python -m tests.fuzz [--requests 100000] [--seed 0]
+
+Bodies of every route of Label Studio, their labeling configs and images, headers and raw bytes are changed at random. A
+violation is a 500, an answer over 2 s, no answer at all, or an ended process. Each is printed with the request.
+"""
+
+import argparse
+import base64
+import copy
+import json
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from backend.demo.child_processes import Service, Services, free_port, start_backend, start_redis
+from tests.image_server import png
+from tests.payloads import load_payload, payload_names
+
+ANSWER_S = 2.0
+WAIT_S = 30.0
+LOGIN = ("captioner", "secret")
+IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()
+CONFIG = '<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>'
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1.5, 2**31, 2**53 + 1, 10**400, -(10**400), float("nan"), float("inf"), "", " ", "\0"),
+    *("\n", "a" * 10_000, "ä", "漢字", "\ud800", "../../etc/passwd", "1.1", "9" * 25, "1e9", "٣"),
+    *([], [[]], {}, {"": None}),
+    *("9999-12-31T23:59:59.999999-12:00", "0001-01-01T00:00:00Z", "2025-02-30T00:00:00Z", "1970-01-01", IMAGE[:60]),
+    *("http://127.0.0.1/", "http://[::1", "s3://bucket/key", "data:image/png;base64,AAAA", "file:///etc/passwd"),
+    "<View/>",
+)
+HEADERS = (
+    *("Authorization: Basic \xff\xfe", "Authorization: Bearer x", "Content-Type: text/plain", "Content-Length: -1"),
+    *("Content-Length: 99999999999999", "Transfer-Encoding: gzip", "Host: a b", "X-Request-ID: a\tb"),
+    "Expect: 100-continue",
+    *("Cookie: captioner_session=x", "X-Forwarded-For: " + "1," * 1000, "Accept: " + "a/b," * 500, "Range: bytes=0-"),
+    *("Connection: upgrade", "Upgrade: h2c", "Accept-Encoding: br", "Origin: null", "Content-Encoding: gzip"),
+    "X: " + "y" * 9000,
+)
+PATHS = (
+    *("/", "/health", "/ready", "/metrics", "/versions", "/versions?project=x", "/admin/", "/admin/api/overview"),
+    *("/admin/projects/1/", "/admin/jobs/x/", "/admin/api/projects/999999999999999999999", "/%00", "//x", "/../x"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What must not happen."""
+
+    what: str
+    request: bytes
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.request[:600]!r}"
+
+
+def fuzz(
+    service: Service, requests: int, seed: int, answer_s: float = ANSWER_S
+) -> tuple[Counter[int], list[Violation]]:
+    """Send so many odd requests; return the statuses of the answers, and what must not happen."""
+    draw, statuses, violations = random.Random(seed), Counter[int](), []
+    bodies = [(path, body) for path, body in _recorded() if isinstance(body, dict)]
+    makers: Sequence[Callable[[], bytes]] = (
+        lambda: _request(draw, *_changed(draw, *draw.choice(bodies))),
+        lambda: _request(draw, *_changed(draw, *draw.choice(bodies))),
+        lambda: _request(draw, *_with_odd_config(draw)),
+        lambda: _request(draw, *_with_odd_image(draw)),
+        lambda: _broken(draw, _request(draw, *draw.choice(bodies))),
+        lambda: _chunked(draw, *draw.choice(bodies)),
+        lambda: _request(draw, draw.choice(PATHS), None),
+    )
+    for _ in tqdm(range(requests), desc="fuzz", mininterval=5, leave=False):
+        request = draw.choice(makers)()
+        began = time.perf_counter()
+        status = send(service, request)
+        took = time.perf_counter() - began
+        statuses[status] += 1
+        if status == 500:
+            violations.append(Violation(what="500", request=request))
+        if took > answer_s:
+            violations.append(Violation(what=f"{took:.1f} s", request=request))
+        if not service.is_running:
+            violations.append(Violation(what="the process ended", request=request))
+            break
+    return statuses, violations
+
+
+def send(service: Service, request: bytes) -> int:
+    """Send bytes and return the status of the answer; 0 if the request was not whole, so that none came."""
+    address = urlsplit(service.url)
+    try:
+        with socket.create_connection((address.hostname, address.port), timeout=WAIT_S) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while b"\r\n" not in answer and (part := connection.recv(4096)):
+                answer += part
+    except OSError:
+        return 0
+    words = answer.split(b" ", 2)
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+
+
+def _recorded() -> list[tuple[str, Any]]:
+    """Return the path and the body of every recorded request of Label Studio, and of our other routes."""
+    recorded = [load_payload(name) for name in payload_names(*(f"{number}*" for number in range(7)))]
+    others = [
+        ("/train", {"project": 1}),
+        ("/versions", {"project": 1}),
+        ("/job_status", {"job": "retrain-1"}),
+        ("/validate", {"config": CONFIG}),
+        ("/delete", {"project": 1}),
+        ("/duplicate_model", {"project_src": 1, "project_dst": 2}),
+    ]
+    return [(str(it["path"]), it["body"]) for it in recorded if it.get("body")] + others
+
+
+def _changed(draw: random.Random, path: str, body: Any) -> tuple[str, Any]:
+    """Return a body in which some values are odd, missing or of another place."""
+    changed = copy.deepcopy(body)
+    for _ in range(draw.randint(1, 3)):
+        here = changed
+        while isinstance(here, dict | list) and here:
+            key = draw.choice(list(here)) if isinstance(here, dict) else draw.randrange(len(here))
+            if isinstance(here[key], dict | list) and here[key] and draw.random() < 0.7:
+                here = here[key]
+                continue
+            if isinstance(here, dict) and draw.random() < 0.2:
+                del here[key]
+            else:
+                here[key] = draw.choice(ODD)
+            break
+    return path, changed
+
+
+def _with_odd_config(draw: random.Random) -> tuple[str, Any]:
+    config = list(CONFIG)
+    for _ in range(draw.randint(1, 6)):
+        config[draw.randrange(len(config))] = draw.choice(["<", ">", '"', "&", "$", "\0", "ä", "", "/", "<View>" * 50])
+    odd = "".join(config)
+    if draw.random() < 0.1:
+        odd = "<View>" * draw.choice([10, 1000, 20_000]) + odd
+    if draw.random() < 0.1:
+        odd = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>' + odd.replace("$captioning", "&b;")
+    task = {"id": 1, "data": {"captioning": IMAGE}}
+    return "/predict", {"tasks": [task], "project": "1.1", "label_config": odd, "params": {}}
+
+
+def _with_odd_image(draw: random.Random) -> tuple[str, Any]:
+    content = bytearray(png())
+    for _ in range(draw.randint(1, 20)):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    if draw.random() < 0.3:
+        content = content[: draw.randrange(len(content))]
+    image = "data:image/png;base64," + base64.b64encode(content).decode()
+    tasks = [{"id": 1, "data": {"captioning": draw.choice([image, *(it for it in ODD if isinstance(it, str))])}}]
+    return "/predict", {"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": {}}
+
+
+def _request(draw: random.Random, path: str, body: Any) -> bytes:
+    """Return a whole request, now and then with an odd header."""
+    content = b"" if body is None else json.dumps(body).encode("utf-8", "replace")
+    login = base64.b64encode(":".join(LOGIN).encode()).decode()
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: test", f"Authorization: Basic {login}"]
+    lines += ["Connection: close", "Content-Type: application/json"]
+    if draw.random() < 0.15:
+        lines.append(draw.choice(HEADERS))
+    lines.append(f"Content-Length: {len(content)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+def _broken(draw: random.Random, request: bytes) -> bytes:
+    """Return a request with some bytes changed, or cut off."""
+    changed = bytearray(request)
+    for _ in range(draw.randint(1, 5)):
+        changed[draw.randrange(min(len(changed), 400))] = draw.randrange(256)
+    return bytes(changed[: draw.randrange(len(changed))] if draw.random() < 0.3 else changed)
+
+
+def _chunked(draw: random.Random, path: str, body: Any) -> bytes:
+    content = json.dumps(body).encode()
+    extension = b";" + b"x" * draw.choice([0, 10, 8192, 70_000])
+    size = draw.choice([b"%x" % len(content), b"-1", b"zz", b"f" * 20, b"0x10", b""])
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + size + extension + b"\r\n" + content + b"\r\n0\r\n\r\n"
+
+
+def start(services: Services, folder: Path, bundle: str) -> Service:
+    """Start the backend that gets the requests."""
+    settings = {
+        "HOST": "127.0.0.1",
+        "PORT": str(free_port()),
+        "REDIS_URL": start_redis(services, folder / "redis").url,
+        "MODEL_STORE": str(folder / "store"),
+        "CAPTION_BUNDLE": bundle,
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "BASIC_AUTH_USER": LOGIN[0],
+        "BASIC_AUTH_PASS": LOGIN[1],
+    }
+    return start_backend(services, settings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fuzz", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder, Services(Path(folder) / "logs") as services:
+        statuses, violations = fuzz(start(services, Path(folder), "scenes"), arguments.requests, arguments.seed)
+    print(f"{sum(statuses.values())} requests, answers by status: {dict(sorted(statuses.items()))}")
+    for violation in violations[:20]:
+        print(violation)
+    print(f"{len(violations)} violations")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
