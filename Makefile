@@ -154,5 +154,5 @@ clean: ## delete environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 .PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser end-to-end chromium \
-	compose-check bench screenshots train-photos train-scenes clean
+	compose-check fuzz bench screenshots train-photos train-scenes clean
 .DELETE_ON_ERROR:
