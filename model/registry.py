@@ -49,6 +49,7 @@ class AnyBundle(Protocol[MadeCaptioner_co]):
 
 
 REMEMBERED_POINTERS = 100
+PRUNED = "the weights of version {name} were deleted to save space (KEEP_VERSIONS), so it cannot serve any more"
 _NAME = re.compile(r"v\d+-[0-9a-f]{8}")
 BY_RETRAINING = "retraining"
 """Value of `by` in the pointer after a retraining published a version."""
@@ -77,6 +78,8 @@ class ModelVersion:
     """Measurements of the candidate and of its parent, on the same held-out captions."""
     corrections: tuple[str, ...]
     """The corrections it was trained on."""
+    pruned: bool = False
+    """True if it was published, and its weights were deleted later to save space."""
 
     def misfit(self, bundle: "AnyBundle[Any]") -> str | None:
         """Return the reason why it cannot serve with the encoder of this bundle; None if it can."""
@@ -137,6 +140,8 @@ class ModelRegistry:
                     return f"{self._folder(project_id, name)}/version.json in the model store is missing"
                 if not version.published:
                     return f"version {name} of project {project_id} was refused, so its weights were not kept"
+                if version.pruned:
+                    return PRUNED.format(name=name)
                 self.decoder(project_id, name)
             except ModelVersionError as problem:
                 return str(problem)
@@ -352,6 +357,8 @@ class ModelRegistry:
                 raise VersionChoiceError(self._unknown(project_id, name))
             if not version.published:
                 raise VersionChoiceError(f"version {name} was refused and its weights were not kept; retrain instead")
+            if version.pruned:
+                raise VersionChoiceError(PRUNED.format(name=name))
             if version.bundle != self.base_version and (misfit := version.misfit(bundle())):
                 raise VersionChoiceError(misfit)
         self._move_pointer(project_id, name, by=by)
@@ -365,9 +372,31 @@ class ModelRegistry:
         pointer = self._pointer(project_id)
         if not pointer["before"]:
             raise VersionChoiceError(f"project {project_id} has no earlier version to go back to")
-        *before, name = pointer["before"]
+        before, name = list(pointer["before"]), self.base_version
+        while before:
+            name = str(before.pop())
+            if name == self.base_version or self.is_whole(project_id, name):
+                break
         self._write_pointer(project_id, name, before, by)
-        return str(name)
+        return name
+
+    def prune(self, project_id: int, keep: int) -> list[str]:
+        """Delete the weights of old versions, and return their names; the records stay.
+
+        The newest `keep` published versions stay, the serving one, its parent, the one that served before it, and those
+        that a person chose.
+        """
+        published = [version for version in self.versions(project_id) if version.published and not version.pruned]
+        pointer = self._pointer(project_id)
+        needed = {pointer["version"], self.serving(project_id), *pointer["before"][-1:], *pointer.get("promoted", [])}
+        needed |= {version.parent for version in published if version.name in needed}
+        pruned = [version for version in published[:-keep] if version.name not in needed]
+        for version in pruned:
+            self._record(replace(version, pruned=True))
+            for file in ("decoder.safetensors", "decoder.json"):
+                self._store.delete(f"{self._folder(project_id, version.name)}/{file}")
+            self.distrust(project_id, version.name)
+        return [version.name for version in pruned]
 
     def _unknown(self, project_id: int, name: str) -> str:
         names = ", ".join([self.base_version, *(version.name for version in self.versions(project_id))])
@@ -439,12 +468,16 @@ class ModelRegistry:
         path = f"projects/{project_id}/serving.json"
         if "damage" in self._pointer(project_id) and (damaged := self._store.read(path)):
             self._store.write(f"projects/{project_id}/serving.damaged.json", damaged)  # nothing is thrown away
+        promoted = [str(chosen) for chosen in self._pointer(project_id).get("promoted", [])]
+        if by != BY_RETRAINING and name not in promoted:
+            promoted.append(name)
         self._write_json(
             path,
             {
                 "version": name,
                 "bundle": self.base_version,
                 "before": before[-REMEMBERED_POINTERS:],
+                "promoted": promoted[-REMEMBERED_POINTERS:],
                 "by": by,
                 "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
             },

@@ -163,6 +163,14 @@ class Settings(BaseSettings):
         le=100,
         description="Percentage points by which acceptance may fall. Else the earlier version is served again.",
     )
+    keep_versions: Number = Field(
+        20,
+        ge=2,
+        description=(
+            "Newest published versions of a project whose weights are kept. The serving version, its parent and versions "
+            "that a person chose are kept too."
+        ),
+    )
     reconcile_every_s: Number = Field(
         300,
         ge=0,

@@ -23,7 +23,12 @@ def need_project(project_id: int) -> None:
 def need_weights(project_id: int, name: str) -> None:
     """Raise NotFound if the weights of this version are not kept. Every project has the bundle's."""
     is_bundle = name == current_services().captioners.registry.base_version
-    if not is_bundle and not find_version(project_id, name).published:
+    if is_bundle:
+        return
+    version = find_version(project_id, name)
+    if version.pruned:
+        raise NotFound(f"the weights of version {name} of project {project_id} were deleted to save space")
+    if not version.published:
         raise NotFound(f"version {name} of project {project_id} was refused, so its weights were not kept")
 
 

@@ -23,6 +23,8 @@ class VersionRecord:
     """Depth in the tree; the bundle has 0."""
     serves: bool
     published: bool
+    pruned: bool
+    """Its weights were deleted to save space."""
     fits: bool
     """The version was made for the encoder in use."""
     created_at: str | None
@@ -48,7 +50,7 @@ class VersionRecord:
 
     @property
     def can_serve(self) -> bool:
-        return self.published and self.fits and not self.serves
+        return self.published and not self.pruned and self.fits and not self.serves
 
 
 def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionRecord, ...]:
@@ -136,6 +138,7 @@ def _version_record(
         depth=depth,
         serves=name == serving,
         published=version.published if version else True,
+        pruned=version.pruned if version else False,
         fits=fits,
         created_at=version.created_at if version else None,
         decision=version.decision if version else "the bundle that every project starts with",

@@ -198,6 +198,9 @@ class TrainingRun:
             raise NoVersion(f"{parent} is not served any more; the next training starts from the new one.")
         version = record(self.registry, self.project_id, candidate, self.change_number, parent, reason)
         finish(self.redis, self.settings, version)
+        pruned = self.registry.prune(self.project_id, self.settings.keep_versions)
+        if pruned:
+            logger.info("old weights deleted project=%s versions=%s", self.project_id, ",".join(pruned))
         calibrate(self.redis, self.store, self.project_id)
         return version
 

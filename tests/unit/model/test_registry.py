@@ -198,3 +198,30 @@ def test_a_damaged_version_does_not_affect_others_and_no_number_is_used_twice(
     (versions / second.name / "version.json").write_text("half")
 
     assert publish(registry, bundle, seed=4).name.startswith("v4-")
+
+
+def test_the_weights_of_old_versions_are_deleted_and_those_that_may_serve_again_are_not(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path
+) -> None:
+    names = [publish(registry, bundle, seed=seed).name for seed in range(1, 7)]
+    registry.promote(1, names[0], by="a person", bundle=lambda: bundle)
+    registry.promote(1, names[5], by="a person", bundle=lambda: bundle)
+
+    pruned = registry.prune(1, keep=2)
+
+    assert pruned == names[1:4]
+    assert [version.pruned for version in registry.versions(1)] == [False, True, True, True, False, False]
+    assert [registry.is_whole(1, name) for name in names] == [True, False, False, False, True, True]
+    with pytest.raises(VersionChoiceError, match="deleted to save space"):
+        registry.promote(1, names[2], by="a person", bundle=lambda: bundle)
+    assert registry.prune(1, keep=2) == []
+    assert registry.damages(1) == []
+
+
+def test_going_back_passes_over_versions_whose_weights_are_gone(registry: ModelRegistry, bundle: Bundle) -> None:
+    names = [publish(registry, bundle, seed=seed).name for seed in range(1, 6)]
+    registry.prune(1, keep=2)
+
+    gone_back_to = [registry.rollback(1, by="a person") for _ in range(3)]
+
+    assert gone_back_to == [names[3], names[2], registry.base_version]

@@ -41,6 +41,7 @@ BAD_VALUES = [
     ("GATE_CONFIDENCE", "49", "GATE_CONFIDENCE must be between 50 and 100, got 49"),
     ("GATE_TOLERANCE", "-5", "GATE_TOLERANCE must be 0 or more, got -5"),
     ("ROLLBACK_MARGIN", "10%", "ROLLBACK_MARGIN must be a whole number, between 0 and 100, got 10%"),
+    ("KEEP_VERSIONS", "1", "KEEP_VERSIONS must be 2 or more, got 1"),
     ("RECONCILE_EVERY_S", "5m", "RECONCILE_EVERY_S must be a whole number, 0 or more, got 5m"),
     ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
     ("REFRESH_PREDICTIONS", "2", "REFRESH_PREDICTIONS must be true or false, got 2"),
