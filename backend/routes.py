@@ -157,10 +157,9 @@ def versions() -> Response:
     base_version = captioners.registry.base_version
     if project_id is None:
         return jsonify(versions=[base_version])
-    published = [
-        version.name for version in captioners.registry.versions(project_id) if version.published and not version.pruned
-    ]
-    return jsonify(versions=[base_version, *published], model_version=captioners.version_of(project_id))
+    of_project = captioners.registry.versions(project_id)
+    can_serve = [version.name for version in of_project if version.published and not version.pruned]
+    return jsonify(versions=[base_version, *can_serve], model_version=captioners.version_of(project_id))
 
 
 @routes.post("/job_status")

@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         20,
         ge=2,
         description=(
-            "Newest published versions of a project whose weights are kept. The serving version, its parent and versions "
+            "Newest published versions of a project whose weights are kept. The serving version, its parent and those "
             "that a person chose are kept too."
         ),
     )
