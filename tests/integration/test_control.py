@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from redis import Redis
 from rq import Queue
 from rq.job import JobStatus
 from rq.serializers import DefaultSerializer
@@ -80,6 +81,28 @@ def test_a_retraining_that_is_stopped_leaves_the_serving_version_and_is_not_repe
     monkeypatch.setenv("REDIS_URL", workplace.settings.redis_url)
     monkeypatch.setattr("worker.queue.trigger.is_quiet", lambda *_: True)
     assert retrain_if_idle(1) is None
+
+
+@pytest.mark.parametrize("how", [stop_job, cancel_job])
+def test_what_a_person_stopped_stays_stopped_until_something_changes_or_a_person_asks(
+    workplace: Workplace, start_worker: StartWorker, how: Callable[[Redis, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = workplace.settings.model_copy(update={"retrain_after": 8})
+    workplace.correct(range(1, 9))
+    job_id = trigger(workplace)
+    if how is stop_job:
+        start_worker(workplace.environment())
+        workplace.wait_until(lambda: workplace.job(job_id).meta)
+    how(workplace.redis, job_id)
+    workplace.wait_until(lambda: not is_pending(workplace.redis, job_id))
+    monkeypatch.setattr("worker.queue.trigger.RETRY_AFTER_S", 0)  # a failed one would be tried again now
+
+    by_itself = retrain_when_due(workplace.redis, settings, 1)
+    workplace.correct(range(9, 18))
+    after_a_change = retrain_when_due(workplace.redis, settings, 1)
+
+    assert by_itself is None
+    assert after_a_change is not None
 
 
 def test_a_stopped_job_runs_again_when_a_person_retries_it(

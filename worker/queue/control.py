@@ -66,7 +66,7 @@ class RetrainingControl:
 
         Corrections that a stopped or failed retraining has claimed count, too.
         """
-        self.redis.hdel(retraining_key(project_id), "last", "began")
+        self.redis.hdel(retraining_key(project_id), "last", "began", "stopped")
         retrain_when_due(self.redis, self.settings, project_id)
         logger.info("retraining resumed project=%s", project_id)
 
@@ -105,6 +105,7 @@ def stop_job(redis: Redis, job_id: str) -> None:
             f"Worker {job.worker_name} of job {job_id} does not listen. "
             f"If the worker is lost, the job is taken from it within 15 s."
         )
+    _remember_stop(redis, job)
     send_stop_job_command(redis, job_id, serializer=JSONSerializer)
     logger.info("job stopped queue=%s job=%s worker=%s", job.origin, job_id, job.worker_name)
 
@@ -123,6 +124,7 @@ def cancel_job(redis: Redis, job_id: str) -> None:
         raise JobError(f"Job {job_id} is just being started. Stop it in some seconds.")
     for dependent in job.dependent_ids:  # RQ would let them wait for ever
         redis.srem(Job(dependent, connection=redis).dependencies_key, job_id)
+    _remember_stop(redis, job)
     job.cancel(enqueue_dependents=True)
     job.cleanup(ttl=FAILURE_KEPT_S)
     cancelled = CanceledJobRegistry(queue=home)
@@ -146,6 +148,13 @@ def retry_job(redis: Redis, job_id: str) -> None:
     forget_losses(redis, job)
     job.requeue()
     logger.info("job retried queue=%s job=%s", job.origin, job_id)
+
+
+def _remember_stop(redis: Redis, job: Job) -> None:
+    """Let no trigger start a retraining that a person stopped, until something changes or a person asks."""
+    project_id = _project_of(job, RETRAIN)
+    if project_id is not None:
+        redis.hset(retraining_key(project_id), "stopped", read_waiting(redis, project_id).change_number)
 
 
 def _fetch(redis: Redis, job_id: str) -> Job:

@@ -7,6 +7,8 @@ twice without harm.
     captioner:retraining:<project>   hash   waiting, running: job ids
                                             last: exists while retraining is paused; the id of the only job that may
                                             still train, or ""
+                                            stopped: number of the last change when a person stopped or cancelled
+                                                     a retraining
                                             began: start of the last retraining, Unix time in microseconds
     captioner:idle-check:<project>   text   exists while a check for quiet is scheduled
     captioner:next-pull              text   id of the scheduled or queued job that will pull every project

@@ -56,10 +56,14 @@ def _needed(settings: Settings, waiting: Waiting) -> int:
 def due_corrections(redis: Redis, project_id: int, waiting: Waiting) -> int:
     """Count the waiting corrections that are a reason to train.
 
-    These are the corrections that no retraining has claimed. Corrections whose retraining failed, was stopped or was
-    lost count again after a wait. The wait doubles after each failure, starting at 15 minutes, so a training that never
-    succeeds is tried ten times in its first week.
+    These are the corrections that no retraining has claimed. Corrections whose retraining failed or was lost count
+    again after a wait. The wait doubles after each failure, starting at 15 minutes, so a training that never succeeds
+    is tried ten times in its first week. After a person stopped or cancelled a retraining, none counts until something
+    changes.
     """
+    stopped = text_or_none(redis.hget(retraining_key(project_id), "stopped"))
+    if stopped is not None and int(stopped) >= waiting.change_number:
+        return 0
     may_retry = waiting.count > waiting.unclaimed and _may_retry(redis, project_id, waiting.change_number)
     return waiting.count if may_retry else waiting.unclaimed
 
