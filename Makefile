@@ -117,6 +117,11 @@ chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
 		|| echo "no Chromium, and it cannot be fetched: the browser test will be skipped"
 
+attack: $(DEV_STAMP) ## run the tests that attack the product; SECURITY.md says what each defends
+	$(PYTEST) tests/unit/backend/images/test_addresses.py tests/unit/worker/test_logs.py tests/integration/test_access.py \
+		tests/integration/test_images.py tests/integration/test_bad_input.py tests/integration/test_web_server.py \
+		tests/integration/test_worker_process.py tests/integration/test_fuzz.py
+
 fuzz: $(DEV_STAMP) ## send N odd requests to a real backend: make fuzz N=100000 SEED=0
 	$(PYTHON) -m tests.fuzz --requests $(or $(N),100000) --seed $(or $(SEED),0)
 
@@ -154,5 +159,5 @@ clean: ## delete environments, demos and caches; keeps .run
 	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 .PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser end-to-end chromium \
-	compose-check fuzz bench screenshots train-photos train-scenes clean
+	compose-check attack fuzz bench screenshots train-photos train-scenes clean
 .DELETE_ON_ERROR:

@@ -107,8 +107,8 @@ class WebServer(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             request = channel.request
             if request is None:
                 continue
-            seen, since = before.get(channel, (None, now))
-            since = since if seen is request else now
+            earlier, since = before.get(channel, (None, now))
+            since = since if earlier is request else now
             self._receiving[channel] = request, since
             if now - since > RECEIVE_S:
                 channel.will_close = True

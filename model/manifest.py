@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
 from model.precision import restored, stored
-from model.runtime.check import Check
+from model.runtime.check_caption import Check
 from model.store import replaced_file
 from model.tokenizer import Tokenizer
 from model.vision.encoder_spec import EncoderSpec

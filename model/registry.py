@@ -21,7 +21,7 @@ from model.captioner import Captioner
 from model.decoders.sizes import DecoderSizes
 from model.errors import ModelVersionError, VersionChoiceError
 from model.manifest import StoredDecoder, bundle_version, parse_tensors
-from model.runtime.check import Check, check_features, make_check
+from model.runtime.check_caption import Check, check_features, make_check
 from model.store import Store
 from model.tokenizer import Tokenizer
 from model.vision.encoder_spec import ImageEncoder

@@ -30,7 +30,7 @@ def set_up_logging(log_format: str) -> None:
 
 def escaped(text: str) -> str:
     """Return text without line breaks and control characters, so that nothing can forge a line or steer a terminal."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def indented(text: str) -> str:

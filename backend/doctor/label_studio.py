@@ -47,7 +47,7 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
         yield Finding(name="API key", ok=True, message=f"the {client.key_kind} of {client.user()} is accepted")
         projects = list(client.projects())
         with connect(settings.redis_url) as redis:
-            found = [(project, find_connection(client, redis, project.project_id)) for project in projects]
+            connections = [(project, find_connection(client, redis, project.project_id)) for project in projects]
             connected = [
                 Connected(
                     project=project,
@@ -55,17 +55,18 @@ def check_label_studio(settings: Settings, *, repair: bool) -> Iterator[Finding]
                     backends=connection.backends,
                     former=proved_addresses(redis, project.project_id),
                 )
-                for project, connection in found
+                for project, connection in connections
                 if connection.ours is not None
             ]
-            known = {project.project_id for project, _ in found if proved_addresses(redis, project.project_id)} | set(
-                FeedbackStore(redis).known_projects()
-            )
+            were_ours = set(FeedbackStore(redis).known_projects())
+            were_ours |= {
+                project.project_id for project, _ in connections if proved_addresses(redis, project.project_id)
+            }
         yield from _guards(client, settings, projects, connected)
-        silent = [(project, connection) for project, connection in found if connection.is_doubtful]
+        silent = [(project, connection) for project, connection in connections if connection.is_doubtful]
         for project, connection in silent:
             # If we have other projects and never had this one, the silent model is most likely somebody else's.
-            may_be_ours = project.project_id in known or not connected
+            may_be_ours = project.project_id in were_ours or not connected
             yield from _silent(settings, project, connection, may_be_ours=may_be_ours)
         if not connected and not silent:
             yield _nothing_connected(settings, projects)

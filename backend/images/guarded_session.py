@@ -39,10 +39,10 @@ class _GuardedConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         name, problem = self._dns_host, None
         try:
-            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+            resolved = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as cause:
             raise NameResolutionError(self.host, self, cause) from cause
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in resolved))
         for address in addresses:
             self.policy.check(self.host, self.port, address)
         for address in addresses:

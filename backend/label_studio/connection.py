@@ -52,10 +52,10 @@ def find_connection(client: LabelStudioClient, redis: Redis, project_id: int) ->
         RedisError: Redis does not answer.
     """
     with _nonce(redis, project_id) as nonce:
-        asked = client.connected_backends(project_id)
-    answered = next((backend for backend in asked if backend.model_version == nonce), None)
+        backends = client.connected_backends(project_id)
+    answered = next((backend for backend in backends if backend.model_version == nonce), None)
     if answered is None:
-        return Connection(ours=None, backends=tuple(asked))
+        return Connection(ours=None, backends=tuple(backends))
     redis.hset(_proved_key(project_id), answered.url, str(time.time()))
     # Label Studio keeps the last answer as the version of the backend, so it asks again.
     backends = client.connected_backends(project_id)

@@ -144,19 +144,29 @@ class DecoderGraphs:
             state += [read["recurrent"], *now_carried]
         entering = graph.op("Add", of_context["input"], read["input"]) if sizes.layers > 1 else of_context["input"]
         output = graph.op("Add", word, graph.op("Add", read["readout"], of_context["readout"]))
-        vocabulary = {"words": np.ascontiguousarray(self._turned("embedding.weight"))}
-        bias = {"words": self._weights["bias"]}
-        logits = self._product(graph, graph.op("Tanh", output), vocabulary, bias, limit=1)["words"]
-        never = np.zeros(sizes.vocabulary, np.float32)
-        never[[PAD, START]] = never[SPELL:FIRST_WORD] = EXCLUDED
-        log_probs = graph.op("LogSoftmax", graph.op("Add", logits, never), axis=1)
-        best_log_probs, best = graph.ops("TopK", 2, log_probs, "candidates", axis=1)
-        graph.output("log_probs", best_log_probs)
+        logits, log_probs, best = self._predict_words(graph, output)
+        graph.output("log_probs", log_probs)
         graph.output("best", best, "int64")
         graph.output("attention", attention)
         graph.output("next_state", graph.op("Concat", entering, *state, axis=1))
         graph.output("logits", logits)
         return graph
+
+    def _predict_words(self, graph: Graph, output: str) -> tuple[str, str, str]:
+        """Return the logits of all words, and the log-probabilities and tokens of the best ones.
+
+        Args:
+            graph: gets the operators.
+            output: of the layer before the vocabulary, [R, E].
+        """
+        vocabulary = {"words": np.ascontiguousarray(self._turned("embedding.weight"))}
+        bias = {"words": self._weights["bias"]}
+        logits = self._product(graph, graph.op("Tanh", output), vocabulary, bias, limit=1)["words"]
+        never = np.zeros(self.sizes.vocabulary, np.float32)
+        never[[PAD, START]] = never[SPELL:FIRST_WORD] = EXCLUDED
+        log_probs = graph.op("LogSoftmax", graph.op("Add", logits, never), axis=1)
+        best_log_probs, best = graph.ops("TopK", 2, log_probs, "candidates", axis=1)
+        return logits, best_log_probs, best
 
     def _read_word(self, graph: Graph) -> tuple[str, str]:
         """Return the embedding of each row's token [R, E], and its part of the first layer's gates [R, G * H]."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model.errors import GraphError
-from model.runtime.check import Check
+from model.runtime.check_caption import Check
 from model.runtime.graph import Graph
 from model.store import replaced_file
 

@@ -24,7 +24,7 @@ from model.errors import BundleError, GraphError
 from model.manifest import StoredDecoder, bundle_path, parse_manifest, parse_spec, parse_tensors, read_file
 from model.memory.vectors import VectorSpace, space_name
 from model.precision import restored, single
-from model.runtime.check import TOLERANCE, check_features, check_picture
+from model.runtime.check_caption import TOLERANCE, check_features, check_picture
 from model.runtime.graph_files import DESCRIPTION, ENCODER, IMAGES, STEP, read_graphs
 from model.store import replaced_file
 from model.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ import torch
 
 from model.bundle import Bundle, arrays, load_bundle
 from model.manifest import bundle_path, parse_manifest
-from model.runtime.check import check_picture, make_check
+from model.runtime.check_caption import check_picture, make_check
 from model.runtime.decoder_graph import DecoderGraphs
 from model.runtime.graph import outside
 from model.runtime.graph_files import ENCODER, IMAGES, STEP, GraphFiles, write_graph_files
