@@ -90,7 +90,7 @@ def begin_beside_requests(services: "CaptioningServices") -> None:
     start_telemetry("captioner-backend")  # it starts a thread too
     loading = services.captioners.start_loading()
     threading.Thread(target=return_freed_memory_after, args=(loading,), name="tidy-memory", daemon=True).start()
-    watch_beside(services.settings.redis_url)
+    watch_beside(services.settings)
     threading.Thread(target=pull_missed, args=(services,), name="pull-missed", daemon=True).start()
 
 

@@ -69,7 +69,7 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
     """
     redis = connect_patiently(settings.redis_url)
     _note_store_layout(settings)
-    watch_beside(settings.redis_url)
+    watch_beside(settings)
     while True:
         _stop_by_exception()
         wait_for_redis(redis, settings.redis_url)

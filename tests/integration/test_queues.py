@@ -1,6 +1,7 @@
 """Triggers of retrainings on a real Redis; no worker takes the jobs unless the test starts one."""
 
 import json
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from tests.workplace import Hold, Workplace
 from worker.feedback.waiting import claim, mark_trained, note_taught_by_memory, read_waiting
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
+from worker.queue.lost_jobs import bring_forward_far_jobs
 from worker.queue.retraining import enqueue_retraining, only_training, remember_beginning
 from worker.queue.trigger import retrain_if_idle, retrain_when_due, schedule_idle_check
 
@@ -299,3 +301,38 @@ def test_after_a_quiet_time_few_corrections_are_enough(workplace: Workplace, sta
     retraining = workplace.result(check).return_value
     assert workplace.result(str(retraining)).type.name == "SUCCESSFUL"
     assert read_waiting(workplace.redis, 1).count == 0
+
+
+A_YEAR_S = 365 * 24 * 3600
+
+
+def test_jobs_that_a_clock_set_back_left_in_the_far_future_start_now(workplace: Workplace) -> None:
+    settings = changed_settings(workplace.settings, retrain_idle_s=300)
+    schedule_idle_check(workplace.redis, settings, 1)
+    [job_id] = idle_checks(workplace.redis)
+    schedule = queue(workplace.redis, RETRAIN_QUEUE).scheduled_job_registry.key
+    bring_forward_far_jobs(workplace.redis, 600)
+    usual = workplace.redis.zscore(schedule, job_id)
+    workplace.redis.zadd(schedule, {job_id: time.time() + A_YEAR_S})
+
+    bring_forward_far_jobs(workplace.redis, 600)
+
+    assert usual is not None
+    assert usual > time.time() + 200  # it was left alone
+    assert float(workplace.redis.zscore(schedule, job_id) or 0) <= time.time()
+
+
+def test_a_project_whose_changes_lie_in_the_future_is_trained_all_the_same(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of Redis was set back by a year after the corrections came."""
+    workplace.correct(range(1, 4))
+    changes, changed = "captioner:changes:1", "captioner:changed:1"
+    later = read_waiting(workplace.redis, 1).change_number + A_YEAR_S * 1_000_000
+    workplace.redis.hset(changes, "last", later)
+    workplace.redis.zadd(changed, {f"{number}/caption": later for number in range(1, 4)}, xx=True)
+    workplace.redis.hset("captioner:retraining:1", "began", later)
+    for name, value in workplace.environment(RETRAIN_IDLE_S="300").items():
+        monkeypatch.setenv(name, value)
+
+    assert retrain_if_idle(1) is not None

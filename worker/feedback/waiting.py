@@ -12,6 +12,9 @@ from redis import Redis
 from worker.feedback.layout import run
 from worker.feedback.script import key
 
+SET_BACK_S = 60
+"""Change numbers are strictly increasing, so they may be a little ahead of the clock."""
+UNKNOWN_AGE_S = 24 * 3600.0
 TAUGHT_BY_MEMORY = "taught-by-memory"
 
 
@@ -60,7 +63,9 @@ def read_waitings(redis: Redis, project_ids: Sequence[int]) -> dict[int, Waiting
         replies = iter(pipeline.execute())
 
     def age_s(number: int) -> float:
-        return max(0.0, float(seconds + (microseconds - number) / 1e6))
+        age = float(seconds + (microseconds - number) / 1e6)
+        # A change of the future is older than the moment in which the clock was set back.
+        return age if age >= 0 else 0.0 if age > -SET_BACK_S else UNKNOWN_AGE_S
 
     waiting = {}
     for project_id, (_, last, is_taught) in zip(project_ids, fields, strict=True):

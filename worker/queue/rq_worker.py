@@ -91,6 +91,7 @@ class CaptionWorker(OpenWorker):
         self.settings: Settings | None = None
         """None in a job's process, where RQ makes this object from Redis' data."""
         self.is_stopping = False
+        self._maintenance_due = 0.0
         self._is_handing_back = False
         self._dropped_execution: str | None = None
         self.push_exc_handler(do_not_repeat_in_vain)  # type: ignore[no-untyped-call]
@@ -109,7 +110,13 @@ class CaptionWorker(OpenWorker):
         worker.settings = settings
         return worker
 
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """True every MAINTENANCE_EVERY_S, by a clock that nobody sets; RQ's own may be set back by years."""
+        return time.monotonic() >= self._maintenance_due
+
     def run_maintenance_tasks(self) -> None:
+        self._maintenance_due = time.monotonic() + MAINTENANCE_EVERY_S
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         if self.settings is not None:
             schedule_pull(self.connection, self.settings)

@@ -77,7 +77,8 @@ def _may_retry(redis: Redis, project_id: int, change_number: int) -> bool:
         return True
     # The wait is the time from the newest change to the last retraining, so it doubles with each retraining.
     wait_s = max(RETRY_AFTER_S, (int(began) - change_number) / 1e6)
-    return (redis_now(redis) - int(began)) / 1e6 >= wait_s
+    since_s = (redis_now(redis) - int(began)) / 1e6
+    return since_s >= wait_s or since_s < 0  # a clock that was set back must not end all trials
 
 
 def schedule_idle_check(redis: Redis, settings: Settings, project_id: int, delay_s: float | None = None) -> None:
