@@ -751,6 +751,21 @@ def test_a_project_that_was_deleted_leaves(workplace: Workplace, label_studio: F
 
 
 @pytest.mark.usefixtures("configure")
+def test_a_project_that_was_made_anew_with_the_same_id_is_pulled_into_an_empty_store(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.projects[1]["created_at"] = "2026-01-01T00:00:00.000000Z"
+    label_studio.hold(task(1, annotation(1, "a red square")), task(2, annotation(2, "a green square")))
+    assert jobs.pull_projects() == {"changed": 1}
+    label_studio.projects[1]["created_at"] = "2026-02-01T00:00:00.000000Z"
+    label_studio.hold(task(1, annotation(1, "a caption of the new project")))
+
+    assert jobs.pull_projects() == {"changed": 1}
+
+    assert [correction.caption for correction in workplace.feedback.corrections(1)] == ["a caption of the new project"]
+
+
+@pytest.mark.usefixtures("configure")
 def test_a_proof_leaves_the_version_in_label_studio_as_it_was(label_studio: FakeLabelStudio) -> None:
     assert jobs.pull_projects() == {"unchanged": 1}
 
