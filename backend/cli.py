@@ -26,6 +26,8 @@ COMMANDS = (
     project_commands.rollback,
     project_commands.ledger,
     project_commands.forget,
+    project_commands.backup,
+    project_commands.restore,
     service_commands.user,
 )
 

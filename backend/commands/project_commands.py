@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -82,6 +83,36 @@ def forget(project: int, annotator: int | None, yes: bool) -> int:
         print("nothing was removed")
         return 1
     print(forget_by(settings, project, annotator, by=shared.audit_name()))
+    return 0
+
+
+@shared.command("captioner backup captions.tar.gz")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(file: Path) -> int:
+    """Write everything that cannot be made again into a file.
+
+    These are the corrections, the suggestions, the versions and the audit log of all projects. Everything may run
+    meanwhile. The file holds people's captions, so keep it as safe as Redis.
+    """
+    from worker.feedback.backup import write_backup
+
+    keys, files = shared.with_redis_and_store(lambda redis, store: write_backup(redis, store, file))
+    print(f"wrote {keys} keys of Redis and {files} files of the model store to {file}")
+    return 0
+
+
+@shared.command("captioner restore captions.tar.gz")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(file: Path) -> int:
+    """Put a backup into an empty Redis and into the model store.
+
+    Start Redis first, and backend and worker afterwards. What annotators did since the backup is pulled from Label
+    Studio.
+    """
+    from worker.feedback.backup import restore_backup
+
+    keys, files = shared.with_redis_and_store(lambda redis, store: restore_backup(redis, store, file))
+    print(f"restored {keys} keys of Redis and {files} files of the model store")
     return 0
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -11,9 +11,13 @@ from click.core import ParameterSource
 from model.errors import SettingsError
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from model.captioner import Captioner
+    from model.store import Store
     from worker.settings import Settings
 
+Result = TypeVar("Result")
 Run = Callable[..., int]
 Decorator = Callable[[Run], Run]
 
@@ -145,6 +149,28 @@ def refuse_together(**chosen: object) -> None:
     written = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]
     if len(written) > 1:
         raise click.UsageError(f"{' and '.join(written)} do not go together: choose one of them.")
+
+
+def with_redis_and_store(action: "Callable[[Redis, Store], Result]") -> Result:
+    """Return what an action on Redis and the model store returns.
+
+    Raises:
+        SettingsError: Redis does not answer.
+    """
+    from redis import RedisError
+
+    from model.store import Store
+    from worker.redis_client import connect_patiently
+    from worker.settings import hide_password
+
+    settings = read_settings()
+    try:
+        with connect_patiently(settings.redis_url) as redis:
+            return action(redis, Store(settings.model_store))
+    except RedisError as cause:
+        raise SettingsError(
+            f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"
+        ) from cause
 
 
 def audit_name() -> str:

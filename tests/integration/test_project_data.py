@@ -1,6 +1,10 @@
 """A project's data leave when a person asks, and stay apart from those of a new project with the same id."""
 
+import itertools
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -13,9 +17,11 @@ from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_suggestion, make_task, store_annotation
 from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import ImageServer
+from tests.redis_server import RedisServer
 from tests.workplace import Workplace
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
+from worker.feedback.waiting import read_waiting
 
 FIRST, SECOND = 1_700_000_000, 1_795_900_000
 KEY = "ab" * 32
@@ -151,6 +157,56 @@ def test_a_connected_project_is_not_forgotten_because_its_captions_would_come_ba
 
     assert main(["forget", "1", "--yes"]) == 0
     assert FeedbackStore(redis).known_projects() == []
+
+
+def test_a_backup_of_a_live_system_is_restored_into_an_empty_one(
+    settings_in_environment: Workplace,
+    own_redis: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workplace, file = settings_in_environment, tmp_path / "captions.tar.gz"
+    corrections = workplace.correct(range(1, 31))
+    publish(workplace.registry, workplace.bundle.captioner(), 1)
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        for number in itertools.count(100):
+            if is_over.is_set():
+                return
+            store_annotation(workplace.redis, make_correction(annotation_id=number, project_id=2))
+
+    with ThreadPoolExecutor(1) as threads:
+        annotators = threads.submit(go_on)
+        written = main(["backup", str(file)])
+        is_over.set()
+        annotators.result()
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    monkeypatch.setenv("MODEL_STORE", str(tmp_path / "other store"))
+    restored = main(["restore", str(file)])
+
+    with own_redis.client() as redis:
+        feedback = FeedbackStore(redis)
+        assert [it.caption for it in feedback.corrections(1)] == [it.caption for it in corrections]
+        assert read_waiting(redis, 1).count == 30
+        # Of one moment: each record of the project that was written meanwhile has its entries in every index.
+        assert redis.hlen("captioner:feedback:2") == redis.zcard("captioner:times:2")
+    assert ModelRegistry(Store(str(tmp_path / "other store")), workplace.bundle.version).serving(1).startswith("v1-")
+    assert (written, restored) == (0, 0)
+    assert main(["restore", str(file)]) == 2
+    assert "holds projects already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00half"])
+def test_a_file_that_is_no_backup_is_refused(
+    settings_in_environment: Workplace, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_in_environment.redis.flushall()
+    (tmp_path / "file").write_bytes(content)
+
+    assert main(["restore", str(tmp_path / "file")]) == 2
+    assert "is no backup" in capsys.readouterr().err
 
 
 def test_one_persons_captions_leave_and_stay_away(

@@ -28,6 +28,8 @@ COMMANDS = [
     "rollback",
     "ledger",
     "forget",
+    "backup",
+    "restore",
     "user",
 ]
 
