@@ -169,6 +169,7 @@ def test_a_backup_of_a_live_system_is_restored_into_an_empty_one(
     workplace, file = settings_in_environment, tmp_path / "captions.tar.gz"
     corrections = workplace.correct(range(1, 31))
     publish(workplace.registry, workplace.bundle.captioner(), 1)
+    SuggestionLog(workplace.redis).remember([make_suggestion(project_id=1, task_id=7)])
     is_over = threading.Event()
 
     def go_on() -> None:
@@ -190,6 +191,7 @@ def test_a_backup_of_a_live_system_is_restored_into_an_empty_one(
         feedback = FeedbackStore(redis)
         assert [it.caption for it in feedback.corrections(1)] == [it.caption for it in corrections]
         assert read_waiting(redis, 1).count == 30
+        assert redis.ttl("captioner:suggestions:1:7") > 0
         # Of one moment: each record of the project that was written meanwhile has its entries in every index.
         assert redis.hlen("captioner:feedback:2") == redis.zcard("captioner:times:2")
     assert ModelRegistry(Store(str(tmp_path / "other store")), workplace.bundle.version).serving(1).startswith("v1-")

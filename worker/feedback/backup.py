@@ -1,8 +1,8 @@
-"""A backup of everything that cannot be made again: what Redis holds of projects, and their versions in the model store.
+"""A backup of what cannot be made again: what Redis holds of projects, and their versions in the model store.
 
 Features are not in it, because they are computed again. Jobs are not in it either: the next pull starts what is due.
-A backup is a .tar.gz file: `redis.jsonl` has a line [key, value as DUMP writes it, in base64] for each key, and below
-`store/` lie the files of the model store.
+A backup is a .tar.gz file. Its `redis.jsonl` has a line [key, milliseconds to live or 0, value] for each key. Key and value
+are in base64, and the value is as DUMP writes it. Below `store/` lie the files of the model store.
 """
 
 import base64
@@ -73,8 +73,8 @@ def restore_backup(redis: Redis, store: Store, file: Path) -> tuple[int, int]:
             members = {member.name: member for member in archive.getmembers() if member.isfile()}
             keys = _content(archive, members[KEYS]).decode().splitlines()
             for line in keys:
-                name, value = json.loads(line)
-                redis.restore(base64.b64decode(name), 0, base64.b64decode(value), replace=True)
+                name, lives_ms, value = json.loads(line)
+                redis.restore(base64.b64decode(name), lives_ms, base64.b64decode(value), replace=True)
             paths = [name for name in members if name.startswith(STORE)]
             for path in paths:
                 store.write(path.removeprefix(STORE), _content(archive, members[path]))
@@ -88,9 +88,10 @@ def _dumped(redis: Redis) -> Iterator[str]:
     """Yield a line for each key, all of the same moment."""
     with _paused_writers(redis):
         for name in _names(redis):
-            value = redis.dump(name)
+            value, lives_ms = redis.dump(name), redis.pttl(name)
             if value is not None:
-                yield json.dumps([base64.b64encode(name).decode(), base64.b64encode(value).decode()]) + "\n"
+                texts = [base64.b64encode(each).decode() for each in (name, value)]
+                yield json.dumps([texts[0], max(0, lives_ms), texts[1]]) + "\n"
 
 
 @contextmanager
