@@ -1,8 +1,8 @@
 """A backup of what cannot be made again: what Redis holds of projects, and their versions in the model store.
 
 Features are not in it, because they are computed again. Jobs are not in it either: the next pull starts what is due.
-A backup is a .tar.gz file. Its `redis.jsonl` has a line [key, milliseconds to live or 0, value] for each key. Key and value
-are in base64, and the value is as DUMP writes it. Below `store/` lie the files of the model store.
+A backup is a .tar.gz file. Its `redis.jsonl` has a line [key, milliseconds to live or 0, value] for each key. Key and
+value are in base64, and the value is as DUMP writes it. Below `store/` lie the files of the model store.
 """
 
 import base64
