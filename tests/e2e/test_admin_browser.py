@@ -75,6 +75,7 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
         basic_auth_user=LOGIN[0],
         basic_auth_pass=LOGIN[1],
         admin_users_file=str(tmp_path / "users"),
+        allowed_image_hosts="127.0.0.1",
     )
     write_user(settings, VIEWER[0], "viewer", VIEWER[1])
     backend = BackendClient(settings, login=LOGIN)
