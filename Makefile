@@ -138,7 +138,7 @@ compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the 
 	@echo ".env is written: sign in to Label Studio as admin@example.com with LABEL_STUDIO_PASSWORD"
 
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
-LONG_BENCHES := admin fresh_clone gate learning load memory networks order scaling streams
+LONG_BENCHES := admin fresh_clone gate learning load memory networks order refresh scaling streams
 ARGS ?=
 
 bench: $(addprefix bench-,$(subst _,-,$(filter-out $(LONG_BENCHES),$(BENCHES)))) ## run every short bench; bench-NAME runs a single one, with ARGS="..."
