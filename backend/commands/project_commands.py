@@ -102,7 +102,7 @@ def backup(file: Path) -> int:
 
 
 @shared.command("captioner restore captions.tar.gz")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def restore(file: Path) -> int:
     """Put a backup into an empty Redis and into the model store.
 

@@ -211,6 +211,15 @@ def test_a_file_that_is_no_backup_is_refused(
     assert "is no backup" in capsys.readouterr().err
 
 
+def test_a_backup_that_is_not_there_is_named(
+    settings_in_environment: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_in_environment.redis.flushall()
+
+    assert main(["restore", str(tmp_path / "nothing")]) == 2
+    assert f"there is no file {tmp_path / 'nothing'}" in capsys.readouterr().err
+
+
 def test_one_persons_captions_leave_and_stay_away(
     settings_in_environment: Workplace, redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:

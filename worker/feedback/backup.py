@@ -78,6 +78,8 @@ def restore_backup(redis: Redis, store: Store, file: Path) -> tuple[int, int]:
             paths = [name for name in members if name.startswith(STORE)]
             for path in paths:
                 store.write(path.removeprefix(STORE), _content(archive, members[path]))
+    except FileNotFoundError as cause:
+        raise SettingsError(f"there is no file {file}") from cause
     except (tarfile.TarError, KeyError, ValueError, EOFError) as cause:
         raise SettingsError(f"{file} is no backup that `captioner backup` wrote: {cause!r}") from cause
     open_layout(redis)
