@@ -151,10 +151,10 @@ def settings(folder: Path, redis_url: str) -> dict[str, str]:
 
 def rate(urls: Sequence[str], images: ImageServer, paths: Sequence[str]) -> tuple[float, float]:
     """Return predictions per second and their median time in milliseconds; clients ask the backends in turn."""
-    asked = list(zip(itertools.cycle(urls), paths, strict=False))
+    requests_of_clients = list(zip(itertools.cycle(urls), paths, strict=False))
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as clients:
-        took = list(clients.map(lambda each: predict(each[0], images, [each[1]]), asked))
+        took = list(clients.map(lambda each: predict(each[0], images, [each[1]]), requests_of_clients))
     return len(took) / (time.perf_counter() - began), statistics.median(took)
 
 

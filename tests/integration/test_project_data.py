@@ -71,8 +71,8 @@ def test_a_project_with_the_id_of_an_earlier_one_begins_anew(
     assert of_second == registry.base_version
     assert FeedbackStore(redis).corrections(1) == []
     assert registry.versions(1) == []
-    kept = store.read(f"retired/1-{FIRST}/corrections.jsonl")
-    assert b"a caption of the first project" in (kept or b"")
+    retired_corrections = store.read(f"retired/1-{FIRST}/corrections.jsonl")
+    assert b"a caption of the first project" in (retired_corrections or b"")
     assert any(path.endswith("/version.json") for path in store.list(f"retired/1-{FIRST}"))
 
 
