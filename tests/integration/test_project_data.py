@@ -234,3 +234,17 @@ def test_one_persons_captions_leave_and_stay_away(
     assert [correction.caption for correction in FeedbackStore(redis).corrections(1)] == ["a caption that stays"]
     everything = b"".join(redis.dump(name) or b"" for name in redis.scan_iter(match="captioner:*:1"))
     assert b"must go" not in everything
+
+
+def test_a_backup_that_is_not_of_one_moment_is_no_backup(
+    settings_in_environment: Workplace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("worker.feedback.backup.PAUSE_MS", 1)
+    settings_in_environment.correct(range(1, 31))
+
+    assert main(["backup", str(tmp_path / "captions.tar.gz")]) == 2
+    assert "more than can be read in 0.001 s" in capsys.readouterr().err
+    assert list(tmp_path.glob("*captions*")) == []

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,10 +100,14 @@ def _dumped(redis: Redis) -> Iterator[str]:
 @contextmanager
 def _paused_writers(redis: Redis) -> Iterator[None]:
     redis.client_pause(PAUSE_MS, all=False)
+    began = time.monotonic()
     try:
         yield
     finally:
         redis.client_unpause()
+    if time.monotonic() - began > PAUSE_MS / 1000:
+        limit = f"{PAUSE_MS / 1000:g} s"
+        raise SettingsError(f"Redis holds more than can be read in {limit}; copy its append-only file instead")
 
 
 def _names(redis: Redis) -> Iterator[bytes]:
