@@ -32,6 +32,11 @@ class RedisServer:
         with self.client() as client:
             client.ping()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a crash would."""
         if self._process is not None:
