@@ -6,16 +6,28 @@ two write the same path, the last one wins.
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fsspec.core import url_to_fs
 
 from model.errors import StoreError
 
 _UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file as a list shows it."""
+
+    path: str
+    bytes: int
+    written_at: float
+    """Unix time; 0 where the file system does not say."""
 
 
 class Store:
@@ -85,6 +97,18 @@ class Store:
             paths = (str(path).removeprefix(self._root).lstrip("/") for path in self._remote.find(folder))
             return sorted(path for path in paths if not path.endswith(_UNFINISHED))
 
+    def files(self, folder: str) -> Sequence[StoredFile]:
+        """Return the files directly in a folder, the oldest first."""
+        with self._reported("list", folder):
+            try:
+                entries = self._remote.ls(self._full(folder), detail=True)
+            except FileNotFoundError:
+                return []
+            found = [_stored_file(folder, entry) for entry in entries if entry["type"] == "file"]
+        return sorted(
+            (it for it in found if not it.path.endswith(_UNFINISHED)), key=lambda it: (it.written_at, it.path)
+        )
+
     def delete(self, path: str) -> None:
         """Remove the file, if it exists."""
         with self._reported("delete", path), suppress(FileNotFoundError):
@@ -108,6 +132,15 @@ class Store:
             raise
         except Exception as cause:  # every fsspec file system has its own errors
             raise StoreError(f"cannot {verb} {path!r} in model store {self.location!r}: {cause}") from cause
+
+
+def _stored_file(folder: str, entry: Mapping[str, Any]) -> StoredFile:
+    written = next((entry[name] for name in ("mtime", "LastModified", "created", "updated") if entry.get(name)), 0.0)
+    return StoredFile(
+        path=f"{folder}/{PurePosixPath(str(entry['name'])).name}",
+        bytes=int(entry["size"] or 0),
+        written_at=written.timestamp() if isinstance(written, datetime) else float(written),
+    )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from model.errors import LayoutError, SettingsError, StoreError
 from model.store import Store
 from model.store_layout import note_store_layout
 from worker.feedback.layout import open_layout
+from worker.feedback.stored_features import tidy_features_beside
 from worker.logs import set_up_logging
 from worker.queue.heartbeats import beating
 from worker.queue.job_state import QUEUES, queue
@@ -70,6 +71,7 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
     redis = connect_patiently(settings.redis_url)
     _note_store_layout(settings)
     watch_beside(settings)
+    tidy_features_beside(settings)
     while True:
         _stop_by_exception()
         wait_for_redis(redis, settings.redis_url)

@@ -171,6 +171,14 @@ class Settings(BaseSettings):
             "that a person chose are kept too."
         ),
     )
+    keep_features_gb: Number = Field(
+        50,
+        ge=1,
+        description=(
+            "Gigabytes of image features that are kept. Beyond, the oldest go; those of corrected images stay. "
+            "Features are computed again when an image is opened."
+        ),
+    )
     reconcile_every_s: Number = Field(
         300,
         ge=0,

@@ -6,6 +6,8 @@ Shapes:  P image regions   D feature size
 import io
 import logging
 import re
+from collections.abc import Callable, Collection
+from pathlib import PurePosixPath
 from typing import Self
 
 import numpy as np
@@ -17,6 +19,8 @@ from model.store import Store
 logger = logging.getLogger(__name__)
 
 FOLDER = "features"
+PARTS = 256
+"""Folders of an encoder's features, named by the first two digits of the image keys."""
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': (False|True), 'shape': \((\d+), (\d+)\), \} *\n",
     re.DOTALL,
@@ -86,6 +90,34 @@ class FeatureStore:
 
     def _path(self, image_key: str) -> str:
         return f"{FOLDER}/{self.encoder_fingerprint}/{image_key[:2]}/{image_key}.npy"
+
+
+def prune_features(store: Store, part: int, most_bytes: int, kept: Callable[[], Collection[str]]) -> int:
+    """Remove the oldest features until those of a part of all images take no more than their share of `most_bytes`.
+
+    Image keys are hashes, so each of the PARTS parts holds about as much as any other.
+
+    Args:
+        store: the model store.
+        part: 0 to PARTS - 1.
+        most_bytes: bound of all features together, of every encoder.
+        kept: returns the keys of images whose features stay in any case; called only if something must go.
+
+    Returns:
+        the number of files that were removed.
+    """
+    folders = [f"{FOLDER}/{fingerprint}/{part:02x}" for fingerprint in store.names(FOLDER)]
+    files = sorted((file for folder in folders for file in store.files(folder)), key=lambda file: file.written_at)
+    excess = sum(file.bytes for file in files) - most_bytes // PARTS
+    if excess <= 0:
+        return 0
+    stays, removed = kept(), 0
+    for file in files:
+        if excess > 0 and PurePosixPath(file.path).stem not in stays:
+            store.delete(file.path)
+            excess -= file.bytes
+            removed += 1
+    return removed
 
 
 def _parse_features(content: bytes) -> NDArray[np.float16]:

@@ -1,11 +1,13 @@
 """A project's data leave when a person asks, and stay apart from those of a new project with the same id."""
 
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from redis import Redis
 
@@ -13,12 +15,14 @@ from backend.cli import main
 from model.registry import ModelRegistry
 from model.store import Store
 from model.torch_captioner import TorchCaptioner
+from model.vision.features import PARTS
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, make_suggestion, make_task, store_annotation
 from tests.fake_label_studio import LABEL_CONFIG, LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from tests.workplace import Workplace
+from worker.feedback import stored_features
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
 from worker.feedback.waiting import read_waiting
@@ -248,3 +252,24 @@ def test_a_backup_that_is_not_of_one_moment_is_no_backup(
     assert main(["backup", str(tmp_path / "captions.tar.gz")]) == 2
     assert "more than can be read in 0.001 s" in capsys.readouterr().err
     assert list(tmp_path.glob("*captions*")) == []
+
+
+def test_the_oldest_features_beyond_the_bound_go_and_those_of_corrected_images_stay(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"ab{number:062x}" for number in range(8)]
+    for number, image_key in enumerate(keys):
+        workplace.features.put(image_key, np.zeros((50, 50)))
+        [file] = Path(workplace.settings.model_store).rglob(f"{image_key}.npy")
+        os.utime(file, (1_700_000_000 + number, 1_700_000_000 + number))
+    elsewhere = "cd" * 32
+    workplace.features.put(elsewhere, np.zeros((50, 50)))
+    store_annotation(workplace.redis, make_correction(annotation_id=1, image_key=keys[0]))
+    monkeypatch.setattr(stored_features, "GB", 4 * 5200 * PARTS)  # the part of these keys may hold four files
+    settings = workplace.settings.model_copy(update={"keep_features_gb": 1})
+
+    removed = sum(stored_features.tidy_next_part(workplace.redis, settings) for _ in range(PARTS))
+
+    assert removed == 4
+    assert [image_key for image_key in keys if workplace.features.has(image_key)] == [keys[0], *keys[5:]]
+    assert workplace.features.has(elsewhere)

@@ -133,3 +133,17 @@ def test_readers_see_one_writer_or_the_other_never_a_mixture(tmp_path: Path) -> 
     assert contents <= {b"a" * 100_000, b"b" * 100_000}
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert os.listdir(tmp_path / "shared") == ["file"]
+
+
+def test_files_of_a_folder_come_with_their_sizes_the_oldest_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name, written_at in (("b.npy", 1_700_000_000), ("a.npy", 1_700_000_001)):
+        store.write(f"features/{name}", b"12345")
+        os.utime(tmp_path / "features" / name, (written_at, written_at))
+    store.write("features/deeper/c.npy", b"1")
+
+    files = store.files("features")
+
+    assert [(file.path, file.bytes) for file in files] == [("features/b.npy", 5), ("features/a.npy", 5)]
+    assert files[0].written_at == 1_700_000_000
+    assert store.files("nothing") == []
