@@ -125,6 +125,20 @@ attack: $(DEV_STAMP) ## run the tests that attack the product; SECURITY.md says 
 fuzz: $(DEV_STAMP) ## send N odd requests to a real backend: make fuzz N=100000 SEED=0
 	$(PYTHON) -m tests.fuzz --requests $(or $(N),100000) --seed $(or $(SEED),0)
 
+faults: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## break the running product while people annotate: make faults ROUNDS=200 SEED=1
+	$(PYTHON) -m tests.faults --rounds $(or $(ROUNDS),200) --seed $(or $(SEED),1)
+
+# In an environment of its own, because the tools bring thirty packages.
+audit: $(PRODUCT_STAMP) ## look for known vulnerabilities in what we install; write its list, an SBOM in CycloneDX's form
+	@test -x .audit/bin/cyclonedx-py || { $(BASE_PYTHON) -m venv .audit && \
+		.audit/bin/python -m pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0; }
+	@.audit/bin/cyclonedx-py environment $(PYTHON) --output-reproducible --output-file .audit/sbom.json
+	@echo "the SBOM is .audit/sbom.json: $$(grep -c '"bom-ref"' .audit/sbom.json) packages"
+	@.audit/bin/pip-audit --no-deps --disable-pip -r requirements.txt -f json -o .audit/audit.json
+	@$(PYTHON) -c "import json; found = json.load(open('.audit/audit.json'))['dependencies']; \
+		skipped = [it['skip_reason'] for it in found if 'skip_reason' in it]; \
+		print(f'{len(found) - len(skipped)} of {len(found)} packages were looked up', *skipped[:1], sep='; not: ')"
+
 compose-check: $(DEV_STAMP) ## check docker-compose.yml against its schema, the settings and the commands
 	$(PYTEST) tests/unit/test_compose.py
 
@@ -156,8 +170,8 @@ train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from
 	$(PYTHON) -m recipes.scenes.train_scenes --out model/bundles/scenes
 
 clean: ## delete environments, demos and caches; keeps .run
-	rm -rf $(VENV) .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .audit .label-studio .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 .PHONY: help setup label-studio demo demo-check run test lint types unit integration packaging install-check e2e browser end-to-end chromium \
-	compose-check attack fuzz bench screenshots train-photos train-scenes clean
+	compose-check attack fuzz faults audit bench screenshots train-photos train-scenes clean
 .DELETE_ON_ERROR:

@@ -29,6 +29,7 @@ from worker.queue.heartbeats import beating
 from worker.queue.job_state import QUEUES, queue
 from worker.queue.lost_jobs import watch_beside
 from worker.queue.rq_worker import CaptionWorker
+from worker.queue.scheduled_jobs import enqueue_due_jobs, longest_delay_s
 from worker.redis_client import connect_patiently
 from worker.settings import Settings, hide_password
 
@@ -81,7 +82,8 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
         logger.info("worker ready name=%s queues=%s redis=%s", worker.name, names, address)
         try:
             with beating(settings.redis_url, worker.name, worker.drop_taken_job):
-                worker.work(burst=burst, with_scheduler=True, logging_level="WARNING")
+                enqueue_due_jobs(redis, longest_delay_s(settings))
+                worker.work(burst=burst, logging_level="WARNING")
         except RedisError as problem:
             logger.warning("worker lost Redis name=%s problem=%s", worker.name, problem)
         if worker.is_stopping or burst:

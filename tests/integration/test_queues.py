@@ -16,8 +16,8 @@ from tests.workplace import Hold, Workplace
 from worker.feedback.waiting import claim, mark_trained, note_taught_by_memory, read_waiting
 from worker.queue.backend_jobs import enqueue_backend_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, is_pending, queue
-from worker.queue.lost_jobs import bring_forward_far_jobs
 from worker.queue.retraining import enqueue_retraining, only_training, remember_beginning
+from worker.queue.scheduled_jobs import enqueue_due_jobs
 from worker.queue.trigger import retrain_if_idle, retrain_when_due, schedule_idle_check
 
 StartWorker = Callable[..., WorkerProcess]
@@ -310,16 +310,32 @@ def test_jobs_that_a_clock_set_back_left_in_the_far_future_start_now(workplace: 
     settings = changed_settings(workplace.settings, retrain_idle_s=300)
     schedule_idle_check(workplace.redis, settings, 1)
     [job_id] = idle_checks(workplace.redis)
-    schedule = queue(workplace.redis, RETRAIN_QUEUE).scheduled_job_registry.key
-    bring_forward_far_jobs(workplace.redis, 600)
-    usual = workplace.redis.zscore(schedule, job_id)
-    workplace.redis.zadd(schedule, {job_id: time.time() + A_YEAR_S})
+    home = queue(workplace.redis, RETRAIN_QUEUE)
+    enqueue_due_jobs(workplace.redis, 600)
+    waited = home.job_ids
+    workplace.redis.zadd(home.scheduled_job_registry.key, {job_id: time.time() + A_YEAR_S})
 
-    bring_forward_far_jobs(workplace.redis, 600)
+    enqueue_due_jobs(workplace.redis, 600)
 
-    assert usual is not None
-    assert usual > time.time() + 200  # it was left alone
-    assert float(workplace.redis.zscore(schedule, job_id) or 0) <= time.time()
+    assert waited == []
+    assert home.job_ids == [job_id]
+    assert home.scheduled_job_registry.get_job_ids() == []
+
+
+def test_a_scheduled_job_is_enqueued_once_however_many_processes_look(workplace: Workplace) -> None:
+    settings = changed_settings(workplace.settings, retrain_idle_s=300)
+    schedule_idle_check(workplace.redis, settings, 1)
+    [job_id] = idle_checks(workplace.redis)
+    home = queue(workplace.redis, RETRAIN_QUEUE)
+    workplace.redis.zadd(home.scheduled_job_registry.key, {job_id: time.time() - 1, "a-job-that-redis-lost": 0})
+
+    with ThreadPoolExecutor(8) as threads:
+        for look in [threads.submit(enqueue_due_jobs, workplace.redis, 600) for _ in range(8)]:
+            look.result()
+    enqueue_due_jobs(workplace.redis, 600)
+
+    assert home.job_ids == [job_id]
+    assert home.scheduled_job_registry.get_job_ids() == []
 
 
 def test_a_project_whose_changes_lie_in_the_future_is_trained_all_the_same(

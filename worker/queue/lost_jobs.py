@@ -15,9 +15,7 @@ it finds its execution `done` and ends that run silently (worker/queue/rq_worker
 
 import logging
 import threading
-import time
 from dataclasses import dataclass
-from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
@@ -36,6 +34,7 @@ from worker.queue.job_metrics import JobCounts, kind_of
 from worker.queue.job_state import QUEUES, is_pending, queue
 from worker.queue.retraining import retrainings_of
 from worker.queue.rq_private import enqueue_again, record_failure
+from worker.queue.scheduled_jobs import enqueue_due_jobs, longest_delay_s
 from worker.redis_client import connect
 from worker.settings import Settings
 
@@ -46,40 +45,27 @@ LOSSES = "lost_workers"
 ACTING_S = 60
 """If the acting process is lost itself, another one acts after this time."""
 DONE_KEPT_S = 24 * 3600
-LONGEST_DELAY_S = 300
-"""Of a job that settings do not delay: retries and look-alikes."""
 
 
 def watch_beside(settings: Settings) -> None:
-    """Take back the jobs of lost workers for as long as this process lives, in a thread of its own."""
-    threading.Thread(target=_watch_on, args=(settings,), name="lost-jobs", daemon=True).start()
+    """Take back lost jobs and begin scheduled ones for as long as this process lives, in a thread of its own."""
+    threading.Thread(target=_watch_on, args=(settings,), name="jobs", daemon=True).start()
 
 
 def _watch_on(settings: Settings) -> None:
     redis, workers, orphans, pause = connect(settings.redis_url), Watch(), Watch(), threading.Event()
-    longest_s = max(settings.retrain_idle_s, settings.reconcile_every_s) + LONGEST_DELAY_S
+    longest_s = longest_delay_s(settings)
     while True:
         try:
             take_back_lost_jobs(redis, workers)
             put_back_orphaned_jobs(redis, orphans)
-            bring_forward_far_jobs(redis, longest_s)
+            enqueue_due_jobs(redis, longest_s)
         except RedisError:
             workers.forget()
             orphans.forget()
         except Exception:
-            logger.exception("lost jobs not looked for")  # a single odd job must not end the watch
+            logger.exception("jobs not looked after")  # a single odd job must not end the watch
         pause.wait(Watch.LOOK_EVERY_S)
-
-
-def bring_forward_far_jobs(redis: Redis, longest_s: float) -> None:
-    """Let jobs start now that are scheduled later than any job can be: the clock was set back after they were."""
-    now_s = time.time()
-    for name in QUEUES:
-        schedule = queue(redis, name).scheduled_job_registry.key
-        far: list[Any] = redis.zrangebyscore(schedule, now_s + longest_s, "+inf")
-        if far:
-            redis.zadd(schedule, {as_text(job_id): now_s for job_id in far}, xx=True)
-            logger.warning("clock was set back queue=%s jobs=%s", name, len(far))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,6 @@ RQ has no public way to start a job's process differently, to take a job from a 
 this is done by hand; pyproject.toml keeps RQ below the next major version, which may change these members.
 """
 
-from multiprocessing.process import BaseProcess
-
 from redis.client import Pipeline
 from rq import Queue, SpawnWorker
 from rq.job import Job
@@ -25,9 +23,10 @@ class OpenWorker(SpawnWorker):
         self._stopped_job_id = None
         return True
 
-    @property
-    def scheduler_process(self) -> BaseProcess | None:
-        return self.scheduler._process if self.scheduler else None
+
+def enqueue_now(home: Queue, job: Job, pipeline: Pipeline) -> None:
+    """Put a job into its queue, without a look at the jobs that it waited for."""
+    home._enqueue_job(job, pipeline=pipeline, at_front=job.should_enqueue_at_front())
 
 
 def enqueue_again(home: Queue, job: Job, pipeline: Pipeline) -> None:

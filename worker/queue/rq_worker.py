@@ -56,11 +56,9 @@ WORTH_REPEATING = (OSError, RedisError, StoreError, LabelStudioError, AbandonedJ
 GRACE_S = 5.0
 """Time that SIGTERM leaves a running job before it is handed back; containers are killed after 10 s."""
 
-SCHEDULER_GRACE_S = 3.0
-
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 30
-"""A dead scheduler is replaced and a lost pull is scheduled again within this time."""
+"""A lost pull is scheduled again within this time."""
 RUN_KEPT_S = 24 * 3600
 """RQ gives up a running job when its entry is older than this. RQ's own limit is so short that Redis being away for a
 minute would end every running job."""
@@ -158,15 +156,6 @@ class CaptionWorker(OpenWorker):
         self.is_stopping = True
         self.connection.set_retry(Reconnect(NoBackoff(), retries=1))  # no patience with a Redis that is away
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
-
-    def stop_scheduler(self) -> None:
-        """End the scheduler soon; RQ would wait as long as it waits for Redis. Its locks expire by themselves."""
-        process = self.scheduler_process
-        if process is not None and process.is_alive():
-            process.terminate()
-            process.join(timeout=SCHEDULER_GRACE_S)
-            process.kill()
-            process.join()
 
     def handle_warm_shutdown_request(self) -> None:
         timer = threading.Timer(GRACE_S, self._hand_back)

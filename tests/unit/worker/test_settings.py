@@ -42,6 +42,7 @@ BAD_VALUES = [
     ("GATE_TOLERANCE", "-5", "GATE_TOLERANCE must be 0 or more, got -5"),
     ("ROLLBACK_MARGIN", "10%", "ROLLBACK_MARGIN must be a whole number, between 0 and 100, got 10%"),
     ("KEEP_VERSIONS", "1", "KEEP_VERSIONS must be 2 or more, got 1"),
+    ("KEEP_FEATURES_GB", "0", "KEEP_FEATURES_GB must be 1 or more, got 0"),
     ("RECONCILE_EVERY_S", "5m", "RECONCILE_EVERY_S must be a whole number, 0 or more, got 5m"),
     ("REFRESH_PREDICTIONS", "perhaps", "REFRESH_PREDICTIONS must be true or false, got perhaps"),
     ("REFRESH_PREDICTIONS", "2", "REFRESH_PREDICTIONS must be true or false, got 2"),
