@@ -2,8 +2,10 @@
 
     python -m tests.fuzz [--requests 100000] [--seed 0]
 
-Bodies of every route of Label Studio, their labeling configs and images, headers and raw bytes are changed at random. A
-violation is a 500, an answer over 2 s, no answer at all, or an ended process. Each is printed with the request.
+Bodies of every route of Label Studio, their labeling configs and images, forms of the admin pages, headers, raw bytes
+and the files of versions are changed at random. A violation is a 500, an answer over 2 s, no answer at all, an ended
+process, or more than 1 GB of memory. Each is printed with the request. Then the files of a bundle are changed, a
+thousandth as often: it must load, or be refused in a sentence.
 """
 
 import argparse
@@ -16,19 +18,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from tqdm import tqdm
 
 from backend.demo.child_processes import Service, Services, free_port, start_backend, start_redis
+from model.bundle import load_bundle
+from model.errors import CaptionerError
+from model.registry import ModelRegistry
+from model.runtime.serving_bundle import load_serving_bundle
+from tests.benchmarks.bench_serving import memory_mb
+from tests.factories import write_bundle
 from tests.image_server import png
 from tests.payloads import load_payload, payload_names
 
 ANSWER_S = 2.0
+MOST_MB = 1000.0
+LOOK_EVERY = 500
+"""Requests between two looks at the memory."""
+REQUESTS_PER_BUNDLE = 1000
 WAIT_S = 30.0
 LOGIN = ("captioner", "secret")
 IMAGE = "data:image/png;base64," + base64.b64encode(png()).decode()
@@ -53,6 +65,11 @@ PATHS = (
     *("/", "/health", "/ready", "/metrics", "/versions", "/versions?project=x", "/admin/", "/admin/api/overview"),
     *("/admin/projects/1/", "/admin/jobs/x/", "/admin/api/projects/999999999999999999999", "/%00", "//x", "/../x"),
 )
+ACTIONS = (
+    *("promote", "rollback", "train", "pause", "drain", "resume", "exclude", "include", "switch_off", "switch_on"),
+    *("stop", "cancel", "retry", "delete", "", "../train"),
+)
+FIELDS = ("version", "correction", "rule", "back", "csrf_token", "name", "password", "text", "before", "state")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +84,11 @@ class Violation:
 
 
 def fuzz(
-    service: Service, requests: int, seed: int, answer_s: float = ANSWER_S
+    service: Service, store: Path, requests: int, seed: int, answer_s: float = ANSWER_S
 ) -> tuple[Counter[int], list[Violation]]:
     """Send so many odd requests; return the statuses of the answers, and what must not happen."""
     draw, statuses, violations = random.Random(seed), Counter[int](), []
+    versions = {path: path.read_bytes() for path in sorted(store.glob("projects/1/**/*")) if path.is_file()}
     bodies = [(path, body) for path, body in _recorded() if isinstance(body, dict)]
     makers: Sequence[Callable[[], bytes]] = (
         lambda: _request(draw, *_changed(draw, *draw.choice(bodies))),
@@ -80,8 +98,10 @@ def fuzz(
         lambda: _broken(draw, _request(draw, *draw.choice(bodies))),
         lambda: _chunked(draw, *draw.choice(bodies)),
         lambda: _request(draw, draw.choice(PATHS), None),
+        lambda: _form(draw),
+        lambda: _after_damage(draw, store, versions),
     )
-    for _ in tqdm(range(requests), desc="fuzz", mininterval=5, leave=False):
+    for number in tqdm(range(requests), desc="fuzz", mininterval=5, leave=False):
         request = draw.choice(makers)()
         began = time.perf_counter()
         status = send(service, request)
@@ -91,6 +111,8 @@ def fuzz(
             violations.append(Violation(what="500", request=request))
         if took > answer_s:
             violations.append(Violation(what=f"{took:.1f} s", request=request))
+        if number % LOOK_EVERY == 0 and (used_mb := memory_mb(service)) > MOST_MB:
+            violations.append(Violation(what=f"{used_mb:.0f} MB", request=request))
         if not service.is_running:
             violations.append(Violation(what="the process ended", request=request))
             break
@@ -140,7 +162,7 @@ def _changed(draw: random.Random, path: str, body: Any) -> tuple[str, Any]:
             if isinstance(here, dict) and draw.random() < 0.2:
                 del here[key]
             else:
-                here[key] = draw.choice(ODD)
+                here[key] = copy.deepcopy(draw.choice(ODD))
             break
     return path, changed
 
@@ -169,16 +191,80 @@ def _with_odd_image(draw: random.Random) -> tuple[str, Any]:
     return "/predict", {"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": {}}
 
 
-def _request(draw: random.Random, path: str, body: Any) -> bytes:
-    """Return a whole request, now and then with an odd header."""
-    content = b"" if body is None else json.dumps(body).encode("utf-8", "replace")
+def _request(draw: random.Random, path: str, body: Any, content_type: str = "application/json") -> bytes:
+    """Return a whole request, now and then with an odd header; a body that is no text is sent as JSON."""
+    content = b"" if body is None else (body if isinstance(body, str) else json.dumps(body)).encode("utf-8", "replace")
     login = base64.b64encode(":".join(LOGIN).encode()).decode()
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: test", f"Authorization: Basic {login}"]
-    lines += ["Connection: close", "Content-Type: application/json"]
+    lines += ["Connection: close", f"Content-Type: {content_type}"]
     if draw.random() < 0.15:
         lines.append(draw.choice(HEADERS))
     lines.append(f"Content-Length: {len(content)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+def _form(draw: random.Random) -> bytes:
+    """Return a form of the admin pages, or a page with an odd query."""
+    names = draw.sample(FIELDS, draw.randint(0, 4))
+    fields = urlencode([(name, str(draw.choice(ODD)).encode("utf-8", "replace")) for name in names])
+    kind = draw.random()
+    if kind < 0.3:
+        pages = ("audit/", "jobs/", "projects/1/", "projects/1/corrections/", "api/audit", "api/projects/1/ledger")
+        return _request(draw, f"/admin/{draw.choice(pages)}?{fields}", None)
+    target = (
+        "login" if kind < 0.35 else f"api/{draw.choice(['projects/1', 'projects/7', 'jobs/x'])}/{draw.choice(ACTIONS)}"
+    )
+    return _request(draw, f"/admin/{target}", fields, content_type="application/x-www-form-urlencoded")
+
+
+def _after_damage(draw: random.Random, store: Path, versions: Mapping[Path, bytes]) -> bytes:
+    """Change a file of a project's versions, or make one whole again, and return a request that reads it."""
+    file = draw.choice(sorted(versions))
+    content = bytearray(versions[file])
+    if draw.random() < 0.7:
+        content = damaged(draw, content)
+    file.write_bytes(content)
+    task = {"id": 1, "data": {"captioning": IMAGE}}
+    if draw.random() < 0.5:
+        return _request(draw, "/predict", {"tasks": [task], "project": "1.1", "label_config": CONFIG, "params": {}})
+    name = draw.choice(sorted({path.parent.name for path in versions if path.parent.parent.name == "versions"}))
+    pages = ("/versions?project=1", "/admin/projects/1/", f"/admin/projects/1/versions/{name}/", "/admin/", "/ready")
+    return _request(draw, draw.choice(pages), None)
+
+
+def damaged(draw: random.Random, content: bytes | bytearray) -> bytearray:
+    """Return a content of a file that is cut off, changed in some bytes, replaced or emptied."""
+    changed = bytearray(content)
+    kind = draw.random()
+    if kind < 0.3:
+        return changed[: draw.randrange(len(changed) + 1)]
+    if kind < 0.5:
+        return bytearray(json.dumps(draw.choice(ODD)).encode("utf-8", "replace"))
+    if kind < 0.6:
+        return bytearray(b"[" * 100_000)
+    for _ in range(draw.randint(1, 20)):
+        if changed:
+            changed[draw.randrange(len(changed))] = draw.randrange(256)
+    return changed
+
+
+def fuzz_bundles(bundle: Path, count: int, seed: int) -> list[Violation]:
+    """Change a file of a bundle so many times; it must load, or be refused by an error of ours."""
+    draw, violations = random.Random(seed), []
+    files = sorted(path for path in bundle.iterdir() if path.is_file())
+    for _ in tqdm(range(count), desc="bundles", mininterval=5, leave=False):
+        file = draw.choice(files)
+        whole = file.read_bytes()
+        file.write_bytes(damaged(draw, whole))
+        try:
+            load_serving_bundle(str(bundle))
+        except CaptionerError:
+            pass
+        except Exception as problem:  # noqa: BLE001 - this is what is looked for
+            violations.append(Violation(what=f"{file.name}: {problem!r}", request=file.read_bytes()[:200]))
+        finally:
+            file.write_bytes(whole)
+    return violations
 
 
 def _broken(draw: random.Random, request: bytes) -> bytes:
@@ -198,7 +284,17 @@ def _chunked(draw: random.Random, path: str, body: Any) -> bytes:
 
 
 def start(services: Services, folder: Path, bundle: str) -> Service:
-    """Start the backend that gets the requests."""
+    """Start the backend that gets the requests; project 1 has two versions of its own."""
+    registry, loaded = ModelRegistry.open(str(folder / "store"), bundle), load_bundle(bundle)
+    for number in range(2):
+        registry.publish(
+            1,
+            loaded.captioner(),
+            parent=registry.serving(1),
+            metrics={"number": number},
+            corrections=[],
+            decision="it is better",
+        )
     settings = {
         "HOST": "127.0.0.1",
         "PORT": str(free_port()),
@@ -218,7 +314,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, Services(Path(folder) / "logs") as services:
-        statuses, violations = fuzz(start(services, Path(folder), "scenes"), arguments.requests, arguments.seed)
+        bundle = write_bundle(Path(folder) / "bundle")
+        service = start(services, Path(folder), str(bundle))
+        statuses, violations = fuzz(service, Path(folder) / "store", arguments.requests, arguments.seed)
+        print(f"memory of the backend: {memory_mb(service):.0f} MB")
+        services.stop(service)
+        violations += fuzz_bundles(bundle, arguments.requests // REQUESTS_PER_BUNDLE, arguments.seed)
     print(f"{sum(statuses.values())} requests, answers by status: {dict(sorted(statuses.items()))}")
     for violation in violations[:20]:
         print(violation)
