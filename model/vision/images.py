@@ -5,9 +5,11 @@ Shapes:  S side of the encoder's square input, in pixels
 
 import hashlib
 import io
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from model.errors import BundleError, ImageError
+from model.vision.bare_files import END_OF_JPEG, share_of_png, without_metadata
+from model.vision.foreign_files import HEIC_WAY_OUT, explain, iso_kind
 
 MAX_PIXELS = 50_000_000
 """An image that declares more pixels is refused before it is decoded. Decoding one of so many takes up to 450 MB."""
@@ -33,7 +37,11 @@ _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "
 _MANY = 4_000_000
 """Pixels that an image keeps at least when it is shrunk before its conversion."""
 _START_OF_SCAN = b"\xff\xda"
-"""Marker in a JPEG file. It cannot stand inside a scan, only, by chance, in embedded thumbnails and profiles."""
+"""Marker in a JPEG file. It cannot stand inside a scan, only, by chance, in an embedded thumbnail."""
+_CODED_SIZE = re.compile(rb"ispe\x00{4}(.{4})(.{4})", re.DOTALL)
+"""Width and height of a picture or tile in a HEIC file (ISO/IEC 23008-12)."""
+_LEAST_SHARE = 0.75
+"""Share of a picture's rows that must be there if the end of its file is missing."""
 
 # A larger JPEG is decoded at a half, a quarter or an eighth of its size, which is faster. No encoder needs more pixels.
 _ENOUGH = (1024, 1024)
@@ -76,13 +84,15 @@ def decode_image(content: bytes) -> Image.Image:
     """Return an image upright and as RGB.
 
     Transparent pixels become white, an animation gives its first frame, and 16-bit and float images are scaled to 8
-    bits. Very large JPEGs are decoded at a fraction of their size.
+    bits. Very large JPEGs are decoded at a fraction of their size. Metadata and bytes behind the picture are left out.
+    A JPEG or PNG whose last bytes are missing is shown as browsers do, if at least three quarters of it are there.
 
     Raises:
         ImageError: the bytes are not an image of a known format, are damaged, or declare too many pixels.
     """
+    content = without_metadata(content)
     image = _open_image(content)
-    width, height = image.size
+    width, height = max(image.size, _largest_coded(image, content), key=prod)
     most = _MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS)
     if width * height > most:
         raise ImageError(f"the image has {width} x {height} pixels, at most {most:,} are decoded", "large")
@@ -92,8 +102,7 @@ def decode_image(content: bytes) -> Image.Image:
         )
         raise ImageError(message, "large")
     try:
-        image.draft(None, _ENOUGH)
-        image.load()
+        image = _loaded(image, content)
         _turn_upright(image)
         return _to_rgb(_reduced(image))
     except Exception as cause:  # with damaged bytes a decoder may raise any error
@@ -103,14 +112,16 @@ def decode_image(content: bytes) -> Image.Image:
 
 def _open_image(content: bytes) -> ImageFile.ImageFile:
     if not content:
-        raise ImageError("the image is empty (0 bytes)", without_content="the image is empty")
+        raise ImageError("the image is empty (0 bytes)", without_content="the image is empty; save or upload it again")
+    is_heic = iso_kind(content) == "HEIC"
+    if is_heic and not _can_read_heic():
+        raise ImageError(HEIC_WAY_OUT)
     try:
-        return Image.open(io.BytesIO(content), formats=_formats())
+        return Image.open(io.BytesIO(content), formats=("HEIF",) if is_heic else _formats())
     except UnidentifiedImageError as cause:
-        raise ImageError(
-            f"not an image: {len(content)} bytes that begin with {content[:16]!r}",
-            without_content="not an image of a known format",
-        ) from cause
+        named = explain(content)
+        message = named or f"not an image: {len(content)} bytes that begin with {content[:16]!r}"
+        raise ImageError(message, without_content=named or "not an image of a known format") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise ImageError(f"the image has far more pixels than the {MAX_PIXELS:,} that are decoded", "large") from cause
     except Exception as cause:  # with damaged bytes a decoder may raise any error
@@ -118,11 +129,57 @@ def _open_image(content: bytes) -> ImageFile.ImageFile:
         raise ImageError(f"{message}: {cause}", without_content=message) from cause
 
 
+def _largest_coded(image: ImageFile.ImageFile, content: bytes) -> tuple[int, int]:
+    """Return the largest size of which a HEIC file has pixels; it may show a small part of them."""
+    found = _CODED_SIZE.findall(content) if image.format == "HEIF" else []
+    return max(((int.from_bytes(width), int.from_bytes(height)) for width, height in found), key=prod, default=(0, 0))
+
+
+@cache
+def _can_read_heic() -> bool:
+    """Load the decoder of HEIC, which is an extra, when the first such picture comes; say whether it is there."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return True
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Return the members of `_FORMATS` that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _loaded(image: ImageFile.ImageFile, content: bytes) -> ImageFile.ImageFile:
+    """Decode the pixels, also those of a JPEG or PNG whose last bytes are missing."""
+    image.draft(None, _ENOUGH)
+    try:
+        image.load()
+    except OSError:
+        if image.format == "PNG" and share_of_png(content) >= _LEAST_SHARE:
+            image.tile = []  # so that Pillow gives what it has decoded
+            image.load()
+        elif image.format == "JPEG":
+            image.close()
+            return _loaded_with_an_end(content)
+        else:
+            raise
+    return image
+
+
+def _loaded_with_an_end(content: bytes) -> ImageFile.ImageFile:
+    """Decode a JPEG that lacks its end; libjpeg paints what is missing in medium grey."""
+    image = _open_image(content + END_OF_JPEG)
+    image.draft(None, _ENOUGH)
+    image.load()
+    extrema = image.crop((0, int(image.height * _LEAST_SHARE), *image.size)).getextrema()
+    ranges = [extrema] if isinstance(extrema[0], int | float) else extrema
+    if all(127 <= low <= high <= 128 for low, high in ranges):
+        raise OSError("more than a quarter of the picture is missing")
+    return image
 
 
 def _turn_upright(image: Image.Image) -> None:
