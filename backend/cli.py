@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 import click
 
-from backend.commands import bundle_commands, evaluation_commands, project_commands, service_commands, training_commands
+from backend.commands import (
+    bundle_commands,
+    evaluation_commands,
+    exchange_commands,
+    project_commands,
+    service_commands,
+    training_commands,
+)
 from model.errors import CaptionerError
 
 COMMANDS = (
@@ -20,7 +27,8 @@ COMMANDS = (
     training_commands.train,
     training_commands.distil,
     evaluation_commands.evaluate,
-    bundle_commands.export,
+    exchange_commands.export,
+    exchange_commands.import_,
     project_commands.versions,
     project_commands.promote,
     project_commands.rollback,

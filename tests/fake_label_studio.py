@@ -312,6 +312,12 @@ class FakeLabelStudio:
         annotation = self.annotations.get(annotation_id)
         return Reply(body=_in_page(annotation)) if annotation else _recorded_refusal("unknown annotation")
 
+    def _annotate(self, request: Request, task_id: int) -> Reply:
+        if task_id not in self.tasks:
+            return refused(404, "No Task matches the given query.")
+        annotation_id = self.submit(task_id, request.body["result"], lead_time=None)
+        return Reply(body=_in_page(self.annotations[annotation_id]), status=201)
+
     def _import_predictions(self, request: Request, project_id: int) -> Reply:
         if project_id not in self.projects:
             return refused(404, "No Project matches the given query.")
@@ -468,6 +474,7 @@ _ROUTES: Sequence[tuple[str, str, bool, Callable[..., Reply]]] = (
     ("POST", r"/api/projects/(\d+)/import/predictions", False, FakeLabelStudio._import_predictions),
     ("GET", "/api/tasks", False, FakeLabelStudio._list_tasks),
     ("GET", r"/api/tasks/(\d+)", False, FakeLabelStudio._get_task),
+    ("POST", r"/api/tasks/(\d+)/annotations", False, FakeLabelStudio._annotate),
     ("GET", r"/api/annotations/(\d+)", False, FakeLabelStudio._get_annotation),
     ("GET", "/api/ml", False, FakeLabelStudio._list_backends),
     ("POST", "/api/ml", False, FakeLabelStudio._create_backend),

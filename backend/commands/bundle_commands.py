@@ -1,4 +1,4 @@
-"""Commands that use a bundle: caption, export."""
+"""Commands that use a bundle: caption, and the half of export that writes a bundle."""
 
 import json
 import sys
@@ -52,30 +52,18 @@ def caption(
     return 1 if unreadable else 0
 
 
-@shared.command("captioner export --precision int8 --out small-bundle")
-@shared.bundle
-@shared.option(
-    "--precision", required=True, metavar="BITS", help="Precision of the stored weights: int8, fp16 or fp32."
-)
-@shared.option("--out", type=shared.PATH, required=True, metavar="DIR", help="Directory of the new bundle.")
-@shared.captions_source(
-    section="Captioned images to measure the loss on (without them only sizes are compared)", required=False
-)
-@shared.strict
-def export(source: "CaptionSource | None", bundle: str | None, precision: str, out: Path, strict: bool) -> int:
-    """Write a bundle again in another precision.
-
-    Prints how much smaller it is, and how much worse its captions are.
-    """
+def export_bundle(source: "CaptionSource | None", bundle: str | None, precision: str, out: Path, strict: bool) -> int:
+    """Write a bundle again in another precision; print how much smaller it is, and how much worse its captions are."""
     from model.caption_files.read import read_captions
     from model.decoders.search import DecodingOptions
-    from model.export import evaluate_export, export_bundle
+    from model.export import evaluate_export
+    from model.export import export_bundle as write_bundle
     from model.metrics.evaluation import unreadable_images
     from model.progress import ProgressDisplay
 
     settings = shared.read_settings()
     captioned = read_captions(source, strict=strict) if source else None
-    exported = export_bundle(bundle or settings.caption_bundle, precision, out)
+    exported = write_bundle(bundle or settings.caption_bundle, precision, out)
     print(exported.size_table())
     if captioned:
         options = DecodingOptions(beam_size=settings.beam_size)

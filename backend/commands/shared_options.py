@@ -25,6 +25,13 @@ ENCODER, NETWORK, TRAINING = "Encoder", "Network", "Training"
 """Sections of the help of `train` and `evaluate`."""
 PATH = click.Path(path_type=Path)
 
+_FORMS = (
+    "CSV, JSONL, Parquet, COCO or Karpathy JSON, Flickr tokens, Hugging Face's metadata, or an export of Label Studio."
+)
+_SPLITS = "Part of a Karpathy file: train, val, test or restval, or several with commas between."
+_ALONE = Path("/dev/null/images")
+"""`--images` without a directory; no directory has this name."""
+
 
 class SectionedCommand(click.Command):
     """A command whose help shows options in sections, as click itself does not."""
@@ -46,8 +53,8 @@ class SectionedOption(click.Option):
         self.section = section
 
 
-def command(example: str) -> Callable[[Run], click.Command]:
-    return click.command(cls=SectionedCommand, epilog=f"Example: {example}")
+def command(example: str, name: str | None = None) -> Callable[[Run], click.Command]:
+    return click.command(name, cls=SectionedCommand, epilog=f"Example: {example}")
 
 
 def option(*names: str, **details: Any) -> Decorator:
@@ -83,26 +90,41 @@ seed = option("--seed", type=int, default=0, help="Seed of all random numbers.")
 names = option("--names", type=PATH, metavar="FILE", help="Take only these images, one a line.")
 
 
-def captions_source(*, section: str = "Captioned images", required: bool = True) -> Decorator:
-    """Add the options that name captioned images; the command gets them as `source`, a CaptionSource or None."""
-    forms = "Flickr token file, COCO or Karpathy JSON, CSV with the columns image and caption, or JSONL."
-    splits = "Part of a Karpathy file: train, val, test or restval, or several with commas between."
+def captions_source(
+    *, section: str = "Captioned images", required: bool = True, images_alone: str | None = None
+) -> Decorator:
+    """Add the options that name captioned images; the command gets them as `source`, a CaptionSource or None.
+
+    Args:
+        section: of the help.
+        required: without them the command cannot run.
+        images_alone: what `--images` without a directory means, for the help. The command gets `images_alone` too,
+            True if it was written so. None: it needs a directory.
+    """
     add = functools.partial(option, section=section)
+    directory = "Directory of the images that FILE names."
+    images_help = f"{directory} {images_alone}" if images_alone else directory
+    alone = {"is_flag": False, "flag_value": _ALONE} if images_alone else {}
     declared = options(
-        add("--captions", type=PATH, required=required, metavar="FILE", help=forms),
-        add("--images", type=PATH, required=required, metavar="DIR", help="Directory of the images that FILE names."),
+        add("--captions", type=PATH, required=required, metavar="FILE", help=_FORMS),
+        add("--images", type=PATH, required=required, metavar="DIR", help=images_help, **alone),
         add("--names", type=PATH, metavar="FILE", help="Take only these images, one a line."),
-        add("--split", metavar="SPLIT", help=splits),
+        add("--split", metavar="SPLIT", help=_SPLITS),
     )
 
     def decorate(run: Run) -> Run:
         @functools.wraps(run)
-        def with_source(captions: Path, images: Path, names: Path | None, split: str | None, **others: Any) -> int:
+        def with_source(
+            captions: Path | None, images: Path | None, names: Path | None, split: str | None, **others: Any
+        ) -> int:
             from model.caption_files.read import CaptionSource
 
+            if images_alone is not None:
+                others["images_alone"] = images == _ALONE
+                images = None if images == _ALONE else images
             if bool(captions) != bool(images):
                 raise SettingsError("--captions and --images go together: give both, or neither for sizes only")
-            source = CaptionSource(captions=captions, images=images, names=names, split=split) if captions else None
+            source = captions and images and CaptionSource(captions=captions, images=images, names=names, split=split)
             return run(source=source, **others)
 
         return declared(with_source)

@@ -148,6 +148,10 @@ class LabelStudioClient:
         """Yield the tasks without annotations (skipped ones too) with higher ids, by id, with their predictions."""
         return self._tasks(project_id, _filter("total_annotations", "equal", 0), after_id=after_id)
 
+    def all_tasks(self, project_id: int) -> Iterator[Task]:
+        """Yield every task of a project, by id; annotations and predictions are complete."""
+        return self._tasks(project_id, _filter("id", "greater", 0))
+
     def any_task(self, project_id: int) -> Task | None:
         """Return the newest task of a project, or None when it has none."""
         page = self._page(project_id, {"ordering": ["-tasks:id"]}, page_size=1)
@@ -169,6 +173,11 @@ class LabelStudioClient:
             if refusal.status == 404:
                 return None
             raise
+
+    def create_annotation(self, task_id: int, result: Sequence[Mapping[str, Any]]) -> int:
+        """Add an annotation of the API key's user to a task, as if it was submitted; return its id."""
+        created = self._api.ask("POST", f"api/tasks/{task_id}/annotations/", _Created, json={"result": list(result)})
+        return created.annotation_id
 
     def import_predictions(self, project_id: int, predictions: Sequence[Mapping[str, Any]]) -> int:
         """Store predictions (task, result, score, model_version); return how many Label Studio stored.
@@ -309,6 +318,10 @@ class _ProjectPage(JsonObject):
 
 class _Imported(JsonObject):
     created: WholeNumber
+
+
+class _Created(JsonObject):
+    annotation_id: WholeNumber = Field(validation_alias="id")
 
 
 class _Version(JsonObject):

@@ -1,1 +1,1 @@
-"""Captions files: Flickr, COCO, Karpathy, CSV and JSON Lines."""
+"""Captions files: those that people and other programs have, and those that we write."""

@@ -1,11 +1,14 @@
 """Reads captioned images: the entries of a captions file whose images exist. The others are counted."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.caption_files.formats import Row, parse_rows, read_text
+from model.caption_files.file_text import read_text
+from model.caption_files.formats import parse_rows
+from model.caption_files.image_names import ImageFolder, image_names, may_differ
+from model.caption_files.row import Row
 from model.errors import CaptionFileError
 
 FIRST_CASES = 3
@@ -79,13 +82,13 @@ def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
         CaptionFileError: the file is missing, has no known format, a broken line or no such split; or nothing in it can
             be used; or something must be left out and `strict` is set.
     """
-    rows = parse_rows(source.captions, source.split)
     names = read_names(source.names) if source.names else None
     left_out = LeftOut()
-    captions = _captions_by_image(rows, names, left_out)
-    images = tuple(_present_images(captions, source.images, left_out))
+    captions = captions_by_image(parse_rows(source.captions, source.split), left_out, names)
+    images = tuple(_present_images(captions, ImageFolder(source.images), left_out))
+    with_captions = {name for image in captions for name in image_names(image)} if names else set()
     for name in names or ():
-        if name not in captions:
+        if name not in with_captions:
             left_out.add("listed images without captions", name)
     if strict and left_out.cases:
         raise CaptionFileError(f"{source.captions}: {left_out.summary()}")
@@ -101,13 +104,17 @@ def tidy_caption(caption: str) -> str:
     return _SPACE_BEFORE_STOP.sub(r"\1", " ".join(caption.split()))
 
 
-def _captions_by_image(
-    rows: Iterator[Row], names: Mapping[str, None] | None, left_out: LeftOut
+def captions_by_image(
+    rows: Iterable[Row], left_out: LeftOut, names: Mapping[str, None] | None = None
 ) -> dict[str, list[str]]:
+    """Return the captions of each image, tidy, by the name in the file. What cannot be used is added to `left_out`."""
     captions: dict[str, list[str]] = {}
     keys: set[tuple[str, str]] = set()
     for row in rows:
-        if names is not None and row.image not in names:
+        if row.image is None:
+            left_out.add("captions without a known image", row.where)
+            continue
+        if names is not None and not any(name in names for name in image_names(row.image)):
             continue
         of_image = captions.setdefault(row.image, [])
         caption = tidy_caption(row.caption)
@@ -121,13 +128,23 @@ def _captions_by_image(
     return captions
 
 
-def _present_images(captions: Mapping[str, list[str]], folder: Path, left_out: LeftOut) -> Iterator[CaptionedImage]:
-    for name, texts in captions.items():
-        file = folder / name
-        if not file.is_file():
-            left_out.add("missing images", name)
-        elif texts:
-            yield CaptionedImage(file=file, captions=tuple(texts))
+def _present_images(
+    captions: Mapping[str, list[str]], folder: ImageFolder, left_out: LeftOut
+) -> Iterator[CaptionedImage]:
+    """Yield each image file once, with the captions of all names that mean it."""
+    names_of: dict[Path, list[str]] = {}
+    for name in captions:
+        file = folder.find(name)
+        if file is None:
+            left_out.add("missing images", folder.hint(name))
+        else:
+            names_of.setdefault(file, []).append(name)
+    for file, names in names_of.items():
+        if may_differ(names, file.name):
+            for name in names:
+                left_out.add(f"several pictures that {file.name} may be", name)
+        elif texts := tuple(text for name in names for text in captions[name]):
+            yield CaptionedImage(file=file, captions=texts)
 
 
 def read_names(path: Path) -> dict[str, None]:

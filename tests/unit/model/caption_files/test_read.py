@@ -1,6 +1,7 @@
-"""Captions files of five formats are read, and their errors are reported."""
+"""Captions files of every format are read, and their errors are reported."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def source(
         "\ufeff" + JSONL,
         json.dumps(json.loads(COCO), indent=2),
         FLICKR.replace("\t", " ").replace("#", "#zhc#"),
+        "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n"),
+        "sep=;\r\n" + CSV.replace(",", ";"),
+        CSV.replace(",", "\t"),
+        CSV.replace(",", "|"),
+        CSV.replace("image,caption", "file_name,text"),
+        JSONL.replace('"image"', '"file_name"').replace('"caption"', '"text"').replace('"captions"', '"text"'),
+        json.dumps([json.loads(line) for line in JSONL.splitlines()]),
         "caption,extra,Image\nA dog runs .,1,a.jpg\nA brown dog .,2,a.jpg\nTwo men,3,b.jpg\n",
     ],
 )
@@ -84,6 +92,66 @@ def test_every_format_is_recognised_by_its_content(tmp_path: Path, text: str) ->
         CaptionedImage(file=tmp_path / "images/b.jpg", captions=("Two men",)),
     )
     assert captioned.left_out.summary() == "nothing left out"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [CSV.replace(",", "\t").replace("\n", "\r\n"), COCO, FLICKR])
+def test_text_in_utf_16_is_read(tmp_path: Path, text: str, encoding: str) -> None:
+    captioned = read_captions(source(tmp_path, text.replace("Two men", "Deux cafés").encode(encoding)), strict=True)
+
+    assert [image.captions for image in captioned.images] == [("A dog runs.", "A brown dog."), ("Deux cafés",)]
+
+
+def test_names_of_a_list_may_be_in_utf_16_too(tmp_path: Path) -> None:
+    listed = source(tmp_path, FLICKR, names="")
+    (tmp_path / "names").write_text("b.jpg\n", "utf-16")
+
+    assert [image.file.name for image in read_captions(listed).images] == ["b.jpg"]
+
+
+def test_coco_captions_without_a_text_or_a_listed_image_are_counted(tmp_path: Path) -> None:
+    document = json.loads(COCO)
+    document["annotations"] += [
+        {"id": 4, "image_id": 99, "caption": "A cat"},
+        {"id": 5, "image_id": 7, "caption": None},
+    ]
+
+    captioned = read_captions(source(tmp_path, json.dumps(document)))
+
+    assert [len(image.captions) for image in captioned.images] == [2, 1]
+    assert captioned.left_out.summary() == (
+        "left out: captions without a known image: 1 (annotations[3]); empty captions: 1 (annotations[4])"
+    )
+
+
+def test_a_parquet_file_is_read_with_the_extra(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed; it takes 170 MB")
+    pyarrow = pytest.importorskip("pyarrow")
+    of_file = source(tmp_path, "")
+    table = {"file_name": ["a.jpg", "b.jpg"], "split": ["x", "x"], "text": ["A dog runs .", "Two men"]}
+    parquet.write_table(pyarrow.table(table), of_file.captions)
+
+    captioned = read_captions(of_file, strict=True)
+
+    assert [image.captions for image in captioned.images] == [("A dog runs.",), ("Two men",)]
+    parquet.write_table(pyarrow.table({"file_name": ["a.jpg"], "words": ["A dog"]}), of_file.captions)
+    with pytest.raises(
+        CaptionFileError, match="expected the columns image and caption, or file_name and text, got 'fi"
+    ):
+        read_captions(of_file)
+    parquet.write_table(pyarrow.table({"image": [{"bytes": b"x"}], "text": ["A dog"]}), of_file.captions)
+    with pytest.raises(CaptionFileError, match=r"row 1: expected the name of an image file \(pictures inside of"):
+        read_captions(of_file)
+    of_file.captions.write_bytes(b"PAR1 and no more")
+    with pytest.raises(CaptionFileError, match="is a Parquet file that cannot be read"):
+        read_captions(of_file)
+
+
+def test_a_parquet_file_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    with pytest.raises(CaptionFileError, match=r"install the extra parquet \(`pip install pyarrow`"):
+        read_captions(source(tmp_path, b"PAR1\x15\x04"))
 
 
 def test_only_the_chosen_split_of_a_karpathy_file_is_read(tmp_path: Path) -> None:
@@ -185,6 +253,23 @@ def test_strict_stops_with_the_summary(tmp_path: Path) -> None:
         ("", "no known format"),
         ("hello\nworld\n", "no known format.*got 'hello'"),
         ("picture,text\na.jpg,A dog\n", "no known format"),
+        ("file_name;words\na.jpg;A dog\n", "image and caption, or file_name and text, with commas, semicolons or tabs"),
+        (
+            "image;caption\na.jpg;A dog; it runs\n",
+            r"line 2: expected 2 columns, got 3 \(a cell that contains ';' needs",
+        ),
+        ('{"file_name": "a.jpg", "words": "A dog"}\n', 'line 1: expected .*"file_name": "...", "text": "..."'),
+        (
+            '[{"image": "a.jpg", "words": "A dog"}]',
+            r"\[0\]: expected .*\"caption\": .*or a task as Label Studio exports",
+        ),
+        ('[{"data": 5, "annotations": []}]', r"\[0\]: expected a task with data and annotations, as Label Studio"),
+        (
+            "image,caption\na.jpg,un café\n".encode("cp1252"),
+            "line 2: not UTF-8 text .* 'CSV UTF-8', .*iconv -f WINDOWS",
+        ),
+        ("image,caption\n".encode("utf-16") + b"a", "damaged UTF-16 text .*save it again as UTF-8"),
+        (b"PK\x03\x04 and more", "is an Excel workbook or an archive: save it as 'CSV UTF-8'"),
         (FLICKR + "a picture without a number\n", "line 4: expected 'picture.jpg#0<TAB>caption', got 'a picture"),
         (CSV + "b.jpg\n", "line 5: expected 2 columns, got 1"),
         (CSV + '"b.jpg,never closed', "line 5: not CSV"),
@@ -195,8 +280,8 @@ def test_strict_stops_with_the_summary(tmp_path: Path) -> None:
         ('{"images": [', "line 1: not JSON"),
         ('{"images": []}', "not in COCO's captions format"),
         ('{"images": [{"id": 1}], "annotations": []}', "not in COCO's captions format"),
-        ("[1, 2]", "not in COCO's captions format"),
-        ('{"images": [], "annotations": [{"image_id": 3, "caption": "x"}]}', r"annotations\[0\]: expected a caption"),
+        ("[1, 2]", r"\[0\]: expected .* or a task as Label Studio exports it, got 1"),
+        ('{"images": [], "annotations": [{"image_id": 3}]}', r"annotations\[0\]: expected a caption .*captions_"),
         ('{"images": [], "annotations": [7]}', r"annotations\[0\]: expected a caption"),
         ('{"images": [{"sentences": []}]}', r"images\[0\]: expected filename, split and sentences with raw, got"),
         (KARPATHY.replace('"raw": "Two men"', '"tokens": []'), r"images\[3\]: expected filename, split and sentences"),
