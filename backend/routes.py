@@ -27,6 +27,7 @@ from backend.protocol.json_fields import (
     parse_created,
     parse_json,
 )
+from backend.protocol.label_config import parse_caption_fields
 from backend.protocol.webhook_events import START_TRAINING
 from model.errors import RequestError
 from worker.audit import AuditLog
@@ -113,7 +114,9 @@ def setup() -> Response:
             return jsonify(model_version=nonce)
         had_left = why_left(backend.services.redis, backend.project_id) is not None
     backend.services.new_projects.welcome(backend.project_id, had_left=had_left)
-    return jsonify(model_version=backend.services.label_of(backend.project_id))
+    form = backend.services.form_of(backend.project_id, backend.controls)
+    backend.services.begin_form(backend.project_id, form)
+    return jsonify(model_version=backend.services.label_of(backend.project_id, form))
 
 
 @routes.post("/predict")
@@ -180,9 +183,9 @@ def job_status() -> Response:
 
 @routes.post("/validate")
 def validate() -> Response:
-    """Return the text areas of a labeling config that would get captions."""
-    backend = CaptionBackend(label_config=read_body(ValidateBody).config)
-    return jsonify(valid=True, controls=[vars(control) for control in backend.controls])
+    """Return the text areas of a labeling config that would get captions, and what gets none."""
+    fields = parse_caption_fields(read_body(ValidateBody).config)
+    return jsonify(valid=True, controls=[vars(control) for control in fields.controls], without=fields.unsupported)
 
 
 @routes.post("/delete")

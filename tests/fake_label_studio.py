@@ -19,6 +19,7 @@ import re
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -179,7 +180,8 @@ class FakeLabelStudio:
     def update(self, annotation_id: int, result: str | Sequence[Json], **fields: Any) -> None:
         """Change the result of an annotation; an empty caption empties it."""
         annotation = self.annotations[annotation_id]
-        annotation.update({"result": _as_result(result), "updated_at": self._tick()} | fields)
+        took_s = (annotation["lead_time"] or 0.0) + 1.5
+        annotation.update({"result": _as_result(result), "updated_at": self._tick(), "lead_time": took_s} | fields)
         self._touch(annotation["task"])
         self._report_annotation("ANNOTATION_UPDATED", annotation_id)
 
@@ -209,7 +211,8 @@ class FakeLabelStudio:
 
     def import_annotation(self, task_id: int, result: str | Sequence[Json], **fields: Any) -> int:
         """Add an annotation as the import of a task does: a deleted id is used again, and no event reports it."""
-        return self._create_annotation(task_id, result, {"id": _next_id(self.annotations)} | fields)
+        imported = {"id": _next_id(self.annotations), "lead_time": None}
+        return self._create_annotation(task_id, result, imported | fields)
 
     def delete_task(self, task_id: int) -> None:
         """Delete a task; its annotations and predictions go without an event of their own."""
@@ -283,6 +286,14 @@ class FakeLabelStudio:
         self.projects[project_id] |= request.body
         self._report("PROJECT_UPDATED", project_id)
         return Reply(body=self.projects[project_id])
+
+    def _list_versions(self, _request: Request, project_id: int) -> Reply:
+        """List the versions of a project's predictions; like Label Studio, name the chosen one in any case."""
+        stored = [it for it in self.predictions.values() if it["project"] == project_id]
+        counts = Counter(str(prediction["model_version"]) for prediction in stored)
+        if chosen := self.projects[project_id]["model_version"]:
+            counts[chosen] += 0
+        return Reply(body=dict(counts))
 
     def _list_tasks(self, request: Request) -> Reply:
         query = json.loads(request.query.get("query", "{}"))
@@ -471,6 +482,7 @@ _ROUTES: Sequence[tuple[str, str, bool, Callable[..., Reply]]] = (
     ("GET", "/api/projects", False, FakeLabelStudio._list_projects),
     ("GET", r"/api/projects/(\d+)", False, FakeLabelStudio._get_project),
     ("PATCH", r"/api/projects/(\d+)", False, FakeLabelStudio._change_project),
+    ("GET", r"/api/projects/(\d+)/model-versions", False, FakeLabelStudio._list_versions),
     ("POST", r"/api/projects/(\d+)/import/predictions", False, FakeLabelStudio._import_predictions),
     ("GET", "/api/tasks", False, FakeLabelStudio._list_tasks),
     ("GET", r"/api/tasks/(\d+)", False, FakeLabelStudio._get_task),

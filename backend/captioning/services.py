@@ -3,11 +3,14 @@
 Label Studio's protocol makes a backend object for each request, so these are kept in `app.extensions`.
 """
 
+import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 
 from flask import current_app
-from redis import Redis
+from redis import Redis, RedisError
 
 from backend.captioning.caption_cache import CaptionCache
 from backend.captioning.memories import Memories
@@ -16,6 +19,7 @@ from backend.captioning.turns import Turns
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
 from backend.metrics import Metrics
+from backend.protocol.label_config import CaptionControl
 from backend.sync.new_projects import NewProjects
 from backend.sync.project_identities import ProjectIdentities
 from model.registry import ModelRegistry
@@ -23,9 +27,13 @@ from model.runtime.micro_batches import MicroBatches
 from model.runtime.serving_bundle import LoadedBundle
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
-from worker.feedback.suggestions import SuggestionLog
+from worker.feedback.suggestion_forms import FIRST, begin_form, describe_form, form_number
+from worker.feedback.suggestions import SuggestionLog, with_form
+from worker.queue.backend_jobs import enqueue_refresh
 from worker.redis_client import connect
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 EXTENSION = "captioner"
 
@@ -48,13 +56,33 @@ class CaptioningServices:
     """Computes what several requests ask for together."""
     captions: CaptionCache
 
-    def label_of(self, project_id: int) -> str:
+    def label_of(self, project_id: int, form: int) -> str:
         """Return what Label Studio is told as the model version of a project; no weights are loaded.
+
+        Args:
+            project_id: Label Studio's.
+            form: number of the suggestions' form.
 
         Raises:
             StoreError: the store has not answered since this process started.
         """
-        return self.memories.label_of(project_id, self.captioners.version_of(project_id))
+        return with_form(self.memories.label_of(project_id, self.captioners.version_of(project_id)), form)
+
+    def form_of(self, project_id: int, controls: Sequence[CaptionControl]) -> int:
+        """Return the number of the form that suggestions for these fields have now."""
+        form = describe_form([asdict(control) for control in controls], self.settings)
+        try:
+            return form_number(self.redis, project_id, form)
+        except RedisError:
+            return FIRST
+
+    def begin_form(self, project_id: int, form: int) -> None:
+        """Note the form that is in use; where another one was before, stored suggestions are written again."""
+        with suppress(RedisError):
+            if begin_form(self.redis, project_id, form):
+                version = self.captioners.version_of(project_id)
+                job_id = enqueue_refresh(self.redis, self.settings, project_id, version)
+                logger.info("suggestions have another form project=%s form=%s job=%s", project_id, form, job_id)
 
     @property
     def feedback(self) -> FeedbackStore:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +14,13 @@ from backend.captioning.image_vectors import DECODER_CAPTIONS
 from backend.captioning.memory import ProjectMemory, Request
 from backend.captioning.services import CaptioningServices
 from backend.images.task_images import FETCH_BUDGET_S, TaskImage
-from backend.protocol.label_config import CaptionControl
+from backend.protocol.label_config import CaptionControl, compact_image_ref, read_image_ref
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Caption, Captioner
 from model.errors import StoreError, TaskError
 from model.vision.features import FeatureStore
 from worker.feedback.score_calibration import UNJUDGED, read_calibration
-from worker.feedback.suggestions import Suggestion
+from worker.feedback.suggestions import Suggestion, with_form
 from worker.policy import is_withheld
 from worker.telemetry import span
 
@@ -78,6 +79,7 @@ class Suggester:
         self.services = services
         self.project_id = project_id
         self.controls = controls
+        self.form = services.form_of(project_id, controls)
         self.decoder_batch = decoder_batch
 
     @span("predict")
@@ -101,7 +103,7 @@ class Suggester:
             memory = self.services.memories.open(self.project_id, captioner)
         captions = self._choose(captioner, memory, tasks, images)
         shown = self._calibrate(captions)
-        label = memory.label(captioner.version) if memory else captioner.version
+        label = with_form(memory.label(captioner.version) if memory else captioner.version, self.form)
         suggestions = [
             self._suggestions_of(task["id"], task_images, shown, label)
             for task, task_images in zip(tasks, images, strict=True)
@@ -110,6 +112,20 @@ class Suggester:
         self._note(memory, tasks, images, captions)
         self._report(suggestions)
         return suggestions
+
+    def has_another_image(self, task: Mapping[str, Any]) -> bool:
+        """Say whether a task shows another image than the one that its newest suggestion was made for.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        for control in self.controls:
+            with suppress(TaskError):
+                image_ref = compact_image_ref(read_image_ref(task["data"], control))
+                place = (self.project_id, int(task["id"]), control.from_name)
+                if self.services.suggestions.is_of_another_image(*place, image_ref):
+                    return True
+        return False
 
     def _choose(
         self,

@@ -13,7 +13,7 @@ from backend.images.task_images import decode_fetched
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
 from backend.label_studio.connection import WORKING, Connection, find_connection, proved_addresses
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
-from backend.protocol.label_config import CaptionControl, parse_caption_controls, read_image_ref
+from backend.protocol.label_config import CaptionControl, parse_caption_controls, parse_caption_fields, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
 from worker.feedback.feedback_store import FeedbackStore
 from worker.queue.backend_jobs import enqueue_backend_job
@@ -198,6 +198,10 @@ def _prelabeling(client: LabelStudioClient, connection: Connected, *, repair: bo
     if project.prelabels and project.model_version == title:
         yield Finding(name="prelabeling", ok=True, message=f"tasks are prelabeled by {title!r}")
         return
+    if project.prelabels and (chosen := client.chosen_predictions(project)):
+        message = f"your choice: annotators see the predictions of {chosen!r}, so this captioner writes none here"
+        yield Finding(name="prelabeling", ok=True, message=message)
+        return
     other = project.model_version or "nothing"
     message = f"tasks are prelabeled by {other!r} instead of this backend"
     if not project.prelabels:
@@ -210,11 +214,12 @@ def _prelabeling(client: LabelStudioClient, connection: Connected, *, repair: bo
 
 def _config(project: Project) -> Iterator[Finding]:
     try:
-        controls = parse_caption_controls(project.label_config)
+        fields = parse_caption_fields(project.label_config)
     except LabelConfigError as problem:
         remedy = "choose the template Image Captioning in Settings > Labeling Interface"
         yield Finding(name="labeling config", ok=False, message=str(problem), remedy=remedy)
         return
+    controls = fields.controls
     uneditable = [control.from_name for control in controls if not _is_editable(project.label_config, control)]
     yield Finding(
         name="labeling config",
@@ -224,6 +229,8 @@ def _config(project: Project) -> Iterator[Finding]:
         if uneditable
         else None,
     )
+    for sentence in fields.unsupported:
+        yield Finding(name="labeling config", ok=True, message="a field has no captions", remedy=sentence)
 
 
 def _is_editable(label_config: str, control: CaptionControl) -> bool:

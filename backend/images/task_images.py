@@ -138,8 +138,8 @@ class TaskImageReader:
     ) -> list[list[TaskImage] | TaskError]:
         """Return for each task its images, one per control that names an image, or the error if it has none.
 
-        A task with an image that cannot be fetched or decoded, or that has not arrived after `budget_s`, is an error
-        too.
+        An image that cannot be fetched or decoded, or that has not arrived after `budget_s`, is left out. A task is an
+        error if all of its images are.
         """
         located = [_image_refs(task, controls) for task in tasks]
         task_ids = {
@@ -150,7 +150,7 @@ class TaskImageReader:
         }
         with self._metrics.timed_stage("fetch"):
             fetched = self._fetch_all(task_ids, encoder, features, budget_s)
-        return [_task_images(refs, fetched) for refs in located]
+        return [_task_images(task["id"], refs, fetched) for task, refs in zip(tasks, located, strict=True)]
 
     def _fetch_all(
         self, task_ids: Mapping[str, int], encoder: ImageEncoder, features: FeatureStore, budget_s: float
@@ -199,15 +199,17 @@ def _image_refs(task: Mapping[str, Any], controls: Sequence[CaptionControl]) -> 
 
 
 def _task_images(
-    refs: dict[CaptionControl, str] | TaskError, fetched: Mapping[str, FetchedImage | ImageError]
+    task_id: int, refs: dict[CaptionControl, str] | TaskError, fetched: Mapping[str, FetchedImage | ImageError]
 ) -> list[TaskImage] | TaskError:
+    """Return the images of a task that are there; an error if none is."""
     if isinstance(refs, TaskError):
         return refs
-    images = []
+    images, problems = [], []
     for control, ref in refs.items():
         image = fetched[ref]
         if isinstance(image, ImageError):
-            return image
+            problems.append((control, image))
+            continue
         images.append(
             TaskImage(
                 control=control,
@@ -216,6 +218,10 @@ def _task_images(
                 features=image.features,
             )
         )
+    if problems and not images:
+        return problems[0][1]
+    for control, problem in problems:
+        logger.warning("field left without a caption task=%s field=%s reason=%s", task_id, control.from_name, problem)
     return images
 
 

@@ -213,6 +213,15 @@ class LabelStudioClient:
         backends = self._api.ask("GET", "api/ml", list[ConnectedBackend], params={"project": project_id})
         return sorted(backends, key=lambda backend: backend.backend_id)
 
+    def chosen_predictions(self, project: Project) -> str | None:
+        """Return the version of stored predictions that the owner chose to be shown; None where a model prelabels."""
+        version = project.model_version
+        path = f"api/projects/{project.project_id}/model-versions/"
+        if not version or not self._api.ask("GET", path, dict[str, int]).get(version):
+            return None
+        titles = {backend.title for backend in self.connected_backends(project.project_id)}
+        return None if version in titles else version
+
     def webhooks(self, project_id: int) -> list[Webhook]:
         return self._api.ask("GET", "api/webhooks/", list[Webhook], params={"project": project_id})
 

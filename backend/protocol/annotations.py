@@ -3,7 +3,7 @@
 Foreign JSON is read here. These functions are pure: they store nothing and ask nobody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ def parse_annotation(
     project_id: int,
     controls: Sequence[CaptionControl],
     path: str = "annotation.",
+    *,
+    not_captions: Collection[str] = (),
 ) -> AnnotationState:
     """Read one annotation of one task, from a webhook or pulled from Label Studio.
 
@@ -29,6 +31,7 @@ def parse_annotation(
         project_id: the annotation's.
         controls: text areas of the project whose captions are read.
         path: where the annotation stands in the request, for messages.
+        not_captions: text areas of the project that hold something else.
 
     Raises:
         RequestError: a key is missing or of a wrong type, or a time is impossible.
@@ -44,7 +47,8 @@ def parse_annotation(
             submissions.append(_submission(annotation, place, task_data, control, regions, is_skipped=is_skipped))
         except (TaskError, CorrectionError) as problem:
             problems.append(str(problem))
-    others = sorted({region.from_name for region in regions} - {control.from_name for control in controls})
+    known = {control.from_name for control in controls} | set(not_captions)
+    others = sorted({region.from_name for region in regions} - known)
     is_whole = is_skipped or not (problems or others)
     if others and not submissions and not is_skipped:
         problems.append(f"the labeling config has no caption TextArea {', '.join(others)}")

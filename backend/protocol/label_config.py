@@ -1,18 +1,42 @@
-"""The labeling config of a project: which text areas hold the captions of which images."""
+"""The labeling config of a project: which text areas hold the captions of which images.
+
+A caption is a text about a whole image. By default each TextArea of an Image holds one, except those of marked regions
+and those whose name says that they hold something else (`notes`, `ocr`). `captions="true"` in a TextArea chooses it.
+Then only those that are chosen hold captions. `captions="false"` leaves it out. Label Studio keeps the attribute.
+"""
 
 import hashlib
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from model.errors import LabelConfigError, TaskError
 
+logger = logging.getLogger(__name__)
+
+CHOICE = "captions"
+"""Attribute of a TextArea by which an owner says whether it holds captions."""
 INSIDE_TASK = "data:,sha256="
 """How a stored reference to a `data:` image begins; its bytes are in the task in Label Studio only."""
+CONFIGS_KEPT = 256
+WAY_OUT = f'{CHOICE}="true" in a TextArea says that it holds captions'
 
 # lxml refuses text that declares an encoding.
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+_VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
+_OTHER_PURPOSE = re.compile(
+    r"(?<![^\W\d_])(notes?|remarks?|comments?|feedback|reasons?|reasoning|rationale|justification|explanation|issues?|"
+    r"problems?|questions?|answers?|ocr|transcripts?|transcription|transcribed|tags?|keywords?|todo|qa|review|reviewer|"
+    r"bemerkung(en)?|anmerkung(en)?|kommentare?|notiz(en)?|hinweise?|begr(ü|ue)ndung|fragen?|antwort(en)?|"
+    r"stichw(ort|örter|orte)|remarques?|commentaires?|raisons?|r[ée]ponses?|comentarios?|observaci(ó|o)n(es)?|notas?|"
+    r"preguntas?|respuestas?|osservazion[ei]|commenti|commento|opmerking(en)?|uwagi?|komentarz(e)?)(?![^\W\d_])"
+    r"|备注|備註|注释|评论|評論|说明原因|コメント|備考|メモ|비고|메모|댓글|примечани|комментари|замечани",
+    re.IGNORECASE,
+)
+"""Words in the name of a TextArea that holds something else than captions, in several languages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +49,56 @@ class CaptionControl:
     """The Image's name."""
     image_field: str
     """Where the task's data name the image: a key, or a path such as `shop.photos[0].url`."""
+    address: str = ""
+    """The Image's value where there is more in it than the field: `https://pictures.example.org/$file`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionFields:
+    """The text areas of a labeling config."""
+
+    controls: tuple[CaptionControl, ...]
+    """Those that hold captions, in the order of the config."""
+    others: frozenset[str]
+    """Names of those that hold something else."""
+    unsupported: tuple[str, ...]
+    """Sentences on what could have a caption and gets none."""
 
 
 def parse_caption_controls(label_config: str) -> tuple[CaptionControl, ...]:
     """Return the caption controls of a labeling config, in its order; at least one.
 
     Raises:
-        LabelConfigError: the config cannot be parsed, or no TextArea describes an Image.
+        LabelConfigError: the config cannot be parsed, or no TextArea holds captions of an Image.
+    """
+    return parse_caption_fields(label_config).controls
+
+
+@lru_cache(maxsize=CONFIGS_KEPT)
+def parse_caption_fields(label_config: str) -> CaptionFields:
+    """Return all text areas of a labeling config; at least one holds captions.
+
+    Raises:
+        LabelConfigError: the config cannot be parsed, or no TextArea holds captions of an Image.
     """
     interface = _parse(label_config)
-    controls = tuple(control for tag in interface.controls if (control := _caption_control(tag)))
+    areas = [tag for tag in interface.controls if tag.tag == "TextArea"]
+    chosen = [tag for tag in areas if _attribute(tag, CHOICE) == "true"]
+    controls = tuple(control for tag in chosen or areas if (control := _caption_control(tag, is_chosen=bool(chosen))))
+    unsupported = tuple(_unsupported(label_config, interface))
     if not controls:
+        reasons = "; ".join(unsupported) or f"found {_inventory(interface)}"
         raise LabelConfigError(
-            'the labeling config needs a TextArea whose toName is an Image with value="$field", '
-            f"found {_inventory(interface)}"
+            'the labeling config needs a TextArea whose toName is an Image with value="$field", ' + reasons
         )
-    return controls
+    if unsupported:
+        logger.warning("labeling config has fields without captions reason=%s", "; ".join(unsupported))
+    names = {control.from_name for control in controls}
+    return CaptionFields(
+        controls=controls,
+        others=frozenset(tag.name for tag in areas if tag.name not in names),
+        unsupported=unsupported,
+    )
 
 
 def has_captions(label_config: str) -> bool:
@@ -57,13 +115,13 @@ def read_image_ref(task_data: Mapping[str, Any], control: CaptionControl) -> str
     Raises:
         TaskError: the field is missing or holds no text.
     """
-    value: Any = task_data.get(control.image_field)
-    if value is None:
-        value = _walk(task_data, control.image_field)
+    value = _value(task_data, control.image_field)
     if not isinstance(value, str) or not value.strip():
         fields = ", ".join(sorted(map(str, task_data))) or "none"
         raise TaskError(f"the task's data have no image reference at {control.image_field!r}, its fields: {fields}")
-    return value.strip()
+    if not control.address:
+        return value.strip()
+    return _VARIABLE.sub(lambda name: str(_value(task_data, name[1]) or ""), control.address).strip()
 
 
 def compact_image_ref(image_ref: str) -> str:
@@ -85,15 +143,64 @@ def _parse(label_config: str) -> Any:
         raise LabelConfigError(f"the labeling config is not valid: {cause}") from cause
 
 
-def _caption_control(tag: Any) -> CaptionControl | None:
-    # A perRegion text area describes a part that somebody marked, not the image;
-    # a name with {{idx}} is a template of many tags.
-    if tag.tag != "TextArea" or tag.attr.get("perRegion") == "true" or "{{" in tag.name:
+def _caption_control(tag: Any, *, is_chosen: bool) -> CaptionControl | None:
+    """Return the caption control that a TextArea is, or None.
+
+    Args:
+        tag: the TextArea.
+        is_chosen: its owner says that it holds captions.
+    """
+    # A text area per region describes a part that somebody marked, not the image; a name with {{idx}} is a template of
+    # many tags.
+    if _is_per_region(tag) or "{{" in tag.name or _attribute(tag, CHOICE) == "false":
+        return None
+    if not is_chosen and _OTHER_PURPOSE.search(_separated(tag.name)):
         return None
     for image in tag.objects:
-        if image.tag == "Image" and (image.value or "").startswith("$"):
-            return CaptionControl(from_name=tag.name, to_name=image.name, image_field=image.value[1:])
+        # The SDK takes a valueList for the value.
+        is_one_picture = image.tag == "Image" and not _attribute(image, "valuelist")
+        value = (image.value or "").strip() if is_one_picture else ""
+        if variable := _VARIABLE.search(value):
+            address = "" if variable.group() == value else value
+            return CaptionControl(from_name=tag.name, to_name=image.name, image_field=variable[1], address=address)
     return None
+
+
+def _is_per_region(tag: Any) -> bool:
+    """Say whether a TextArea is about marked regions. Label Studio's page reads attributes in any case."""
+    return _attribute(tag, "perregion") not in {"", "false"}
+
+
+def _attribute(tag: Any, name: str) -> str:
+    """Return the value of an attribute in small letters, whatever the case of its name; "" where there is none."""
+    values = (str(value) for key, value in tag.attr.items() if str(key).lower() == name)
+    return next(values, "").strip().lower()
+
+
+def _separated(name: str) -> str:
+    """Return a name with spaces between the words of `imageNotes`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+
+
+def _unsupported(label_config: str, interface: Any) -> Iterator[str]:
+    """Yield a sentence for each text area or image that may surprise its owner by having no caption."""
+    if re.search(r"<\s*Repeater\b", label_config):
+        yield (
+            "a Repeater makes its tags in the page, for each item of a task, and they get no captions: write one Image "
+            "and one TextArea for each picture, or import one task for each picture"
+        )
+    images = {image.name: image for image in interface.objects if image.tag == "Image"}
+    for tag in interface.controls:
+        if tag.tag != "TextArea" or _is_per_region(tag) or "{{" in tag.name or _attribute(tag, CHOICE) == "false":
+            continue
+        for image in (images[name] for name in tag.to_name if name in images):
+            if _attribute(image, "valuelist"):
+                yield (
+                    f"Image {image.name!r} shows several pictures (valueList), and a caption is made for one: TextArea "
+                    f"{tag.name!r} gets none; use an Image with value for each picture"
+                )
+            elif _attribute(tag, CHOICE) != "true" and _OTHER_PURPOSE.search(_separated(tag.name)):
+                yield f"TextArea {tag.name!r} is not taken for a caption because of its name; {WAY_OUT}"
 
 
 def _inventory(interface: Any) -> str:
@@ -101,6 +208,12 @@ def _inventory(interface: Any) -> str:
     tags = [f'{tag.tag} "{tag.name}" -> "{",".join(tag.to_name)}"' for tag in interface.controls]
     tags += [f'{tag.tag} "{tag.name}" value="{tag.value}"' for tag in interface.objects]
     return "; ".join(tags) or "no tag with a name"
+
+
+def _value(task_data: Mapping[str, Any], field: str) -> Any:
+    """Return the value of a key, or of a path where there is no such key."""
+    value = task_data.get(field)
+    return _walk(task_data, field) if value is None else value
 
 
 def _walk(value: Any, path: str) -> Any:

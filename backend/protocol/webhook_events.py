@@ -6,7 +6,7 @@ from typing import Any
 
 from backend.protocol.annotations import parse_annotation
 from backend.protocol.json_fields import need, need_ids, need_objects
-from backend.protocol.label_config import parse_caption_controls
+from backend.protocol.label_config import parse_caption_fields
 from model.errors import LabelConfigError, RequestError
 from worker.feedback.record import AnnotationState
 
@@ -45,10 +45,13 @@ def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:
     label_config = need(project, "label_config", str, "project.")
     pairs = _annotations_with_tasks(body)
     try:
-        controls = parse_caption_controls(label_config)
+        found = parse_caption_fields(label_config)
     except LabelConfigError as problem:
         return WebhookEvent(project_id=project_id, ignored=str(problem))
-    states = tuple(parse_annotation(annotation, task, project_id, controls, path) for annotation, task, path in pairs)
+    states = tuple(
+        parse_annotation(annotation, task, project_id, found.controls, path, not_captions=found.others)
+        for annotation, task, path in pairs
+    )
     problems = [state.ignored for state in states if state.ignored]
     return WebhookEvent(project_id=project_id, annotations=states, ignored="; ".join(problems) or None)
 

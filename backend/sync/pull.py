@@ -14,7 +14,7 @@ from redis import Redis
 
 from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.protocol.annotations import parse_annotation
-from backend.protocol.label_config import parse_caption_controls
+from backend.protocol.label_config import parse_caption_fields
 from model.errors import RequestError
 from worker.feedback.feedback_store import FeedbackStore, PullView, Replaced
 from worker.feedback.proposals import find_proposal, judge
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 PASSES = 2
 """What an event interrupts, or what an annotation's id links to another task, is read once more."""
-READ_AS = 3
+READ_AS = 4
 """The way annotations are read. A higher number makes the next pull read every task again."""
 
 
@@ -77,7 +77,7 @@ class _Pull:
     def __init__(self, client: LabelStudioClient, redis: Redis, project: Project) -> None:
         self.client = client
         self.project_id = project.project_id
-        self.controls = parse_caption_controls(project.label_config)
+        self.fields = parse_caption_fields(project.label_config)
         self.store = FeedbackStore(redis)
         self.log = SuggestionLog(redis)
         read_as = hashlib.sha256(f"{READ_AS} {project.label_config}".encode()).hexdigest()
@@ -127,13 +127,17 @@ class _Pull:
         unreadable: list[int | None] = []
         for annotation in task["annotations"]:
             try:
-                state = parse_annotation(annotation, task, self.project_id, self.controls)
+                state = self._parse(annotation, task)
                 states.append(self.store.without_forgotten(state))
             except RequestError as problem:
                 logger.warning("annotation not read project=%s task=%s reason=%s", self.project_id, task["id"], problem)
                 number = annotation.get("id")
                 unreadable.append(number if isinstance(number, int) else None)
         return states, unreadable
+
+    def _parse(self, annotation: Mapping[str, Any], task: Task) -> AnnotationState:
+        fields = self.fields
+        return parse_annotation(annotation, task, self.project_id, fields.controls, not_captions=fields.others)
 
     def _feedback(self, state: AnnotationState, task: Task) -> list[Feedback]:
         """Return what an annotation holds, each caption or skip beside the caption that we had proposed."""
@@ -154,9 +158,9 @@ class _Pull:
         annotation = self.client.annotation(int(name.split("/", 1)[0]))
         if annotation is None or (annotation.get("project"), annotation.get("task")) != (self.project_id, task_id):
             return False
-        task = {"id": task_id, "data": {control.image_field: "unread" for control in self.controls}}
+        task = {"id": task_id, "data": {control.image_field: "unread" for control in self.fields.controls}}
         try:
-            state = parse_annotation(annotation, task, self.project_id, self.controls)
+            state = self._parse(annotation, task)
         except RequestError:
             return True
         return name in {submission.name for submission in state.submissions} or name in _unusable([state], [], {name})

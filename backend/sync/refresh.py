@@ -17,11 +17,12 @@ from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
 from model.vision.files import in_batches
 from worker.feedback.caption_changes import read_generation
-from worker.feedback.suggestions import version_of_label
+from worker.feedback.suggestions import Label
 from worker.queue.backend_jobs import enqueue_refresh
 
 logger = logging.getLogger(__name__)
 
+CHOSEN = "the owner chose the predictions of {version!r} in Settings > Annotation"
 TASKS_AT_ONCE = 25
 TURN_S = 60.0
 """How long one job writes before other jobs of its worker get their turn."""
@@ -85,7 +86,10 @@ def _take_turn(
     until: float,
 ) -> RefreshReport:
     """Write suggestions for tasks that nobody has annotated and that show another version, until a monotonic time."""
-    suggester = Suggester(services, project_id, parse_caption_controls(client.project(project_id).label_config))
+    project = client.project(project_id)
+    if chosen := client.chosen_predictions(project):
+        return RefreshReport(stopped=CHOSEN.format(version=chosen))
+    suggester = Suggester(services, project_id, parse_caption_controls(project.label_config))
     total = client.count_unannotated_tasks(project_id, after_id)
     refreshed = current = failed = 0
     last_id, stopped, rest_after = after_id, None, None
@@ -96,9 +100,9 @@ def _take_turn(
         if services.captioners.version_of(project_id) != version:
             stopped = f"{version} no longer serves"
             break
-        speaks = services.label_of(project_id) != version
+        label = Label.parse(services.label_of(project_id, suggester.form))
         since = read_generation(services.redis, project_id).reworded
-        stale = [task for task in tasks if not _is_current(task, version, speaks, since)]
+        stale = [task for task in tasks if not _is_current(suggester, task, label, since)]
         written = _write(client, suggester, stale) if stale else 0
         current += len(tasks) - len(stale)
         refreshed += written
@@ -124,12 +128,15 @@ def refresh_look_alikes(
         LabelConfigError: the project's labeling config has no caption.
         RedisError: Redis does not answer.
     """
+    project = client.project(project_id)
+    if chosen := client.chosen_predictions(project):
+        return RefreshReport(stopped=CHOSEN.format(version=chosen))
     captioner = services.captioners.captioner_for(project_id)
     memory = services.memories.open(project_id, captioner)
     if memory is None:
         return RefreshReport(stopped="the memory cannot be read")
     task_ids, generation = memory.look_alikes(captioner.version)
-    suggester = Suggester(services, project_id, parse_caption_controls(client.project(project_id).label_config))
+    suggester = Suggester(services, project_id, parse_caption_controls(project.label_config))
     found: set[int] = set()
     refreshed = failed = 0
     for tasks in in_batches(client.tasks(project_id, task_ids), TASKS_AT_ONCE):
@@ -143,19 +150,21 @@ def refresh_look_alikes(
     return RefreshReport(refreshed=refreshed, current=len(found) - refreshed, failed=failed)
 
 
-def _is_current(task: Task, version: str, speaks: bool, since: int) -> bool:
-    """Say whether Quick View shows a suggestion of this version, and of its memory where that may speak.
+def _is_current(suggester: Suggester, task: Task, label: Label, since: int) -> bool:
+    """Say whether Quick View shows a suggestion as it would be made now.
 
-    Suggestions of earlier generations count as current: `refresh_look_alikes` renews those that are concerned. But they
-    must be of the generation `since` or later.
+    Suggestions of earlier generations of the memory count as current: `refresh_look_alikes` renews those that are
+    concerned. But they must be of the generation `since` or later.
     """
     newest = _newest(task)
-    shown, generation = version_of_label(str(newest["model_version"])) if newest else (None, None)
-    if shown != version or (generation is not None) != speaks:
+    shown = Label.parse(str(newest["model_version"])) if newest else None
+    if shown is None or (shown.version, shown.form) != (label.version, label.form):
+        return False
+    if (shown.generation is None) != (label.generation is None) or suggester.has_another_image(task):
         return False
     # A switched rule of wording may concern every suggestion. The label says whether a suggestion is older than the
     # switch. This refresh takes turns, so it reaches every task; that of look-alikes stops at LookAlikes' AT_ONCE.
-    return generation is None or generation >= since
+    return shown.generation is None or shown.generation >= since
 
 
 def _newest(task: Task) -> Mapping[str, Any] | None:

@@ -219,6 +219,8 @@ def expected_outcome(world: World, annotation: Json, control: str, caption: str 
     origin = next(region.get("origin") for region in annotation["result"] if region["from_name"] == control)
     if control == "title":  # for which nothing is ever suggested, whatever Label Studio's hint says
         return "accepted" if origin == "prediction" else "written"
+    if origin == "manual" and annotation["lead_time"] is None:  # an import, which nobody saw a suggestion for
+        return "written"
     [prediction] = [it for it in world.label_studio.predictions.values() if it["task"] == annotation["task"]]
     suggestion = prediction["result"][0]["value"]["text"][0]
     if caption == suggestion:

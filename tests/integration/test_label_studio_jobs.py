@@ -964,6 +964,33 @@ def test_tasks_that_show_another_version_get_a_new_prediction(
 
 
 @pytest.mark.usefixtures("configure")
+def test_a_task_that_shows_another_image_now_gets_a_new_prediction(
+    workplace: Workplace, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.hold(task(1, image=data_url("red")), task(2, image=data_url("green")))
+    refresh(workplace)
+    label_studio.tasks[1]["data"] = {"captioning": data_url("blue")}
+
+    report = refresh(workplace)
+
+    assert (report["refreshed"], report["current"]) == (1, 1)
+
+
+@pytest.mark.parametrize("is_of_look_alikes", [False, True])
+@pytest.mark.usefixtures("configure")
+def test_where_the_owner_chose_imported_predictions_ours_are_not_written(
+    workplace: Workplace, label_studio: FakeLabelStudio, is_of_look_alikes: bool
+) -> None:
+    label_studio.hold(task(1, image=data_url("red"), predictions=[prediction(1, "imported", "gpt-caps")]))
+    label_studio.projects[1]["model_version"] = "gpt-caps"
+
+    report = jobs.refresh_look_alikes(1) if is_of_look_alikes else refresh(workplace)
+
+    assert report["stopped"] == "the owner chose the predictions of 'gpt-caps' in Settings > Annotation"
+    assert imports(label_studio) == []
+
+
+@pytest.mark.usefixtures("configure")
 def test_a_task_without_an_image_does_not_cost_the_others_their_predictions(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:

@@ -381,12 +381,60 @@ def test_versions_without_a_project_name_the_bundle(backend: BackendClient) -> N
     }
 
 
+def test_one_missing_image_does_not_cost_the_other_its_caption(
+    backend: BackendClient, image_server: ImageServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    there, gone = image_server.show("/there.png"), image_server.url + "/gone.png"
+    tasks = [make_task(id=number, data=data) for number, data in enumerate(({"a": there, "b": gone}, {"a": gone}), 1)]
+    body = {"tasks": tasks, "project": "1.1", "label_config": TWO_PAIRS, "params": {}}
+
+    first, second = backend.post("/predict", body).get_json()["results"]
+
+    assert [region["from_name"] for region in first["result"]] == ["left caption"]
+    assert "/gone.png answered 404" in second["error"]
+    assert "field left without a caption task=1 field=说明" in caplog.text
+
+
+def setup_version(backend: BackendClient, label_config: str) -> str:
+    return str(backend.post("/setup", {"project": "1.1", "schema": label_config}).get_json()["model_version"])
+
+
+def test_another_field_is_another_version_for_label_studio_and_the_old_field_brings_the_old_one_back(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer
+) -> None:
+    backend = make_backend(label_studio_url=image_server.url, label_studio_api_key="f" * 40)
+    renamed = LABEL_CONFIG.replace('name="caption"', 'name="description"')
+    before, after, again = (setup_version(backend, config) for config in (LABEL_CONFIG, renamed, LABEL_CONFIG))
+    tasks = [task(1, image_server.show("/1.png"))]
+    body = {"tasks": tasks, "project": "1.1", "label_config": renamed, "params": {}}
+
+    [entry] = backend.post("/predict", body).get_json()["results"]
+
+    assert (before, after, again) == (before, f"{before}+f2", before)
+    assert entry["model_version"] == after
+    assert [region["from_name"] for region in entry["result"]] == ["description"]
+    refreshes = queue(backend.services.redis, LABEL_STUDIO_QUEUE).jobs
+    assert [job.args for job in refreshes if job.func_name == "backend.jobs.refresh_predictions"] == [[1, before]] * 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"alternatives": 2}, {"hide_suggestions_share": 50}, {"beam_size": 5}, {"decoder_alone_share": 20}]
+)
+def test_a_setting_that_shapes_suggestions_is_another_version_for_label_studio(
+    make_backend: Callable[..., BackendClient], changes: dict[str, Any]
+) -> None:
+    before = setup_version(make_backend(), LABEL_CONFIG)
+
+    assert setup_version(make_backend(**changes), LABEL_CONFIG) == f"{before}+f2"
+
+
 def test_a_labeling_config_can_be_validated(backend: BackendClient) -> None:
     response = backend.post("/validate", {"config": LABEL_CONFIG})
 
     assert response.get_json() == {
         "valid": True,
-        "controls": [{"from_name": "caption", "to_name": "image", "image_field": "captioning"}],
+        "controls": [{"from_name": "caption", "to_name": "image", "image_field": "captioning", "address": ""}],
+        "without": [],
     }
 
 

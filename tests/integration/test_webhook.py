@@ -49,7 +49,6 @@ def remember_suggestion(backend: BackendClient, name: str, caption: str, version
         ("24_webhook_ANNOTATION_CREATED_resumed_draft", "caption by rec-v1", True),
         ("30_webhook_ANNOTATION_UPDATED", "a brown dog stands on the grass under the sun", True),
         ("31_webhook_ANNOTATION_UPDATED_ground_truth", "a dog", True),
-        ("32_webhook_ANNOTATION_UPDATED_unskipped", "a dog", True),
     ],
 )
 def test_a_submitted_caption_is_stored_beside_what_was_proposed(
@@ -68,6 +67,18 @@ def test_a_submitted_caption_is_stored_beside_what_was_proposed(
     assert correction.is_edit is is_edit
     assert correction.image_key == "ab" * 32
     assert correction.ground_truth is body["annotation"]["ground_truth"]
+
+
+def test_a_caption_by_the_api_is_learned_and_says_nothing_about_the_suggestion(backend: BackendClient) -> None:
+    name = "32_webhook_ANNOTATION_UPDATED_unskipped"
+    body = load_payload(name)["body"]
+    remember_suggestion(backend, name, "a dog")
+
+    backend.replay(name)
+
+    (correction,) = backend.corrections(body["project"]["id"])
+    assert (correction.caption, correction.outcome, correction.proposed) == ("unskipped", "written", None)
+    assert correction.image_key == "ab" * 32
 
 
 def test_a_caption_written_by_hand_has_no_proposal(backend: BackendClient) -> None:

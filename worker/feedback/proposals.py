@@ -55,11 +55,13 @@ def find_proposal(
     if submission.origin in {"prediction", None} and submission.caption is not None:
         text = submission.caption
     proposed = next((suggestion for suggestion in shown if suggestion.caption == text), None)
+    image_key = suggestions[0].image_key or None if suggestions else None
+    if proposed is None and _is_by_script(submission):
+        return Proposal(arm="none", image_key=image_key)
     if proposed is None and shown:
         proposed = shown[0]
     if proposed is not None:
         return _shown(proposed, suggestions)
-    image_key = suggestions[0].image_key or None if suggestions else None
     if submission.prefilled is not None or submission.origin == "prediction":
         # Our suggestion is forgotten, because Redis was lost. Only Label Studio's hint is left.
         forgotten = submission.prefilled or submission.caption or ""
@@ -104,6 +106,16 @@ def judge(submission: Submission, proposal: Proposal) -> Feedback:
 def words(caption: str) -> Words:
     """Return the words of a caption that are compared and counted."""
     return metric_words(caption[:COMPARED_CHARACTERS])
+
+
+def _is_by_script(submission: Submission) -> bool:
+    """Say whether a caption came by an import or by Label Studio's API, so that nobody saw a suggestion before.
+
+    The page of Label Studio always says where a text comes from, and how long the annotator took.
+    """
+    if submission.caption is None or submission.origin in {"prediction", "prediction-changed"}:
+        return False
+    return submission.origin is None or submission.lead_time_s is None
 
 
 def _shown(proposed: Suggestion, suggestions: Sequence[Suggestion]) -> Proposal:

@@ -11,18 +11,20 @@ task, control and the image it was made for.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
 
 from worker.feedback.layout import run_all
 from worker.feedback.record import AnnotationState
 from worker.feedback.script import Command, suggestions_key
+from worker.feedback.suggestion_forms import FIRST
 
-MEMORY_MARK = "+m"
+_LABEL = re.compile(r"(.*?)(?:\+m([0-9]+))?(?:\+f([0-9]+))?", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +51,45 @@ class Suggestion:
     """True if nobody was shown it, so that captions with and without a suggestion can be compared."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What Label Studio is told as the model version: `v3-1a2b3c4d+m41+f2`."""
+
+    version: str
+    generation: int | None = None
+    """Of the memory; None where the decoder suggested alone."""
+    form: int = FIRST
+    """Of the suggestions (worker/feedback/suggestion_forms.py)."""
+
+    def __str__(self) -> str:
+        memory = "" if self.generation is None else f"+m{self.generation}"
+        return self.version + memory + ("" if self.form == FIRST else f"+f{self.form}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a label; a version of somebody else is a version alone."""
+        version, generation, form = _LABEL.fullmatch(text).groups()  # type: ignore[union-attr]  # it matches any text
+        return cls(
+            version=version,
+            generation=None if generation is None else int(generation),
+            form=FIRST if form is None else int(form),
+        )
+
+
 def label_of(version: str, generation: int | None) -> str:
-    """Return what Label Studio is told as the model version: `v3-1a2b3c4d+m41` where a memory spoke."""
-    return version if generation is None else f"{version}{MEMORY_MARK}{generation}"
+    """Return the label of a version, and of the memory where it spoke."""
+    return str(Label(version=version, generation=generation))
+
+
+def with_form(label: str, form: int) -> str:
+    """Return a label with another form."""
+    return str(replace(Label.parse(label), form=form))
 
 
 def version_of_label(label: str) -> tuple[str, int | None]:
     """Return the version and the generation of the memory in a label."""
-    version, mark, number = label.rpartition(MEMORY_MARK)
-    return (version, int(number)) if mark and number.isdecimal() else (label, None)
+    parsed = Label.parse(label)
+    return parsed.version, parsed.generation
 
 
 def shown_suggestions(suggestions: Sequence[Suggestion], *, was_prefilled: bool = False) -> list[Suggestion]:
@@ -88,6 +120,11 @@ class SuggestionLog:
     def find(self, project_id: int, task_id: int, control: str, image_ref: str) -> list[Suggestion]:
         """Return the suggestions for this control of this task and this image, newest first."""
         return _of_place(self._records(project_id, task_id), project_id, task_id, control, image_ref)
+
+    def is_of_another_image(self, project_id: int, task_id: int, control: str, image_ref: str) -> bool:
+        """Say whether the newest suggestion for a control of a task was made for another image than this one."""
+        records = [it for it in self._records(project_id, task_id) if it["control"] == control]
+        return bool(records) and records[0]["image_ref_sha256"] != _digest(image_ref)
 
     def find_for(self, state: AnnotationState) -> dict[str, list[Suggestion]]:
         """Return the same for each control of an annotation; one request."""

@@ -22,8 +22,8 @@ from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LONGEST_DELAY_S = 300
-"""Of a job that settings do not delay: retries and look-alikes."""
+LONGEST_DELAY_S = 1800
+"""Of a job that settings do not delay, such as the last retry of a job that talks to Label Studio."""
 
 
 def longest_delay_s(settings: Settings) -> float:

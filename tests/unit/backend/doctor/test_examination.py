@@ -178,6 +178,18 @@ def test_prelabeling_by_something_else_is_named_and_repaired(
     assert healthy.projects[1]["model_version"] == "captioner"
 
 
+def test_predictions_that_the_owner_chose_are_no_fault(examine: Examine, healthy: FakeLabelStudio) -> None:
+    task_id = healthy.add_task(1, {"image": "/data/upload/1/a.png"})
+    healthy.add_prediction(task_id, "an imported caption", "gpt-caps")
+    healthy.projects[1] |= {"model_version": "gpt-caps"}
+
+    finding = examine(repair=True)["project 1 (Dogs), prelabeling"]
+
+    assert (finding.ok, finding.repaired) == (True, False)
+    assert finding.message.startswith("your choice: annotators see the predictions of 'gpt-caps'")
+    assert healthy.projects[1]["model_version"] == "gpt-caps"
+
+
 def test_a_second_backend_that_label_studio_never_asks_is_named(
     examine: Examine, healthy: FakeLabelStudio, redis: Redis
 ) -> None:

@@ -357,3 +357,36 @@ def test_a_suggestion_of_before_was_proposed_when_label_studio_says_that_one_was
     feedback = judged(submission, newest_first)
 
     assert (feedback.proposed, feedback.model_version) == ("a brown dog", "v1-0")
+
+
+OF_REGIONS = """<View><Image name="image" value="$captioning"/>
+<RectangleLabels name="box" toName="image"><Label value="x"/></RectangleLabels><TextArea name="ocr" toName="image" perRegion="true"/><TextArea name="notes" toName="image"/>
+<TextArea name="caption" toName="image"/></View>"""
+
+
+def of_regions(**texts: str) -> dict[str, Any]:
+    body: dict[str, Any] = copy.deepcopy(load_payload("20_webhook_ANNOTATION_CREATED_accepted")["body"])
+    [region] = body["annotation"]["result"]
+    body["annotation"]["result"] = [
+        region | {"from_name": name, "id": name, "value": {"text": [text]}} for name, text in texts.items()
+    ]
+    body["project"]["label_config"] = OF_REGIONS
+    return body
+
+
+def test_texts_of_regions_and_remarks_are_not_captions() -> None:
+    state = parse_one(of_regions(ocr="STOP", notes="blurred", caption="a sign"))
+
+    assert [submission.caption for submission in state.submissions] == ["a sign"]
+    assert state.is_whole
+
+
+def test_a_withdrawn_caption_goes_although_texts_of_regions_stay() -> None:
+    state = parse_one(of_regions(ocr="STOP", notes="blurred"))
+
+    assert state.submissions == ()
+    assert (state.emptied, state.is_whole, state.ignored) == (("caption",), True, None)
+
+
+def test_a_text_of_a_field_that_the_config_no_longer_has_stays_recorded() -> None:
+    assert not parse_one(of_regions(formerly="a sign")).is_whole

@@ -1,11 +1,14 @@
 """Which text areas hold captions of which images."""
 
+import re
+
 import pytest
 
 from backend.protocol.label_config import (
     CaptionControl,
     compact_image_ref,
     parse_caption_controls,
+    parse_caption_fields,
     read_image_ref,
 )
 from model.errors import LabelConfigError, TaskError
@@ -105,3 +108,75 @@ def test_an_image_inside_the_task_is_stored_by_its_hash_only() -> None:
     assert compact != compact_image_ref(reference + "A")
     assert compact_image_ref(compact) == compact
     assert compact_image_ref("/data/upload/1/a.png") == "/data/upload/1/a.png"
+
+
+def controls_of(*tags: str) -> list[str]:
+    config = f'<View><Image name="image" value="$image"/>{"".join(tags)}</View>'
+    return [control.from_name for control in parse_caption_controls(config)]
+
+
+CAPTION = '<TextArea name="caption" toName="image"/>'
+
+
+@pytest.mark.parametrize("spelling", ["perRegion", "perregion", "PerRegion"])
+@pytest.mark.parametrize("value", ["true", "True"])
+def test_a_text_area_per_region_holds_no_captions_however_it_is_spelled(spelling: str, value: str) -> None:
+    assert controls_of(CAPTION, f'<TextArea name="part" toName="image" {spelling}="{value}"/>') == ["caption"]
+
+
+def test_a_text_area_that_is_not_per_region_holds_captions() -> None:
+    assert controls_of('<TextArea name="caption" toName="image" perRegion="false"/>') == ["caption"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["notes", "Notes", "imageNotes", "my_note_2", "remarks", "Anmerkung", "comentarios", "备注", "ocr", "answer1"],
+)
+def test_a_field_whose_name_says_something_else_holds_no_captions(name: str) -> None:
+    assert controls_of(CAPTION, f'<TextArea name="{name}" toName="image"/>') == ["caption"]
+
+
+@pytest.mark.parametrize("name", ["description", "alt_text", "Bildbeschreibung", "说明", "title", "denoted", "t1"])
+def test_any_other_field_of_a_whole_image_holds_captions(name: str) -> None:
+    assert controls_of(CAPTION, f'<TextArea name="{name}" toName="image"/>') == ["caption", name]
+
+
+def test_the_owner_can_choose_the_fields_that_hold_captions() -> None:
+    notes = '<TextArea name="notes" toName="image" captions="true"/>'
+    assert controls_of(CAPTION, notes) == ["notes"]
+    assert controls_of('<TextArea name="title" toName="image" captions="false"/>', CAPTION) == ["caption"]
+
+
+def test_a_config_with_remarks_only_is_refused_with_the_way_out() -> None:
+    with pytest.raises(LabelConfigError, match=r"'notes' is not taken for a caption .* captions=\"true\""):
+        controls_of('<TextArea name="notes" toName="image"/>')
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ('<Image name="i" valueList="$images"/><TextArea name="c" toName="i"/>', r"several pictures \(valueList\)"),
+        (
+            '<Repeater on="$images" indexFlag="{{idx}}"><Image name="p_{{idx}}" value="$images[{{idx}}].url"/>'
+            '<TextArea name="c_{{idx}}" toName="p_{{idx}}"/></Repeater>',
+            "a Repeater makes its tags in the page",
+        ),
+    ],
+)
+def test_several_pictures_in_a_tag_are_refused_with_the_reason(tags: str, reason: str) -> None:
+    with pytest.raises(LabelConfigError, match=reason):
+        parse_caption_fields(f"<View>{tags}</View>")
+
+    beside = f'<View>{tags}<Image name="one" value="$one"/><TextArea name="of_one" toName="one"/></View>'
+    fields = parse_caption_fields(beside)
+    assert [control.from_name for control in fields.controls] == ["of_one"]
+    assert re.search(reason, fields.unsupported[0])
+
+
+def test_an_address_may_have_a_fixed_beginning() -> None:
+    config = '<View><Image name="i" value="http://pictures/$album/$file?s=1"/><TextArea name="c" toName="i"/></View>'
+    (control,) = parse_caption_controls(config)
+
+    assert read_image_ref({"album": "a", "file": "b.jpg"}, control) == "http://pictures/a/b.jpg?s=1"
+    with pytest.raises(TaskError, match="no image reference at 'album', its fields: file"):
+        read_image_ref({"file": "b.jpg"}, control)

@@ -24,6 +24,7 @@ def make_submission(caption: str | None, **changes: Any) -> Submission:
         "image_ref": "/data/upload/1/00000001-dog.jpg",
         "caption": caption,
         "annotator": 1,
+        "origin": "manual",
         "lead_time_s": 2.0,
         "updated_at": "2025-01-31T12:00:00Z",
     }
@@ -60,6 +61,23 @@ def test_a_caption_is_accepted_edited_or_rewritten(
 
     assert (feedback.outcome, feedback.word_edits, feedback.kinds) == (outcome, edits, kinds)
     assert (feedback.arm, feedback.model_version, feedback.suggestion) == ("shown", VERSION, "a dog runs fast")
+
+
+@pytest.mark.parametrize("changes", [{"origin": None}, {"origin": "manual", "lead_time_s": None}])
+@pytest.mark.parametrize("withheld", [False, True])
+def test_a_caption_by_a_script_says_nothing_about_suggestions(changes: dict[str, Any], withheld: bool) -> None:
+    suggestion = make_suggestion(caption="a dog runs fast", withheld=withheld)
+
+    feedback = judged(make_submission("a line of the old catalogue", **changes), [suggestion])
+
+    assert (feedback.arm, feedback.outcome, feedback.model_version) == ("none", "written", None)
+    assert feedback.image_key == suggestion.image_key
+
+
+def test_an_annotation_that_was_made_of_a_prediction_is_accepted() -> None:
+    submission = make_submission("a dog runs fast", origin=None, lead_time_s=None)
+
+    assert judged(submission, [make_suggestion(caption="a dog runs fast")]).outcome == "accepted"
 
 
 @pytest.mark.parametrize("named", [0, 1])  # what Label Studio says was in the field
