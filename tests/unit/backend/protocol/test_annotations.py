@@ -360,7 +360,8 @@ def test_a_suggestion_of_before_was_proposed_when_label_studio_says_that_one_was
 
 
 OF_REGIONS = """<View><Image name="image" value="$captioning"/>
-<RectangleLabels name="box" toName="image"><Label value="x"/></RectangleLabels><TextArea name="ocr" toName="image" perRegion="true"/><TextArea name="notes" toName="image"/>
+<RectangleLabels name="box" toName="image"><Label value="x"/></RectangleLabels>
+<TextArea name="ocr" toName="image" perRegion="true"/><TextArea name="notes" toName="image"/>
 <TextArea name="caption" toName="image"/></View>"""
 
 
