@@ -8,12 +8,12 @@ ARG TORCH_INDEX=""
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
-COPY requirements.txt ./
+COPY requirements.txt requirements-s3.txt ./
 RUN if [ -n "$TORCH_INDEX" ]; then \
         pip install --no-deps --index-url "$TORCH_INDEX" $(grep -E '^torch(vision)?==' requirements.txt) && \
         grep -vE '^(nvidia-|cuda-|triton|torch)' requirements.txt > needed.txt; \
     else cp requirements.txt needed.txt; fi \
-    && pip install --no-deps -r needed.txt && rm needed.txt
+    && pip install --no-deps -r needed.txt -r requirements-s3.txt && rm needed.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY model model

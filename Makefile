@@ -48,7 +48,7 @@ $(PRODUCT_STAMP): requirements.txt pyproject.toml
 		|| { echo "captioner: install Redis (apt install redis-server, brew install redis), then make again"; exit 1; }
 	@touch $@
 
-$(DEV_STAMP): requirements-dev.txt $(PRODUCT_STAMP)
+$(DEV_STAMP): requirements-dev.txt requirements-s3.txt $(PRODUCT_STAMP)
 	@$(call install,$(VENV),requirements-dev.txt,tests)
 	@touch $@
 

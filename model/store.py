@@ -46,7 +46,7 @@ class Store:
         try:
             self._remote, root = url_to_fs(self.location, use_listings_cache=False)
         except (ValueError, ImportError) as cause:
-            raise StoreError(f"the model store {self.location!r} cannot be used: {cause}") from cause
+            raise StoreError(f"the model store {self.location!r} cannot be used: {_way_out(cause)}") from cause
         self._is_local = "file" in self._protocols()
         self._root = os.path.expanduser(root).rstrip("/")
 
@@ -132,6 +132,13 @@ class Store:
             raise
         except Exception as cause:  # every fsspec file system has its own errors
             raise StoreError(f"cannot {verb} {path!r} in model store {self.location!r}: {cause}") from cause
+
+
+def _way_out(cause: Exception) -> str:
+    if isinstance(cause, ImportError) and "s3fs" in str(cause):
+        where = "where the backend and its workers run"
+        return f'S3 needs the extra `s3`; run `pip install "label-studio-captioner[s3]"` {where}'
+    return str(cause)
 
 
 def _stored_file(folder: str, entry: Mapping[str, Any]) -> StoredFile:

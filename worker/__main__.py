@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with suppress(StopRequested):
             run_jobs(settings, arguments.queues, burst=arguments.burst)
-    except LayoutError as problem:
+    except (LayoutError, StoreError) as problem:
         print(f"captioner worker: {problem}", file=sys.stderr)
         return 2
     logger.info("worker ended")
@@ -68,6 +68,7 @@ def run_jobs(settings: Settings, queue_names: Sequence[str], *, burst: bool = Fa
     Raises:
         StopRequested: a signal came while waiting for Redis.
         LayoutError: a newer version wrote what Redis or the model store holds.
+        StoreError: MODEL_STORE is no place where files can be kept.
     """
     redis = connect_patiently(settings.redis_url)
     _note_store_layout(settings)
@@ -101,8 +102,9 @@ def wait_for_redis(redis: Redis, redis_url: str) -> None:
 
 
 def _note_store_layout(settings: Settings) -> None:
+    store = Store(settings.model_store)
     try:
-        note_store_layout(Store(settings.model_store))
+        note_store_layout(store)
     except StoreError as problem:  # each job that needs the store reports it, too
         logger.warning("layout of the model store not checked problem=%s", problem)
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from model.errors import SettingsError
+from worker.redis_address import check_redis_url, is_address
 
 
 def _form(expected: str, fits: Callable[[str], bool]) -> AfterValidator:
@@ -38,16 +38,6 @@ def _check_digits(value: Any) -> Any:
     return value
 
 
-def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port  # raises when it is not a number
-    except ValueError:
-        return False
-    has_place = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname)
-    return parts.scheme in schemes and has_place
-
-
 def _is_host(value: str) -> bool:
     try:
         ipaddress.ip_address(value)
@@ -64,16 +54,10 @@ Number = Annotated[int, BeforeValidator(_check_digits)]
 Text = Annotated[str, _form("a text that is not empty", bool)]
 File = Annotated[str, _form("the path of a file", bool)]
 Host = Annotated[str, _form("an IP address or a host name", _is_host)]
-RedisUrl = Annotated[
-    str,
-    _form(
-        "an address like redis://host:6379/0, rediss://... or unix:///path",
-        lambda value: _is_address(value, ("redis", "rediss", "unix")),
-    ),
-]
+RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 HttpUrl = Annotated[
     str,
-    _form("an address like http://host:8080 or https://...", lambda value: _is_address(value, ("http", "https"))),
+    _form("an address like http://host:8080 or https://...", lambda value: is_address(value, ("http", "https"))),
 ]
 User = Annotated[
     str,

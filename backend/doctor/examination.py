@@ -49,6 +49,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             yield _workers(redis)
     except (RedisError, OSError) as problem:
         remedy = "start it (`make run`, `docker compose up redis`) or correct REDIS_URL"
+        if "CERTIFICATE_VERIFY_FAILED" in str(problem):
+            remedy = "add ?ssl_ca_certs=FILE to REDIS_URL: the certificate of the authority that signed that of Redis"
         yield Finding(name=name, ok=False, message=f"{address} does not answer: {problem}", remedy=remedy)
 
 

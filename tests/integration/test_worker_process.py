@@ -230,10 +230,17 @@ def test_no_password_is_in_the_list_of_processes(
     assert "shown-to-nobody" not in worker.log.read_text()
 
 
-def test_a_bad_setting_stops_the_worker_with_one_sentence(redis: Redis) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("RETRAIN_AFTER", "0", "RETRAIN_AFTER must be 1 or more, got 0"),
+        ("MODEL_STORE", "nowhere://bucket", "the model store 'nowhere://bucket' cannot be used: Protocol not known"),
+    ],
+)
+def test_a_bad_setting_stops_the_worker_with_one_sentence(redis: Redis, name: str, value: str, sentence: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "worker"],
-        env={**os.environ, "RETRAIN_AFTER": "0"},
+        env={**os.environ, name: value},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -241,7 +248,8 @@ def test_a_bad_setting_stops_the_worker_with_one_sentence(redis: Redis) -> None:
     )
 
     assert ended.returncode == 2
-    assert ended.stderr == "captioner worker: RETRAIN_AFTER must be 1 or more, got 0\n"
+    assert ended.stderr.startswith(f"captioner worker: {sentence}")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_log_has_one_line_for_each_finished_job(workplace: Workplace, start_worker: StartWorker) -> None:

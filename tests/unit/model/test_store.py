@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -77,6 +78,13 @@ def test_paths_that_leave_the_store_are_refused(store: Store, path: str) -> None
 def test_an_unknown_file_system_is_named() -> None:
     with pytest.raises(StoreError, match="nowhere://"):
         Store("nowhere://bucket")
+
+
+def test_without_the_extra_s3_a_store_on_s3_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+
+    with pytest.raises(StoreError, match=r"'s3://bucket/store' cannot be used: S3 needs the extra `s3`; run `pip"):
+        Store("s3://bucket/store")
 
 
 def test_an_error_of_writing_names_the_store(tmp_path: Path) -> None:

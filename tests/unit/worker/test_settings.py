@@ -17,6 +17,20 @@ BAD_VALUES = [
     ("REDIS_URL", "redis://", "REDIS_URL must be an address like redis://host:6379/0"),
     ("REDIS_URL", "redis://:secret@/0", "REDIS_URL must be an address like redis://host:6379/0"),
     (
+        "REDIS_URL",
+        "redis+sentinel://:secret@a:26379,b:26379/main/0",
+        "REDIS_URL must be the address of one server, because Sentinel is not supported (name a host that always "
+        "leads to the primary, such as a managed Redis or HAProxy before your servers), got redis+sentinel://***@a",
+    ),
+    ("REDIS_URL", "rediss://h?ssl_ca_cert=/ca.pem", "REDIS_URL must be an address whose options redis-py knows, like"),
+    ("REDIS_URL", "redis://h?ssl_ca_certs=/ca.pem", "REDIS_URL must be an address whose options redis-py knows, like"),
+    (
+        "REDIS_URL",
+        "rediss://:secret@h/0?ssl_ca_certs=/nowhere/ca.pem",
+        "REDIS_URL must be an address whose ssl_ca_certs names a file with certificates (/nowhere/ca.pem is no file "
+        "here), got rediss://***@h/0",
+    ),
+    (
         "LABEL_STUDIO_URL",
         "ftp://h",
         "LABEL_STUDIO_URL must be an address like http://host:8080 or https://..., got ftp",
