@@ -50,6 +50,8 @@ class OfProject(JsonObject):
 class SetupBody(OfProject):
     label_config: Text = Field(validation_alias="schema")
     created: Created = Field(validation_alias="project")
+    hostname: Any = None
+    """The address that Label Studio has for browsers."""
 
 
 class TaskToCaption(JsonObject):
@@ -108,6 +110,7 @@ def setup() -> Response:
     body = read_body(SetupBody)
     backend = CaptionBackend(body.project, body.label_config)
     backend.services.projects.note(backend.project_id, body.created)
+    backend.services.public_address.note(body.hostname)
     had_left = False
     with suppress(RedisError):
         if nonce := nonce_of(backend.services.redis, backend.project_id):

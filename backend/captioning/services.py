@@ -18,6 +18,7 @@ from backend.captioning.serving_versions import ServingCaptioners
 from backend.captioning.turns import Turns
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import TaskImageReader
+from backend.label_studio.public_address import PublicAddress
 from backend.metrics import Metrics
 from backend.protocol.label_config import CaptionControl
 from backend.sync.new_projects import NewProjects
@@ -50,6 +51,7 @@ class CaptioningServices:
     task_images: TaskImageReader
     new_projects: NewProjects
     projects: ProjectIdentities
+    public_address: PublicAddress
     metrics: Metrics
     turns: Turns
     batches: MicroBatches
@@ -110,15 +112,17 @@ def make_services(settings: Settings, loading: "Future[LoadedBundle] | None" = N
     registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
     captioners = ServingCaptioners(settings.caption_bundle, registry, loading=loading)
     store = Store(settings.model_store)
+    public_address = PublicAddress(redis)
     return CaptioningServices(
         settings=settings,
         redis=redis,
         store=store,
         captioners=captioners,
         memories=Memories(settings, redis, store, captioners),
-        task_images=TaskImageReader(ImageFetcher.from_settings(settings), metrics, batches),
+        task_images=TaskImageReader(ImageFetcher.from_settings(settings, public_address), metrics, batches),
         new_projects=NewProjects(settings, redis),
         projects=ProjectIdentities(redis, store),
+        public_address=public_address,
         metrics=metrics,
         turns=Turns(),
         batches=batches,

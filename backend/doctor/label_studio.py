@@ -12,6 +12,7 @@ from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import decode_fetched
 from backend.label_studio.client import ConnectedBackend, LabelStudioClient, Project
 from backend.label_studio.connection import WORKING, Connection, find_connection, proved_addresses
+from backend.label_studio.public_address import PublicAddress
 from backend.label_studio.webhooks import find_fault, mend, webhook_url
 from backend.protocol.label_config import CaptionControl, parse_caption_controls, parse_caption_fields, read_image_ref
 from model.errors import LabelConfigError, LabelStudioError, SettingsError, TaskError
@@ -21,6 +22,13 @@ from worker.redis_client import connect
 from worker.settings import Settings, hide_password
 
 GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
+IMAGE_REMEDIES = {
+    "missing": "put the file back, or delete the task",
+    "unreachable": "check from this machine that the host answers",
+    "slow": "check from this machine that the host answers",
+    "unreadable": "replace the picture, or delete the task",
+}
+"""What to do about an image; the message says it for every other reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +253,16 @@ def _image(client: LabelStudioClient, settings: Settings, project: Project) -> I
     if task is None:
         yield Finding(name="images", ok=True, message="there is no task yet")
         return
-    fetcher = ImageFetcher.from_settings(settings)
     try:
         control = parse_caption_controls(project.label_config)[0]
-        picture = decode_fetched(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
+        with connect(settings.redis_url) as redis:
+            fetcher = ImageFetcher.from_settings(settings, PublicAddress(redis))
+            picture = decode_fetched(fetcher.fetch(read_image_ref(task["data"], control), int(task["id"])))
     except LabelConfigError:
         return  # the check of the labeling config reports it
     except TaskError as problem:
-        remedy = "check that the image exists and that the user of the API key may read it"
-        yield Finding(name="images", ok=False, message=f"task {task['id']}: {problem}", remedy=remedy)
+        message = f"task {task['id']}: {problem}"
+        yield Finding(name="images", ok=False, message=message, remedy=IMAGE_REMEDIES.get(problem.reason))
         return
     message = f"the image of task {task['id']} has {picture.width} x {picture.height} pixels"
     yield Finding(name="images", ok=True, message=message)

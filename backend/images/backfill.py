@@ -17,6 +17,7 @@ from redis import Redis
 from backend.images.fetcher import ImageFetcher
 from backend.images.task_images import fetch_image
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.public_address import PublicAddress
 from backend.protocol.label_config import INSIDE_TASK, compact_image_ref
 from model.errors import ImageError, LabelStudioError
 from model.runtime.serving_bundle import load_serving_bundle
@@ -104,7 +105,7 @@ class _Completion:
         self.client = client
         self.feedback = FeedbackStore(redis)
         self.failures = _Failures(redis, project_id)
-        self.fetcher = ImageFetcher.from_settings(settings)
+        self.fetcher = ImageFetcher.from_settings(settings, PublicAddress(redis))
         self.encoder: ImageEncoder = load_serving_bundle(settings.caption_bundle).encoder
         self.features = FeatureStore(Store(settings.model_store), self.encoder.fingerprint)
 

@@ -57,8 +57,11 @@ class _GuardedConnection(HTTPConnection):
         raise problem
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
-        """Wait for the whole head of the reply one second longer than for its first byte."""
-        cut = threading.Timer((self.sock.gettimeout() or 0.0) + 1.0, self._cut)
+        """Wait for the whole head of the reply one second longer than for its first byte.
+
+        The socket of a new connection still has the limit for connecting; `timeout` is already that for reading.
+        """
+        cut = threading.Timer((self.timeout or 0.0) + 1.0, self._cut)
         cut.daemon = True
         cut.start()
         try:

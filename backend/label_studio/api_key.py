@@ -64,11 +64,19 @@ class ApiKey(requests.auth.AuthBase):
                 self._renew_at = began + RENEWED_AFTER * _lifetime_s(self._access)
             return {"Authorization": f"Bearer {self._access}"}
 
-    def forget_access(self) -> bool:
-        """Drop the access token, because Label Studio refused it; return True if there can be a new one."""
+    def forget_access(self, refused: str | None) -> bool:
+        """Drop the access token that Label Studio refused; return True if there can be a new one.
+
+        Args:
+            refused: the `Authorization` header of the refused request. Of several requests that are refused at once,
+                only the first makes us ask for a new token.
+        """
+        if self.kind == "legacy token":
+            return False
         with self._lock:
-            self._renew_at = -math.inf
-        return self.kind == "personal access token"
+            if refused == f"Bearer {self._access}":
+                self._renew_at = -math.inf
+        return True
 
 
 def _kind(api_key: str) -> KeyKind:

@@ -115,6 +115,10 @@ class LabelStudioClient:
         """Return the header that authenticates us. It may be sent only to Label Studio's own host."""
         return self._api.api_key.authorization()
 
+    def forget_access(self, refused: str | None) -> bool:
+        """Drop the access token that Label Studio refused in this header; return True if there can be a new one."""
+        return self._api.api_key.forget_access(refused)
+
     @property
     def url(self) -> str:
         return self._api.url

@@ -41,7 +41,7 @@ class LabelStudioHttp:
             LabelStudioRefusalError: any other status than success.
         """
         reply = self._send(method, path, self.api_key, **content)
-        if reply.status_code == 401 and self.api_key.forget_access():
+        if reply.status_code == 401 and self.api_key.forget_access(reply.request.headers.get("Authorization")):
             # Access tokens end early when Label Studio's secret key changes.
             reply = self._send(method, path, self.api_key, **content)
         if reply.status_code == 401:

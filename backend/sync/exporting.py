@@ -12,9 +12,11 @@ from PIL import Image
 from redis import Redis
 
 from backend.images.backfill import find_image_ref
-from backend.images.fetcher import ImageFetcher, shown
+from backend.images.fetcher import ImageFetcher
+from backend.images.refusals import shown
 from backend.images.task_images import decode_fetched
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.public_address import PublicAddress
 from backend.protocol.label_config import INSIDE_TASK
 from model.caption_files.image_names import image_names
 from model.caption_files.read import LeftOut
@@ -80,7 +82,7 @@ def export_captions(
     _make_empty(out)
     if with_images:
         folder.mkdir(exist_ok=True)
-        names = _Images(settings, folder).fetch(of_image, left_out, on_progress)
+        names = _Images(settings, redis, folder).fetch(of_image, left_out, on_progress)
     else:
         names = _references(of_image, left_out)
     captions = {name: [str(correction.caption) for correction in of_image[ref]] for ref, name in names.items()}
@@ -120,9 +122,9 @@ def _references(image_refs: Mapping[str, Sequence[Correction]], left_out: LeftOu
 class _Images:
     """Fetches images into a directory."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, redis: Redis, folder: Path) -> None:
         self.client = LabelStudioClient.from_settings(settings)
-        self.fetcher = ImageFetcher.from_settings(settings)
+        self.fetcher = ImageFetcher.from_settings(settings, PublicAddress(redis))
         self.folder = folder
 
     def fetch(

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -14,8 +15,12 @@ import trustme
 from backend.images.addresses import AllowedHosts
 from backend.images.fetcher import FetchLimits, ImageFetcher
 from backend.images.task_images import decode_fetched
+from backend.label_studio.client import LabelStudioClient
 from model.errors import ImageError, LabelStudioError
+from tests.backend_client import BackendClient
+from tests.fake_label_studio import FakeLabelStudio
 from tests.image_server import ImageServer, png, send
+from tests.payloads import load_payload
 
 TOKEN = {"Authorization": "Token 0123456789abcdef"}
 
@@ -345,17 +350,236 @@ def test_a_packed_reply_is_refused_because_it_could_unpack_to_anything(
         fetcher.fetch("/a.png", 1)
 
 
-@pytest.mark.parametrize(
-    ("status", "advice"),
-    [(401, "refuses LABEL_STUDIO_API_KEY"), (404, "no such file"), (500, "no such file"), (418, "answered 418")],
-)
-def test_a_refusal_of_label_studio_comes_with_a_way_out(
-    label_studio: ImageServer, fetcher: ImageFetcher, status: int, advice: str
-) -> None:
-    label_studio.pages["/a.png"] = lambda handler: send(handler, status, b"{}")
+UPLOAD = "/data/upload/1/a.png"
+LOCAL = "/data/local-files/?d=pictures/a.png"
 
-    with pytest.raises(ImageError, match=advice):
-        fetcher.fetch("/a.png", 1)
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "advice"),
+    [
+        (UPLOAD, 401, "{}", "Label Studio refuses LABEL_STUDIO_API_KEY, `captioner doctor` says more"),
+        (UPLOAD, 403, "{}", "the user of LABEL_STUDIO_API_KEY may not see the project of this file"),
+        (
+            UPLOAD,
+            404,
+            "{}",
+            "Label Studio has no such file; it was deleted, or the task came from another Label Studio",
+        ),
+        (
+            UPLOAD,
+            500,
+            "{}",
+            "Label Studio has no such file; it was deleted, or the task came from another Label Studio",
+        ),
+        (LOCAL, 403, "set LOCAL_FILES_SERVING_ENABLED", "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true"),
+        (LOCAL, 404, "", "no local files storage covers its folder"),
+        ("s3://pics/a.png", 404, "", "no storage covers this address"),
+        ("s3://pics/a.png", 424, '{"detail": "(NoSuchKey) gone"}', "the file is missing in its storage"),
+        ("s3://pics/a.png", 424, '{"detail": "(AccessDenied)"}', "whose log says why"),
+        ("/static/a.png", 404, "", "Label Studio has no images at this path"),
+        (UPLOAD, 418, "{}", "answered 418"),
+    ],
+)
+def test_a_refusal_of_label_studio_names_the_cause(
+    label_studio: ImageServer, fetcher: ImageFetcher, path: str, status: int, body: str, advice: str
+) -> None:
+    label_studio.pages[resolved(path, 7)] = lambda handler: send(handler, status, body.encode())
+
+    with pytest.raises(ImageError) as problem:
+        fetcher.fetch(path, 7)
+
+    assert str(problem.value).startswith(f"{path} answered {status}")
+    assert advice in str(problem.value)
+
+
+def resolved(image_ref: str, task_id: int) -> str:
+    """Return the path at which Label Studio is asked for an image."""
+    if image_ref.startswith("/"):
+        return image_ref
+    return f"/tasks/{task_id}/resolve/?fileuri={base64.urlsafe_b64encode(image_ref.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(404, "the file is missing in its storage"), (403, "the storage refuses the address")]
+)
+def test_a_file_that_is_missing_in_its_bucket_is_named_without_the_signature(
+    label_studio: ImageServer, elsewhere: ImageServer, fetcher: ImageFetcher, status: int, cause: str
+) -> None:
+    signed = elsewhere.url + "/pics/a.png?X-Amz-Signature=secret"
+    label_studio.redirect(resolved("s3://pics/a.png?versionId=secret", 7), signed)
+    elsewhere.pages["/pics/a.png?X-Amz-Signature=secret"] = lambda handler: send(handler, status, b"<Error/>")
+
+    with pytest.raises(ImageError) as problem:
+        fetcher.fetch("s3://pics/a.png?versionId=secret", 7)
+
+    assert str(problem.value).startswith(f"s3://pics/a.png answered {status}: {cause}")
+    assert "secret" not in str(problem.value)
+
+
+def test_without_a_key_the_missing_setting_is_named(label_studio: ImageServer) -> None:
+    fetcher = ImageFetcher(label_studio_url=label_studio.url, authorization=dict)
+    label_studio.pages[UPLOAD] = lambda handler: send(handler, 401, b"")
+
+    with pytest.raises(ImageError, match="LABEL_STUDIO_API_KEY is not set"):
+        fetcher.fetch(UPLOAD, 1)
+
+
+def at_public_address(label_studio: ImageServer, public: str, root: str = "") -> ImageFetcher:
+    """Return a fetcher that knows an address for browsers; nothing listens there."""
+    return ImageFetcher(
+        label_studio_url=label_studio.url + root, authorization=lambda: TOKEN, public_address=lambda: public
+    )
+
+
+@pytest.mark.parametrize("public", ["http://localhost:1/", "https://labels.example/", "https://labels.example/ls/"])
+@pytest.mark.parametrize("root", ["", "/inner"])
+@pytest.mark.parametrize("path", ["data/upload/1/a.png", "data/local-files/?d=pictures/a.png"])
+def test_a_file_at_the_public_address_is_read_at_the_inner_one(
+    label_studio: ImageServer, public: str, root: str, path: str
+) -> None:
+    fetcher = at_public_address(label_studio, public, root)
+    label_studio.show(f"{root}/{path}")
+    sub_path = "/" + public.split("/", 3)[3]
+
+    for image_ref in (public + path, sub_path + path, f"{root}/{path}", f"/{path}"):
+        assert fetcher.fetch(image_ref, 1) == png()
+
+    assert [request.path for request in label_studio.requests] == [f"{root}/{path}"] * 4
+    assert all("authorization" in request.headers for request in label_studio.requests)
+
+
+def test_the_address_that_setup_told_is_known_to_the_next_prediction(
+    backend: BackendClient, label_studio: ImageServer
+) -> None:
+    address = load_payload("02_setup")["body"]["hostname"] + UPLOAD
+    label_studio.show(UPLOAD)
+    [before] = backend.predict([{"id": 1, "data": {"captioning": address}}])
+    backend.replay("02_setup")
+
+    [after] = backend.predict([{"id": 1, "data": {"captioning": address}}])
+
+    assert "LABEL_STUDIO_HOST" in before["error"]
+    assert after["result"]
+    assert len(label_studio.requests) == 1
+
+
+@pytest.mark.parametrize("hostname", [None, 7, {}, "", "http://[", "javascript:alert(1)", "x" * 100_000])
+def test_setup_is_answered_whatever_it_tells_as_the_hostname(backend: BackendClient, hostname: object) -> None:
+    body = load_payload("02_setup")["body"] | {"hostname": hostname}
+
+    assert backend.post("/setup", body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "image_ref",
+    [
+        "{public}/api/users",
+        "{public}/data/../api/users",
+        "{public}/data/%2e%2e/api/users",
+        "{public}/ls/data/upload/1/a.png",
+        "{public}@other.invalid/data/upload/1/a.png",
+        "//other.invalid/data/upload/1/a.png",
+    ],
+)
+def test_what_setup_told_sends_the_key_nowhere_else(
+    label_studio: ImageServer, elsewhere: ImageServer, image_ref: str
+) -> None:
+    """Whoever can call /setup can tell any address, such as that of a server of theirs."""
+    fetcher = ImageFetcher(
+        label_studio_url=label_studio.url,
+        authorization=lambda: TOKEN,
+        public_address=lambda: elsewhere.url + "/",
+        allowed=AllowedHosts.parse("127.0.0.0/8"),
+    )
+
+    with pytest.raises(ImageError):
+        fetcher.fetch(image_ref.format(public=elsewhere.url), 1)
+
+    assert label_studio.requests == []
+    assert all("authorization" not in request.headers for request in elsewhere.requests)
+
+
+def test_a_redirect_to_the_public_address_is_followed_at_the_inner_one(label_studio: ImageServer) -> None:
+    fetcher = at_public_address(label_studio, "https://labels.example/")
+    label_studio.show("/data/upload/2/b.png")
+    label_studio.redirect(UPLOAD, "https://labels.example/data/upload/2/b.png")
+    label_studio.redirect("/data/upload/3/c.png", "https://labels.example/data/upload/3/c.png")
+
+    assert fetcher.fetch(UPLOAD, 1) == png()
+    with pytest.raises(ImageError, match="LABEL_STUDIO_URL redirects to the public address"):
+        fetcher.fetch("/data/upload/3/c.png", 1)
+
+
+def test_a_file_at_an_address_that_nobody_told_gets_advice(elsewhere: ImageServer, fetcher: ImageFetcher) -> None:
+    elsewhere.pages["/ls" + UPLOAD] = lambda handler: send(handler, 401, b"{}")
+
+    with pytest.raises(ImageError) as problem:
+        fetcher.fetch(f"{elsewhere.url}/ls{UPLOAD}", 1)
+
+    assert f"start Label Studio with LABEL_STUDIO_HOST={elsewhere.url}/ls" in str(problem.value)
+    assert "it has told no address yet" in str(problem.value)
+
+
+def test_an_unknown_sub_path_is_named(fetcher: ImageFetcher) -> None:
+    with pytest.raises(ImageError, match=r"Neither LABEL_STUDIO_URL nor .* has the sub-path /ls"):
+        fetcher.fetch(f"/ls{UPLOAD}", 1)
+
+
+@pytest.fixture
+def real_files() -> Iterator[FakeLabelStudio]:
+    """A Label Studio that checks keys."""
+    with FakeLabelStudio() as server:
+        yield server
+
+
+def test_a_refused_access_token_is_renewed_once_for_all_images(real_files: FakeLabelStudio) -> None:
+    label_studio = real_files
+    client = LabelStudioClient(label_studio.url, label_studio.personal_access_token)
+    label_studio.files[UPLOAD] = png()
+    fetcher = ImageFetcher(
+        label_studio_url=label_studio.url, authorization=client.authorization, forget_access=client.forget_access
+    )
+    assert fetcher.fetch(UPLOAD, 1) == png()
+    label_studio.access_tokens.clear()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: fetcher.fetch(UPLOAD, 1), range(8))) == [png()] * 8
+
+    assert len(label_studio.requests_to("POST", "/api/token/refresh/")) == 2
+
+
+def test_a_legacy_token_that_is_refused_is_not_sent_twice(label_studio: ImageServer) -> None:
+    client = LabelStudioClient(label_studio.url, "0" * 40)
+    fetcher = ImageFetcher(
+        label_studio_url=label_studio.url, authorization=client.authorization, forget_access=client.forget_access
+    )
+    label_studio.pages[UPLOAD] = lambda handler: send(handler, 401, b"")
+
+    with pytest.raises(ImageError, match="refuses LABEL_STUDIO_API_KEY"):
+        fetcher.fetch(UPLOAD, 1)
+
+    assert len(label_studio.requests) == 1
+
+
+def test_the_first_byte_may_come_later_than_a_connection(label_studio: ImageServer) -> None:
+    limits = FetchLimits(connect_timeout_s=0.1, read_timeout_s=5)
+    fetcher = ImageFetcher(label_studio_url=label_studio.url, authorization=dict, limits=limits)
+
+    def begin_late(handler: BaseHTTPRequestHandler) -> None:
+        label_studio.stopping.wait(1.5)
+        send(handler, 200, png())
+
+    label_studio.pages[UPLOAD] = begin_late
+
+    assert fetcher.fetch(UPLOAD, 1) == png()
+
+
+def test_the_limits_allow_a_first_byte_after_nine_seconds_and_end_before_label_studio_does() -> None:
+    limits = FetchLimits()
+
+    assert limits.connect_timeout_s <= 5
+    assert limits.read_timeout_s > 9 + limits.connect_timeout_s
+    assert limits.read_timeout_s < limits.total_timeout_s < 60
 
 
 def test_the_message_says_that_a_host_cannot_be_reached(fetcher: ImageFetcher) -> None:

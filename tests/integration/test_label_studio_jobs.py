@@ -19,6 +19,7 @@ from backend import jobs
 from backend.captioning.services import make_services
 from backend.images.backfill import FIRST_DELAY_S, complete_features, retry_delay_s
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.public_address import PublicAddress
 from backend.protocol.label_config import compact_image_ref
 from backend.sync.connected_projects import REMOVED
 from backend.sync.refresh import refresh as write_suggestions
@@ -999,6 +1000,19 @@ def test_a_task_without_an_image_does_not_cost_the_others_their_predictions(
     report = refresh(workplace)
 
     assert (report["refreshed"], report["failed"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("configure")
+def test_a_job_knows_the_public_address_that_setup_told(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    label_studio.files["/data/upload/1/a.png"] = png("red")
+    label_studio.hold(task(1, image="https://labels.invalid/ls/data/upload/1/a.png"))
+    PublicAddress(redis).note("https://labels.invalid/ls")
+
+    report = refresh(workplace)
+
+    assert (report["refreshed"], report["failed"]) == (1, 0)
 
 
 def test_tasks_with_hidden_suggestions_get_an_empty_prediction_once(

@@ -10,6 +10,7 @@ from redis import Redis
 from backend.doctor import examination
 from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
+from backend.label_studio.public_address import PublicAddress
 from tests.factories import write_bundle
 from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio
 from tests.image_server import png
@@ -273,6 +274,21 @@ def test_an_image_that_label_studio_does_not_have_is_named(examine: Examine, hea
 
     assert not finding.ok
     assert finding.message.startswith("task 15: ")
+
+
+def test_an_image_at_the_public_address_of_label_studio_is_read_or_the_setting_is_named(
+    examine: Examine, healthy: FakeLabelStudio, redis: Redis
+) -> None:
+    healthy.add_task(1, {"captioning": f"http://localhost:1{IMAGE}"}, id=16)
+    before = examine()["project 1 (Dogs), images"]
+
+    PublicAddress(redis).note("http://localhost:1")
+    after = examine()["project 1 (Dogs), images"]
+
+    assert not before.ok
+    assert "LABEL_STUDIO_HOST=http://localhost:1" in before.message
+    assert before.remedy is None
+    assert after.message == "the image of task 16 has 64 x 48 pixels"
 
 
 def test_a_file_that_is_no_image_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:

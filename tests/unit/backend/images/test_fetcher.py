@@ -4,7 +4,8 @@ import base64
 
 import pytest
 
-from backend.images.fetcher import FetchLimits, ImageFetcher, shown
+from backend.images.fetcher import FetchLimits, ImageFetcher
+from backend.images.refusals import about_addresses, shown
 from model.errors import ImageError
 
 FETCHER = ImageFetcher(
@@ -48,6 +49,14 @@ def test_a_value_that_is_no_image_address_is_refused(image_ref: str, reason: str
     [
         ("/data/local-files/?d=a.png", "/data/local-files/?d=a.png"),
         ("s3://bucket/a.png", "s3://bucket/a.png"),
+        ("azure-blob://box/a.png?sv=1&sig=secret", "azure-blob://box/a.png"),
+        ("s3://key:secret@bucket/a.png", "s3://bucket/a.png"),
+        ("/data/local-files/?d=a%20b.png&sig=secret#secret", "/data/local-files/?d=a b.png"),
+        (
+            "https://labels.example/ls/data/local-files/?sig=secret&d=a.png",
+            "https://labels.example/ls/data/local-files/?d=a.png",
+        ),
+        ("/data/upload/1/a.png?token=secret", "/data/upload/1/a.png"),
         ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png"),
         ("http://user:secret@host/a.png", "http://host/a.png"),
         ("data:image/png;base64," + "A" * 1000, "data:image/png;base64,..."),
@@ -56,3 +65,27 @@ def test_a_value_that_is_no_image_address_is_refused(image_ref: str, reason: str
 )
 def test_messages_show_neither_secrets_nor_whole_images(image_ref: str, as_shown: str) -> None:
     assert shown(image_ref) == as_shown
+
+
+@pytest.mark.parametrize(
+    ("image_ref", "named"),
+    [
+        ("https://labels.example/data/upload/1/a.png", "LABEL_STUDIO_HOST=https://labels.example,"),
+        ("http://u:secret@h:8080/ls/data/local-files/?d=a", "LABEL_STUDIO_HOST=http://h:8080/ls,"),
+        ("/ls/data/upload/1/a.png", "the sub-path /ls:"),
+    ],
+)
+def test_an_address_that_looks_like_one_of_label_studio_gets_advice(image_ref: str, named: str) -> None:
+    advice = about_addresses(image_ref, "http://localhost:8080/")
+
+    assert named in advice
+    assert "LABEL_STUDIO_URL" in advice
+    assert "now it tells http://localhost:8080" in advice
+    assert "secret" not in advice
+
+
+@pytest.mark.parametrize(
+    "image_ref", ["https://example.org/data/a.png", "/data/upload/1/a.png", "s3://b/data/upload/1/"]
+)
+def test_other_addresses_get_no_such_advice(image_ref: str) -> None:
+    assert about_addresses(image_ref, None) == ""
