@@ -1,4 +1,4 @@
-"""Logging of every process: a line for each finished unit of work, and only the problems of RQ itself.
+"""Logging of every process: a line for each finished unit of work, and only the problems of RQ and of clients of S3.
 
 A message is an event followed by `key=value`; as JSON (LOG_FORMAT) the keys become fields. Each line of a request, or
 of a job that a request led to, has the request's id. This is done by hand because structlog does not read keys out of
@@ -24,8 +24,8 @@ def set_up_logging(log_format: str) -> None:
     handler.setFormatter(JsonLine() if log_format == "json" else TextLine())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
-    logging.getLogger("rq").setLevel(logging.WARNING)
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    for talkative in ("rq", "rq.worker", "botocore", "aiobotocore"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 def escaped(text: str) -> str:

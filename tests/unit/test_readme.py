@@ -25,10 +25,14 @@ SETTINGS_OF_OTHERS = {
     "SSRF_PROTECTION_ENABLED",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PROMETHEUS_MULTIPROC_DIR",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL_S3",
     "PHOTOS",
     "HOME",
 }
-"""Variables of Label Studio, OpenTelemetry, prometheus_client, make and the shell."""
+"""Variables of Label Studio, OpenTelemetry, prometheus_client, clients of S3, make and the shell."""
 WEBHOOK_ACTIONS = {load_payload(name)["body"]["action"] for name in payload_names("*_webhook_*")}
 
 
