@@ -1,15 +1,19 @@
 """A real redis-server on a free port, with an append-only file, which a test can kill and start again."""
 
 import importlib.util
+import secrets
 import shutil
 import socket
 import subprocess
 from pathlib import Path
 
+import trustme
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
+
+from tests.missing import missing
 
 
 class RedisServer:
@@ -25,7 +29,7 @@ class RedisServer:
     def start(self) -> None:
         """Start and return once it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command = [redis_executable(), *self.door(), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         durable = ["--appendonly", "yes", "--appendfsync", self._fsync, "--save", ""]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command + durable, stdout=log, stderr=log)
@@ -47,7 +51,52 @@ class RedisServer:
     def client(self) -> Redis:
         """Return a client that waits while the server starts or loads its file."""
         patient = Retry(ConstantBackoff(0.05), retries=200, supported_errors=(RedisConnectionError, OSError))
-        return Redis(port=self.port, retry=patient, socket_timeout=None)
+        return Redis.from_url(self.url, retry=patient, socket_timeout=None)
+
+    def door(self) -> list[str]:
+        """Return the options that say where it listens and to whom."""
+        return ["--port", str(self.port)]
+
+
+class SecuredRedis(RedisServer):
+    """A server with a password, which speaks TLS only, with a certificate of the authority."""
+
+    def __init__(self, directory: Path, authority: trustme.CA) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True)
+        self._authority, self._certificate, self._key = (
+            directory / name for name in ("ca.pem", "redis.pem", "key.pem")
+        )
+        issued = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(self._authority)
+        issued.cert_chain_pems[0].write_to_path(self._certificate)
+        issued.private_key_pem.write_to_path(self._key)
+        self._password = secrets.token_hex(16)
+        self.address_without_authority = f"rediss://:{self._password}@127.0.0.1:{self.port}/0"
+        self.url = f"{self.address_without_authority}?ssl_ca_certs={self._authority}"
+
+    def door(self) -> list[str]:
+        secured = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+        files = [
+            "--tls-cert-file",
+            self._certificate,
+            "--tls-key-file",
+            self._key,
+            "--tls-ca-cert-file",
+            self._authority,
+        ]
+        return [*secured, *map(str, files), "--requirepass", self._password]
+
+
+def require_redis_with_tls() -> None:
+    """Skip the test, or fail it in CI, if the redis-server here was built without TLS."""
+    # A server with TLS knows this option, and refuses the value.
+    asked = [redis_executable(), "--tls-auth-clients", "perhaps"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if "must be one of" not in answer.stdout + answer.stderr:
+        missing(
+            f"{redis_executable()} was built without TLS: install Debian's (apt install redis-server) or another one"
+        )
 
 
 def redis_executable() -> str:

@@ -113,7 +113,7 @@ def test_backend_and_worker_have_the_same_settings_and_the_same_volume() -> None
 
 def environment_of(part: str) -> dict[str, str]:
     """Return the variables of a container, as Kubernetes puts them together."""
-    container, environment = container_of(part), {}
+    container, environment = container_of(part), dict[str, str]()
     for source in container["envFrom"]:
         if "configMapRef" in source:
             environment |= the("ConfigMap", source["configMapRef"]["name"])["data"]
