@@ -23,6 +23,7 @@ COMMANDS = (
     service_commands.worker,
     service_commands.demo,
     service_commands.doctor,
+    service_commands.config,
     bundle_commands.caption,
     training_commands.train,
     training_commands.distil,

@@ -83,6 +83,20 @@ def doctor(repair: bool) -> int:
     return examine(settings, repair=repair)
 
 
+@shared.command("captioner config --image photo")
+@shared.option("--image", default="image", metavar="FIELD", help="Field of the tasks' data that names the image.")
+@shared.option("--caption", default="caption", metavar="NAME", help="Name of the field for captions.")
+def config(image: str, caption: str) -> int:
+    """Print a labeling config: the picture and its caption side by side.
+
+    Paste it into Settings > Labeling Interface > Code of a project.
+    """
+    from backend.protocol.label_config import good_label_config
+
+    print(good_label_config(image, caption))
+    return 0
+
+
 @shared.command("captioner user anna --role viewer")
 @click.argument("name")
 @shared.option(

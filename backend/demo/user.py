@@ -12,14 +12,9 @@ from typing import Any
 import requests
 
 from backend.demo.child_processes import LabelStudioAccount
+from backend.protocol.label_config import good_label_config
 from model.errors import LabelStudioError
 
-LABEL_CONFIG = """<View>
-  <Image name="image" value="$image"/>
-  <Header value="Describe the image:"/>
-  <TextArea name="caption" toName="image" placeholder="Enter description here..." rows="5" maxSubmissions="1"
-            editable="true"/>
-</View>"""
 BACKEND_TITLE = "captioner"
 FILES_PER_UPLOAD = 100
 """Label Studio answers 500 to an upload of more files."""
@@ -71,7 +66,9 @@ class LabelStudioUser:
     # The project owner
 
     def create_project(self, title: str) -> int:
-        return int(self._json("POST", "/api/projects/", json={"title": title, "label_config": LABEL_CONFIG})["id"])
+        return int(
+            self._json("POST", "/api/projects/", json={"title": title, "label_config": good_label_config()})["id"]
+        )
 
     def upload(self, project_id: int, pictures: Sequence[Path]) -> None:
         """Import picture files, in this order."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from xml.sax.saxutils import escape as escape_markup
 
 from model.errors import LabelConfigError, TaskError
 
@@ -24,8 +25,19 @@ INSIDE_TASK = "data:,sha256="
 CONFIGS_KEPT = 256
 WAY_OUT = f'{CHOICE}="true" in a TextArea says that it holds captions'
 
+GOOD_CONFIG = """<View style="display: flex; gap: 24px; align-items: flex-start">
+  <View style="flex: 2; min-width: 0">
+    <Image name="image" value="${field}" defaultZoom="fit"/>
+  </View>
+  <View style="flex: 1; min-width: 240px">
+    <Header value="Describe the image:"/>
+    <TextArea name="{control}" toName="image" rows="5" maxSubmissions="1" editable="true"/>
+  </View>
+</View>"""
+
 # lxml refuses text that declares an encoding.
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+_FIELD = re.compile(r"\$[^$/:?]+")
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
 _OTHER_PURPOSE = re.compile(
     r"(?<![^\W\d_])(notes?|remarks?|comments?|feedback|reasons?|reasoning|rationale|justification|explanation|issues?|"
@@ -63,6 +75,16 @@ class CaptionFields:
     """Names of those that hold something else."""
     unsupported: tuple[str, ...]
     """Sentences on what could have a caption and gets none."""
+
+
+def good_label_config(image_field: str = "image", control: str = "caption") -> str:
+    """Return a labeling config with the picture and its caption side by side, so that both are in view.
+
+    Args:
+        image_field: key of the image in the tasks' data.
+        control: name of the text area.
+    """
+    return GOOD_CONFIG.format(field=_quoted(image_field), control=_quoted(control))
 
 
 def parse_caption_controls(label_config: str) -> tuple[CaptionControl, ...]:
@@ -160,9 +182,10 @@ def _caption_control(tag: Any, *, is_chosen: bool) -> CaptionControl | None:
         # The SDK takes a valueList for the value.
         is_one_picture = image.tag == "Image" and not _attribute(image, "valuelist")
         value = (image.value or "").strip() if is_one_picture else ""
+        if _FIELD.fullmatch(value):
+            return CaptionControl(from_name=tag.name, to_name=image.name, image_field=value[1:])
         if variable := _VARIABLE.search(value):
-            address = "" if variable.group() == value else value
-            return CaptionControl(from_name=tag.name, to_name=image.name, image_field=variable[1], address=address)
+            return CaptionControl(from_name=tag.name, to_name=image.name, image_field=variable[1], address=value)
     return None
 
 
@@ -208,6 +231,11 @@ def _inventory(interface: Any) -> str:
     tags = [f'{tag.tag} "{tag.name}" -> "{",".join(tag.to_name)}"' for tag in interface.controls]
     tags += [f'{tag.tag} "{tag.name}" value="{tag.value}"' for tag in interface.objects]
     return "; ".join(tags) or "no tag with a name"
+
+
+def _quoted(text: str) -> str:
+    """Return a text as it stands between quotation marks in XML."""
+    return escape_markup(text, {'"': "&quot;"})
 
 
 def _value(task_data: Mapping[str, Any], field: str) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from click.exceptions import Exit
 
 from backend.cli import main
+from backend.protocol.label_config import good_label_config
 from tests.command_line import parse
 from tests.payloads import load_payload, payload_names
 from worker.settings import Settings, setting_rows
@@ -167,3 +169,8 @@ def test_every_bench_has_its_place_in_the_results() -> None:
     missing = [bench.stem for bench in benches if f"`make {bench.stem.replace('_', '-')}`" not in results]
     assert benches
     assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/owner.md"])
+def test_the_docs_show_the_config_that_the_command_prints(page: str) -> None:
+    assert textwrap.indent(good_label_config(), " " * 7) in (ROOT / page).read_text()

@@ -18,6 +18,7 @@ COMMANDS = [
     "worker",
     "demo",
     "doctor",
+    "config",
     "caption",
     "train",
     "distil",

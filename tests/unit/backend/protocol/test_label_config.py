@@ -7,6 +7,7 @@ import pytest
 from backend.protocol.label_config import (
     CaptionControl,
     compact_image_ref,
+    good_label_config,
     parse_caption_controls,
     parse_caption_fields,
     read_image_ref,
@@ -180,3 +181,10 @@ def test_an_address_may_have_a_fixed_beginning() -> None:
     assert read_image_ref({"album": "a", "file": "b.jpg"}, control) == "http://pictures/a/b.jpg?s=1"
     with pytest.raises(TaskError, match="no image reference at 'album', its fields: file"):
         read_image_ref({"file": "b.jpg"}, control)
+
+
+def test_the_good_config_has_one_editable_caption_of_the_field_that_is_named() -> None:
+    (control,) = parse_caption_controls(good_label_config("a&b", 'the "caption"'))
+
+    assert (control.from_name, control.image_field) == ('the "caption"', "a&b")
+    assert 'editable="true"' in good_label_config()

@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from model.caption_files.read import CaptionedImage, CaptionSource, read_captions, tidy_caption
 from model.errors import CaptionFileError
@@ -125,8 +127,6 @@ def test_coco_captions_without_a_text_or_a_listed_image_are_counted(tmp_path: Pa
 
 
 def test_a_parquet_file_is_read_with_the_extra(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed; it takes 170 MB")
-    pyarrow = pytest.importorskip("pyarrow")
     of_file = source(tmp_path, "")
     table = {"file_name": ["a.jpg", "b.jpg"], "split": ["x", "x"], "text": ["A dog runs .", "Two men"]}
     parquet.write_table(pyarrow.table(table), of_file.captions)
