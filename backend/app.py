@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from flask.json.provider import DefaultJSONProvider
 
 from backend.access.login import ADMIN_PATH, protect
+from backend.access.path_prefix import PathPrefix
 from backend.access.throttle import Throttle
 from backend.admin.access import Access
 from backend.admin.admin_services import add_admin_services
@@ -62,6 +63,7 @@ def create_app(settings: Settings, loading: "Future[LoadedBundle] | None" = None
     """
     app = Flask(__name__, static_url_path=f"{ADMIN_PATH}/static")
     app.json = FiniteJSON(app)
+    app.wsgi_app = PathPrefix(app.wsgi_app)  # type: ignore[method-assign]  # as Flask documents it
     services = make_services(settings, loading)
     app.extensions[EXTENSION] = services
     answer_errors(app)

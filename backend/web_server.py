@@ -65,7 +65,8 @@ class Dispatcher:
             threads.queue_logger.setLevel(logging.ERROR)  # a queue is nothing to warn of
 
     def add_task(self, channel: HTTPChannel) -> None:
-        is_prediction = channel.requests[0].path == PREDICT
+        # A proxy may leave its own path before ours.
+        is_prediction = channel.requests[0].path.endswith(PREDICT)
         (self._predictions if is_prediction else self._others).add_task(channel)
 
     def shutdown(self) -> None:

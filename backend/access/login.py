@@ -117,8 +117,13 @@ def is_below(path: str, roots: tuple[str, ...]) -> bool:
     return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
+def our_address(path: str | None) -> str:
+    """Return where a browser, maybe behind a proxy, finds this page; the overview if it is not below /admin."""
+    return current_request.script_root + our_page(path)
+
+
 def our_page(path: str | None) -> str:
-    """Return the path if it is below /admin, else the path of the overview; a browser is redirected there."""
+    """Return the path if it is below /admin, else the path of the overview."""
     # A line break must not get into a header.
     if path is not None and path.isprintable() and is_below(path.partition("?")[0], (ADMIN_PATH,)):
         return path
@@ -152,7 +157,7 @@ def ask_for_login() -> Response:
     if current_request.path == "/webhook":
         others = f", or {WEBHOOK_HEADER} with WEBHOOK_SECRET"
     elif is_admin(current_request):
-        others = f", or a user of ADMIN_USERS_FILE; people sign in at {ADMIN_PATH}/login"
+        others = f", or a user of ADMIN_USERS_FILE; people sign in at {our_address(f'{ADMIN_PATH}/login')}"
     response = refuse(
         HTTPStatus.UNAUTHORIZED, f"login needed: send BASIC_AUTH_USER and BASIC_AUTH_PASS as HTTP basic auth{others}"
     )

@@ -165,4 +165,12 @@ def _protect_page(response: Response) -> Response:
     if is_admin(request) and not (request.endpoint or "").endswith("static"):
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
+        response.headers.update(_without_host(response.location))
     return response
+
+
+def _without_host(location: str | None) -> dict[str, str]:
+    """Return the Location of a redirect on our host as a path: a proxy may have another name, and https."""
+    path = (location or "").removeprefix(request.host_url)
+    is_path = location is not None and path != location and path[:1] not in {"/", "\\"}
+    return {"Location": f"/{path}"} if is_path else {}

@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from PIL import Image
 from werkzeug.exceptions import NotFound
 
-from backend.access.login import our_page, wants_page
+from backend.access.login import our_address, wants_page
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS, act_on_job, act_on_project
 from backend.admin.admin_services import admin_services, redis_answers
 from backend.admin.overview import read_overview, read_project
@@ -215,4 +215,4 @@ def _answer(act: Callable[[], str]) -> ResponseReturnValue:
         if not is_form:
             return jsonify(outcome=outcome)
         flash(outcome, "done")
-    return redirect(our_page(request.form.get("back")), HTTPStatus.SEE_OTHER)
+    return redirect(our_address(request.form.get("back")), HTTPStatus.SEE_OTHER)

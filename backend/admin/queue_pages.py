@@ -90,8 +90,9 @@ def _finish(response: Response) -> Response:
     if blueprint != rq_dashboard.web.blueprint.name or response.status_code != HTTPStatus.OK:
         return response
     if response.mimetype == "text/html":
+        path = request.script_root + QUEUES_PATH
         response.set_cookie(
-            CSRF_COOKIE, generate_csrf(), path=QUEUES_PATH, secure=is_https(), httponly=False, samesite="Strict"
+            CSRF_COOKIE, generate_csrf(), path=path, secure=is_https(), httponly=False, samesite="Strict"
         )
         _run_only_its_scripts(response)
     elif request.method == "POST" and response.get_json()["status"] == "OK":

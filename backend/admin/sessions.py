@@ -25,7 +25,6 @@ SESSION_COOKIE = "captioner_session"
 def keep_sessions(app: Flask, users: Users) -> None:
     app.config.update(
         SESSION_COOKIE_NAME=SESSION_COOKIE,
-        SESSION_COOKIE_PATH=ADMIN_PATH,
         SESSION_COOKIE_HTTPONLY=True,
         # Links from other sites may open the pages; actions also need a token.
         SESSION_COOKIE_SAMESITE="Lax",
@@ -76,6 +75,9 @@ class _AdminSessions(SecureCookieSessionInterface):
             return None
         app.secret_key = self._users.session_secret()
         return super().open_session(app, request)
+
+    def get_cookie_path(self, app: Flask) -> str:
+        return request.script_root + ADMIN_PATH
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return is_https()

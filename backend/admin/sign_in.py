@@ -8,7 +8,7 @@ from flask import Blueprint, redirect, render_template, request, session, url_fo
 from flask.typing import ResponseReturnValue
 from flask_login import login_user
 
-from backend.access.login import address, our_page
+from backend.access.login import address, our_address, our_page
 from backend.admin.access import access, current_user, write_down
 from backend.admin.sessions import is_https
 
@@ -23,7 +23,11 @@ BROWSER_COOKIE_S = 90 * 24 * 3600
 def login() -> ResponseReturnValue:
     target = our_page(request.args.get("next"))
     if request.method != "POST":
-        return redirect(target) if current_user() else render_template("admin/login.html", target=target, problem=None)
+        return (
+            redirect(our_address(target))
+            if current_user()
+            else render_template("admin/login.html", target=target, problem=None)
+        )
     browser = request.cookies.get(BROWSER_COOKIE) or secrets.token_urlsafe(16)
     user = access().check_password(request.form.get("name", "").strip(), request.form.get("password", ""), browser)
     if user is None:
@@ -35,7 +39,7 @@ def login() -> ResponseReturnValue:
     session["signed_in_at"] = time.time()
     login_user(user)
     write_down("signed in", address=address(request))
-    response = redirect(target, HTTPStatus.SEE_OTHER)
+    response = redirect(our_address(target), HTTPStatus.SEE_OTHER)
     response.set_cookie(
         BROWSER_COOKIE,
         browser,

@@ -41,7 +41,7 @@ class FetchLimits:
     """Limits of time and size for one image."""
 
     connect_timeout_s: float = 3.0
-    read_timeout_s: float = 15.0
+    read_timeout_s: float = 12.0
     """Longest silence of the server, before its first byte too: some storages fetch a file from a tape or a disk that
     sleeps."""
     total_timeout_s: float = 30.0

@@ -96,9 +96,10 @@ def test_a_thousand_idle_connections_cost_nothing(backend: Service) -> None:
 def test_a_hanging_image_host_of_one_project_does_not_stop_another(backend: Service, image_server: ImageServer) -> None:
     is_asked, may_answer = threading.Semaphore(0), threading.Event()
 
-    def hang(_handler: BaseHTTPRequestHandler) -> None:
+    def hang(handler: BaseHTTPRequestHandler) -> None:
         is_asked.release()
         may_answer.wait(60)
+        handler.close_connection = True  # or the backend waits on, as long as its limit for reading
 
     image_server.pages["/hangs.png"] = hang
     good = image_server.show("/good.png")
