@@ -36,6 +36,8 @@ from worker.settings import Settings
 PROJECT = 1
 STARTS_WITHIN_S = 90
 APPEARS_WITHIN_S = 5
+ANNOTATOR_WAITS_S = 15
+"""On an idle machine it takes a second for each caption."""
 REQUEST_S = 60
 LOGIN = ("label-studio", "of-the-test")
 
@@ -242,6 +244,21 @@ def test_a_version_appears_on_both_backends_within_5_s(installation: Installatio
     assert time.monotonic() - published_at < APPEARS_WITHIN_S
     assert outcome["published"]
     assert installation.held() == installation.submitted()
+
+
+def test_while_the_store_is_away_captions_and_corrections_go_on(installation: Installation) -> None:
+    for number in (1, 2):
+        installation.annotate(number)
+    installation.s3.kill()
+
+    began = time.monotonic()
+    installation.annotate(3)
+    installation.annotate(4)
+    took_s = time.monotonic() - began
+
+    assert took_s < 2 * ANNOTATOR_WAITS_S
+    assert installation.held() == installation.submitted()
+    assert len(installation.submitted()) == 4
 
 
 def test_no_correction_and_no_training_is_lost_when_any_one_part_is_cut_off(installation: Installation) -> None:
