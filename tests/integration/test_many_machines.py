@@ -17,7 +17,7 @@ import pytest
 import requests
 import trustme
 from redis import Redis
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from backend.demo.child_processes import Service, Services, captioner_command, free_port, our_environment, wait_until
@@ -89,8 +89,11 @@ class Installation:
 
     def outcome(self, job_id: str) -> dict[str, Any]:
         """Wait until a training ends; return what it says."""
-        result = Job.fetch(job_id, self.redis, serializer=JSONSerializer).latest_result(timeout=DEADLINE_S)
-        assert result is not None, f"not done after {DEADLINE_S} s; logs in {self.services.logs}"
+        job = Job.fetch(job_id, self.redis, serializer=JSONSerializer)
+        # A result alone does not mean the end: a training waits 15 s while a check for a rollback has the project.
+        Workplace.wait_until(lambda: job.get_status() in {JobStatus.FINISHED, JobStatus.FAILED})
+        result = job.latest_result()
+        assert result is not None
         assert isinstance(result.return_value, dict), result.exc_string
         return result.return_value
 
