@@ -148,7 +148,7 @@ class ImageFetcher:
 
     def _hop(self, address: str) -> "_Hop":
         file = self.files.find(address)
-        return _Hop(file or urljoin(self.files.url, address), is_file=file is not None)
+        return _Hop(file or self.files.complete(address), is_file=file is not None)
 
     def _download(self, image_ref: str, hop: "_Hop") -> bytes:
         deadline = time.monotonic() + self.limits.total_timeout_s

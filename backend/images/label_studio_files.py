@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, urljoin
 
-from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 _FILES = re.compile(r"(data|storage-data)/|tasks/\d+/(resolve|presign)/?$")
@@ -31,7 +30,7 @@ class LabelStudioFiles:
         Args:
             image_ref: a path that begins with a slash, or an http or https address.
         """
-        url, is_path = urljoin(self.url, image_ref), re.match(r"/(?!/)", image_ref) is not None
+        url, is_path = self.complete(image_ref), re.match(r"/(?!/)", image_ref) is not None
         public = self.public_address()
         known = {self.url, public or self.url}
         if origin(url) not in {origin(address) for address in known}:
@@ -44,6 +43,10 @@ class LabelStudioFiles:
             if (parsed.path or "/").startswith(root) and _is_file(path):
                 return self.url + path + ("" if parsed.query is None else f"?{parsed.query}")
         return None
+
+    def complete(self, image_ref: str) -> str:
+        """Return the whole address of a path; any other address as it is."""
+        return urljoin(self.url, image_ref) if image_ref.startswith("/") else image_ref
 
     def serves(self, url: str) -> bool:
         """Return True for an address at the origin of LABEL_STUDIO_URL."""
@@ -61,7 +64,7 @@ def root_of_file(url: str) -> str | None:
     """Return what stands before a path that looks like a file of some Label Studio; None for any other address."""
     try:
         parsed = parse_url(url)
-    except LocationParseError:
+    except ValueError:
         return None
     found = _LIKE_A_FILE.search(unquote(parsed.path or ""))
     if found is None or parsed.scheme not in {None, "http", "https"}:

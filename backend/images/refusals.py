@@ -5,7 +5,7 @@ No sentence has a password or the query of an address, because queries hold sign
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from backend.images.label_studio_files import root_of_file
 from model.errors import ImageProblem
@@ -113,7 +113,7 @@ def shown(image_ref: str) -> str:
     if image_ref.startswith("data:"):
         return image_ref.partition(",")[0][:60] + ",..."
     address, _, query = image_ref.partition("#")[0].partition("?")
-    if urlsplit(address).path.rstrip("/").endswith("/data/local-files"):
+    if re.search(r"/data/local-files/?$", address):
         names = parse_qs(query).get("d", [])
         address += f"?d={names[0]}" if names else ""
     address = re.sub(r"//[^/@]*@", "//", address)

@@ -36,6 +36,9 @@ def test_an_image_inside_the_task_is_decoded(image_ref: str, content: bytes) -> 
         ("file:///etc/passwd", "is no image address"),
         ("../../etc/passwd", "is no image address"),
         ("ftp://host/a.png", "is no image address"),
+        ("http://", "is not valid"),
+        ("http://[bad/", "is not valid"),
+        ("http://[bad/data/upload/1/a.png", "is not valid"),
         ("C:\\pictures\\a.png", "is no image address"),
     ],
 )
@@ -49,6 +52,7 @@ def test_a_value_that_is_no_image_address_is_refused(image_ref: str, reason: str
     [
         ("/data/local-files/?d=a.png", "/data/local-files/?d=a.png"),
         ("s3://bucket/a.png", "s3://bucket/a.png"),
+        ("http://[bad/?signature=secret", "http://[bad/"),
         ("azure-blob://box/a.png?sv=1&sig=secret", "azure-blob://box/a.png"),
         ("s3://key:secret@bucket/a.png", "s3://bucket/a.png"),
         ("/data/local-files/?d=a%20b.png&sig=secret#secret", "/data/local-files/?d=a b.png"),
