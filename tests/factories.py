@@ -133,6 +133,7 @@ def make_correction(**changes: Any) -> Correction:
         "caption": "a black dog",
         "model_version": "scenes-1a2b3c4d",
         "annotator": 1,
+        "origin": "manual",
         "lead_time_s": 4.2,
         "ground_truth": False,
         "updated_at": "2025-01-31T12:00:00.000000+00:00",
