@@ -30,7 +30,7 @@ from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestion_forms import FIRST, begin_form, describe_form, form_number
 from worker.feedback.suggestions import SuggestionLog, with_form
-from worker.queue.backend_jobs import enqueue_refresh
+from worker.queue.backend_jobs import schedule_refresh
 from worker.redis_client import connect
 from worker.settings import Settings
 
@@ -79,11 +79,11 @@ class CaptioningServices:
             return FIRST
 
     def begin_form(self, project_id: int, form: int) -> None:
-        """Note the form that is in use; where another one was before, stored suggestions are written again."""
+        """Note the form that is in use; where another one was before, stored suggestions are written again soon."""
         with suppress(RedisError):
             if begin_form(self.redis, project_id, form):
                 version = self.captioners.version_of(project_id)
-                job_id = enqueue_refresh(self.redis, self.settings, project_id, version)
+                job_id = schedule_refresh(self.redis, self.settings, project_id, version)
                 logger.info("suggestions have another form project=%s form=%s job=%s", project_id, form, job_id)
 
     @property

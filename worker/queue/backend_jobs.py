@@ -20,6 +20,8 @@ from worker.settings import Settings
 BACKEND_JOB_LIMIT_S = 1800
 LOOK_ALIKES_S = 30
 """Delay of the refresh of look-alikes: corrections that come meanwhile are treated together."""
+REFRESH_SOON_S = 10
+"""Delay of a refresh after a change of the labeling config, which an owner may change again at once."""
 LABEL_STUDIO_RETRIES = Retry(max=4, interval=[10, 60, 300, 1800])
 
 
@@ -61,6 +63,17 @@ def enqueue_refresh(
     if not settings.refresh_predictions:
         return None
     return enqueue_backend_job(redis, "refresh_predictions", project_id, version, *after_id, delay_s=delay_s)
+
+
+def schedule_refresh(redis: Redis, settings: Settings, project_id: int, version: str) -> str | None:
+    """Make sure that a refresh begins within REFRESH_SOON_S; one waits per project, however many changes come.
+
+    Returns:
+        the job id, or None where another one waits or REFRESH_PREDICTIONS is false.
+    """
+    if not redis.set(f"captioner:refresh-soon:{project_id}", 1, nx=True, ex=REFRESH_SOON_S):
+        return None
+    return enqueue_refresh(redis, settings, project_id, version, delay_s=REFRESH_SOON_S)
 
 
 def schedule_look_alikes(redis: Redis, settings: Settings, project_id: int) -> None:
