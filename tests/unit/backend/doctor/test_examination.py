@@ -12,7 +12,7 @@ from backend.doctor.findings import Finding
 from backend.doctor.label_studio import check_label_studio
 from backend.label_studio.public_address import PublicAddress
 from tests.factories import write_bundle
-from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio
+from tests.fake_label_studio import GUARDED, LEGACY_TOKEN, FakeLabelStudio, Reply
 from tests.image_server import png
 from worker.settings import Settings
 
@@ -71,6 +71,24 @@ def test_a_healthy_installation_is_found_in_order(examine: Examine, healthy: Fak
         "project 1 (Dogs), images": "the image of task 15 has 64 x 48 pixels",
     }
     assert all(finding.remedy is None for finding in findings.values())
+
+
+def test_a_version_of_label_studio_that_nobody_tried_is_named(examine: Examine, healthy: FakeLabelStudio) -> None:
+    healthy.prepare("GET", "/api/version", Reply(body={"release": "1.18.0"}))
+
+    finding = examine()["Label Studio"]
+
+    assert finding.ok
+    assert (finding.remedy or "").startswith("this captioner was tried with Label Studio 1.23 only")
+
+
+def test_text_areas_without_captions_are_named(examine: Examine, healthy: FakeLabelStudio) -> None:
+    notes = '<TextArea name="notes" toName="image"/></View>'
+    healthy.projects[1]["label_config"] = healthy.projects[1]["label_config"].replace("</View>", notes)
+
+    finding = examine()["project 1 (Dogs), labeling config"]
+
+    assert "TextArea 'notes' is not taken for a caption because of its name" in (finding.remedy or "")
 
 
 def test_a_missing_api_key_is_named_with_what_it_costs(examine: Examine) -> None:
