@@ -45,7 +45,7 @@ _OTHER_PURPOSE = re.compile(
     r"bemerkung(en)?|anmerkung(en)?|kommentare?|notiz(en)?|hinweise?|begr(ü|ue)ndung|fragen?|antwort(en)?|"
     r"stichw(ort|örter|orte)|remarques?|commentaires?|raisons?|r[ée]ponses?|comentarios?|observaci(ó|o)n(es)?|notas?|"
     r"preguntas?|respuestas?|osservazion[ei]|commenti|commento|opmerking(en)?|uwagi?|komentarz(e)?)(?![^\W\d_])"
-    r"|备注|備註|注释|评论|評論|说明原因|コメント|備考|メモ|비고|메모|댓글|примечани|комментари|замечани",
+    r"|备注|備註|注释|评论|評論|コメント|備考|メモ|비고|메모|댓글|примечани|комментари|замечани",
     re.IGNORECASE,
 )
 """Words in the name of a TextArea that holds something else than captions, in several languages."""

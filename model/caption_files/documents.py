@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from model.caption_files.label_studio import is_export, is_task_list, parse_records, parse_tasks
+from model.caption_files.label_studio_exports import is_export, is_task_list, parse_records, parse_tasks
 from model.caption_files.row import Row, broken, text_in
 from model.caption_files.tables import rows_of
 from model.errors import CaptionFileError

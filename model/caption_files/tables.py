@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.caption_files.label_studio import is_export, parse_records
+from model.caption_files.label_studio_exports import is_export, parse_records
 from model.caption_files.row import CAPTION_KEYS, IMAGE_KEYS, Row, broken, text_in
 from model.errors import CaptionFileError
 
