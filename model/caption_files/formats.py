@@ -7,7 +7,7 @@
     COCO           {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}
     Karpathy       {"images": [{"filename", "filepath", "split", "sentences": [{"sentid", "raw"}]}]}
                    dataset_coco.json and dataset_flickr8k.json of https://cs.stanford.edu/people/karpathy/deepimagesent
-    Label Studio   its exports JSON, JSON-MIN and CSV (label_studio.py)
+    Label Studio   its exports JSON, JSON-MIN and CSV (label_studio_exports.py)
 
 The content shows the format. An error names the line that is wrong.
 """
