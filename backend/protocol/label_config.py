@@ -109,9 +109,9 @@ def parse_caption_fields(label_config: str) -> CaptionFields:
     controls = tuple(control for tag in chosen or areas if (control := _caption_control(tag, is_chosen=bool(chosen))))
     unsupported = tuple(_unsupported(label_config, interface))
     if not controls:
-        reasons = "; ".join(unsupported) or f"found {_inventory(interface)}"
+        reasons = "; " + "; ".join(unsupported) if unsupported else f", found {_inventory(interface)}"
         raise LabelConfigError(
-            'the labeling config needs a TextArea whose toName is an Image with value="$field", ' + reasons
+            'the labeling config needs a TextArea whose toName is an Image with value="$field"' + reasons
         )
     if unsupported:
         logger.warning("labeling config has fields without captions reason=%s", "; ".join(unsupported))
