@@ -11,7 +11,7 @@ from model.decoders.search import DecodingOptions
 from model.errors import CaptionerError
 from model.registry import ModelRegistry
 from model.store import Store
-from tests.backend_client import BackendClient
+from tests.backend_client import LABEL_CONFIG, BackendClient
 from tests.factories import make_task
 from tests.image_server import ImageServer
 from tests.workplace import Workplace
@@ -145,8 +145,7 @@ def test_the_version_that_setup_names_is_the_one_that_captions(
     damage(folder / versions[1] / "decoder.json", "nested")
     started = make_backend(label_studio_url=image_server.url)
 
-    body = {"project": "1.1", "schema": "<View/>"}
-    body["schema"] = '<View><Image name="i" value="$captioning"/><TextArea name="c" toName="i"/></View>'
+    body = {"project": "1.1", "schema": LABEL_CONFIG}
     named = json.loads(started.post("/setup", body).text)["model_version"]
     [entry] = started.predict([make_task(data={"captioning": image_server.show("/1.png")})])
 
