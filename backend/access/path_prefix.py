@@ -1,10 +1,10 @@
 """The path under which a proxy publishes us, such as /captioner: every link, redirect and cookie then begins with it.
 
-The proxy tells the path in X-Forwarded-Prefix, or in X-Script-Name. It may remove the path from requests or leave it.
-Anybody else can send these headers too, but changes only the answer to that one request: no page of another site can
-make a browser send them (CORS), and our pages may not be stored by caches. A header can hold nothing but a plain path,
-so it can name no other host and put no text into a page. `ProxyFix` of Werkzeug would take any text, and would leave
-the path in requests.
+The proxy names the path in X-Forwarded-Prefix, or in X-Script-Name. It may remove the path from requests or leave it.
+Anybody else can send these headers too. That changes only the answer to their own request. No page of another site can
+make a browser send them (CORS). Caches may not store our pages. A header can hold nothing but a plain path. So it can
+name no other host and put no text into a page. `ProxyFix` of Werkzeug would take any text. It would also leave the path
+in requests.
 """
 
 import re
@@ -41,6 +41,6 @@ class PathPrefix:
 
 
 def read_prefix(environ: Environ) -> str:
-    """Return the prefix that the nearest proxy told, without a slash at its end; empty if it told none."""
-    told = (environ.get(header, "").rpartition(",")[2].strip().rstrip("/") for header in HEADERS)
-    return next((prefix for prefix in told if len(prefix) <= LONGEST_PREFIX and _PREFIX.fullmatch(prefix)), "")
+    """Return the prefix that the nearest proxy names, without a slash at its end; empty if it names none."""
+    prefixes = (environ.get(header, "").rpartition(",")[2].strip().rstrip("/") for header in HEADERS)
+    return next((prefix for prefix in prefixes if len(prefix) <= LONGEST_PREFIX and _PREFIX.fullmatch(prefix)), "")

@@ -106,7 +106,7 @@ def _export_captions(project: int, layout: str, out: Path, *, with_images: bool)
     from model.caption_files.write import LAYOUTS
     from model.progress import ProgressDisplay
 
-    [chosen] = [known for known in LAYOUTS if known == layout]
+    [chosen] = [supported for supported in LAYOUTS if supported == layout]
     settings = shared.read_settings()
     with ProgressDisplay() as show:
         exported = shared.with_redis_and_store(

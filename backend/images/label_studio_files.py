@@ -1,8 +1,8 @@
 """Which addresses are files of Label Studio, and where we fetch them: always at LABEL_STUDIO_URL.
 
-A task may name a file by its path, by LABEL_STUDIO_URL, or by the address that Label Studio has for browsers, each with
-or without the sub-path of that address. The API key is sent for these files and for nothing else, and only to the
-origin of LABEL_STUDIO_URL.
+A task may name a file by its path. It may also name it by LABEL_STUDIO_URL, or by the address that Label Studio has for
+browsers. Each form comes with or without the sub-path of that address. The API key is sent for these files and for
+nothing else. It is sent only to the origin of LABEL_STUDIO_URL.
 """
 
 import re
@@ -32,11 +32,11 @@ class LabelStudioFiles:
         """
         url, is_path = self.complete(image_ref), re.match(r"/(?!/)", image_ref) is not None
         public = self.public_address()
-        known = {self.url, public or self.url}
-        if origin(url) not in {origin(address) for address in known}:
+        addresses = {self.url, public or self.url}
+        if origin(url) not in {origin(address) for address in addresses}:
             return None
         # Another program may be at the same host beside a sub-path, but a path alone is one of Label Studio.
-        roots = {parse_url(address).path or "/" for address in known} | ({"/"} if is_path else set())
+        roots = {parse_url(address).path or "/" for address in addresses} | ({"/"} if is_path else set())
         parsed = parse_url(url)
         for root in sorted(roots, key=len, reverse=True):
             path = (parsed.path or "/").removeprefix(root)

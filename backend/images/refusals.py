@@ -91,20 +91,20 @@ def about_addresses(image_ref: str, public_address: str | None) -> str:
 
     Args:
         image_ref: the value in the task's data.
-        public_address: the address for browsers that Label Studio told; None if it told none.
+        public_address: the address for browsers that Label Studio named; None if it named none.
     """
     root = root_of_file(image_ref)
     if root is None or (image_ref.startswith("/") and not root):
         return ""
-    told = f"now it tells {public_address.rstrip('/')}" if public_address else "it has told no address yet"
+    named = f"now it names {public_address.rstrip('/')}" if public_address else "it has named no address yet"
     if root.startswith("/"):
         return (
-            f". Neither LABEL_STUDIO_URL nor the address that Label Studio tells has the sub-path {root}: start Label "
-            f"Studio with LABEL_STUDIO_HOST=http(s)://<its public host>{root}, and open a project once; {told}"
+            f". Neither LABEL_STUDIO_URL nor the address that Label Studio names has the sub-path {root}: start Label "
+            f"Studio with LABEL_STUDIO_HOST=http(s)://<its public host>{root}, and open a project once; {named}"
         )
     return (
         f". If this is a file of Label Studio: start Label Studio with LABEL_STUDIO_HOST={root}, and open a project "
-        f"once ({told}); it is then fetched at LABEL_STUDIO_URL, with the key"
+        f"once ({named}); it is then fetched at LABEL_STUDIO_URL, with the key"
     )
 
 

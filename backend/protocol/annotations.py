@@ -47,8 +47,8 @@ def parse_annotation(
             submissions.append(_submission(annotation, place, task_data, control, regions, is_skipped=is_skipped))
         except (TaskError, CorrectionError) as problem:
             problems.append(str(problem))
-    known = {control.from_name for control in controls} | set(not_captions)
-    others = sorted({region.from_name for region in regions} - known)
+    text_areas = {control.from_name for control in controls} | set(not_captions)
+    others = sorted({region.from_name for region in regions} - text_areas)
     is_whole = is_skipped or not (problems or others)
     if others and not submissions and not is_skipped:
         problems.append(f"the labeling config has no caption TextArea {', '.join(others)}")

@@ -143,8 +143,8 @@ def _captions_of(task: Task, control: CaptionControl) -> set[str] | None:
         if not state.submissions:
             return None
         captions |= {submission.caption for submission in state.submissions}
-    known = {caption for caption in captions if caption is not None}
-    return known if len(known) == len(captions) else None
+    written = {caption for caption in captions if caption is not None}
+    return written if len(written) == len(captions) else None
 
 
 def _region(control: CaptionControl, text: str) -> dict[str, object]:

@@ -77,8 +77,8 @@ def explain(content: bytes) -> str | None:
         return _ISO_SENTENCES[kind]
     if content.startswith(b"RIFF"):
         return f"the image is a WebP, {_DAMAGED}" if content[8:12] == b"WEBP" else _VIDEO
-    known = next((sentence for start, sentence in _SENTENCES if content.startswith(start)), None)
-    return known or _explain_text(content[:_TEXT_BYTES])
+    sentence_of_format = next((sentence for start, sentence in _SENTENCES if content.startswith(start)), None)
+    return sentence_of_format or _explain_text(content[:_TEXT_BYTES])
 
 
 def _explain_text(head: bytes) -> str | None:

@@ -161,8 +161,8 @@ class StubStudio:
             }
 
     def acknowledged(self) -> dict[str, str]:
-        kept = {f"{number}/caption" for number, (_, is_kept) in self._delivered.items() if is_kept}
-        return {name: caption for name, caption in self.held().items() if name in kept}
+        answered_well = {f"{number}/caption" for number, (_, is_kept) in self._delivered.items() if is_kept}
+        return {name: caption for name, caption in self.held().items() if name in answered_well}
 
     def prediction_body(self, draw: random.Random) -> Json:
         tasks = {

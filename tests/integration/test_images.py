@@ -517,7 +517,7 @@ def test_a_file_at_an_address_that_nobody_told_gets_advice(elsewhere: ImageServe
         fetcher.fetch(f"{elsewhere.url}/ls{UPLOAD}", 1)
 
     assert f"start Label Studio with LABEL_STUDIO_HOST={elsewhere.url}/ls" in str(problem.value)
-    assert "it has told no address yet" in str(problem.value)
+    assert "it has named no address yet" in str(problem.value)
 
 
 def test_an_unknown_sub_path_is_named(fetcher: ImageFetcher) -> None:

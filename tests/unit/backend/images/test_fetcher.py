@@ -84,7 +84,7 @@ def test_an_address_that_looks_like_one_of_label_studio_gets_advice(image_ref: s
 
     assert named in advice
     assert "LABEL_STUDIO_URL" in advice
-    assert "now it tells http://localhost:8080" in advice
+    assert "now it names http://localhost:8080" in advice
     assert "secret" not in advice
 
 
