@@ -16,7 +16,6 @@ import copy
 import functools
 import json
 import re
-import threading
 import time
 import uuid
 from collections import Counter
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from redis import Redis
@@ -32,6 +31,7 @@ from redis import Redis
 from backend.label_studio.connection import nonce_of
 from tests.image_server import QuietServer, send
 from tests.payloads import load_payload
+from tests.served import Served
 
 LEGACY_TOKEN = "0123456789abcdef0123456789abcdef01234567"
 LABEL_CONFIG = """<View><Image name="image" value="$captioning"/><TextArea name="caption" toName="image"/></View>"""
@@ -65,7 +65,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class FakeLabelStudio:
+class FakeLabelStudio(Served):
     """The server, what it holds, and what people do in it. Use it as a context manager."""
 
     def __init__(self) -> None:
@@ -94,18 +94,7 @@ class FakeLabelStudio:
         """Access tokens that are accepted now. To empty it is what a changed secret key does."""
         self._prepared: dict[tuple[str, str], list[Reply | Callable[[Request], Reply]]] = {}
         self._last_annotation_id = 0
-        self._server = QuietServer(("127.0.0.1", 0), _make_handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(QuietServer(("127.0.0.1", 0), _make_handler(self)))
 
     # Set up
 

@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 
 from PIL import Image
+
+from tests.served import Served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +30,21 @@ class QuietServer(ThreadingHTTPServer):
         """Say nothing: our callers hang up on purpose."""
 
 
-class ImageServer:
+class ImageServer(Served):
     """Answers from `pages`: with bytes, or by a function that writes the reply itself."""
 
     def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.pages: dict[str, bytes | Callable[[BaseHTTPRequestHandler], None]] = {}
         self.requests: list[ReceivedRequest] = []
         self.stopping = threading.Event()
-        self._server = QuietServer((host, 0), self._make_handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        server = QuietServer((host, 0), self._make_handler())
         if tls:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{'https' if tls else 'http'}://{host}:{self._server.server_address[1]}"
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        super().__init__(server, "https" if tls else "http")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__(*exception)
 
     def show(self, path: str, color: str = "red") -> str:
         """Serve an image of one color at this path; return its address."""

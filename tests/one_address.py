@@ -6,27 +6,17 @@ import socketserver
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Self
+
+from tests.served import Served
 
 
-class OneAddress:
+class OneAddress(Served):
     """Gives each connection to the next server that accepts it. Use it as a context manager."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = ports
         self._turn = itertools.count()
-        self._server = _Server(("127.0.0.1", 0), self._make_handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Server(("127.0.0.1", 0), self._make_handler()))
 
     def _connect(self) -> socket.socket | None:
         """Return a connection to the next server; None if no server accepts one."""

@@ -1,31 +1,21 @@
 """A collector of OpenTelemetry's spans, as OTEL_EXPORTER_OTLP_ENDPOINT names one."""
 
 import queue
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.served import Served
 
-class SpanCollector:
+
+class SpanCollector(Served):
     """A web server that keeps the spans it receives."""
 
     def __init__(self) -> None:
         self._arrived: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._server = HTTPServer(("127.0.0.1", 0), self._make_handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(HTTPServer(("127.0.0.1", 0), self._make_handler()))
 
     def spans(self, timeout_s: float) -> Iterator[tuple[str, Any]]:
         """Yield each span that arrives, after the name of its service. End when none arrives for timeout_s."""
