@@ -109,7 +109,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
         if manifest["format"] != FORMAT:
             raise BundleError(f"bundle.json has format {manifest['format']!r}, this program reads {FORMAT}")
         manifest["name"]
-    except (ValueError, KeyError, TypeError) as cause:
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise BundleError(f"bundle.json is damaged: {cause!r}") from cause
     return manifest
 

@@ -24,7 +24,7 @@ def check_store_layout(store: Store) -> bool:
         return False
     try:
         layout = json.loads(content)["layout"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         layout = f"unknown ({content[:40]!r})"
     if layout != LAYOUT:
         raise LayoutError(

@@ -40,7 +40,7 @@ class World:
         parts = {"redis": redis, "settings": settings, "feedback": FeedbackStore(redis)}
         # Without a bundle no memory is judged.
         parts["memories"] = SimpleNamespace(renew_beside=lambda _project_id: None)
-        parts["projects"] = SimpleNamespace(note=lambda _project_id, _created: None)
+        parts["projects"] = SimpleNamespace(note=lambda *_: None, note_title=lambda *_: None)
         services = cast(CaptioningServices, SimpleNamespace(**parts, suggestions=SuggestionLog(redis)))
         self._app = Flask("world")
         self._app.extensions[EXTENSION] = services
@@ -151,18 +151,20 @@ def texts(*, origin: str = "manual", **captions: str) -> list[Json]:
     ]
 
 
-def totals_of(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Return the totals, how many captions each word stands in, and how many words stand in so many captions."""
-    hashes = [redis.hgetall(key(noun, project_id)) for noun in ("ledger-totals", "ledger-words", "ledger-spectrum")]
-    totals, of_words, spectrum = [{as_text(name): int(number) for name, number in counts.items()} for counts in hashes]
-    return {name: number for name, number in totals.items() if not name.startswith("tasks:")}, of_words, spectrum
+def totals_of(redis: Redis, project_id: int) -> tuple[dict[str, int], ...]:
+    """Return the totals, the captions that contain each word, the words that are in so many captions, and the weeks."""
+    nouns = ("ledger-totals", "ledger-words", "ledger-spectrum", "ledger-weeks")
+    hashes = [redis.hgetall(key(noun, project_id)) for noun in nouns]
+    totals, *others = [{as_text(name): int(number) for name, number in counts.items()} for counts in hashes]
+    return {name: number for name, number in totals.items() if not name.startswith("tasks:")}, *others
 
 
-def totals_from(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+def totals_from(redis: Redis, project_id: int) -> tuple[dict[str, int], ...]:
     """Return what `totals_of` must return, counted anew from the records."""
     stored = [json.loads(text) for text in redis.hvals(key("feedback", project_id))]
     totals: Counter[str] = Counter()
     of_words: Counter[str] = Counter()
+    weeks: Counter[str] = Counter()
     for values in stored:
         cells = [f"{values['arm']}::{values.get('model_version', '')}"]
         if values.get("annotator") is not None:
@@ -170,5 +172,9 @@ def totals_from(redis: Redis, project_id: int) -> tuple[dict[str, int], dict[str
         for cell in cells:
             totals.update({f"{counter}:{cell}": number for counter, number in values["counts"].items()})
         of_words.update(f"{values['arm']}:{word}" for word in values["words"])
+        if "week" in values:
+            for counter, number in values["counts"].items():
+                if not counter.startswith("took_"):
+                    weeks[f"{counter}:{values['arm']}:{values['week']}"] += number
     spectrum = Counter(f"{name.split(':', 1)[0]}:{number}" for name, number in of_words.items())
-    return dict(totals), dict(of_words), dict(spectrum)
+    return dict(totals), dict(of_words), dict(spectrum), dict(weeks)

@@ -37,7 +37,7 @@ from backend.images.task_images import decode_fetched
 from model.errors import CaptionerError, ImageError, RequestError
 from model.manifest import bundle_name, bundle_path, write_with_decoder
 from worker.feedback.score_calibration import read_calibration
-from worker.feedback.totals import read_ledger
+from worker.feedback.totals import read_ledger, read_weeks
 from worker.queue.job_log import job_log
 
 api = Blueprint("admin_api", __name__, url_prefix="/admin/api")
@@ -110,16 +110,17 @@ def ledger_csv(project_id: int) -> Response:
     return Response(lines, mimetype="text/csv", headers={"Content-Disposition": name})
 
 
-@api.get("/projects/<int:project_id>/learning")
-def learning(project_id: int) -> Response:
-    """Return chart data: each version's accept rate, over the number of corrections it was trained on."""
+@api.get("/projects/<int:project_id>/weeks")
+def weeks(project_id: int) -> Response:
+    """Return chart data: words of a caption that began as a suggestion, and how many of them were changed, by week."""
     need_project(project_id)
-    points = [
-        [f"{record.name} ({record.corrections})", round(100 * record.accepted_rate, 1)]
-        for record in version_tree(current_services(), project_id)
-        if record.published and record.accepted_rate is not None
-    ]
-    return jsonify([{"name": "accepted unchanged, %", "data": points}])
+    shown = [(week.monday, week.shown) for week in reversed(read_weeks(current_services().redis, project_id))]
+    means = {
+        "words in a caption": [(monday, tally.mean_words) for monday, tally in shown],
+        "words changed": [(monday, tally.mean_word_edits) for monday, tally in shown],
+    }
+    lines = {name: [[at, round(mean, 2)] for at, mean in points if mean is not None] for name, points in means.items()}
+    return jsonify([{"name": name, "data": points} for name, points in lines.items()])
 
 
 @api.get("/projects/<int:project_id>/edits")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice
 
 from backend.admin.version_records import known_versions
 from model.registry import ModelRegistry, ModelVersion
@@ -16,6 +17,9 @@ PAGE = 50
 SEARCH_S = 1.0
 """Time limit of a search. A search that has not filled its page by then returns a shorter page."""
 VERSIONS_LOOKED_AT = 50
+EDITS_SHOWN = 4
+EDITS_AMONG = 200
+"""Newest corrections in which edits are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,13 @@ def search_corrections(
             matches.append(correction)
     records = tuple(_records(feedback, registry, project_id, matches))
     return CorrectionPage(records=records, looked_at=looked_at, next=None if is_over else start + looked_at)
+
+
+def latest_edits(feedback: FeedbackStore, project_id: int) -> tuple[tuple[Correction, tuple[Piece, ...]], ...]:
+    """Return the newest suggestions that annotators changed, each with the words that changed."""
+    newest = islice(feedback.newest_first(project_id), EDITS_AMONG)
+    edits = islice((correction for correction in newest if correction.proposed and correction.is_edit), EDITS_SHOWN)
+    return tuple((correction, compare(correction.proposed or "", correction.caption)) for correction in edits)
 
 
 def compare(before: str, after: str) -> tuple[Piece, ...]:

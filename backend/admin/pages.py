@@ -6,16 +6,18 @@ from typing import Any, TypeGuard
 
 import chartkick
 from flask import Blueprint, Response, render_template, request, send_from_directory
+from markupsafe import Markup
 
 from backend.admin.admin_services import admin_services, redis_answers
+from backend.admin.correction_search import latest_edits
 from backend.admin.job_records import STATES, recent_jobs
 from backend.admin.overview import read_overview, read_project
 from backend.admin.route_arguments import find_corrections, find_jobs, find_version, need_job, need_project
-from backend.admin.version_records import gained_words, newest_versions, version_tree
+from backend.admin.version_records import gained_words, newest_versions, read_examples, version_tree
 from backend.captioning.memory_report import read_memory_report
 from backend.captioning.services import current_services
 from worker.feedback.edit_kinds import EDIT_KINDS
-from worker.feedback.totals import read_ledger
+from worker.feedback.totals import read_ledger, read_weeks
 from worker.queue.control import RetrainingControl
 from worker.queue.job_log import job_log
 
@@ -48,6 +50,9 @@ def project(project_id: int) -> str:
         project_id=project_id,
         project=status,
         memory=read_memory_report(services.redis, project_id, status.serving),
+        weeks=read_weeks(services.redis, project_id),
+        examples=read_examples(services.captioners.registry, project_id, status.serving),
+        latest=latest_edits(services.feedback, project_id),
         tree=tree,
         shown=newest_versions(tree),
         words=gained_words(tree),
@@ -119,8 +124,23 @@ def duration(seconds: float | None) -> str:
 
 @admin.app_template_filter("moment")
 def moment(written: str | None) -> str:
-    """Return an ISO 8601 time without the zone and without fractions of a second."""
-    return "–" if not written else written[:19].replace("T", " ")
+    """Return an ISO 8601 time in UTC as an element that admin.js rewrites for the reader's time zone."""
+    if not written:
+        return "–"
+    words = f"{written[:16].replace('T', ' ')} UTC"
+    return Markup('<time datetime="{}">{}</time>').format(written, words)
+
+
+@admin.app_template_filter("decimal")
+def decimal(value: object) -> str:
+    """Return a number with one decimal."""
+    return f"{value:.1f}" if _is_known(value) else "–"
+
+
+@admin.app_template_filter("count")
+def count(value: int) -> str:
+    """Return a whole number with a comma between thousands."""
+    return f"{value:,}"
 
 
 def _is_known(value: object) -> TypeGuard[float]:

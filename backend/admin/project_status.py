@@ -8,8 +8,11 @@ from redis import Redis
 from rq.job import JobStatus
 
 from backend.admin.job_records import JobRecord, find_jobs
+from backend.admin.version_records import plain_decision
 from backend.captioning.services import CaptioningServices
+from backend.sync.refresh_progress import RefreshProgress, read_refreshes
 from model.registry import ModelRegistry, ModelVersion
+from worker.feedback.project_data import read_titles
 from worker.feedback.totals import Acceptance, read_acceptances
 from worker.feedback.waiting import Waiting, read_waitings
 from worker.policy import corrections_needed
@@ -34,6 +37,8 @@ class ProjectStatus:
     """Model and corrections of one project."""
 
     project_id: int
+    title: str | None
+    """In Label Studio; None before the first event or pull that tells it."""
     serving: str | None
     """Serving version; None if its record is damaged."""
     waiting: int
@@ -42,7 +47,7 @@ class ProjectStatus:
     last_version: str | None
     last_published: bool | None
     last_decision: str | None
-    """Reason why the last version was published or refused."""
+    """Reason why the last version was published or refused, in plain words."""
     accepted_rate: float | None
     """Share of the serving version's judged suggestions that were accepted, 0 to 1."""
     judged: int
@@ -50,7 +55,14 @@ class ProjectStatus:
     """The same share for the parent version."""
     training: JobRecord | None
     """The running training."""
+    refresh: RefreshProgress | None
+    """The last replacement of the suggestions that Label Studio stores; None if there was none lately."""
     verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        """Title and number for people."""
+        return f"{self.title} (project {self.project_id})" if self.title else f"Project {self.project_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +109,12 @@ def project_statuses(
     )
     waiting = read_waitings(services.redis, project_ids)
     trainings = _read_trainings(services, versions)
+    titles, refreshes = read_titles(services.redis, project_ids), read_refreshes(services.redis, project_ids)
     return tuple(
         _status(
             project_id,
+            titles.get(project_id),
+            refreshes.get(project_id),
             versions[project_id],
             list(acceptances[project_id].values()),
             waiting[project_id],
@@ -113,6 +128,8 @@ def project_statuses(
 
 def _status(
     project_id: int,
+    title: str | None,
+    refresh: RefreshProgress | None,
     versions: _Versions,
     acceptances: Sequence[Acceptance],
     waiting: Waiting,
@@ -125,16 +142,18 @@ def _status(
     verdict = _damaged(versions) or blocked or _at_work(trainings) or _idle(waiting, trainings.failed, retrain_after)
     return ProjectStatus(
         project_id=project_id,
+        title=title,
         serving=versions.serving,
         waiting=waiting.count,
         oldest_waiting_s=waiting.oldest_s,
         last_version=newest.name if newest else None,
         last_published=newest.published if newest else None,
-        last_decision=newest.decision if newest else None,
+        last_decision=plain_decision(newest) if newest else None,
         accepted_rate=_rate(now),
         judged=now.judged if now else 0,
         accepted_rate_before=_rate(before),
         training=trainings.running,
+        refresh=refresh,
         verdict=verdict,
     )
 

@@ -10,6 +10,7 @@ from model.registry import ModelRegistry, ModelVersion
 from worker.feedback.totals import Acceptance, read_acceptance
 
 VERSIONS_SHOWN = 50
+EXAMPLES_SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class VersionRecord:
     """The version was made for the encoder in use."""
     created_at: str | None
     decision: str
+    plain_decision: str
+    """The same without losses and statistics. Old versions have none, so theirs is the whole decision."""
     corrections: int
     """Number of corrections it was trained on."""
     new: Mapping[str, Any]
@@ -43,14 +46,36 @@ class VersionRecord:
     """Word changes that annotators of this project make repeatedly."""
     accepted: int
     judged: int
+    word_edits: int
+    """Words that annotators changed in its suggestions."""
+    compared: int
+    """Captions whose changed words were counted."""
 
     @property
     def accepted_rate(self) -> float | None:
         return self.accepted / self.judged if self.judged else None
 
     @property
+    def mean_word_edits(self) -> float | None:
+        return self.word_edits / self.compared if self.compared else None
+
+    @property
     def can_serve(self) -> bool:
         return self.published and not self.pruned and self.fits and not self.serves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Captions of one image that no version was trained on."""
+
+    correction: str
+    """Name of the correction whose image it is."""
+    before: str
+    """Caption of the version's parent."""
+    after: str
+    """Caption of the version."""
+    written: str
+    """What the annotator wrote."""
 
 
 def version_tree(services: CaptioningServices, project_id: int) -> tuple[VersionRecord, ...]:
@@ -74,11 +99,37 @@ def known_versions(registry: ModelRegistry, project_id: int) -> list[ModelVersio
     return sorted(versions, key=lambda version: (version.created_at, version.name))
 
 
+def plain_decision(version: ModelVersion) -> str:
+    """Return why a version was published or not, in plain words if its record has them."""
+    return str(version.metrics.get("plain_decision") or version.decision)
+
+
 def newest_versions(tree: Sequence[VersionRecord]) -> tuple[VersionRecord, ...]:
     """Return the newest VERSIONS_SHOWN of a tree, and always the bundle and the serving version."""
     by_age = sorted(tree, key=lambda version: version.created_at or "")
     newest = {version.name for version in by_age[-VERSIONS_SHOWN:]}
     return tuple(version for version in tree if version.name in newest or version.serves or version.parent is None)
+
+
+def read_examples(registry: ModelRegistry, project_id: int, name: str | None) -> tuple[Example, ...]:
+    """Return images that a version captions in another way than its parent does.
+
+    Args:
+        registry: holds the versions.
+        project_id: of the version.
+        name: of the version; None if it is not known.
+    """
+    version = _record(registry, project_id, name) if name and name != registry.base_version else None
+    examples = [
+        Example(
+            correction=sample["correction"],
+            before=sample["before"]["caption"],
+            after=sample["after"]["caption"],
+            written=sample["written"],
+        )
+        for sample in (version.metrics.get("samples") or () if version else ())
+    ]
+    return tuple(example for example in examples if example.before != example.after)[:EXAMPLES_SHOWN]
 
 
 def gained_words(tree: Sequence[VersionRecord]) -> tuple[str, ...]:
@@ -142,6 +193,7 @@ def _version_record(
         fits=fits,
         created_at=version.created_at if version else None,
         decision=version.decision if version else "the bundle that every project starts with",
+        plain_decision=plain_decision(version) if version else "Every project begins with it.",
         corrections=len(version.corrections) if version else 0,
         new=metrics.get("new") or {},
         old=metrics.get("old") or {},
@@ -150,4 +202,6 @@ def _version_record(
         edits=tuple(metrics.get("systematic_edits") or ()),
         accepted=acceptance.accepted,
         judged=acceptance.judged,
+        word_edits=acceptance.word_edits,
+        compared=acceptance.compared,
     )

@@ -96,6 +96,8 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
             # Label Studio goes on sending after a model was removed. If it comes back, a pull reads what was missed.
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, reason)
             return {"changed": 0}
+        if news.title is not None:
+            self.services.projects.note_title(news.project_id, news.title)
         if news.ignored:
             logger.info("webhook ignored action=%s project=%s reason=%s", event, news.project_id, news.ignored)
         if news.wants_training:

@@ -4,6 +4,7 @@ Everything comes from the stored judgements (backend/captioning/memory.py). Noth
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -50,6 +51,11 @@ class MemoryReport:
     @property
     def learned(self) -> str:
         return learned_sentence(self.fields)
+
+    @property
+    def learned_in_short(self) -> str:
+        """The same without measurements, for people who own a project."""
+        return learned_sentence(self.fields, with_measures=False)
 
     @property
     def wording(self) -> tuple[WordingRule, ...]:
@@ -99,16 +105,22 @@ def memory_json(report: MemoryReport) -> dict[str, Any]:
     return asdict(report) | {"is_open": report.is_open, "learned": report.learned, "wording": wording}
 
 
-def learned_sentence(judgements: Mapping[str, Judgement]) -> str:
+def learned_sentence(judgements: Mapping[str, Judgement], *, with_measures: bool = True) -> str:
     """Say what was learned from the last corrections, and what it is worth.
 
     Args:
         judgements: of the serving version, by field.
+        with_measures: say how it was measured, too.
     """
     if not judgements:
         return "The corrections are not compared with the serving version yet. That happens with the next suggestion."
-    sentences = (_of_field(field, judgements) + _learned(judgement) for field, judgement in sorted(judgements.items()))
-    return " ".join(sentences)
+    sentences = " ".join(
+        _of_field(field, judgements) + _learned(judgement) for field, judgement in sorted(judgements.items())
+    )
+    return sentences if with_measures else _MEASURES.sub("", sentences)
+
+
+_MEASURES = re.compile(r" \((?:leave-one-out|compared on) [^)]*\)")
 
 
 def _of_field(field: str, judgements: Mapping[str, Judgement]) -> str:

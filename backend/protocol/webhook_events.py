@@ -1,7 +1,7 @@
 """Reading of a webhook of Label Studio. These functions are pure; `CaptionBackend.fit` acts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.protocol.annotations import parse_annotation
@@ -19,6 +19,8 @@ class WebhookEvent:
 
     project_id: int
     """0 only where the whole event is ignored."""
+    title: str | None = None
+    """Title of the project; None where the event does not say it."""
     annotations: tuple[AnnotationState, ...] = ()
     """Created or updated, as they are now."""
     deleted_annotations: tuple[int, ...] = ()
@@ -37,7 +39,9 @@ def parse_webhook(action: str, body: Mapping[str, Any]) -> WebhookEvent:
     if action not in _ACTIONS:
         return WebhookEvent(project_id=0, ignored="unknown action")
     project = need(body, "project", dict)
-    return _ACTIONS[action](need(project, "id", int, "project."), body)
+    event = _ACTIONS[action](need(project, "id", int, "project."), body)
+    title = project.get("title")
+    return replace(event, title=title) if isinstance(title, str) else event
 
 
 def _saved(project_id: int, body: Mapping[str, Any]) -> WebhookEvent:

@@ -21,6 +21,15 @@ function drawCharts(root) {
   }
 }
 
+// The server writes times in UTC. The reader's time zone is known here only.
+function showLocalTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const moment = new Date(time.dateTime);
+    time.title = time.textContent;
+    time.textContent = moment.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  }
+}
+
 async function refresh() {
   if (isLoading || document.hidden) return;
   const places = [...document.querySelectorAll("[data-live]")];
@@ -39,6 +48,7 @@ async function refresh() {
       keepCharts(place, other);
       place.replaceChildren(...other.childNodes);
       drawCharts(place);
+      showLocalTimes(place);
     }
     upToDateAt = new Date();
     showStaleNotice(false);
@@ -54,8 +64,8 @@ function showStaleNotice(isStale) {
   const notice = document.getElementById("stale");
   if (notice.hidden !== isStale) return;
   notice.hidden = !isStale;
-  const since = upToDateAt.toISOString().slice(11, 19);
-  notice.textContent = isStale ? `Not up to date since ${since} (UTC). The backend does not answer, or it reports an error.` : "";
+  const since = upToDateAt.toLocaleTimeString("en-GB");
+  notice.textContent = isStale ? `Not up to date since ${since}. The backend does not answer, or it reports an error.` : "";
 }
 
 // Keep charts that still update themselves; destroy those that are no longer on the page.
@@ -95,4 +105,5 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 drawCharts(document);
+showLocalTimes(document);
 setInterval(refresh, EVERY_MS);

@@ -16,7 +16,7 @@ from model.errors import CaptionerError, LabelStudioError
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.left_projects import come_back, leave
-from worker.feedback.project_data import begin_anew_if_new
+from worker.feedback.project_data import begin_anew_if_new, note_title
 from worker.feedback.waiting import read_waiting
 from worker.queue.backend_jobs import schedule_look_alikes
 from worker.queue.retraining import enqueue_rollback_check
@@ -61,6 +61,7 @@ def pull_project(client: LabelStudioClient, redis: Redis, settings: Settings, pr
         LabelConfigError: the project's labeling config has no caption.
     """
     begin_anew_if_new(redis, Store(settings.model_store), project.project_id, project.created)
+    note_title(redis, project.project_id, project.title)
     reconciliation = reconcile(client, redis, project)
     # This is needed without a change too: a retraining that claimed corrections may have failed.
     retrain_when_due(redis, settings, project.project_id)

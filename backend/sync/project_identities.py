@@ -1,4 +1,7 @@
-"""A project is known by its id and the time of its creation: Label Studio may give an id to a new project."""
+"""A project is known by its id and the time of its creation: Label Studio may give an id to a new project.
+
+Its title is kept too, for people.
+"""
 
 import logging
 
@@ -6,7 +9,7 @@ from redis import Redis, RedisError
 
 from model.errors import StoreError
 from model.store import Store
-from worker.feedback.project_data import begin_anew_if_new
+from worker.feedback.project_data import begin_anew_if_new, note_title
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +20,18 @@ class ProjectIdentities:
     def __init__(self, redis: Redis, store: Store) -> None:
         self._redis, self._store = redis, store
         self._created: dict[int, int] = {}
+        self._titles: dict[int, str] = {}
+
+    def note_title(self, project_id: int, title: str) -> None:
+        """Remember the title of a project. If that fails, the next call tries again."""
+        if self._titles.get(project_id) == title:
+            return
+        try:
+            note_title(self._redis, project_id, title)
+        except RedisError as problem:
+            logger.warning("title not kept project=%s problem=%s", project_id, problem)
+        else:
+            self._titles[project_id] = title
 
     def note(self, project_id: int, created: int | None) -> None:
         """Retire what is kept of an earlier project with this id. If that fails, the next call tries again.

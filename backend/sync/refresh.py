@@ -7,7 +7,7 @@ version serves, its suggestions must be written into Label Studio.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.captioning.services import CaptioningServices
@@ -15,6 +15,7 @@ from backend.captioning.suggest import Suggester
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
+from backend.sync.refresh_progress import RefreshProgress
 from model.vision.files import in_batches
 from worker.feedback.caption_changes import read_generation
 from worker.feedback.suggestions import Label
@@ -23,6 +24,7 @@ from worker.queue.backend_jobs import enqueue_refresh
 logger = logging.getLogger(__name__)
 
 CHOSEN = "the owner chose the predictions of {version!r} in Settings > Annotation"
+NO_LONGER = "{version} no longer serves"
 TASKS_AT_ONCE = 25
 TURN_S = 60.0
 """How long one job writes before other jobs of its worker get their turn."""
@@ -67,9 +69,22 @@ def refresh(
         LabelConfigError: the project's labeling config has no caption.
         RedisError: Redis does not answer.
     """
-    report = _take_turn(client, services, project_id, version, after_id, on_progress, time.monotonic() + turn_s)
+    if services.captioners.version_of(project_id) != version:  # the refresh of another version may be at work
+        return RefreshReport(stopped=NO_LONGER.format(version=version))
+    until = time.monotonic() + turn_s
+    progress = RefreshProgress.begin(services.redis, project_id, version, after_id)
+
+    def note(report: RefreshReport, left: int) -> None:
+        nonlocal progress
+        done = report.refreshed + report.current + report.failed
+        on_progress(done, done + left)
+        progress = progress.after(done, report.refreshed, report.failed, left)
+        progress.write(services.redis, project_id)
+
+    report = _take_turn(client, services, project_id, version, after_id, note, until)
     if report.rest_after is not None:
         enqueue_refresh(services.redis, services.settings, project_id, version, report.rest_after, delay_s=REST_IN_S)
+    progress.ended(report.stopped, report.rest_after).write(services.redis, project_id)
     outcome = (report.refreshed, report.current, report.failed, report.stopped)
     message = "predictions refreshed project=%s version=%s refreshed=%s current=%s failed=%s stopped=%s"
     logger.info(message, project_id, version, *outcome)
@@ -82,34 +97,38 @@ def _take_turn(
     project_id: int,
     version: str,
     after_id: int,
-    on_progress: Callable[[int, int], None],
+    note: Callable[[RefreshReport, int], None],
     until: float,
 ) -> RefreshReport:
-    """Write suggestions for tasks that nobody has annotated and that show another version, until a monotonic time."""
+    """Write suggestions for tasks that nobody has annotated and that show another version, until a monotonic time.
+
+    Args:
+        note: is called after each batch, with the counts of this turn and the number of tasks that are left.
+    """
     project = client.project(project_id)
     if chosen := client.chosen_predictions(project):
         return RefreshReport(stopped=CHOSEN.format(version=chosen))
     suggester = Suggester(services, project_id, parse_caption_controls(project.label_config))
-    total = client.count_unannotated_tasks(project_id, after_id)
-    refreshed = current = failed = 0
-    last_id, stopped, rest_after = after_id, None, None
+    left = client.count_unannotated_tasks(project_id, after_id)
+    report, last_id = RefreshReport(), after_id
+    note(report, left)
     for tasks in in_batches(client.unannotated_tasks(project_id, after_id), TASKS_AT_ONCE):
         if last_id > after_id and time.monotonic() >= until:
-            stopped, rest_after = "the rest follows", last_id
-            break
+            return replace(report, stopped="the rest follows", rest_after=last_id)
         if services.captioners.version_of(project_id) != version:
-            stopped = f"{version} no longer serves"
-            break
+            return replace(report, stopped=NO_LONGER.format(version=version))
         label = Label.parse(services.label_of(project_id, suggester.form))
         since = read_generation(services.redis, project_id).reworded
         stale = [task for task in tasks if not _is_current(suggester, task, label, since)]
         written = _write(client, suggester, stale) if stale else 0
-        current += len(tasks) - len(stale)
-        refreshed += written
-        failed += len(stale) - written
-        last_id = int(tasks[-1]["id"])
-        on_progress(refreshed + current + failed, total)
-    return RefreshReport(refreshed=refreshed, current=current, failed=failed, stopped=stopped, rest_after=rest_after)
+        report = RefreshReport(
+            refreshed=report.refreshed + written,
+            current=report.current + len(tasks) - len(stale),
+            failed=report.failed + len(stale) - written,
+        )
+        last_id, left = int(tasks[-1]["id"]), left - len(tasks)
+        note(report, left)
+    return report
 
 
 def refresh_look_alikes(

@@ -17,6 +17,8 @@ def parse_json(text: str, path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as cause:
         raise CaptionFileError(f"{path}, line {cause.lineno}: not JSON ({cause.msg})") from cause
+    except RecursionError as cause:
+        raise CaptionFileError(f"{path}: its JSON is nested too deeply for a captions file") from cause
 
 
 def parse_list(entries: Sequence[Any], path: Path) -> Iterator[Row]:

@@ -116,7 +116,7 @@ def _unpacked(cell: Any) -> Any:
     try:
         value = json.loads(cell)
         _texts(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return cell
     return value
 

@@ -56,7 +56,7 @@ def is_jsonl(first_line: str) -> bool:
     """Say whether the line is an object by itself; COCO and Karpathy on one line are not meant."""
     try:
         value = json.loads(first_line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and "images" not in value
 
@@ -65,7 +65,7 @@ def parse_jsonl(text: str, path: Path) -> Iterator[Row]:
     for number, line in _lines(text):
         try:
             rows = rows_of(json.loads(line), f"line {number}")
-        except (ValueError, KeyError, TypeError) as cause:
+        except (ValueError, KeyError, TypeError, RecursionError) as cause:
             raise broken(path, f"line {number}", f"expected {_JSONL_FORMS}", line) from cause
         yield from rows
 

@@ -56,7 +56,7 @@ def read_graphs(folder: Path, weights: Mapping[str, str]) -> GraphFiles:
         if fields["weights"] != {file: weights[file] for file in WEIGHTS}:
             raise GraphError(f"the graphs in {folder} belong to other weights")
         damaged = [file for file, content in contents.items() if fields["graphs"][file] != _digest(content)]
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
         raise GraphError(f"the graphs in {folder} are missing or damaged: {cause!r}") from cause
     if damaged:
         raise GraphError(f"the graphs in {folder} are damaged: the SHA-256 of {', '.join(damaged)} is another one")

@@ -21,10 +21,12 @@ from werkzeug.routing import Rule
 
 from backend.admin import api as api_module
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
+from backend.sync.refresh_progress import RefreshProgress
 from model.bundle import load_bundle
 from model.registry import ModelVersion
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, store_annotation, write_bundle
+from tests.payloads import load_payload
 from tests.scrape import samples
 from worker.audit import AuditLog
 from worker.feedback.waiting import mark_trained, note_taught_by_memory, read_waiting
@@ -94,6 +96,61 @@ def test_the_overview_says_the_state_of_a_project_in_words(admin: BackendClient)
     assert project["waiting"] == 25
     assert project["last_decision"] == "better in 97% of draws"
     assert "25 corrections wait" in admin.get("/admin/").text
+
+
+def test_a_project_is_shown_by_the_title_that_the_newest_event_told(admin: BackendClient) -> None:
+    assert "<h1>Project 1</h1>" in admin.get("/admin/projects/1/").text
+    event = load_payload("47_webhook_PROJECT_UPDATED_title")["body"]
+
+    for title in ("ship & <b>", "Aerial photos"):
+        event["project"] |= {"id": 1, "title": title}
+        assert admin.post("/webhook", event).status_code == 200
+
+    assert "<h1>Aerial photos</h1>" in admin.get("/admin/projects/1/").text
+    assert "Aerial photos (project 1)</a>" in admin.get("/admin/").text
+
+
+def test_the_owners_page_says_what_suggestions_save_in_plain_words(admin: BackendClient) -> None:
+    page = admin.get("/admin/projects/1/").text
+
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", page[page.index("Week from") :])
+    assert cells[6:13] == ["2025-01-27", "25", "0%", "3.0", "5.0", "40%", "0"]
+    assert re.search(r"<dt>Before</dt><dd>a dog</dd>.*<dt>Now</dt><dd>a black dog</dd>", page)
+    assert re.search(r"<span>a</span>\s*<ins>black</ins>\s*<span>dog</span>\s*<ins>number 25</ins>", page)
+    assert "nats" not in page
+    chart = admin.get("/admin/api/projects/1/weeks").get_json()
+    assert chart == [
+        {"name": "words in a caption", "data": [["2025-01-27", 5]]},
+        {"name": "words changed", "data": [["2025-01-27", 3]]},
+    ]
+
+
+def test_a_page_without_data_says_what_to_do_next(admin: BackendClient) -> None:
+    store_annotation(admin.services.redis, replace(make_correction(project_id=2), outcome="skipped"))
+
+    page = admin.get("/admin/projects/2/").text
+
+    assert "Learning begins with the first corrections" in page or "A training follows later" in page
+    assert "No training has ended yet." in page
+
+
+def test_a_refresh_tells_its_progress_on_the_pages(admin: BackendClient) -> None:
+    redis = admin.services.redis
+    progress = RefreshProgress.begin(redis, 1, "v2-00000000", 0).after(done=3250, refreshed=3000, failed=2, left=6750)
+    progress.write(redis, 1)
+
+    for page in ("/admin/", "/admin/projects/1/"):
+        assert "3,250 of 10,000 tasks" in admin.get(page).text
+
+    replace(progress, at="2025-01-31T12:00:00+00:00").write(redis, 1)
+    assert "The work goes on when a worker is free" in admin.get("/admin/projects/1/").text
+    progress.after(done=10_000, refreshed=9990, failed=2, left=0).ended(None, None).write(redis, 1)
+    assert "9,990 suggestions replaced, 2 tasks without a suggestion" in admin.get("/admin/projects/1/").text
+    assert "tasks" not in admin.get("/admin/").text
+    progress.ended("the owner chose others", None).write(redis, 1)
+    assert "are not replaced: the owner chose others." in admin.get("/admin/projects/1/").text
+    redis.set("captioner:refresh-progress:1", "{}")
+    assert admin.get("/admin/projects/1/").status_code == 200
 
 
 def test_the_overview_names_each_worker_and_its_queues(admin: BackendClient) -> None:
@@ -350,7 +407,6 @@ def test_a_missing_number_is_a_dash_on_the_pages_and_null_in_json(admin: Backend
     job.meta = {"loss": math.nan, "losses": [[1, 2.0], [2, math.inf]]}
     job.save_meta()
 
-    assert "1.250 against – on 4" in admin.get("/admin/projects/1/").text
     page = admin.get(f"/admin/projects/1/versions/{made.name}/").text
     assert re.findall(r'class="number">([^<]+)<', page) == ["4", "1.250", "–", "–", "0", "3", "–", "2.500", "–"]
     assert "2.000 at first, – now" in admin.get(f"/admin/jobs/{job.id}/").text
@@ -407,7 +463,7 @@ def test_answers_match_the_api_description(admin: BackendClient, description: di
         "/projects/{project_id}": "/projects/1",
         "/projects/{project_id}/versions/{name}": f"/projects/1/versions/{version}",
         "/projects/{project_id}/ledger": "/projects/1/ledger",
-        "/projects/{project_id}/learning": "/projects/1/learning",
+        "/projects/{project_id}/weeks": "/projects/1/weeks",
         "/projects/{project_id}/edits": "/projects/1/edits",
         "/projects/{project_id}/corrections": "/projects/1/corrections",
         "/audit": "/audit",

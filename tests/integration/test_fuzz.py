@@ -22,12 +22,13 @@ def services(tmp_path: Path) -> Iterator[Services]:
 def test_odd_requests_are_never_a_failure(services: Services, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
 
-    service = start(services, tmp_path, str(bundle))
-    statuses, violations = fuzz(service, tmp_path / "store", REQUESTS, seed=7, answer_s=math.inf)
+    service, redis = start(services, tmp_path, str(bundle))
+    statuses, violations = fuzz(service, redis, tmp_path / "store", REQUESTS, seed=7, answer_s=math.inf)
 
     assert violations == []
     assert statuses[200] > REQUESTS / 10
     assert statuses[400] > REQUESTS / 10
+    assert statuses[429] < REQUESTS / 50, "requests must reach the routes"
 
 
 def test_a_changed_bundle_loads_or_is_refused_in_a_sentence(tmp_path: Path) -> None:

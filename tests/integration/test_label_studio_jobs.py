@@ -23,6 +23,7 @@ from backend.label_studio.public_address import PublicAddress
 from backend.protocol.label_config import compact_image_ref
 from backend.sync.connected_projects import REMOVED
 from backend.sync.refresh import refresh as write_suggestions
+from backend.sync.refresh_progress import RefreshProgress, read_refreshes
 from model.errors import JobError, LabelStudioError
 from model.runtime.onnx_encoder import OnnxEncoder
 from model.vision.images import image_key
@@ -980,7 +981,7 @@ def test_a_task_that_shows_another_image_now_gets_a_new_prediction(
 @pytest.mark.parametrize("is_of_look_alikes", [False, True])
 @pytest.mark.usefixtures("configure")
 def test_where_the_owner_chose_imported_predictions_ours_are_not_written(
-    workplace: Workplace, label_studio: FakeLabelStudio, is_of_look_alikes: bool
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis, is_of_look_alikes: bool
 ) -> None:
     label_studio.hold(task(1, image=data_url("red"), predictions=[prediction(1, "imported", "gpt-caps")]))
     label_studio.projects[1]["model_version"] = "gpt-caps"
@@ -989,6 +990,8 @@ def test_where_the_owner_chose_imported_predictions_ours_are_not_written(
 
     assert report["stopped"] == "the owner chose the predictions of 'gpt-caps' in Settings > Annotation"
     assert imports(label_studio) == []
+    if not is_of_look_alikes:
+        assert read_refreshes(redis, [1])[1].stopped == report["stopped"]
 
 
 @pytest.mark.usefixtures("configure")
@@ -1057,6 +1060,43 @@ def test_a_long_refresh_goes_on_in_another_job_so_that_what_waits_gets_its_turn(
     assert queue(redis, LABEL_STUDIO_QUEUE).scheduled_job_registry.get_job_ids() == [scheduled]
     sent = [prediction["task"] for request in imports(label_studio) for prediction in request.body]
     assert sent == list(range(1, 31))
+
+
+@pytest.mark.usefixtures("configure")
+def test_the_progress_of_a_refresh_counts_all_of_its_turns(
+    workplace: Workplace, label_studio: FakeLabelStudio, redis: Redis
+) -> None:
+    settings, version = Settings.from_env(), workplace.bundle.version
+    client = LabelStudioClient.from_settings(settings)
+    assert client is not None
+    current = [task(1, image=data_url("red"), predictions=[prediction(1, "same", version)])]
+    broken = [task(2, image="data:image/png;base64,AAAA")]
+    label_studio.hold(*current, *broken, *(task(number, image=data_url("red")) for number in range(3, 61)))
+    totals: set[int] = set()
+
+    def progress() -> RefreshProgress:
+        return read_refreshes(redis, [1])[1]
+
+    def take_turn(after_id: int, *, fails: bool = False) -> int | None:
+        def look(done: int, _total: int) -> None:
+            totals.update(known.total for known in read_refreshes(redis, [1]).values())
+            if fails and done:
+                raise RuntimeError
+
+        return write_suggestions(client, make_services(settings), 1, version, after_id, look, turn_s=0).rest_after
+
+    second = take_turn(0)
+    assert (second, progress().standing, progress().done, progress().total) == (25, "at work", 25, 60)
+    with pytest.raises(RuntimeError):
+        take_turn(25, fails=True)
+    take_turn(25)
+    assert (progress().done, progress().refreshed) == (50, 23)
+    take_turn(50)
+
+    assert (progress().standing, progress().done, progress().total) == ("complete", 60, 60)
+    assert (progress().refreshed, progress().failed) == (33, 1)
+    assert progress().left_s is None
+    assert totals == {60}
 
 
 @pytest.mark.usefixtures("configure")

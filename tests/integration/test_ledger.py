@@ -20,7 +20,7 @@ from worker.feedback.feedback_store import FeedbackStore, Recorded
 from worker.feedback.record import AnnotationState, Submission
 from worker.feedback.score_calibration import Calibration, write_calibration
 from worker.feedback.suggestions import Suggestion, SuggestionLog
-from worker.feedback.totals import Acceptance, Ledger, Tally, read_acceptance, read_ledger
+from worker.feedback.totals import Acceptance, Ledger, Tally, read_acceptance, read_ledger, read_weeks
 
 VERSION = "scenes-1a2b3c4d"
 SHOWN = make_suggestion(caption="a dog runs")
@@ -101,6 +101,33 @@ def test_every_outcome_is_counted_by_version_and_annotator(store: FeedbackStore,
     assert (ledger.versions[None].written, ledger.versions[None].judged) == (1, 0)
     assert {who: (tally.judged, tally.skipped) for who, tally in ledger.annotators.items()} == {1: (2, 0), 2: (2, 1)}
     assert ledger.cells[2, VERSION] == ledger.annotators[2]
+
+
+def test_each_week_counts_the_words_that_suggestions_saved(store: FeedbackStore, redis: Redis) -> None:
+    on_monday, on_sunday, a_week_later = "2025-01-27T00:00:00Z", "2025-02-02T23:59:59Z", "2025-02-03T00:00:00Z"
+    put(store, submitted("a dog runs", annotation_id=1, updated_at=on_monday))
+    put(store, submitted("a red dog runs", annotation_id=2, updated_at=on_sunday))
+    put(store, submitted("a cat runs", annotation_id=3, updated_at=a_week_later))
+    put(store, written("a cat on a mat", annotation_id=4, updated_at=a_week_later))
+    put(store, skipped(annotation_id=5, updated_at="2025-02-10T00:00:00Z"))
+
+    newest, oldest = read_weeks(redis, 1)
+
+    assert (newest.monday, newest.captions, newest.alone.mean_words) == ("2025-02-03", 2, 5)
+    assert newest.shown.mean_word_edits == 1
+    assert newest.saved_rate == pytest.approx(2 / 3)
+    assert (oldest.monday, oldest.captions, oldest.shown.accepted_rate) == ("2025-01-27", 2, 0.5)
+    assert oldest.shown.mean_word_edits == 0.5
+    assert oldest.saved_rate == pytest.approx(6 / 7)
+
+
+def test_a_caption_that_is_changed_in_another_week_counts_there(store: FeedbackStore, redis: Redis) -> None:
+    put(store, submitted("a cat runs", updated_at="2025-01-27T12:00:00Z"))
+    put(store, submitted("a dog runs", updated_at="2025-02-03T12:00:00Z"))
+
+    [week] = read_weeks(redis, 1)
+
+    assert (week.monday, week.shown.accepted, week.saved_rate) == ("2025-02-03", 1, 1)
 
 
 def test_the_same_event_again_changes_nothing(store: FeedbackStore, redis: Redis) -> None:

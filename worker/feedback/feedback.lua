@@ -26,6 +26,7 @@
 --   ledger-totals       hash   "<counter>:<arm>:<annotator>:<version>" -> number; no annotator means everybody
 --   ledger-words        hash   "<arm>:<word>" -> captions that contain it
 --   ledger-spectrum     hash   "<arm>:<captions>" -> words that are in so many captions
+--   ledger-weeks        hash   "<counter>:<arm>:<Monday>" -> number, without the counters of lead times
 --   counts              hash   of all projects, ever growing; worker/queue/job_metrics.py describes it
 --   suggestions         list   of one task (":<task>" follows), newest first; worker/feedback/suggestions.py describes it
 --
@@ -33,7 +34,7 @@
 -- changes and says when they happened. Totals that come to zero are deleted.
 
 local LAYOUT, PROJECTS, FEEDBACK, INDEX, TIMES, CHANGED, CHANGES, UNSEEN, EXCLUDED, REMOVED, REMOVED_AT, TOUCHED, PULLED,
-  TOTALS, WORDS, SPECTRUM, LATEST, COUNTS, SUGGESTIONS = unpack(KEYS)
+  TOTALS, WORDS, SPECTRUM, LATEST, WEEKS, COUNTS, SUGGESTIONS = unpack(KEYS)
 
 local REMOVED_KEPT_S = 24 * 3600  -- longer than any event of a removed state can be on its way
 local FORGOTTEN_AT_ONCE = 100
@@ -54,6 +55,15 @@ local function add(key, field, number)
   return sum
 end
 
+local function count_week(record, sign)
+  if not known(record.week) then return end  -- as in records from before the weeks were counted
+  for counter, number in pairs(record.counts) do
+    if not string.find(counter, '^took_') then
+      add(WEEKS, counter .. ':' .. record.arm .. ':' .. record.week, sign * number)
+    end
+  end
+end
+
 local function count(record, sign)
   local version = known(record.model_version) and record.model_version or ''
   local cells = {record.arm .. '::' .. version}
@@ -61,6 +71,7 @@ local function count(record, sign)
   for counter, number in pairs(record.counts) do
     for _, cell in ipairs(cells) do add(TOTALS, counter .. ':' .. cell, sign * number) end
   end
+  count_week(record, sign)
   for _, word in ipairs(record.words) do
     local after = add(WORDS, record.arm .. ':' .. word, sign)
     local before = after - sign
@@ -509,7 +520,10 @@ function commands.adopt(name, json, time, counted)
     redis.call('ZADD', TIMES, time, name)
     renew(name)
   end
-  if counted == 'same' then return 1 end
+  if counted == 'same' then
+    count_week(record, 1)
+    return 1
+  end
   if counted ~= '' then count(cjson.decode(counted), -1) end
   count(record, 1)
   return 1

@@ -1,12 +1,13 @@
 """Everything that is kept of a project: to forget it, and to begin anew where its id was given to a new project.
 
-captioner:created   hash   project -> Unix time of its creation in Label Studio
+captioner:created           hash   project -> Unix time of its creation in Label Studio
+captioner:title:<project>   text   title in Label Studio, as the newest event or pull gave it
 """
 
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ EARLIEST = 1_400_000_000
 KEYS_AT_ONCE = 500
 LOCK_S = 120
 RETIRED = "retired"
+LONGEST_TITLE = 200
+"""Characters. Label Studio's own limit is 50."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,17 @@ def begin_anew_if_new(redis: Redis, store: Store, project_id: int, created: int 
         redis.hset(CREATED_KEY, str(project_id), max(created, before))
         return 0 < before < created
     return False
+
+
+def note_title(redis: Redis, project_id: int, title: str) -> None:
+    """Remember the title of a project, for the admin pages."""
+    redis.set(key("title", project_id), title[:LONGEST_TITLE].encode("utf-8", "replace"))
+
+
+def read_titles(redis: Redis, project_ids: Sequence[int]) -> dict[int, str]:
+    """Return the titles that are known and not empty."""
+    titles = redis.mget([key("title", project_id) for project_id in project_ids]) if project_ids else []
+    return {project_id: as_text(title) for project_id, title in zip(project_ids, titles, strict=True) if title}
 
 
 def forget_project(redis: Redis, store: Store, project_id: int) -> Forgotten:

@@ -12,7 +12,7 @@ PROJECTS_KEY = "captioner:projects"
 COUNTS_KEY = "captioner:counts"
 NOUNS = (
     *("feedback", "index", "times", "changed", "changes", "unseen", "excluded", "removed", "removed-at", "touched"),
-    *("pulled", "ledger-totals", "ledger-words", "ledger-spectrum", "latest"),
+    *("pulled", "ledger-totals", "ledger-words", "ledger-spectrum", "latest", "ledger-weeks"),
 )
 
 

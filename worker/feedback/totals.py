@@ -11,6 +11,8 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from itertools import islice
 from math import comb
 from typing import NamedTuple, TypeVar, cast
 
@@ -35,6 +37,7 @@ LEAD_TIME_STEP = 1.1
 SHORTEST_LEAD_TIME_S = 0.1
 TOOK = "took_"
 """The beginning of a counter of lead times; its power follows."""
+WEEKS_SHOWN = 12
 VOCABULARY_SAMPLE = 100
 """Captions whose distinct words are compared; fewer where an arm has fewer."""
 
@@ -169,6 +172,27 @@ class Ledger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Week:
+    """Counts of the captions that were submitted, or changed last, in one week."""
+
+    monday: str
+    """Its first day as an ISO 8601 date. Weeks begin and end at midnight UTC."""
+    shown: Tally
+    """Of captions that began as a suggestion."""
+    alone: Tally
+    """Of captions that were written without a suggestion."""
+
+    @property
+    def captions(self) -> int:
+        return self.shown.captions + self.alone.captions
+
+    @property
+    def saved_rate(self) -> float | None:
+        """Share of the words of captions that nobody had to change; below 0 where more was changed than was written."""
+        return _share(self.shown.words - self.shown.word_edits, self.shown.words)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Acceptance:
     """Number of suggestions of one version that were accepted unchanged, beside the number that were judged."""
 
@@ -182,7 +206,8 @@ class Acceptance:
 def to_stored_json(feedback: Feedback) -> str:
     """Return the record beside what it adds to the totals, so that exactly this can be taken away again."""
     of_arm = () if feedback.arm == "none" else words(feedback.caption or "")
-    return feedback.to_json(counts=count_feedback(feedback), words=sorted(set(of_arm)))
+    counts, week = count_feedback(feedback), monday_of(feedback.updated_at)
+    return feedback.to_json(counts=counts, words=sorted(set(of_arm)), week=week)
 
 
 def count_feedback(feedback: Feedback) -> dict[str, int]:
@@ -249,6 +274,25 @@ def _acceptances(names: Sequence[str], numbers: Iterable[bytes | str | None]) ->
         *judged, word_edits, compared = [next(counts) for _ in ACCEPTANCE]
         acceptances[name] = Acceptance(accepted=judged[0], judged=sum(judged), word_edits=word_edits, compared=compared)
     return acceptances
+
+
+def read_weeks(redis: Redis, project_id: int) -> tuple[Week, ...]:
+    """Return the counts of the last WEEKS_SHOWN weeks in which there was a caption, newest first."""
+    counts: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for field, number in redis.hgetall(key("ledger-weeks", project_id)).items():
+        counter, arm, monday = as_text(field).split(":")
+        counts[monday]["shown" if arm == "shown" else "alone"][counter] += int(number)
+    weeks = (
+        Week(monday=monday, shown=_tally(counts[monday]["shown"]), alone=_tally(counts[monday]["alone"]))
+        for monday in sorted(counts, reverse=True)
+    )
+    return tuple(islice((week for week in weeks if week.captions), WEEKS_SHOWN))
+
+
+def monday_of(updated_at: str) -> str:
+    """Return the date of the Monday on or before a time, both in UTC."""
+    day = datetime.fromisoformat(updated_at).date()
+    return (day - timedelta(days=day.weekday())).isoformat()
 
 
 class _Cell(NamedTuple):

@@ -147,8 +147,12 @@ def _judge(examiner: Examiner, captioner: TorchCaptioner, alpha: float, settings
 def _with_part(judged: Judged, refusal: Decision) -> Decision:
     """Say in the decision how far the version goes, and why not further."""
     whole = refusal.reason.removeprefix("Not published: ")
-    reason = f"{judged.decision.reason} This version goes {judged.alpha:.0%} of the way of its training. All of it was "
-    return replace(judged.decision, reason=f"{reason}refused: {whole}")
+    way = f"This version goes {judged.alpha:.0%} of the way of its training."
+    return replace(
+        judged.decision,
+        reason=f"{judged.decision.reason} {way} All of it was refused: {whole}",
+        plain=f"{judged.decision.plain} {way} The whole way was {refusal.plain[:1].lower()}{refusal.plain[1:]}",
+    )
 
 
 def anchor_losses(captioner: TorchCaptioner, dataset: Dataset) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ worker/learning/writing.py.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -103,6 +104,9 @@ class Decision:
 
     publish: bool
     reason: str
+    """With everything that was measured."""
+    plain: str = ""
+    """For people who own a project: without losses and without statistics."""
     is_about_corrections: bool = False
     """The corrections are refused, or the training failed: no other candidate of this training can pass."""
 
@@ -122,29 +126,49 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
     losses = _losses(trial)
     for refusal in (_not_finite(trial), _irrelevant(trial)):
         if refusal is not None:
-            return Decision(publish=False, reason=f"Not published: {refusal} {losses}", is_about_corrections=True)
-    for refusal in (_forgetful(trial, tolerance), _unclean(trial)):
+            return replace(refusal.decision(losses), is_about_corrections=True)
+    for refusal in (_forgetful(trial, tolerance), _unclean(trial), _unsure(trial, confidence)):
         if refusal is not None:
-            return Decision(publish=False, reason=f"Not published: {refusal} {losses}")
+            return refusal.decision(losses)
     if not trial.new:
         reason = "The new model is not worse on older captions; no new caption was held out to measure it on."
-        return Decision(publish=True, reason=f"{reason} {losses}")
+        plain = "Published: it is not worse on older captions. No new caption was kept aside to measure it on."
+        return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
     better_in = trial.new.share_of_draws(0.0)
-    if better_in < confidence:
-        refusal = (
-            f"the new model is better on new captions in only {better_in:.0%} of random samples "
-            f"({confidence:.0%} are needed)."
-        )
-        return Decision(publish=False, reason=f"Not published: {refusal} {losses}")
     reason = f"The new model is better on new captions in {better_in:.0%} of random samples."
-    return Decision(publish=True, reason=f"{reason} {losses}")
+    plain = "Published: it is nearer to what annotators wrote lately."
+    return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
 
 
-def _not_finite(trial: Trial) -> str | None:
-    return None if trial.is_finite else "a loss is not a number, so the training went wrong."
+class _Refusal(NamedTuple):
+    """Why a candidate may not serve, in words that continue a sentence."""
+
+    measured: str
+    plain: str
+
+    def decision(self, losses: str) -> Decision:
+        reason, plain = f"Not published: {self.measured} {losses}", f"Not published: {self.plain}"
+        return Decision(publish=False, reason=reason, plain=plain)
 
 
-def _irrelevant(trial: Trial) -> str | None:
+def _not_finite(trial: Trial) -> _Refusal | None:
+    if trial.is_finite:
+        return None
+    return _Refusal("a loss is not a number, so the training went wrong.", "the training went wrong.")
+
+
+def _unsure(trial: Trial, confidence: float) -> _Refusal | None:
+    better_in = trial.new.share_of_draws(0.0) if trial.new else 1.0
+    if better_in >= confidence:
+        return None
+    return _Refusal(
+        f"the new model is better on new captions in only {better_in:.0%} of random samples "
+        f"({confidence:.0%} are needed).",
+        "it is not clearly nearer to what annotators wrote lately.",
+    )
+
+
+def _irrelevant(trial: Trial) -> _Refusal | None:
     """Refuse new captions that do not describe their own images, unless one of the two versions sees that they do.
 
     A served version whose own captions do not tell these images apart cannot judge other captions.
@@ -155,33 +179,39 @@ def _irrelevant(trial: Trial) -> str | None:
     is_relevant = people.is_sure if people.captions >= FEWEST else people.won >= WON_ENOUGH
     if is_relevant or trial.shows_sense:
         return None
-    return (
+    return _Refusal(
         f"new captions must describe their own images. They fit their own image better than another one in only "
         f"{people.won:.0%} of comparisons ({people.captions} captions; 50% is chance, and {own.won:.0%} is what the "
         f"served model's own captions reach), so we assume a mistake. A deliberate change is accepted once enough "
-        f"captions show it."
+        f"captions show it.",
+        "the new captions do not clearly describe their own images, so we assume a mistake. If the change is wanted, "
+        "it is accepted once enough captions show it.",
     )
 
 
-def _forgetful(trial: Trial, tolerance: float) -> str | None:
+def _forgetful(trial: Trial, tolerance: float) -> _Refusal | None:
     if trial.is_another_language and trial.shows_sense:
         return None  # annotators who change the language give up the one before
     for name, sample in (("captions of the bundle", trial.anchors), ("older captions", trial.old)):
         if sample and sample.share_of_draws(-tolerance) < 0.5:
-            return f"the new model got worse on {name} (limit {tolerance:.2f} nats per word)."
+            return _Refusal(
+                f"the new model got worse on {name} (limit {tolerance:.2f} nats per word).",
+                f"it got worse on {name}.",
+            )
     return None
 
 
-def _unclean(trial: Trial) -> str | None:
+def _unclean(trial: Trial) -> _Refusal | None:
     writing = trial.writing
     if writing is None or writing.is_clean:
         return None
     faulty, before = writing.faulty
     example = writing.spoiled[0]
-    return (
-        f"the new model writes faulty captions for {faulty} of {len(writing.candidate)} images, the served model for "
+    words = (
+        f"writes faulty captions for {faulty} of {len(writing.candidate)} images, the served model for "
         f'{before}. It writes "{example.caption}" ({", ".join(example.faults)}).'
     )
+    return _Refusal(f"the new model {words}", f"it {words}")
 
 
 def _losses(trial: Trial) -> str:

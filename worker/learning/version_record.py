@@ -57,6 +57,7 @@ def record(
         parent=parent,
         metrics={
             "metric": "loss in nats per word",
+            "plain_decision": decision.plain,
             "new": trial.new.summary(),
             "old": trial.old.summary(),
             "anchors": trial.anchors.summary(),

@@ -70,7 +70,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_bundle(str(path))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 99, "name": "x"}'])
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 99, "name": "x"}', "[" * 100_000])
 def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "bundle.json").write_text(content, "utf-8")
 

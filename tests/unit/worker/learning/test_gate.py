@@ -165,6 +165,19 @@ def test_a_loss_that_is_not_a_number_is_never_published(broken: float, where: st
     assert not judge(trials[where]).publish
 
 
+@pytest.mark.parametrize(
+    ("trial", "plain"),
+    [
+        (make_trial(new=0.5), "Published: it is nearer to what annotators wrote lately."),
+        (make_trial(new=-0.5), "Not published: it is not clearly nearer to what annotators wrote lately."),
+        (make_trial(old=-0.5), "Not published: it got worse on older captions."),
+        (make_trial(new=float("nan")), "Not published: the training went wrong."),
+    ],
+)
+def test_the_plain_reason_has_no_losses_and_no_statistics(trial: Trial, plain: str) -> None:
+    assert judge(trial).plain == plain
+
+
 def test_the_summary_of_a_sample_has_its_size() -> None:
     assert Sample(candidate=(), serving=()).summary() == {"captions": 0}
     assert Sample(candidate=(1.0, 2.0), serving=(2.0, 4.0)).summary() == {
