@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 from werkzeug.serving import make_server
 
 from backend.admin.users import write_user
+from backend.sync.refresh_progress import RefreshProgress
 from tests.backend_client import BackendClient, make_settings
 from tests.browser import launched_browser
 from tests.factories import (
@@ -30,6 +31,8 @@ from tests.image_server import ImageServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Hold
 from worker.audit import AuditLog
+from worker.feedback.project_data import note_title
+from worker.feedback.script import PROJECTS_KEY
 from worker.queue.control import RetrainingControl
 from worker.queue.job_state import RETRAIN_QUEUE, queue
 
@@ -41,6 +44,7 @@ SIZES = {"phone": (390, 844), "desk": (1280, 900)}
 PAGES = {
     "overview": "/admin/",
     "project": "/admin/projects/1/",
+    "project without data": "/admin/projects/2/",
     "version": "/admin/projects/1/versions/{version}/",
     "corrections": "/admin/projects/1/corrections/",
     "jobs": "/admin/jobs/",
@@ -90,6 +94,10 @@ def site(redis_url: str, tmp_path: Path, image_server: ImageServer) -> Iterator[
             model_version=backend.services.captioners.registry.base_version,
         )
         store_annotation(backend.services.redis, replace(correction, updated_at=f"2025-01-31T12:{number:02}:00+00:00"))
+    redis = backend.services.redis
+    redis.sadd(PROJECTS_KEY, 2)
+    note_title(redis, 1, "Dogs in the park")
+    RefreshProgress.begin(redis, 1, "v2", 0).after(done=3250, refreshed=3000, failed=2, left=6750).write(redis, 1)
     versions = [publish(backend, parent) for parent in ("bundle", "first")]
     server = make_server("127.0.0.1", 0, backend.app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -129,11 +137,14 @@ def complaints() -> Iterator[list[str]]:
 def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[..., Page]]:
     """Open a page and sign in to it."""
 
-    def open_page(address: str, size: str = "desk", scheme: str = "light", login: tuple[str, str] = LOGIN) -> Page:
+    def open_page(
+        address: str, size: str = "desk", scheme: str = "light", login: tuple[str, str] = LOGIN, zone: str = "UTC"
+    ) -> Page:
         width, height = SIZES[size]
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
+            timezone_id=zone,
         )
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -181,6 +192,15 @@ def test_a_suggestion_of_the_memory_shows_its_pictures_and_leads_to_their_correc
     row.get_by_role("link", name="a black dog number 23").press("Enter")
     expect(page.get_by_text("Only correction 23/caption is looked for.")).to_be_visible()
     expect(page.get_by_role("button", name="Exclude")).to_have_count(1)
+
+
+@pytest.mark.parametrize(("zone", "shown"), [("Asia/Tokyo", "31 Jan 2025, 21:25"), ("UTC", "31 Jan 2025, 12:25")])
+def test_times_are_in_the_readers_zone(site: Site, open_page: Callable[..., Page], zone: str, shown: str) -> None:
+    page = open_page(site.address("corrections"), zone=zone)
+
+    newest = page.get_by_role("time").first
+    expect(newest).to_have_text(shown)
+    expect(newest).to_have_attribute("title", "2025-01-31 12:25 UTC")
 
 
 def test_a_correction_appears_without_a_reload(site: Site, open_page: Callable[..., Page]) -> None:

@@ -29,6 +29,7 @@ from tests.factories import make_correction, store_annotation, write_bundle
 from tests.payloads import load_payload
 from tests.scrape import samples
 from worker.audit import AuditLog
+from worker.feedback.script import PROJECTS_KEY
 from worker.feedback.waiting import mark_trained, note_taught_by_memory, read_waiting
 from worker.queue.control import RetrainingControl, cancel_job
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, RETRAIN_QUEUE, queue
@@ -126,12 +127,13 @@ def test_the_owners_page_says_what_suggestions_save_in_plain_words(admin: Backen
 
 
 def test_a_page_without_data_says_what_to_do_next(admin: BackendClient) -> None:
-    store_annotation(admin.services.redis, replace(make_correction(project_id=2), outcome="skipped"))
+    admin.services.redis.sadd(PROJECTS_KEY, 2)
 
     page = admin.get("/admin/projects/2/").text
 
-    assert "Learning begins with the first corrections" in page or "A training follows later" in page
-    assert "No training has ended yet." in page
+    assert "Label a task of this project in Label Studio, and submit it." in page
+    assert "Learning begins with the first corrections." in page
+    assert "The first starts by itself once there are enough corrections" in page
 
 
 def test_a_refresh_tells_its_progress_on_the_pages(admin: BackendClient) -> None:
