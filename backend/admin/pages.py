@@ -12,6 +12,7 @@ from backend.admin.admin_services import admin_services, redis_answers
 from backend.admin.correction_search import latest_edits
 from backend.admin.job_records import STATES, recent_jobs
 from backend.admin.overview import read_overview, read_project
+from backend.admin.project_status import project_name
 from backend.admin.route_arguments import find_corrections, find_jobs, find_version, need_job, need_project
 from backend.admin.version_records import gained_words, newest_versions, read_examples, version_tree
 from backend.captioning.memory_report import read_memory_report
@@ -71,6 +72,7 @@ def version(project_id: int, name: str) -> str:
     return render_template(
         "admin/version.html",
         project_id=project_id,
+        project_name=project_name(services.redis, project_id),
         version=model_version,
         record=record,
         memory=read_memory_report(services.redis, project_id, name) if record.serves else None,
@@ -80,7 +82,10 @@ def version(project_id: int, name: str) -> str:
 @admin.get("/projects/<int:project_id>/corrections/")
 def corrections(project_id: int) -> str:
     page = find_corrections(project_id)
-    return render_template("admin/corrections.html", project_id=project_id, page=page, search=request.args)
+    name = project_name(current_services().redis, project_id)
+    return render_template(
+        "admin/corrections.html", project_id=project_id, project_name=name, page=page, search=request.args
+    )
 
 
 @admin.get("/jobs/")

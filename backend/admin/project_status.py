@@ -62,7 +62,7 @@ class ProjectStatus:
     @property
     def name(self) -> str:
         """Title and number for people."""
-        return f"{self.title} (project {self.project_id})" if self.title else f"Project {self.project_id}"
+        return _name(self.project_id, self.title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,15 @@ def project_statuses(
         )
         for project_id in project_ids
     )
+
+
+def project_name(redis: Redis, project_id: int) -> str:
+    """Return the title and the number of a project, for people."""
+    return _name(project_id, read_titles(redis, [project_id]).get(project_id))
+
+
+def _name(project_id: int, title: str | None) -> str:
+    return f"{title} (project {project_id})" if title else f"Project {project_id}"
 
 
 def _status(
@@ -249,6 +258,9 @@ def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Ver
         return Verdict(standing="waiting", words=words + meanwhile)
     if waiting.count:
         return Verdict(standing="waiting", words=f"{waiting.count} corrections wait for the next training")
+    if not waiting.corrections:
+        words = "no captions yet: learning begins when annotators submit captions in Label Studio"
+        return Verdict(standing="waiting", words=words)
     return Verdict(standing="current", words="up to date: every correction is learned")
 
 

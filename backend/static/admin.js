@@ -14,7 +14,7 @@ function drawCharts(root) {
     const style = getComputedStyle(document.documentElement);
     Chart.defaults.color = style.getPropertyValue("--soft");
     Chart.defaults.borderColor = style.getPropertyValue("--line");
-    const options = { colors: [style.getPropertyValue("--mark").trim()], points: true, empty: "Nothing to show yet" };
+    const options = { colors: ["--mark", "--busy"].map((name) => style.getPropertyValue(name).trim()), points: true, empty: "Nothing to show yet" };
     options.library = { scales: { x: { ticks: { precision: 0 } } } };
     if (place.dataset.refresh) options.refresh = Number(place.dataset.refresh);
     charts.set(place, new Chartkick[place.dataset.chart](place, place.dataset.source, options));

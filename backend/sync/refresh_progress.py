@@ -114,7 +114,7 @@ class RefreshProgress:
         """Seconds that the rest takes, if it goes on as until now."""
         if self.is_over or not self.done:
             return None
-        return _seconds(self.started_at, self.at) / self.done * (self.total - self.done)
+        return round(_seconds(self.started_at, self.at) / self.done * (self.total - self.done))
 
 
 def read_refreshes(redis: Redis, project_ids: Sequence[int]) -> dict[int, RefreshProgress]:
