@@ -8,10 +8,15 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest
 CAPTIONER := $(VENV)/bin/captioner
-LABEL_STUDIO := .label-studio/venv
+# The version in requirements-label-studio.txt, or another for the tests: `make e2e LABEL_STUDIO=1.20`.
+LABEL_STUDIO ?=
+LABEL_STUDIO_HOME := .label-studio$(if $(LABEL_STUDIO),/$(LABEL_STUDIO))
+ifneq ($(LABEL_STUDIO),)
+export LABEL_STUDIO_BIN := $(abspath $(LABEL_STUDIO_HOME)/venv/bin/label-studio)
+endif
 PRODUCT_STAMP := $(VENV)/.product-installed
 DEV_STAMP := $(VENV)/.dev-installed
-LABEL_STUDIO_STAMP := .label-studio/.installed
+LABEL_STUDIO_STAMP := $(LABEL_STUDIO_HOME)/.installed
 
 # The first Python that the pinned packages support and that can make an environment; `make BASE_PYTHON=... ` names another.
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -30,6 +35,13 @@ define install
 		/^Installing collected/ { print "$(3): unpacking" } \
 		{ fflush() }'
 	echo "$(3): installed"
+endef
+
+# Installs the newest patch of another version of Label Studio, with the packages that pip finds for it.
+define install-unpinned
+	echo "label-studio: installing the newest patch of $(LABEL_STUDIO)"
+	test -x $(LABEL_STUDIO_HOME)/venv/bin/python || $(BASE_PYTHON) -m venv $(LABEL_STUDIO_HOME)/venv
+	$(LABEL_STUDIO_HOME)/venv/bin/python -m pip install --disable-pip-version-check --quiet --no-compile "label-studio==$(LABEL_STUDIO).*"
 endef
 
 help: ## this list
@@ -54,12 +66,12 @@ $(DEV_STAMP): requirements-dev.txt requirements-s3.txt $(PRODUCT_STAMP)
 
 # The database is migrated once, here (25 s); each demo and each test starts from a copy.
 $(LABEL_STUDIO_STAMP): requirements-label-studio.txt
-	@$(call install,$(LABEL_STUDIO),requirements-label-studio.txt,label-studio)
+	@$(if $(LABEL_STUDIO),$(install-unpinned),$(call install,$(LABEL_STUDIO_HOME)/venv,requirements-label-studio.txt,label-studio))
 	@echo "label-studio: preparing its database"
-	@rm -rf .label-studio/migrated
+	@rm -rf $(LABEL_STUDIO_HOME)/migrated
 	@LATEST_VERSION_CHECK=false COLLECT_ANALYTICS=false SENTRY_DSN= FRONTEND_SENTRY_DSN= \
-		$(LABEL_STUDIO)/bin/label-studio version --data-dir .label-studio/migrated >.label-studio/migrate.log 2>&1 \
-		|| { tail -20 .label-studio/migrate.log; exit 1; }
+		$(LABEL_STUDIO_HOME)/venv/bin/label-studio version --data-dir $(LABEL_STUDIO_HOME)/migrated \
+		>$(LABEL_STUDIO_HOME)/migrate.log 2>&1 || { tail -20 $(LABEL_STUDIO_HOME)/migrate.log; exit 1; }
 	@touch $@
 
 PHOTOS ?=
@@ -103,7 +115,7 @@ packaging: $(DEV_STAMP) ## build the wheel, install it with pip and run it; shar
 install-check: $(DEV_STAMP) ## the same from an empty environment, with pip and with uv; takes 6 GB
 	INSTALL_EVERYTHING=1 $(PYTEST) tests/packaging
 
-e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with a real Label Studio
+e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with a real Label Studio, or with another version: LABEL_STUDIO=1.20
 	$(PYTEST) tests/e2e -m "not browser"
 
 browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run the tests with an annotator in headless Chromium

@@ -193,7 +193,7 @@ def label_studio_variables(account: LabelStudioAccount, local_files: Path | None
 def prepare_label_studio_data(data_dir: Path) -> None:
     """Copy the migrated, empty database into a new data directory. A first start then takes 5 s instead of 30 s."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    migrated = LABEL_STUDIO_HOME / "migrated" / "label_studio.sqlite3"
+    migrated = label_studio_executable().parents[2] / "migrated" / "label_studio.sqlite3"
     target = data_dir / migrated.name
     if migrated.is_file() and not target.exists():
         shutil.copyfile(migrated, target)

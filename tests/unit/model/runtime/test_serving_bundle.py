@@ -1,5 +1,6 @@
 """The bundle that serves without torch, and what happens where its graphs are missing or wrong."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,18 @@ PICTURES = [make_image(color, size) for color in ("red", "navy", "white") for si
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle")
+
+
+def test_onnx_runtime_keeps_and_sends_nothing_about_its_use(bundle: Path, tmp_path: Path) -> None:
+    silenced = {"CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY"}  # ONNX Runtime is silent where CI is set
+    home = tmp_path / "home"
+    environment = {name: value for name, value in os.environ.items() if name not in silenced} | {"HOME": str(home)}
+    home.mkdir()
+
+    loading = "from model.runtime.serving_bundle import load_serving_bundle; load_serving_bundle(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", f"import sys; {loading}", str(bundle)], env=environment, check=True)
+
+    assert [path for path in home.rglob("*") if "onnxruntime" in str(path)] == []
 
 
 def test_its_features_fingerprint_and_vectors_are_those_of_torch(bundle: Path) -> None:
