@@ -34,6 +34,8 @@ ANNOTATORS = 3
 ACT_EVERY_S = 0.1
 PICTURES = 300
 FAULT_LASTS_S = (0.3, 2.5)
+ROUNDS_AT_ONCE = 40
+"""Rounds on one installation. Each leaves a hundred captions, and checks of many captions take long."""
 TRAINS_EVERY = 4
 """In every fourth round a person starts a training at the end."""
 
@@ -151,12 +153,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=(), help="only these faults")
     arguments = parser.parse_args(argv)
     violations = []
-    for rounds, do_rounds in ((arguments.rounds, on_stub), (arguments.label_studio, on_label_studio)):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            done = do_rounds(rounds, arguments.seed, Path(folder), arguments.only) if rounds else None
-        if done is not None:
-            print(f"{do_rounds.__name__}: {rounds} rounds, {dict(sorted(done.counts.items()))}")
+    for do_rounds, wanted in ((on_stub, arguments.rounds), (on_label_studio, arguments.label_studio)):
+        counts: Counter[str] = Counter()
+        for first in range(0, wanted, ROUNDS_AT_ONCE):
+            rounds, seed = min(ROUNDS_AT_ONCE, wanted - first), 1000 * arguments.seed + first
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                done = do_rounds(rounds, seed, Path(folder), arguments.only)
+            counts += done.counts
             violations += done.violations
+        print(f"{do_rounds.__name__}: {wanted} rounds, {dict(sorted(counts.items()))}", flush=True)
     for violation in violations:
         print(violation)
     print(f"{len(violations)} violations")
