@@ -63,6 +63,11 @@ class Memories:
         self._is_away = False
         return memory
 
+    def forget(self, project_id: int) -> None:
+        """Drop what this process holds of a project, whose id belongs to another project now."""
+        with self._lock:
+            self._memories.pop(project_id, None)
+
     def names(self, project_id: int) -> frozenset[str]:
         """Return the names of the corrections that this process remembers of a project."""
         with self._lock:

@@ -113,15 +113,21 @@ def make_services(settings: Settings, loading: "Future[LoadedBundle] | None" = N
     captioners = ServingCaptioners(settings.caption_bundle, registry, loading=loading)
     store = Store(settings.model_store)
     public_address = PublicAddress(redis)
+    memories = Memories(settings, redis, store, captioners)
+
+    def forget(project_id: int) -> None:
+        captioners.forget(project_id)
+        memories.forget(project_id)
+
     return CaptioningServices(
         settings=settings,
         redis=redis,
         store=store,
         captioners=captioners,
-        memories=Memories(settings, redis, store, captioners),
+        memories=memories,
         task_images=TaskImageReader(ImageFetcher.from_settings(settings, public_address), metrics, batches),
         new_projects=NewProjects(settings, redis),
-        projects=ProjectIdentities(redis, store),
+        projects=ProjectIdentities(redis, store, forget),
         public_address=public_address,
         metrics=metrics,
         turns=Turns(),

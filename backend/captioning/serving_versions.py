@@ -105,6 +105,10 @@ class ServingCaptioners:
         self._versions[project_id] = (version, self._clock())
         return version
 
+    def forget(self, project_id: int) -> None:
+        """Let the next question for the serving version of a project be answered by the store."""
+        self._versions.pop(project_id, None)
+
     def fits(self, version: ModelVersion) -> bool:
         """Return True if a version can serve. Our bundle must be loaded for a version of another bundle."""
         if version.bundle == self.registry.base_version:

@@ -4,6 +4,7 @@ Its title is kept too, for people.
 """
 
 import logging
+from collections.abc import Callable
 
 from redis import Redis, RedisError
 
@@ -17,8 +18,15 @@ logger = logging.getLogger(__name__)
 class ProjectIdentities:
     """Notices a project that has the id of an earlier one; safe to share between threads."""
 
-    def __init__(self, redis: Redis, store: Store) -> None:
-        self._redis, self._store = redis, store
+    def __init__(self, redis: Redis, store: Store, forget: Callable[[int], None]) -> None:
+        """Take the place where identities are kept.
+
+        Args:
+            redis: holds the corrections.
+            store: holds the versions.
+            forget: drops what this process holds of a project.
+        """
+        self._redis, self._store, self._forget = redis, store, forget
         self._created: dict[int, int] = {}
         self._titles: dict[int, str] = {}
 
@@ -48,3 +56,4 @@ class ProjectIdentities:
             logger.warning("earlier project not retired project=%s problem=%s", project_id, problem)
         else:
             self._created[project_id] = created
+            self._forget(project_id)  # another process may have retired the earlier project

@@ -60,8 +60,9 @@ def keys_of(redis: Redis, project_id: int) -> list[bytes]:
     return [name for name in redis.scan_iter(match="captioner:*") if f":{project_id}" in name.decode()]
 
 
+@pytest.mark.parametrize("is_another_process", [False, True])
 def test_a_project_with_the_id_of_an_earlier_one_begins_anew(
-    make_backend: Callable[..., BackendClient], redis: Redis
+    make_backend: Callable[..., BackendClient], redis: Redis, is_another_process: bool
 ) -> None:
     backend = make_backend()
     registry, store = backend.services.captioners.registry, backend.services.store
@@ -69,7 +70,7 @@ def test_a_project_with_the_id_of_an_earlier_one_begins_anew(
     store_annotation(redis, make_correction(project_id=1, caption="a caption of the first project"))
     of_first = setup(backend, f"1.{FIRST}")
 
-    of_second = setup(make_backend(), f"1.{SECOND}")
+    of_second = setup(make_backend() if is_another_process else backend, f"1.{SECOND}")
 
     assert of_first.startswith("v1-")
     assert of_second == registry.base_version
