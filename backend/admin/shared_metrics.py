@@ -24,6 +24,7 @@ from backend.admin.overview import QueueStatus, queue_statuses, worker_statuses
 from backend.captioning.services import CaptioningServices
 from backend.label_studio.health import LabelStudioHealth
 from model.errors import CaptionerError, ModelVersionError
+from worker.feedback.left_projects import left_projects
 from worker.feedback.totals import Acceptance, read_acceptance
 from worker.feedback.waiting import Waiting, read_waitings
 from worker.queue.job_metrics import JOB_BUCKETS_S, Counts, JobCounts, JobTimes
@@ -83,7 +84,7 @@ class SharedMetrics(Collector):
         redis = self._services.redis
         readings.queues = tuple(queue_statuses(redis))
         readings.workers_alive = sum(worker.is_alive for worker in worker_statuses(redis))
-        readings.counts = JobCounts(redis).read()
+        readings.counts = JobCounts(redis).read().without(left_projects(redis))
         readings.waiting = read_waitings(redis, self._services.feedback.projects())
 
     def _read_store(self, readings: _Readings) -> None:

@@ -18,6 +18,7 @@ from tests.redis_server import RedisServer
 from tests.scrape import samples
 from tests.worker_process import WorkerProcess
 from tests.workplace import DEADLINE_S, Workplace
+from worker.feedback.left_projects import leave
 from worker.queue.job_state import LABEL_STUDIO_QUEUE, queue
 from worker.queue.retraining import enqueue_retraining
 
@@ -88,6 +89,16 @@ def test_metrics_count_how_annotators_judged_the_serving_version(backend: Backen
     assert metrics['captioner_corrections_total{outcome="removed",project="1"}'] == 1
     assert metrics['captioner_edits_total{kind="attribute",project="1"}'] == 1
     assert metrics['captioner_edits_total{kind="background",project="1"}'] == 1
+
+
+def test_a_project_that_has_left_is_in_no_metric(backend: BackendClient, redis: Redis) -> None:
+    for project_id in (1, 11):
+        store_annotation(redis, make_correction(project_id=project_id))
+    leave(redis, 1, "its model was removed")
+
+    projects = {project for name in scrape(backend) for project in re.findall(r'project="(\d+)"', name)}
+
+    assert projects == {"11"}
 
 
 def test_metrics_show_how_long_the_next_job_has_waited(backend: BackendClient) -> None:

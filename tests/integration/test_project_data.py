@@ -26,6 +26,7 @@ from worker.feedback import stored_features
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.suggestions import SuggestionLog
 from worker.feedback.waiting import read_waiting
+from worker.queue.job_metrics import JobCounts
 
 FIRST, SECOND = 1_700_000_000, 1_795_900_000
 KEY = "ab" * 32
@@ -127,6 +128,7 @@ def test_forget_removes_everything_of_a_project_and_nothing_of_others(
     assert "removed 1 captions, 1 versions and the features of 1 images of project 1" in capsys.readouterr().out
     assert sorted(keys_of(redis, 1)) == before  # the number 11 begins with a 1
     assert FeedbackStore(redis).projects() == [11]
+    assert {project for project, _ in JobCounts(redis).read().corrections} == {"11"}
     assert Store(workplace.settings.model_store).list("projects/1") == []
     assert len(workplace.registry.versions(11)) == 1
     assert [workplace.features.has(image_key) for image_key in (KEY, OF_BOTH)] == [False, True]

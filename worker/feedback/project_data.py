@@ -19,7 +19,7 @@ from model.store import Store
 from model.vision.features import FeatureStore
 from worker.feedback.feedback_store import FeedbackStore, forgotten_key
 from worker.feedback.left_projects import LEFT_KEY
-from worker.feedback.script import PROJECTS_KEY, key
+from worker.feedback.script import COUNTS_KEY, PROJECTS_KEY, key
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,9 @@ def _delete_keys(redis: Redis, project_id: int) -> None:
     keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name]
     for start in range(0, len(keys), KEYS_AT_ONCE):
         redis.unlink(*keys[start : start + KEYS_AT_ONCE])
+    counters = re.compile(rf"(gate|correction|edit):{project_id}:".encode())
+    if counts := [name for name in redis.hkeys(COUNTS_KEY) if counters.match(name)]:
+        redis.hdel(COUNTS_KEY, *counts)
     redis.srem(PROJECTS_KEY, str(project_id))
     redis.hdel(LEFT_KEY, str(project_id))
 

@@ -10,8 +10,8 @@ counted by the script that stores it.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from redis import Redis
 from rq.job import Job
@@ -45,6 +45,15 @@ class Counts:
     """By project and the ledger's outcome, or `removed`."""
     edits: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By project and kind; one edit may be of several kinds."""
+
+    def without(self, projects: Iterable[int]) -> "Counts":
+        """Return the counters without those of some projects."""
+        names = {str(project_id) for project_id in projects}
+        of_others = {
+            noun: {labels: number for labels, number in getattr(self, noun).items() if labels[0] not in names}
+            for noun in ("decisions", "corrections", "edits")
+        }
+        return replace(self, **of_others)
 
 
 def kind_of(job: Job) -> str:
