@@ -175,8 +175,8 @@ bench-%: $(DEV_STAMP)
 screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## take the pictures of the pages in README and docs/ from a running demo
 	$(PYTHON) -m tests.screenshots
 
-train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: FLICKR8K=dir WEIGHTS=file PICTURES=dir
-	$(PYTHON) -m recipes.photos.train_photos --flickr8k $(FLICKR8K) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
+train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: DATA=dir WEIGHTS=file PICTURES=dir
+	$(PYTHON) -m recipes.photos.train_photos --data $(DATA) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
 
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
 	$(PYTHON) -m recipes.scenes.train_scenes --out model/bundles/scenes

@@ -18,8 +18,9 @@ from model.captioned_features import CaptionedFeatures
 from model.decoders.base import CaptionDecoder, log_probabilities, predicted, sample_captions
 from model.errors import TrainingError
 from model.metrics.cider import CiderD
+from model.metrics.faults import Usage, caption_faults, caption_words
 from model.metrics.scores import SmoothedBleu
-from model.metrics.words import Words, metric_words
+from model.metrics.words import metric_words
 from model.tokenizer import PAD, Tokenizer
 from model.training.batches import draw_view, group_by_image
 from model.training.held_out import HeldOut
@@ -43,6 +44,8 @@ class SelfCriticalOptions:
     max_tokens: int = 20
     bleu_weight: float = 0.5
     """Weight of smoothed BLEU-4 beside CIDEr-D. With CIDEr-D alone captions become short and repeat rare words."""
+    fault_penalty: float = 0.0
+    """Reward that a caption loses by a fault, such as a broken end or "a man and a man" (`metrics/faults.py`)."""
     learning_rate: float = 2e-4
     encoder_learning_rate: float = 5e-5
     """As in TrainingOptions."""
@@ -60,10 +63,10 @@ class SelfCriticalOptions:
         for name, least in (("epochs", 0), ("images_per_step", 1), ("samples", 2), ("max_tokens", 1)):
             if getattr(self, name) < least:
                 raise TrainingError(f"self-critical {name} must be {least} or more, got {getattr(self, name)}")
-        if self.bleu_weight < 0 or not 0 <= self.start_share < 1:
+        if min(self.bleu_weight, self.fault_penalty) < 0 or not 0 <= self.start_share < 1:
             raise TrainingError(
-                "self-critical bleu_weight must be 0 or more and start_share at least 0 and below 1, got "
-                f"{self.bleu_weight} and {self.start_share}"
+                "self-critical bleu_weight and fault_penalty must be 0 or more and start_share at least 0 and below 1, "
+                f"got {self.bleu_weight}, {self.fault_penalty} and {self.start_share}"
             )
 
 
@@ -112,7 +115,7 @@ class SampledCaptions:
     ) -> None:
         self.order = torch.Generator().manual_seed(options.seed)
         self._images = [[train[number] for number in group] for group in group_by_image(train)]
-        references = [[metric_words(example.caption) for example in captions] for captions in self._images]
+        references = [[example.caption for example in captions] for captions in self._images]
         self._critic = Critic(references, tokenizer, options)
         self._decoder, self._size, self._processes = decoder, options.images_per_step, processes
 
@@ -134,17 +137,21 @@ class SampledCaptions:
 
 
 class Critic:
-    """Rewards samples by CIDEr-D and BLEU-4."""
+    """Rewards samples by CIDEr-D and BLEU-4, and punishes faults."""
 
-    def __init__(
-        self, references: Sequence[Sequence[Words]], tokenizer: Tokenizer, options: SelfCriticalOptions
-    ) -> None:
-        self._cider, self._bleu = CiderD(references), SmoothedBleu(references)
+    def __init__(self, references: Sequence[Sequence[str]], tokenizer: Tokenizer, options: SelfCriticalOptions) -> None:
+        words = [[metric_words(caption) for caption in captions] for captions in references]
+        self._cider, self._bleu = CiderD(words), SmoothedBleu(words)
+        self._usage = Usage.of(caption_words(caption) for captions in references for caption in captions)
         self._tokenizer, self._options = tokenizer, options
 
-    def reward(self, image: int, caption: Words) -> float:
-        """Return the reward of a caption, 0 or more; `image` is the row of its references."""
-        return self._cider.score(image, caption) + self._options.bleu_weight * self._bleu.score(image, caption)
+    def reward(self, image: int, caption: str) -> float:
+        """Return the reward of a caption; `image` is the row of its references."""
+        words = metric_words(caption)
+        reward = self._cider.score(image, words) + self._options.bleu_weight * self._bleu.score(image, words)
+        if self._options.fault_penalty and caption_faults(caption_words(caption), self._usage):
+            reward -= self._options.fault_penalty
+        return reward
 
     def judge(self, decoder: CaptionDecoder, features: Tensor, images: Sequence[int]) -> tuple[Tensor, float, int]:
         """Return the loss whose gradient raises the probability of good samples, the mean reward, and the token count.
@@ -162,7 +169,7 @@ class Critic:
             logits = decoder(features, tokens, described)  # [M, V]
         rewards = torch.tensor(
             [
-                self.reward(images[image], metric_words(self._tokenizer.decode(row)))
+                self.reward(images[image], self._tokenizer.decode(row))
                 for image, row in zip(described.tolist(), tokens.tolist(), strict=True)
             ],
             device=features.device,

@@ -1,7 +1,8 @@
 """The model card of the `photos` bundle, and its pictures."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import Bundle
@@ -23,27 +24,41 @@ CREDITS = {
 }
 """Sample pictures of scikit-image, scikit-learn and matplotlib, with their owners."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class SetScores:
+    """Scores of the bundle on the test photos of one set."""
+
+    name: str
+    """Of the set."""
+    comparison: Comparison
+    """Before and after it was stored in 8 bits."""
+    faulty: float
+    """Share of its captions that have a fault (`model/metrics/faults.py`), as it is stored."""
+
+
 TEXT = """# Model card: {version}
 
-The default captioner. It writes a first draft, in English, of a caption for a photo of people, animals and their
-everyday surroundings. People must correct it, and every correction teaches it.
+The default captioner. It writes a first draft, in English, of a caption for a photo of everyday life: people, animals,
+food, rooms, traffic, sports. People must correct it, and every correction teaches it.
 
 ## Data and terms
 
-It was trained on the {images:,} training photos of Flickr8k with five captions each (M. Hodosh, P. Young and
-J. Hockenmaier 2013, https://doi.org/10.1613/jair.3994). That data set is for non-commercial research and education,
-so these weights are for research use too. The bundle contains no photo of it and no list of its captions.
-`replay.safetensors` holds the encoder's features of {replay} of the photos, and bundle.json the captions that the
-decoder wrote for them. Retraining repeats these so that the decoder does not forget them.
+It was trained on {images:,} photos: the training photos of Flickr8k with five captions each (M. Hodosh, P. Young and
+J. Hockenmaier 2013, https://doi.org/10.1613/jair.3994), and photos of COCO with one to five captions each (X. Chen and
+others 2015, https://arxiv.org/abs/1504.00325). Flickr8k is for non-commercial research and education. COCO's captions
+are CC BY 4.0, and its photos have the licences of their owners, some of them non-commercial. So these weights are for
+research use too. The bundle contains no photo of them and no list of their captions. `replay.safetensors` holds the
+encoder's features of {replay} of the photos, and bundle.json the captions that the decoder wrote for them. Retraining
+repeats these so that the decoder does not forget them.
 
 ## Model
 
 The encoder is {encoder} at 224 pixels. It started with random weights and learned to give the same features as the same
-network with ImageNet's weights, on the training photos, cropped, mirrored and recoloured
+network with ImageNet's weights, on all photos but those for testing, cropped, mirrored and recoloured
 (`model/training/distillation.py`). Two LSTM layers with attention over its 7 x 7 regions and {vocabulary:,} words
-learned the captions, then were rewarded for CIDEr-D and BLEU-4 of whole captions. The encoder's last stages were
-trained with them. Weights are stored in 8 bits.
-The same recipe with ImageNet's own weights, which we may not ship, reaches CIDEr-D 57.8 (tests/benchmarks/RESULTS.md).
+learned the captions, then were rewarded for CIDEr-D and BLEU-4 of whole captions, and punished for captions that loop,
+break off or name the same thing twice. The encoder's last stages were trained with them. Weights are stored in 8 bits.
 
 ## Training
 
@@ -53,22 +68,18 @@ The part that is `captioner train` took {minutes:.0f} minutes ({device}), with t
 
 ## Numbers
 
-{test_images} test photos of Flickr8k, five references each, beam 5, in per cent:
+Beam 5, in per cent; in brackets before the weights were stored in 8 bits:
 
-| | half precision | as it is, 8 bits |
-|---|---|---|
 {rows}
 
-Words to edit until the nearest reference is reached: {word_edits:.1f} a caption; none in {unedited:.1%} of the
-captions. `captioner evaluate` prints all metrics.
+`captioner evaluate` prints all metrics. A fault is a loop, a broken end, or the same thing twice ("a man and a man"),
+as `model/metrics/faults.py` finds it.
 {gallery}
 ## Limits
 
-- It names what people wrote about most in Flickr8k: dogs, children, sports, streets, snow, water. It calls other things
-  by one of these names, with the same confidence: it calls a cat a dog.
+- It names what people wrote about most in its photos. It calls other things by one of these names.
 - It guesses gender, age and colours and is often wrong. It does not know who somebody is.
 - It cannot read, and it misses small things: a region is a seventh of the picture's width.
-- Some captions end too early ("in a red."), because the metrics that rewarded it hardly count that.
 - It squashes a picture to a square, so very long pictures give worse captions.
 - It has the bias of captions of photos that people chose to share in 2013.
 """
@@ -82,17 +93,15 @@ Pictures of another kind than it learned from, each with the caption it wrote; l
 """
 
 
-def model_card(bundle: Bundle, scores: Comparison, pictures: Sequence[str]) -> str:
+def model_card(bundle: Bundle, scores: Sequence[SetScores], pictures: Sequence[str]) -> str:
     """Return the card as Markdown, with the numbers of this training.
 
     Args:
         bundle: as it is shipped.
-        scores: on the same photos, before and after it was stored in 8 bits.
+        scores: on the test photos of each set.
         pictures: names of the pictures in `gallery.jpg`, in order; empty if there is no gallery.
     """
-    record, training, metrics = bundle.record, bundle.record["training"], scores.after.metrics
-    before = dict(scores.before.scores())
-    rows = [f"| {name} | {_percent(before.get(name))} | {_percent(after)} |" for name, after in scores.after.scores()]
+    record, training = bundle.record, bundle.record["training"]
     owners = "; ".join(f"{name}: {CREDITS.get(name, 'ours')}" for name in pictures)
     return TEXT.format(
         version=bundle.version,
@@ -104,12 +113,26 @@ def model_card(bundle: Bundle, scores: Comparison, pictures: Sequence[str]) -> s
         minutes=record["seconds"] / 60,
         device=training["device"],
         torch=record["torch"],
-        test_images=metrics.images,
-        rows="\n".join(rows),
-        word_edits=metrics.word_edits,
-        unedited=metrics.unedited,
+        rows="\n".join(_table(scores)),
         gallery=GALLERY.format(credits=owners) if pictures else "",
     )
+
+
+def _table(scores: Sequence[SetScores]) -> Iterator[str]:
+    """Yield the lines of a table with a column for each set."""
+    titles = [f"{of_set.name}, {of_set.comparison.after.metrics.images} photos" for of_set in scores]
+    yield f"| | {' | '.join(titles)} |"
+    yield f"|---|{'---|' * len(scores)}"
+    before = [dict(of_set.comparison.before.scores()) for of_set in scores]
+    for row in zip(*(of_set.comparison.after.scores() for of_set in scores), strict=True):
+        cells = (
+            _percent(after) + (f" ({_percent(values[name])})" if values.get(name) is not None else "")
+            for (name, after), values in zip(row, before, strict=True)
+        )
+        yield f"| {row[0][0]} | {' | '.join(cells)} |"
+    edits = (f"{of_set.comparison.after.metrics.word_edits:.1f}" for of_set in scores)
+    yield f"| words to edit until the nearest reference is reached | {' | '.join(edits)} |"
+    yield f"| captions with a fault | {' | '.join(f'{of_set.faulty:.1%}' for of_set in scores)} |"
 
 
 def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:

@@ -1,8 +1,8 @@
-"""Make the `photos` bundle: `python -m recipes.photos.train_photos --flickr8k DIR --weights FILE --out DIR`.
+"""Make the `photos` bundle: `python -m recipes.photos.train_photos --data DIR --weights FILE --out DIR`.
 
 1. A new encoder learns to give the features of one with ImageNet's weights (`captioner distil`).
-2. With it, `captioner train` makes a bundle.
-3. The bundle is stored in 8 bits, captions the test photos, and gets its model card.
+2. With it, `captioner train` makes a bundle from the captions of Flickr8k and of COCO (`photo_sets.py`).
+3. The bundle is stored in 8 bits, captions the test photos of both sets, and gets its model card.
 
 The encoder and the first bundle stay in the work directory. A killed run resumes there. A second run uses the finished
 parts.
@@ -18,18 +18,20 @@ from pathlib import Path
 import torch
 
 from model.bundle import Bundle, load_bundle, save_bundle
-from model.caption_files.read import CaptionSource, read_captions
+from model.caption_files.read import CaptionedImage
 from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
 from model.metrics.comparison import Comparison
 from model.metrics.evaluation import evaluate
+from model.metrics.faults import Usage, caption_faults, caption_words
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files
-from recipes.photos.photos_card import draw_gallery, model_card
+from recipes.photos.photo_sets import PhotoSets
+from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 
 DECODING = DecodingOptions(beam_size=5)
 REPLAY = 100
@@ -40,8 +42,7 @@ REPLAY = 100
 class PhotosRecipe:
     """Sources, directories and options of the bundle."""
 
-    flickr8k: Path
-    """Directory of `images/`, `Flickr8k.token.txt` and the lists `Flickr_8k.{train,dev,test}Images.txt`."""
+    sets: PhotoSets
     weights: str
     """Weights of the encoder to learn from, as `captioner distil` takes them."""
     work: Path
@@ -55,18 +56,14 @@ class PhotosRecipe:
     command: str
     """Command that makes the bundle again."""
 
-    def source(self, split: str) -> CaptionSource:
-        return CaptionSource(
-            captions=self.flickr8k / "Flickr8k.token.txt",
-            images=self.flickr8k / "images",
-            names=self.flickr8k / f"Flickr_8k.{split}Images.txt",
-        )
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as show:
         scores = make_photos(parse_arguments(argv), show)
-    print(scores.before.table(), scores.after.table(), sep="\n")
+    for of_set in scores:
+        comparison = of_set.comparison
+        print(f"{of_set.name}:", comparison.before.table(), comparison.after.table(), sep="\n")
+        print(f"  captions with a fault: {of_set.faulty:.1%}")
     return 0
 
 
@@ -74,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.photos.train_photos", description="Make the photos bundle."
     )
-    parser.add_argument("--flickr8k", type=Path, required=True, help="directory of images/, captions and split lists")
+    parser.add_argument("--data", type=Path, required=True, help="directory of flickr8k/ and coco-mixed/")
     parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenet_v2 to learn from")
     parser.add_argument(
         "--work", type=Path, default=Path(".photos"), help="directory of intermediate results (%(default)s)"
@@ -83,34 +80,50 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
     parser.add_argument("--pictures", type=Path, help="directory of pictures for the card")
     arguments = vars(parser.parse_args(argv))
     command = shlex.join(["python", "-m", "recipes.photos.train_photos", *(sys.argv[1:] if argv is None else argv)])
-    return PhotosRecipe(**arguments, command=command)
+    return PhotosRecipe(sets=PhotoSets(folder=arguments.pop("data")), **arguments, command=command)
 
 
-def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress) -> Comparison:
-    """Write the bundle and return its scores on the test photos before and after it was stored in 8 bits."""
+def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress) -> list[SetScores]:
+    """Write the bundle and return its scores on the test photos of both sets."""
+    recipe.work.mkdir(parents=True, exist_ok=True)
     encoder = distilled_encoder(recipe, on_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
     smaller = load_bundle(str(recipe.out))
-    test = read_captions(recipe.source("test")).images
-    scores = Comparison(
-        before=evaluate(trained.captioner(), test, DECODING, on_progress=on_progress),
-        after=evaluate(smaller.captioner(), test, DECODING, java=True, on_progress=on_progress),
-    )
+    tests = {"Flickr8k": recipe.sets.flickr8k("test"), "COCO": recipe.sets.coco("test")}
+    people = [caption for image in recipe.sets.images("train") for caption in image.captions]
+    usage = Usage.of(map(caption_words, people))
+    scores = [score(name, images, trained, smaller, usage, on_progress) for name, images in tests.items()]
     card = model_card(smaller, scores, show_pictures(recipe, smaller))
     (recipe.out / "MODEL_CARD.md").write_text(card, "utf-8")
     return scores
+
+
+def score(
+    name: str,
+    images: Sequence[CaptionedImage],
+    trained: Bundle,
+    smaller: Bundle,
+    usage: Usage,
+    on_progress: OnProgress = ignore_progress,
+) -> SetScores:
+    """Return the scores on the test photos of a set."""
+    before = evaluate(trained.captioner(), images, DECODING, on_progress=on_progress)
+    after = evaluate(smaller.captioner(), images, DECODING, java=True, on_progress=on_progress)
+    faulty = [bool(caption_faults(caption_words(judged.caption), usage)) for judged in after.captions]
+    return SetScores(
+        name=name, comparison=Comparison(before=before, after=after), faulty=sum(faulty) / max(1, len(faulty))
+    )
 
 
 def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
     """Return the file of the new encoder's weights."""
     folder = recipe.work / "encoder"
     if not (folder / ENCODER_FILE).exists():
-        source = recipe.source("train")
         distil(
             folder,
-            images=source.images,
-            names=source.names,
+            images=recipe.sets.folder,
+            names=recipe.sets.write_photos(recipe.work),
             encoder=recipe.encoder,
             weights=recipe.weights,
             options=recipe.distillation,
@@ -125,8 +138,8 @@ def trained_bundle(recipe: PhotosRecipe, encoder: Path, on_progress: OnProgress)
     if not (folder / "bundle.json").exists():
         train_bundle(
             folder,
-            train=recipe.source("train"),
-            held_out=recipe.source("dev"),
+            train=recipe.sets.write("train", recipe.work),
+            held_out=recipe.sets.write("dev", recipe.work),
             encoder=recipe.encoder,
             weights=encoder,
             options=recipe.training,

@@ -176,8 +176,8 @@ def _delete_keys(redis: Redis, project_id: int) -> None:
     keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name]
     for start in range(0, len(keys), KEYS_AT_ONCE):
         redis.unlink(*keys[start : start + KEYS_AT_ONCE])
-    counters = re.compile(rf"(gate|correction|edit):{project_id}:".encode())
-    if counts := [name for name in redis.hkeys(COUNTS_KEY) if counters.match(name)]:
+    counters = re.compile(rf"(gate|correction|edit):{project_id}:")
+    if counts := [name for name in redis.hkeys(COUNTS_KEY) if counters.match(as_text(name))]:
         redis.hdel(COUNTS_KEY, *counts)
     redis.srem(PROJECTS_KEY, str(project_id))
     redis.hdel(LEFT_KEY, str(project_id))

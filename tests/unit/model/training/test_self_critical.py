@@ -43,17 +43,31 @@ def test_rewards_raise_the_captions_of_people_above_equally_probable_ones() -> N
 
 
 def test_bleu_has_its_weight_in_the_reward() -> None:
-    people: list[list[tuple[str, ...]]] = [[("a", "b", "c", "d")], [("e", "f")]]
-    caption = ("a", "b", "d")
+    people = [["a b c d"], ["e f"]]
+    caption = "a b d"
 
     without, some, more = (
         Critic(people, make_captioner().tokenizer, replace(OPTIONS, bleu_weight=weight)).reward(0, caption)
         for weight in (0, 1, 3)
     )
 
-    assert without == CiderD(people).score(0, caption)
+    assert without == CiderD([[tuple(caption.split()) for caption in row] for row in people]).score(
+        0, tuple(caption.split())
+    )
     assert more - without == pytest.approx(3 * (some - without))
     assert some > without
+
+
+@pytest.mark.parametrize("caption", ["a man and a man", "a dog in a", "a dog dog runs"])
+def test_a_caption_with_a_fault_loses_the_penalty(caption: str) -> None:
+    people = [["a dog runs with a man"], ["a man sits in a room"]]
+
+    free, punished = (
+        Critic(people, make_captioner().tokenizer, replace(OPTIONS, fault_penalty=penalty)) for penalty in (0.0, 0.5)
+    )
+
+    assert free.reward(0, caption) - punished.reward(0, caption) == pytest.approx(0.5)
+    assert free.reward(0, "a dog runs") == punished.reward(0, "a dog runs")
 
 
 def test_the_decoder_keeps_a_share_of_its_first_weights() -> None:
@@ -101,9 +115,9 @@ def test_a_single_sample_is_refused() -> None:
         SelfCriticalOptions(samples=1)
 
 
-@pytest.mark.parametrize("changes", [{"bleu_weight": -1}, {"start_share": 1.0}])
+@pytest.mark.parametrize("changes", [{"bleu_weight": -1}, {"fault_penalty": -1}, {"start_share": 1.0}])
 def test_a_reward_out_of_range_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(TrainingError, match="bleu_weight must be 0 or more and start_share at least 0 and below 1"):
+    with pytest.raises(TrainingError, match="must be 0 or more and start_share at least 0 and below 1"):
         replace(OPTIONS, **changes)
 
 
