@@ -21,9 +21,12 @@ from worker.queue.backend_jobs import enqueue_backend_job
 from worker.redis_client import connect
 from worker.settings import Settings, hide_password
 
-SEEN = ("1.23.",)
+SEEN = ("1.18.", "1.20.", "1.22.", "1.23.")
 """Versions of Label Studio with which the tests pass."""
-UNTRIED = "this captioner was tried with Label Studio 1.23 only; see docs/compatibility.md if something does not work"
+UNTRIED = (
+    f"this captioner was tried with Label Studio {', '.join(version.rstrip('.') for version in SEEN)} only; "
+    "see docs/compatibility.md if something does not work"
+)
 GUARDS_OFF = "start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
 IMAGE_REMEDIES = {
     "missing": "put the file back, or delete the task",

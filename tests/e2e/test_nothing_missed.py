@@ -22,8 +22,9 @@ def product(start_product: Callable[[str, Mapping[str, str]], Product]) -> Produ
 class Annotators:
     """Submit caption after caption, change their mind about some, and know what must be left in the end."""
 
-    def __init__(self, user: LabelStudioUser, project_id: int, tasks: Sequence[ShownTask]) -> None:
+    def __init__(self, user: LabelStudioUser, project_id: int, tasks: Sequence[ShownTask], *, drafts: bool) -> None:
         self.user = user
+        self.gives_up = user.convert_to_draft if drafts else self._delete
         self.project_id = project_id
         self.tasks = tasks
         self.submitted = 0
@@ -54,13 +55,16 @@ class Annotators:
             case 5:
                 yield lambda: self._edit(annotation)
             case 7:
-                yield lambda: self._forget(annotation, self.user.convert_to_draft)
+                yield lambda: self._forget(annotation, self.gives_up)
             case 8:
-                yield lambda: self._forget(annotation, lambda it: self.user.delete_annotation(self.project_id, it))
+                yield lambda: self._forget(annotation, self._delete)
 
     def _edit(self, annotation: int) -> None:
         self.left[annotation] += ", edited"
         self.user.update(self.project_id, annotation, self.left[annotation])
+
+    def _delete(self, annotation: int) -> None:
+        self.user.delete_annotation(self.project_id, annotation)
 
     def _forget(self, annotation: int, how: Callable[[int], None]) -> None:
         how(annotation)
@@ -86,7 +90,9 @@ def test_a_backend_killed_while_people_annotate_misses_nothing(
 ) -> None:
     project_id = connect(product, "Killed", seeds_with("circle", PICTURES)).project_id
     user.retrieve_predictions(project_id)
-    annotators = Annotators(user, project_id, user.tasks(project_id))
+    # Where a webhook is connected, Label Studio 1.18 and 1.20 fail with 500 when an annotation is made a draft.
+    drafts = not product.client.server_version().startswith(("1.18.", "1.20."))
+    annotators = Annotators(user, project_id, user.tasks(project_id), drafts=drafts)
 
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(annotators.work)
