@@ -18,6 +18,7 @@ from model.decoders.base import CaptionDecoder
 from model.decoders.build import build_decoder
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
+from model.first_score import FirstScore
 from model.manifest import (
     FORMAT,
     StoredDecoder,
@@ -25,6 +26,7 @@ from model.manifest import (
     bundle_version,
     parse_manifest,
     parse_spec,
+    read_first_score,
     read_tensors,
     write_manifest,
 )
@@ -51,6 +53,8 @@ class Bundle:
     """Captions of the original training data, kept so that retraining does not forget them."""
     record: Mapping[str, Any]
     """The options and the results of its training."""
+    first_score: FirstScore | None = None
+    """Scores its captions before people have judged them; None for a bundle that was made without."""
     why_torch: str = ""
     """Reason for which torch serves it and not ONNX Runtime; empty in a training."""
 
@@ -110,6 +114,7 @@ def load_bundle(name_or_path: str) -> Bundle:
             tokenizer=tokenizer,
             replay=tuple(CaptionedFeatures(features=values, caption=caption) for values, caption in replay),
             record=manifest["record"],
+            first_score=read_first_score(path, manifest),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise BundleError(f"bundle {path} is damaged: {cause!r}") from cause

@@ -8,7 +8,7 @@ from model.bundle import load_bundle, save_bundle
 from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
-from model.manifest import bundle_path
+from model.manifest import bundle_path, bundle_version, write_first_score
 from model.metrics.comparison import Comparison, score_row
 from model.metrics.evaluation import evaluate
 from model.progress import OnProgress, ignore_progress
@@ -69,6 +69,9 @@ def export_bundle(name_or_path: str, precision: str, out: Path) -> Exported:
         record=dict(bundle.record) | {"exported": {"from": bundle.version, "precision": precision}},
         precision=precision,
     )
+    if bundle.first_score is not None:
+        write_first_score(out, bundle.first_score)
+        version = bundle_version(str(out))
     card = bundle_path(name_or_path) / "MODEL_CARD.md"
     if card.exists():
         note = f"\n{version} is {bundle.version} stored in {precision}; the numbers above belong to {bundle.version}.\n"

@@ -1,7 +1,8 @@
 """The description and the files of a bundle or a version, read without torch.
 
-bundle.json          name, sizes, vocabulary, preprocessing, training record, SHA-256 of each file
+bundle.json          name, sizes, vocabulary, preprocessing, scores, training record, SHA-256 of each file
 encoder.safetensors  decoder.safetensors  replay.safetensors (features of captions to replay, [N, P, D])
+familiar.safetensors the images that it knows (model/first_score.py), in a bundle with `first_score`
 *.onnx  runtime.json the networks without weights, for ONNX Runtime (model/runtime/graph_files.py)
 MODEL_CARD.md        for people
 
@@ -22,6 +23,7 @@ from safetensors.numpy import load, save
 
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError
+from model.first_score import FamiliarImages, FirstScore
 from model.precision import restored, stored
 from model.runtime.check_caption import Check
 from model.store import replaced_file
@@ -30,6 +32,7 @@ from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import Preprocessing
 
 FORMAT = 2
+FAMILIAR = "familiar.safetensors"
 BUILT_IN = Path(__file__).parent / "bundles"
 
 
@@ -112,6 +115,28 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise BundleError(f"bundle.json is damaged: {cause!r}") from cause
     return manifest
+
+
+def read_first_score(path: Path, manifest: Mapping[str, Any]) -> FirstScore | None:
+    """Return how the bundle in a directory scores its captions; None for a bundle that was made without.
+
+    Raises:
+        BundleError: a file is damaged.
+        KeyError, TypeError, ValueError: its description is damaged.
+    """
+    if "first_score" not in manifest:
+        return None
+    arrays = read_tensors(path / FAMILIAR, manifest["files"][FAMILIAR])
+    return FirstScore.from_json(manifest["first_score"], FamiliarImages.from_arrays(arrays))
+
+
+def write_first_score(path: Path, first_score: FirstScore) -> None:
+    """Add to a bundle how it scores its captions. Its digest, and so its version, changes."""
+    manifest = parse_manifest((path / "bundle.json").read_bytes())
+    files = manifest.pop("files")
+    contents = {file: read_file(path / file, digest) for file, digest in files.items()}
+    contents[FAMILIAR] = save(first_score.familiar.arrays())
+    write_manifest(path, manifest | {"first_score": first_score.to_json()}, contents)
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:

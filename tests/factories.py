@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import SecretStr
@@ -16,6 +17,7 @@ from model.captioned_features import CaptionedFeatures
 from model.decoders.base import CaptionDecoder
 from model.decoders.build import build_decoder
 from model.decoders.sizes import DecoderSizes
+from model.first_score import FamiliarImages, FirstScore
 from model.tokenizer import Tokenizer
 from model.torch_captioner import TorchCaptioner
 from model.vision.encoder import Encoder, build_encoder
@@ -96,6 +98,14 @@ def write_bundle(path: Path, seed: int = 0) -> Path:
         record={"trained_on": "nothing"},
     )
     return path
+
+
+def make_first_score(features: int) -> FirstScore:
+    """Score captions of a bundle whose features have this size; it doubts every caption."""
+    pooled = np.random.default_rng(0).normal(size=(20, features))
+    familiar = FamiliarImages.of(pooled)
+    numbers = {"intercept": -2.0, "slope": 1.0, "per_length": 0.0, "per_strangeness": -1.0, "usual": 5.0, "error": 0.04}
+    return FirstScore(judged=100, familiar=familiar, **numbers)
 
 
 def make_bundle(path: Path, seed: int = 0) -> Bundle:

@@ -18,6 +18,7 @@ from backend.admin.version_records import gained_words, newest_versions, read_ex
 from backend.captioning.memory_report import read_memory_report
 from backend.captioning.services import current_services
 from worker.feedback.edit_kinds import EDIT_KINDS
+from worker.feedback.score_calibration import read_calibration
 from worker.feedback.totals import read_ledger, read_weeks
 from worker.queue.control import RetrainingControl
 from worker.queue.job_log import job_log
@@ -58,6 +59,8 @@ def project(project_id: int) -> str:
         shown=newest_versions(tree),
         words=gained_words(tree),
         ledger=read_ledger(services.redis, project_id),
+        calibration=read_calibration(services.store, project_id),
+        first_score=services.captioners.bundle().first_score if services.captioners.is_loaded else None,
         kinds=EDIT_KINDS,
         jobs=recent_jobs(services.redis, project_id=project_id),
         state=RetrainingControl(services.redis, services.settings).state(project_id),

@@ -44,7 +44,8 @@ class ControlSuggestions:
     """Address of the image as it is stored; a `data:` URL by its hash."""
     image_key: str
     captions: tuple[SuggestedCaption, ...]
-    """Best first. The score of each is the probability that an annotator accepts it."""
+    """Best first. The score of each is the probability that an annotator accepts it, or at first that its main things
+    are right."""
     withheld: bool
     """True where HIDE_SUGGESTIONS_SHARE hides the captions from annotators."""
 
@@ -102,7 +103,7 @@ class Suggester:
         with self.services.metrics.timed_stage("read_memory"):
             memory = self.services.memories.open(self.project_id, captioner)
         captions = self._choose(captioner, memory, tasks, images)
-        shown = self._calibrate(captions)
+        shown = self._calibrate(captions, tasks, images)
         label = with_form(memory.label(captioner.version) if memory else captioner.version, self.form)
         suggestions = [
             self._suggestions_of(task["id"], task_images, shown, label)
@@ -189,8 +190,17 @@ class Suggester:
             captions[image_key] = written
         return {image_key: of_image for image_key, of_image in captions.items() if of_image is not None}
 
-    def _calibrate(self, captions: Captions) -> Captions:
-        """Replace each score by the probability that an annotator accepts the caption."""
+    def _calibrate(
+        self,
+        captions: Captions,
+        tasks: Sequence[Mapping[str, Any]],
+        images: Sequence[list[TaskImage] | TaskError],
+    ) -> Captions:
+        """Replace each score by the probability that an annotator accepts the caption.
+
+        Before the project has judged enough suggestions of the decoder, it is the probability that the main things of
+        the caption are right, as far as the bundle knows that.
+        """
         store = self.services.store
         try:
             of_kinds = [read_calibration(store, self.project_id, of_memory=of_memory) for of_memory in (False, True)]
@@ -198,11 +208,24 @@ class Suggester:
             logger.warning("scores not calibrated project=%s problem=%s", self.project_id, problem)
             of_kinds = [None, None]
         calibrations = [calibration or UNJUDGED for calibration in of_kinds]
+        bundle = self.services.captioners.bundle()
+        strangeness: dict[Place, float] = {}
+        if bundle.first_score is not None and of_kinds[0] is None:
+            familiar = bundle.first_score.familiar
+            strangeness = {
+                (task["id"], image.control.from_name): familiar.strangeness(image.features)
+                for task, task_images in zip(tasks, images, strict=True)
+                if not isinstance(task_images, TaskError)
+                for image in task_images
+            }
+
+        def score(place: Place, caption: SuggestedCaption) -> float:
+            if bundle.first_score is not None and place in strangeness and not caption.like:
+                return bundle.first_score.score(caption.own_score, caption.text, strangeness[place])
+            return calibrations[bool(caption.like)].score(caption.own_score, caption.text)
+
         return {
-            place: [
-                replace(caption, score=calibrations[bool(caption.like)].score(caption.own_score, caption.text))
-                for caption in alternatives
-            ]
+            place: [replace(caption, score=score(place, caption)) for caption in alternatives]
             for place, alternatives in captions.items()
         }
 

@@ -11,6 +11,8 @@ from backend.commands import shared_options as shared
 
 if TYPE_CHECKING:
     from model.caption_files.read import CaptionSource
+    from model.first_score import FirstScore
+    from model.vision.files import CaptionedFile
 
 
 @shared.command("captioner caption photo.jpg --alternatives 3")
@@ -36,20 +38,33 @@ def caption(
     from model.vision.files import caption_files
 
     settings = shared.read_settings()
-    captioner = shared.load_captioner(settings, bundle, project)
+    start, captioner = shared.load_captioner(settings, bundle, project)
     options = DecodingOptions(beam_size=settings.beam_size, alternatives=alternatives or settings.alternatives)
     unreadable = 0
     with ProgressDisplay() as show:
         for captioned in caption_files(captioner, images, options, on_progress=show):
             unreadable += captioned.problem is not None
+            right = _right(start.first_score, captioned)
             if as_json:
-                print(json.dumps(captioned.to_json(), ensure_ascii=False))
+                captions = captioned.to_json()
+                for fields, probability in zip(captions.get("captions", ()), right, strict=True):
+                    fields["right"] = probability
+                print(json.dumps(captions, ensure_ascii=False))
             elif captioned.problem is not None:
                 print(f"{captioned.file}: {captioned.problem}", file=sys.stderr)
             else:
-                for suggestion in captioned.captions:
-                    print(f"{captioned.file}: {suggestion.text} ({suggestion.score:.0%})")
+                for suggestion, probability in zip(captioned.captions, right, strict=True):
+                    likely = "" if probability is None else f" (its main things are right: {probability:.0%})"
+                    print(f"{captioned.file}: {suggestion.text}{likely}")
     return 1 if unreadable else 0
+
+
+def _right(first_score: "FirstScore | None", captioned: "CaptionedFile") -> list[float | None]:
+    """Return for each caption the probability that its main things are right; None where the bundle cannot tell."""
+    if first_score is None or captioned.features is None:
+        return [None] * len(captioned.captions)
+    strangeness = first_score.familiar.strangeness(captioned.features)
+    return [first_score.score(caption.score, caption.text, strangeness) for caption in captioned.captions]
 
 
 def export_bundle(source: "CaptionSource | None", bundle: str | None, precision: str, out: Path, strict: bool) -> int:

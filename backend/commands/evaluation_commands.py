@@ -75,7 +75,7 @@ def _evaluate(
         raise SettingsError(f"--gallery {gallery}: there is no directory {gallery.parent}")
     settings = shared.read_settings()
     captioned = read_captions(source, strict=strict)
-    captioner = shared.load_captioner(settings, bundle, project, in_torch=True)
+    _bundle, captioner = shared.load_captioner(settings, bundle, project, in_torch=True)
     with ProgressDisplay() as show:
         evaluation = evaluate_captions(
             captioner,

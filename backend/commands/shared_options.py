@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from model.captioner import Captioner
+    from model.runtime.serving_bundle import LoadedBundle
     from model.store import Store
     from worker.settings import Settings
 
@@ -208,8 +209,8 @@ def read_settings() -> "Settings":
 
 def load_captioner(
     settings: "Settings", bundle: str | None, project: int | None, *, in_torch: bool = False
-) -> "Captioner":
-    """Return the bundle's captioner, or the captioner that serves a project.
+) -> "tuple[LoadedBundle, Captioner]":
+    """Return a bundle, and its captioner or the captioner that serves a project.
 
     Args:
         settings: of the process.
@@ -228,6 +229,6 @@ def load_captioner(
         prefer_fast_products()
     start = (load_bundle if in_torch else load_serving_bundle)(bundle or settings.caption_bundle)
     if project is None:
-        return start.captioner()
+        return start, start.captioner()
     registry = ModelRegistry(Store(settings.model_store), start.version)
-    return registry.load(project, registry.serving(project), start)
+    return start, registry.load(project, registry.serving(project), start)

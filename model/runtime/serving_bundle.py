@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from model.captioner import Captioner
 from model.decoders.sizes import DecoderSizes
 from model.errors import BundleError, GraphError
-from model.manifest import StoredDecoder, bundle_path, parse_manifest, parse_spec, parse_tensors, read_file
+from model.manifest import (
+    StoredDecoder,
+    bundle_path,
+    parse_manifest,
+    parse_spec,
+    parse_tensors,
+    read_file,
+    read_first_score,
+)
 from model.memory.vectors import VectorSpace, space_name
 from model.precision import restored, single
 from model.runtime.check_caption import TOLERANCE, check_features, check_picture
@@ -71,6 +79,7 @@ class ServingBundle:
                 )
             weights = self._read_weights("decoder.safetensors")
             self._decoder = OnnxDecoder(sizes, weights, stored=files.of_decoder)
+            self.first_score = read_first_score(path, self._manifest)
             self._mean, self._scale = (np.asarray(weights[f"feature_{of}"], np.float32) for of in ("mean", "scale"))
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"bundle {path} is damaged: {cause!r}") from cause

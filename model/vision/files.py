@@ -46,6 +46,8 @@ class CaptionedFile:
     file: Path
     captions: tuple[Caption, ...] = ()
     """Best first."""
+    features: NDArray[np.float16] | None = None
+    """[P, D], half precision."""
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def caption_files(
             if image.features is None:
                 yield CaptionedFile(file=image.file, problem=image.problem)
             else:
-                yield CaptionedFile(file=image.file, captions=tuple(next(captions)))
+                yield CaptionedFile(file=image.file, captions=tuple(next(captions)), features=image.features)
 
 
 def encode_files(

@@ -35,6 +35,10 @@ class SetScores:
     """Before and after it was stored in 8 bits."""
     faulty: float
     """Share of its captions that have a fault (`model/metrics/faults.py`), as it is stored."""
+    right: float
+    """Share of its captions whose main things are right (`model/metrics/main_things.py`)."""
+    score_error: float
+    """Expected calibration error of their scores, 0 to 1."""
 
 
 TEXT = """# Model card: {version}
@@ -72,8 +76,9 @@ Beam 5, in per cent; in brackets before the weights were stored in 8 bits:
 
 {rows}
 
-`captioner evaluate` prints all metrics. A fault is a loop, a broken end, or the same thing twice ("a man and a man"),
-as `model/metrics/faults.py` finds it.
+`captioner evaluate` prints all metrics. The score of a suggestion is the probability that its main things are right:
+what it is about, and what that does, are in one of people's captions (`model/metrics/main_things.py`). A fault is a
+loop, a broken end, or the same thing twice ("a man and a man"), as `model/metrics/faults.py` finds it.
 {gallery}
 ## Limits
 
@@ -133,6 +138,8 @@ def _table(scores: Sequence[SetScores]) -> Iterator[str]:
     edits = (f"{of_set.comparison.after.metrics.word_edits:.1f}" for of_set in scores)
     yield f"| words to edit until the nearest reference is reached | {' | '.join(edits)} |"
     yield f"| captions with a fault | {' | '.join(f'{of_set.faulty:.1%}' for of_set in scores)} |"
+    yield f"| captions whose main things are right | {' | '.join(f'{of_set.right:.1%}' for of_set in scores)} |"
+    yield f"| calibration error of their scores | {' | '.join(f'{of_set.score_error:.1%}' for of_set in scores)} |"
 
 
 def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:

@@ -2,38 +2,47 @@
 
 1. A new encoder learns to give the features of one with ImageNet's weights (`captioner distil`).
 2. With it, `captioner train` makes a bundle from the captions of Flickr8k and of COCO (`photo_sets.py`).
-3. The bundle is stored in 8 bits, captions the test photos of both sets, and gets its model card.
+3. The bundle is stored in 8 bits, and the score of its captions is fitted on dev photos (`model/first_score.py`).
+4. It captions the test photos of both sets, and gets its model card.
 
 The encoder and the first bundle stay in the work directory. A killed run resumes there. A second run uses the finished
 parts.
 """
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.caption_files.read import CaptionedImage
 from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
+from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
+from model.manifest import write_first_score
+from model.metrics.calibration import expected_calibration_error
 from model.metrics.comparison import Comparison
 from model.metrics.evaluation import evaluate
 from model.metrics.faults import Usage, caption_faults, caption_words
+from model.metrics.main_things import are_main_things_right
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
 from model.vision.encoder_spec import EncoderSpec
-from model.vision.files import caption_files
+from model.vision.files import caption_files, encode_files
 from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 
 DECODING = DecodingOptions(beam_size=5)
+KNOWN = 1500
+"""Training photos that say how strange another image is."""
 REPLAY = 100
 """Captions that are kept for retraining; the 200 of `captioner train` would be half of the bundle's size."""
 
@@ -63,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for of_set in scores:
         comparison = of_set.comparison
         print(f"{of_set.name}:", comparison.before.table(), comparison.after.table(), sep="\n")
-        print(f"  captions with a fault: {of_set.faulty:.1%}")
+        print(f"  captions with a fault: {of_set.faulty:.1%}; main things right: {of_set.right:.1%}")
+        print(f"  expected calibration error of the score: {of_set.score_error:.1%}")
     return 0
 
 
@@ -89,6 +99,7 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     encoder = distilled_encoder(recipe, on_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
+    write_first_score(recipe.out, fitted_score(recipe, load_bundle(str(recipe.out)), on_progress))
     smaller = load_bundle(str(recipe.out))
     tests = {"Flickr8k": recipe.sets.flickr8k("test"), "COCO": recipe.sets.coco("test")}
     people = [caption for image in recipe.sets.images("train") for caption in image.captions]
@@ -112,8 +123,27 @@ def score(
     after = evaluate(smaller.captioner(), images, DECODING, java=True, on_progress=on_progress)
     faulty = [bool(caption_faults(caption_words(judged.caption), usage)) for judged in after.captions]
     return SetScores(
-        name=name, comparison=Comparison(before=before, after=after), faulty=sum(faulty) / max(1, len(faulty))
+        name=name,
+        comparison=Comparison(before=before, after=after),
+        faulty=sum(faulty) / max(1, len(faulty)),
+        right=sum(are_main_things_right(judged.caption, judged.references) for judged in after.captions) / len(faulty),
+        score_error=score_error(smaller, images),
     )
+
+
+def score_error(bundle: Bundle, images: Sequence[CaptionedImage]) -> float:
+    """Return the expected calibration error of the score of captions, 0 to 1; NaN for a bundle without such a score."""
+    score = bundle.first_score
+    if score is None:
+        return math.nan
+    references = {image.file: image.captions for image in images}
+    scores, right = [], []
+    for photo in caption_files(bundle.captioner(), list(references), DECODING):
+        if photo.features is not None and photo.captions:
+            best = photo.captions[0]
+            scores.append(score.score(best.score, best.text, score.familiar.strangeness(photo.features)))
+            right.append(float(are_main_things_right(best.text, references[photo.file])))
+    return expected_calibration_error(scores, right)
 
 
 def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
@@ -175,6 +205,28 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
         record=record,
         precision="int8",
     )
+
+
+def fitted_score(recipe: PhotosRecipe, bundle: Bundle, on_progress: OnProgress) -> FirstScore:
+    """Fit the score of captions on the dev photos of both sets."""
+    learned = [image.file for image in recipe.sets.images("train")]
+    known = learned[:: max(1, len(learned) // KNOWN)]
+    encoded = encode_files(bundle.encoder, known, on_progress=on_progress)
+    pooled = [image.features.mean(0, dtype=np.float32) for image in encoded if image.features is not None]
+    familiar = FamiliarImages.of(np.stack(pooled))
+    references = {image.file: image.captions for image in recipe.sets.images("dev")}
+    captioned = caption_files(bundle.captioner(), list(references), DECODING, on_progress=on_progress)
+    judged = [
+        JudgedPhoto(
+            caption=photo.captions[0].text,
+            own_score=photo.captions[0].score,
+            references=references[photo.file],
+            strangeness=familiar.strangeness(photo.features),
+        )
+        for photo in captioned
+        if photo.features is not None and photo.captions
+    ]
+    return fit_first_score(judged, familiar)
 
 
 def show_pictures(recipe: PhotosRecipe, bundle: Bundle) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from backend.captioning.suggest import Suggester
 from backend.images.task_images import TaskImageReader
 from backend.protocol.label_config import parse_caption_controls
 from backend.routes import routes
+from model.bundle import load_bundle
 from model.errors import BusyError
+from model.manifest import write_first_score
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
 from model.vision.images import image_key
 from tests.backend_client import LABEL_CONFIG, BackendClient
-from tests.factories import make_task
+from tests.factories import make_first_score, make_task, write_bundle
 from tests.image_server import ImageServer, png
 from tests.payloads import load_payload, payload_names
 from tests.redis_server import RedisServer
@@ -78,6 +81,31 @@ def test_a_recorded_task_gets_a_caption_of_the_version_that_setup_names(
     assert (region["from_name"], region["to_name"], region["type"]) == ("caption", "image", "textarea")
     assert region["score"] == entry["score"]
     assert [type(text) for text in region["value"]["text"]] == [str]
+
+
+def test_until_people_have_judged_the_score_says_how_likely_the_main_things_are_right(
+    make_backend: Callable[..., BackendClient], image_server: ImageServer, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    first_score = make_first_score(load_bundle(str(bundle)).encoder.feature_size)
+    write_first_score(bundle, first_score)
+    backend = make_backend(caption_bundle=str(bundle), allowed_image_hosts="127.0.0.1")
+    address = image_server.show("/dog.png")
+
+    (before,) = backend.predict([task(1, address)])
+
+    text = before["result"][0]["value"]["text"][0]
+    [suggestion] = backend.services.suggestions.find(1, 1, "caption", address)
+    assert suggestion.score is not None
+    features = FeatureStore(backend.services.store, load_bundle(str(bundle)).encoder.fingerprint)
+    stored = features.get(suggestion.image_key)
+    assert stored is not None
+    strangeness = first_score.familiar.strangeness(stored)
+    assert before["score"] == pytest.approx(first_score.score(suggestion.score, text, strangeness), abs=0.01)
+    calibration = Calibration(intercept=-1.0, slope=0.5, per_length=0.0, judged=50, error=0.02, error_before=0.3)
+    write_calibration(Store(backend.settings.model_store), 1, calibration)
+    (after,) = backend.predict([task(2, address)])
+    assert after["score"] == calibration.score(suggestion.score, text)
 
 
 def test_the_score_is_the_probability_of_acceptance_once_the_project_has_a_calibration(

@@ -10,32 +10,33 @@ memory chose have a fit of their own. Label Studio can then show the least certa
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from redis import Redis
 
-from model.metrics.words import metric_words
+from model.metrics.calibration import (
+    cross_validated,
+    expected_calibration_error,
+    fit_weights,
+    score_inputs,
+    sigmoid,
+)
 from model.store import Store
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.record import Feedback
 
 logger = logging.getLogger(__name__)
 
-FEWEST = 5
-"""Judged suggestions that a calibration needs; until then only the prior counts."""
+FEWEST = 30
+"""Judged suggestions that a calibration needs. Until then the bundle scores its captions (model/first_score.py), or the
+prior, where the bundle has no such score."""
 SAMPLE = 2000
 """Records that one fit reads."""
-BINS = 10
 FOLDS = 5
 PRIOR = (-2.0, 1.0, 0.0)
 """An own score of 0.83 becomes 0.4."""
-STEPS = 100
-CONVERGED = 1e-9
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Calibration:
     def score(self, own_score: float, caption: str) -> float:
         """Return the probability that the caption is accepted unchanged."""
         weights = np.array([self.intercept, self.slope, self.per_length])
-        return float(_sigmoid(_inputs(own_score, caption) @ weights))
+        return float(sigmoid(score_inputs(own_score, caption) @ weights))
 
 
 UNJUDGED = Calibration(
@@ -97,14 +98,11 @@ def fit_calibration(records: Iterable[Feedback], *, of_memory: bool = False) -> 
     ]
     if len(judged) < FEWEST:
         return None
-    inputs = np.stack([_inputs(score, caption) for score, caption, _ in judged])
+    inputs = np.stack([score_inputs(score, caption) for score, caption, _ in judged])
     accepted = np.array([float(is_accepted) for *_, is_accepted in judged])
-    folds = np.arange(len(judged)) % FOLDS
-    predicted = np.zeros(len(judged))
-    for fold in range(FOLDS):
-        weights = _fit(inputs[folds != fold], accepted[folds != fold])
-        predicted[folds == fold] = _sigmoid(inputs[folds == fold] @ weights)
-    intercept, slope, per_length = _fit(inputs, accepted).tolist()
+    prior = np.array(PRIOR)
+    predicted = cross_validated(inputs, accepted, prior, FOLDS)
+    intercept, slope, per_length = fit_weights(inputs, accepted, prior).tolist()
     return Calibration(
         intercept=intercept,
         slope=slope,
@@ -113,16 +111,6 @@ def fit_calibration(records: Iterable[Feedback], *, of_memory: bool = False) -> 
         error=expected_calibration_error(predicted.tolist(), accepted.tolist()),
         error_before=expected_calibration_error([score for score, *_ in judged], accepted.tolist()),
     )
-
-
-def expected_calibration_error(probabilities: Sequence[float], outcomes: Sequence[float]) -> float:
-    """Return the mean distance between probability and frequency, over ten groups of equal size by probability."""
-    order = sorted(range(len(probabilities)), key=lambda index: probabilities[index])
-    total = 0.0
-    for number in range(BINS):
-        group = order[number * len(order) // BINS : (number + 1) * len(order) // BINS]
-        total += abs(sum(probabilities[index] - outcomes[index] for index in group))
-    return total / len(order)
 
 
 def read_calibration(store: Store, project_id: int, *, of_memory: bool = False) -> Calibration | None:
@@ -147,34 +135,6 @@ def read_calibration(store: Store, project_id: int, *, of_memory: bool = False) 
 
 def write_calibration(store: Store, project_id: int, calibration: Calibration, *, of_memory: bool = False) -> None:
     store.write(_path(project_id, of_memory), json.dumps(asdict(calibration)).encode())
-
-
-def _inputs(own_score: float, caption: str) -> Numbers:
-    """Return the inputs of the regression, [3]."""
-    bounded = min(max(own_score, 1e-4), 1 - 1e-4)
-    return np.array([1.0, math.log(bounded / (1 - bounded)), math.log(1 + len(metric_words(caption)))])
-
-
-def _fit(inputs: Numbers, accepted: Numbers) -> Numbers:
-    """Return the weights [3] that make the outcomes [N] most probable, with a prior at the decoder's own score.
-
-    Newton's method: the loss is convex, and the prior keeps its curvature above 0.
-    """
-    prior = np.array(PRIOR)
-    weights = prior.copy()
-    for _ in range(STEPS):
-        predicted = _sigmoid(inputs @ weights)
-        gradient = inputs.T @ (predicted - accepted) + weights - prior
-        curvature = (inputs * (predicted * (1 - predicted))[:, None]).T @ inputs + np.eye(len(prior))
-        step = np.linalg.solve(curvature, gradient)
-        weights -= step / max(1.0, np.abs(step).max())
-        if np.abs(step).max() < CONVERGED:
-            break
-    return weights
-
-
-def _sigmoid(log_odds: Numbers) -> Numbers:
-    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -500, 500))))
 
 
 def _path(project_id: int, of_memory: bool) -> str:

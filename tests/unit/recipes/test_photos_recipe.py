@@ -115,6 +115,9 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
     assert f"| CIDEr-D | {' | '.join(cells)} |" in card
     assert "| | Flickr8k, 5 photos | COCO, 6 photos |" in card
     assert "| captions with a fault |" in card
+    assert "| calibration error of their scores |" in card
+    assert bundle.first_score is not None
+    assert bundle.first_score.judged == 5 + 2
     assert "--data data" in card
     assert "chelsea.png: Stefan van der Walt, CC0" in card
     assert (recipe.out / "gallery.jpg").read_bytes().startswith(b"\xff\xd8")

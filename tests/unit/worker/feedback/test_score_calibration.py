@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from model.metrics.calibration import expected_calibration_error
 from model.store import Store
 from tests.factories import make_correction
 from worker.feedback.record import Feedback
@@ -11,7 +12,6 @@ from worker.feedback.score_calibration import (
     FEWEST,
     UNJUDGED,
     Calibration,
-    expected_calibration_error,
     fit_calibration,
     read_calibration,
     write_calibration,
