@@ -136,9 +136,9 @@ def captions_source(
 def encoder(section: str = ENCODER) -> Decorator:
     """Add the options of an encoder; the command gets `encoder`, an EncoderSpec, and `weights`."""
     add = functools.partial(option, section=section)
-    files = "File of a state dict, file that `captioner distil` wrote, torchvision's name of a download, or none for a "
+    files = "File of a state dict, file that `captioner distil` wrote, the library's name of a download, or none for a "
     declared = options(
-        add("--encoder", default="mobilenet_v2", metavar="NETWORK", help="Network of torchvision."),
+        add("--encoder", default="mobilenet_v2", metavar="NETWORK", help="Network of torchvision or timm."),
         add("--weights", default="DEFAULT", metavar="FILE", help=f"{files}random start."),
         add("--image-size", type=int, default=224, metavar="PIXELS", help="Side of an image."),
     )

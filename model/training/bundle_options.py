@@ -10,6 +10,8 @@ from model.vision.augmentation import Augmentation
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
+DEFAULT_ENCODER = "mobilenet_v2"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
@@ -80,6 +82,11 @@ def fine_tuning_options() -> BundleOptions:
     return BundleOptions(min_count=2, training=training, self_critical=SelfCriticalOptions(epochs=0))
 
 
-def imagenet_encoder(name: str = "mobilenet_v2", size: int = 224) -> EncoderSpec:
-    """Return a torchvision network's description with ImageNet's usual preprocessing."""
-    return EncoderSpec(name=name, preprocessing=Preprocessing(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+def imagenet_encoder(name: str = DEFAULT_ENCODER, size: int = 224) -> EncoderSpec:
+    """Return the description of a network of torchvision or timm, with the preprocessing of its ImageNet weights."""
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if name != DEFAULT_ENCODER:
+        from model.vision.trunks import usual_colours
+
+        mean, std = usual_colours(name) or (mean, std)
+    return EncoderSpec(name=name, preprocessing=Preprocessing(size=size, mean=mean, std=std))

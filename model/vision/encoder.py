@@ -9,17 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from model.errors import BundleError
 from model.vision.encoder_spec import SCENE_CNN, EncoderSpec, fingerprint
-
-POOLING = ("avgpool", "classifier", "fc")
-"""Names of the layer after the feature map in torchvision's networks; some have a classifier and no pooling layer."""
-AUXILIARY = "aux"
-"""Classifiers that torchvision uses only in training have names that begin with this."""
+from model.vision.trunks import feature_trunk, load_weights
 
 
 class Encoder(nn.Module):
@@ -105,8 +99,8 @@ def build_encoder(spec: EncoderSpec, weights: Path | str | None = None) -> Encod
     """Build a frozen encoder.
 
     Args:
-        weights: a state dict file in torchvision's layout (with classifier), a safetensors file of the encoder's own
-            weights, the name of torchvision weights to download such as "DEFAULT", or None for random weights.
+        weights: a state dict file in the layout of torchvision or timm (with classifier), a safetensors file of the
+            encoder's own weights, the name of weights to download such as "DEFAULT", or None for random weights.
 
     Raises:
         BundleError: the name is unknown, or the weights do not fit.
@@ -132,35 +126,3 @@ def as_stored(encoder: Encoder) -> Encoder:
         if values.is_floating_point():
             values.copy_(values.half())
     return encoder
-
-
-def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
-    """Return a torchvision network without its pooling and classifier."""
-    from torchvision import models  # imported here: it costs 1.6 s and 170 MB, and the scenes bundle does not need it
-
-    if name not in models.list_models(module=models):
-        raise BundleError(f"encoder {name!r} is unknown: use {SCENE_CNN!r} or a torchvision classification model")
-    if weights is None or Path(weights).exists():
-        whole = models.get_model(name, weights=None)
-        if weights is not None:
-            load_weights(whole, Path(weights))
-    else:
-        whole = models.get_model(name, weights=str(weights))
-    stages = dict(whole.named_children())
-    pooling = next((stage for stage in stages if stage in POOLING), None)
-    if pooling is None:
-        raise BundleError(f"encoder {name!r} has no feature map: choose a convolutional network")
-    before = list(stages)[: list(stages).index(pooling)]
-    needed = [stages[stage] for stage in before if not stage.lower().startswith(AUXILIARY)]
-    trunk = [nn.Sequential(*stage) if isinstance(stage, nn.ModuleList) else stage for stage in needed]
-    return trunk[0] if len(trunk) == 1 else nn.Sequential(*trunk)
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a state dict strictly; nothing but tensors is unpickled."""
-    try:
-        is_own = path.suffix == ".safetensors"
-        weights = load(path.read_bytes()) if is_own else torch.load(path, weights_only=True, map_location="cpu")
-        network.load_state_dict(weights)
-    except (OSError, RuntimeError, SafetensorError) as cause:
-        raise BundleError(f"encoder weights {path} do not fit {type(network).__name__}: {cause}") from cause

@@ -22,7 +22,7 @@ class EncoderSpec:
     """The network that reads the images, and their preprocessing."""
 
     name: str
-    """`scene_cnn`, or any torchvision backbone that ends in a feature map, such as `mobilenet_v2`."""
+    """`scene_cnn`, or any backbone of torchvision or timm that ends in a feature map, such as `mobilenet_v2`."""
     preprocessing: Preprocessing
 
     def to_json(self) -> dict[str, object]:

@@ -39,8 +39,8 @@ from model.tokenizer import END, Tokenizer, caption_tokens
 from model.torch_captioner import prefer_fast_products
 from model.training.batches import padded
 from model.training.teacher_forcing import TrainingOptions, fit_decoder
-from model.vision.encoder import feature_trunk
 from model.vision.files import encode_files
+from model.vision.trunks import feature_trunk
 from tests.benchmarks.peers.plain_reference import PlainReference
 
 BEAMS, WORDS = 3, 20

@@ -22,7 +22,16 @@ from tests.factories import make_image
 LEARNED = ("red", "green", "blue", "yellow", "black", "white")
 HELD_OUT = ("purple", "orange")
 
-ENCODERS = ("mobilenet_v2", "resnet18", "resnet50", "vgg16", "squeezenet1_1", "efficientnet_b0", "scene_cnn")
+ENCODERS = (
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "squeezenet1_1",
+    "efficientnet_b0",
+    "convnext_atto",
+    "scene_cnn",
+)
 DECODERS: dict[str, dict[str, Any]] = {
     "rnn": {"cell": "rnn"},
     "gru": {"cell": "gru"},

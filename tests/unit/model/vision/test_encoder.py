@@ -1,9 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 
 from model.errors import BundleError
+from model.training.bundle_options import imagenet_encoder
+from model.vision import trunks
 from model.vision.encoder import Encoder, build_encoder
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -36,6 +40,56 @@ def test_a_torchvision_backbone_gives_a_grid_of_regions(name: str, feature_size:
 
     assert encoder.feature_size == feature_size
     assert features.shape == (2, encoder.regions, feature_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature_size", "stages"),
+    [
+        ("mobilenetv3_small_050", 288, 8),
+        ("convnext_atto", 320, 7),
+        ("tf_efficientnet_lite0", 1280, 11),
+        ("resnet10t", 512, 14),
+    ],
+)
+def test_a_backbone_of_timm_gives_a_grid_of_regions_in_stages(name: str, feature_size: int, stages: int) -> None:
+    encoder = build_encoder(spec(name))
+
+    features = encoder(torch.zeros(2, 3, 64, 64))
+
+    assert features.shape == (2, encoder.regions, feature_size)
+    assert len(list(encoder.network.children())) == stages
+
+
+def test_a_backbone_of_timm_expects_its_own_colours() -> None:
+    assert imagenet_encoder("tf_efficientnet_lite0").preprocessing.mean == (0.5, 0.5, 0.5)
+    assert imagenet_encoder("convnext_atto").preprocessing.mean == IMAGENET_MEAN
+
+
+def test_weights_of_timm_load_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    whole: Any = timm.create_model("mobilenetv3_small_050", pretrained=False).eval()
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+
+    encoder = build_encoder(spec("mobilenetv3_small_050"), tmp_path / "weights.pth")
+
+    pixels = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder.network(pixels), whole.forward_features(pixels))
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [("mobilnet_v2", "mobilenet_v2"), ("convnext_ato", "convnext_atto"), ("resnet-50", "resnet50")],
+)
+def test_an_unknown_backbone_is_refused_with_the_nearest_names(name: str, proposed: str) -> None:
+    with pytest.raises(BundleError, match=rf"'{name}' is unknown: did you mean .*\b{proposed}\b"):
+        build_encoder(spec(name))
+
+
+def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunks, "find_spec", lambda _: None)
+
+    with pytest.raises(BundleError, match=r"label-studio-captioner\[timm\]"):
+        build_encoder(spec("efficientvit_b0_not_there"))
 
 
 def test_regions_run_row_by_row_from_the_top_left() -> None:
