@@ -24,9 +24,11 @@ MANUAL = [README, *PAGES]
 DOCUMENTS = [*MANUAL, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 SETTINGS_OF_OTHERS = {
     "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED",
+    "LABEL_STUDIO",
     "LABEL_STUDIO_HOST",
     "ML_BLOCK_LOCAL_IP",
     "SSRF_PROTECTION_ENABLED",
+    "ORT_DISABLE_TELEMETRY",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PROMETHEUS_MULTIPROC_DIR",
     "AWS_ACCESS_KEY_ID",
@@ -36,7 +38,7 @@ SETTINGS_OF_OTHERS = {
     "PHOTOS",
     "HOME",
 }
-"""Variables of Label Studio, OpenTelemetry, prometheus_client, clients of S3, make and the shell."""
+"""Variables of Label Studio, ONNX Runtime, OpenTelemetry, prometheus_client, clients of S3, make and the shell."""
 WEBHOOK_ACTIONS = {load_payload(name)["body"]["action"] for name in payload_names("*_webhook_*")}
 
 

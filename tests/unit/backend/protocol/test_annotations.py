@@ -186,7 +186,8 @@ def test_events_without_captions_change_nothing(name: str) -> None:
 
     event = parse(body)
 
-    assert event == WebhookEvent(project_id=body["project"]["id"], ignored="it holds no captions")
+    project = body["project"]
+    assert event == WebhookEvent(project_id=project["id"], title=project["title"], ignored="it holds no captions")
 
 
 def test_an_unknown_action_is_ignored_whatever_it_holds() -> None:
