@@ -120,7 +120,7 @@ def learned_sentence(judgements: Mapping[str, Judgement], *, with_measures: bool
     return sentences if with_measures else _MEASURES.sub("", sentences)
 
 
-_MEASURES = re.compile(r" \((?:leave-one-out|compared on) [^)]*\)")
+_MEASURES = re.compile(r" \((?:leave-one-out|compared on)[^)]*\)")
 
 
 def _of_field(field: str, judgements: Mapping[str, Judgement]) -> str:

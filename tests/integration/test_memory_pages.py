@@ -181,7 +181,7 @@ def test_the_project_page_says_what_was_learned_from_the_last_corrections(pages:
 
     page, answer = pages.get("/admin/projects/1/"), pages.get("/admin/api/projects/1").get_json()
 
-    assert f"<p>{LEARNED}</p>" in page.text
+    assert f"<p>{LEARNED.partition(' (leave-one-out')[0]}.</p>" in page.text
     assert f"memory: 57 corrections, open, generation {GENERATION}</span>" in page.text
     memory = answer["memory"]
     assert (memory["learned"], memory["is_open"], memory["generation"]) == (LEARNED, True, GENERATION)
@@ -257,10 +257,10 @@ def test_only_the_page_of_the_serving_version_tells_the_memory(pages: BackendCli
     def page(name: str) -> str:
         return pages.get(f"/admin/projects/1/versions/{name}/").text
 
-    assert f"<dt>Memory</dt><dd>57 corrections, open, generation {GENERATION}</dd>" in page(serving)
+    assert f"<dt>Memory</dt><dd>57 corrections, open, generation {GENERATION}. {LEARNED}</dd>" in page(serving)
     assert "<dt>Memory</dt>" not in page(before)
     judge(pages, serving, caption=replace(OPENED, is_open=False))
-    assert "<dt>Memory</dt><dd>closed</dd>" in page(serving)
+    assert "<dt>Memory</dt><dd>closed. " in page(serving)
 
 
 @pytest.fixture

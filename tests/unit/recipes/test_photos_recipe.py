@@ -14,7 +14,6 @@ from model.training.rewards import SelfCriticalOptions
 from model.training.teacher_forcing import TrainingOptions
 from recipes.photos import photo_sets
 from recipes.photos.photo_sets import PhotoSets
-from recipes.photos.photos_card import SetScores
 from recipes.photos.train_photos import DECODING, PhotosRecipe, make_photos
 from tests.factories import make_encoder, make_image
 
@@ -95,15 +94,11 @@ def test_no_coco_photo_is_in_two_splits_and_those_to_measure_on_have_several_cap
     assert all(len(image.captions) == 3 for name in ("dev", "test") for image in splits[name])
 
 
-@pytest.fixture(scope="module")
-def made(recipe: PhotosRecipe) -> list[SetScores]:
-    return make_photos(recipe)
-
-
-def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
-    recipe: PhotosRecipe, made: list[SetScores]
+def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_finished_work(
+    recipe: PhotosRecipe,
 ) -> None:
-    flickr8k, coco = (scores.comparison for scores in made)
+    """One test, because processes that share the tests would each make the bundle."""
+    flickr8k, coco = (scores.comparison for scores in make_photos(recipe))
     full, smaller = flickr8k.before, flickr8k.after
 
     bundle = load_bundle(str(recipe.out))
@@ -122,22 +117,14 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_with_its_numbers(
     assert "chelsea.png: Stefan van der Walt, CC0" in card
     assert (recipe.out / "gallery.jpg").read_bytes().startswith(b"\xff\xd8")
 
-
-@pytest.mark.usefixtures("made")
-def test_the_replay_captions_are_its_own(recipe: PhotosRecipe) -> None:
-    bundle = load_bundle(str(recipe.out))
     trained = load_bundle(str(recipe.work / "bundle"))
 
     captions = trained.captioner().caption(torch.stack([example.features for example in trained.replay]), DECODING)
     assert [example.caption for example in bundle.replay] == [written[0].text for written in captions]
     assert len(bundle.replay) == 27
 
-
-@pytest.mark.usefixtures("made")
-def test_a_second_run_does_not_repeat_finished_work(recipe: PhotosRecipe) -> None:
     before = {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")}
 
     again = make_photos(recipe)[0].comparison.before
-
     assert {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")} == before
     assert again.version == load_bundle(str(recipe.work / "bundle")).version
