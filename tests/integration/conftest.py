@@ -1,5 +1,6 @@
 """Fixtures with a real Redis, real worker processes and a real web server; the bundle is tiny and untrained."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,24 @@ from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from tests.workplace import Workplace
 from worker.settings import Settings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process begin with its share of the long tests, so that none is alone with one at the end.
+
+    Each process gets about as many tests, one after the other in this order, and takes over what others have not begun.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    size = -(-len(items) // processes)
+    ordered: list[pytest.Item] = []
+    for number in range(processes):
+        share = long[number::processes]
+        ordered += share
+        ordered += others[: size - len(share)]
+        del others[: size - len(share)]
+    items[:] = ordered + others
 
 
 @pytest.fixture

@@ -256,6 +256,7 @@ def start_over(label_studio: FakeLabelStudio) -> None:
 STEPS = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 999), st.integers(0, 999)), min_size=12, max_size=28)
 
 
+@pytest.mark.long
 def test_after_any_history_one_pull_makes_the_store_hold_what_label_studio_holds(
     redis: Redis, label_studio: FakeLabelStudio
 ) -> None:

@@ -12,6 +12,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("faults", FAULTS, ids=", ".join)
 def test_nothing_is_lost_and_everything_goes_on(tmp_path: Path, faults: tuple[str, ...]) -> None:
     done = on_stub(rounds=len(faults), seed=5, folder=tmp_path, only=faults)

@@ -264,6 +264,7 @@ def test_while_the_store_is_away_captions_and_corrections_go_on(installation: In
     assert len(installation.submitted()) == 4
 
 
+@pytest.mark.long
 def test_no_correction_and_no_training_is_lost_when_any_one_part_is_cut_off(installation: Installation) -> None:
     for number in range(1, 13):
         installation.annotate(number)

@@ -37,6 +37,7 @@ def promtool() -> str:
     return program("promtool")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
 )

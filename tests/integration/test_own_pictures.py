@@ -34,6 +34,7 @@ def my_pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_500_captioned_pictures_of_my_own_teach_the_built_in_bundle_my_words(
     my_pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

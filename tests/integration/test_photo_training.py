@@ -28,6 +28,7 @@ def first_names(split: str, count: int, into: Path) -> CaptionSource:
     return CaptionSource(captions=FLICKR / "Flickr8k.token.txt", images=FLICKR / "images", names=into)
 
 
+@pytest.mark.long
 def test_a_captioner_trained_on_100_photos_describes_photos_it_never_saw(tmp_path: Path) -> None:
     options = BundleOptions(
         hidden=128,

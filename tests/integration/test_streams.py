@@ -33,6 +33,7 @@ def learn(world: World, name: str, folder: Path) -> list[Row]:
         return run(world, short, name, Namespace(rows=folder / "rows.jsonl"), show)
 
 
+@pytest.mark.long
 def test_the_topic_before_is_kept_better_than_by_fine_tuning(world: World, tmp_path: Path) -> None:
     ours = learn(world, "ours", tmp_path)
     plain = learn(world, "fine-tuning", tmp_path)

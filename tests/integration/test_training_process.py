@@ -25,6 +25,7 @@ def weights(bundle: Path) -> dict[str, torch.Tensor]:
     return load_bundle(str(bundle)).decoder.state_dict()
 
 
+@pytest.mark.long
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path: Path, arguments: list[str]) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = TrainingProcess(tmp_path / "whole.log", [*CAPTIONER, *arguments, "--out", str(whole)])
@@ -60,6 +61,7 @@ sys.exit(cli.main(sys.argv[1:]))
 '''
 
 
+@pytest.mark.long
 def test_two_processes_train_one_decoder_and_resume_together_after_a_kill(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [*TWO_PROCESSES, str(tmp_path / "program.py"), *arguments, "--features", str(tmp_path / "features")]

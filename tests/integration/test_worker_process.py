@@ -45,6 +45,7 @@ def left_running(family: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.long
 def test_a_worker_survives_a_restart_of_redis_and_nothing_is_lost(
     own_redis: RedisServer, make_workplace: MakeWorkplace, start_worker: StartWorker
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_job_that_runs_while_redis_restarts_comes_to_its_end(
     assert worker.is_alive
 
 
+@pytest.mark.long
 def test_a_redis_that_lost_its_data_learns_of_the_worker_again(workplace: Workplace, start_worker: StartWorker) -> None:
     worker = start_worker(workplace.environment())
     workplace.correct(range(1, 9))
