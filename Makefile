@@ -86,10 +86,11 @@ demo-check: ## run the demo with a program as annotator, which checks that capti
 run: $(PRODUCT_STAMP) ## run Redis, backend and worker for a Label Studio that you already have
 	@exec $(CAPTIONER) demo --no-label-studio
 
+# Packaging runs beside integration, because both wait most of the time: for pip, and for processes.
 test: ## run every test: unit, integration, packaging, e2e, browser
 	@$(MAKE) -j2 setup label-studio
-	@for part in unit integration packaging end-to-end; do \
-		TIMEFORMAT="$$part took %0R s"; time $(MAKE) $$part; done
+	@for part in unit "integration packaging" end-to-end; do \
+		TIMEFORMAT="$$part took %0R s"; time $(MAKE) -j2 $$part; done
 
 lint: $(DEV_STAMP) ## check style, format and the import rules
 	$(VENV)/bin/ruff check .
