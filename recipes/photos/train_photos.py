@@ -41,7 +41,7 @@ from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 
 DECODING = DecodingOptions(beam_size=5)
-KNOWN = 1500
+TRAINING_SAMPLE = 1500
 """Training photos that say how strange another image is."""
 REPLAY = 100
 """Captions that are kept for retraining; the 200 of `captioner train` would be half of the bundle's size."""
@@ -210,8 +210,8 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
 def fitted_score(recipe: PhotosRecipe, bundle: Bundle, on_progress: OnProgress) -> FirstScore:
     """Fit the score of captions on the dev photos of both sets."""
     learned = [image.file for image in recipe.sets.images("train")]
-    known = learned[:: max(1, len(learned) // KNOWN)]
-    encoded = encode_files(bundle.encoder, known, on_progress=on_progress)
+    sample = learned[:: max(1, len(learned) // TRAINING_SAMPLE)]
+    encoded = encode_files(bundle.encoder, sample, on_progress=on_progress)
     pooled = [image.features.mean(0, dtype=np.float32) for image in encoded if image.features is not None]
     familiar = FamiliarImages.of(np.stack(pooled))
     references = {image.file: image.captions for image in recipe.sets.images("dev")}

@@ -1079,7 +1079,7 @@ def test_the_progress_of_a_refresh_counts_all_of_its_turns(
 
     def take_turn(after_id: int, *, fails: bool = False) -> int | None:
         def look(done: int, _total: int) -> None:
-            totals.update(known.total for known in read_refreshes(redis, [1]).values())
+            totals.update(refresh.total for refresh in read_refreshes(redis, [1]).values())
             if fails and done:
                 raise RuntimeError
 

@@ -47,10 +47,10 @@ def test_a_fit_says_how_often_a_caption_is_right_and_little_for_strange_images()
 
 def test_an_image_off_the_plane_of_the_known_images_is_strange() -> None:
     draw = np.random.default_rng(0)
-    known = draw.normal(size=(300, 3)) @ draw.normal(size=(3, 100))
-    familiar = FamiliarImages.of(known)
+    images = draw.normal(size=(300, 3)) @ draw.normal(size=(3, 100))
+    familiar = FamiliarImages.of(images)
 
-    of_the_kind = familiar.strangeness(np.stack([known[0], known[1]]))
+    of_the_kind = familiar.strangeness(np.stack([images[0], images[1]]))
     of_another = familiar.strangeness(draw.normal(size=(2, 100)))
 
     assert of_the_kind < 0.1
