@@ -30,6 +30,7 @@ from model.training.checkpoint import remove_checkpoint
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.training.model_card import model_card
+from model.training.optimization import prepare_training
 from model.training.processes import ALONE, Processes
 from model.vision.encoder import Encoder, as_stored, build_encoder
 from model.vision.encoder_spec import EncoderSpec
@@ -86,8 +87,11 @@ def train_bundle(
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
     started = time.monotonic()
     below, stages = _split_first_encoder(encoder, weights, base, options)
+    prepare_training(stages, processes.device)
     reader = ExampleReader(below, features=features, strict=strict, processes=processes, on_progress=on_progress)
+    below.to(processes.device)
     examples = _read_examples(reader, train, held_out, options)
+    below.cpu()
     fitted = fit_captions(*examples, below, stages, options, on_progress, base=base, out=out, processes=processes)
     if not processes.is_first:
         return None

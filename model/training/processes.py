@@ -1,7 +1,7 @@
 """Processes that train one network together, as torchrun starts them. The first one measures, prints and writes."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -128,6 +128,12 @@ def join_processes(device: str | None = None, environment: Mapping[str, str] = o
         yield Processes(rank=distributed.get_rank(), count=count, device=chosen)
     finally:
         distributed.destroy_process_group()
+
+
+def moved(values: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Yield tensors on a device. A GPU copies them from pinned memory while it computes."""
+    for value in values:
+        yield value if device.type == "cpu" else value.pin_memory().to(device, non_blocking=True)
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:

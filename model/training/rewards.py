@@ -26,7 +26,7 @@ from model.training.batches import draw_view, group_by_image
 from model.training.held_out import HeldOut
 from model.training.optimization import reduced_precision
 from model.training.phase import PhaseOptions, Step
-from model.training.processes import ALONE, Processes
+from model.training.processes import ALONE, Processes, moved
 from model.training.teacher_forcing import own_and_encoder
 from model.training.trainer import OnStep, Trainer
 from model.training.training_record import TrainingRecord
@@ -131,8 +131,8 @@ class SampledCaptions:
             views = {image: draw_view(self._images[image], self.order) for image in batch}
             own = self._processes.share(batch)
             chosen = own or batch[:1]  # With too few images for all processes this one repeats an image with weight 0.
-            features = torch.stack([views[image] for image in chosen]).to(self._decoder.device).float()
-            loss, reward, tokens = self._critic.judge(self._decoder, features, chosen)
+            (features,) = moved([torch.stack([views[image] for image in chosen])], self._decoder.device)
+            loss, reward, tokens = self._critic.judge(self._decoder, features.float(), chosen)
             yield Step(loss=loss, weight=float(tokens if own else 0), reward=reward, images=len(own))
 
 

@@ -21,6 +21,7 @@ from model.training.held_out import HeldOut
 from model.training.losses import ExpectedWords, caption_loss, token_weights
 from model.training.optimization import AFTER, reduced_precision
 from model.training.phase import PhaseOptions, Step
+from model.training.processes import moved
 from model.training.trainer import OnStep, Trainer
 from model.training.training_record import TrainingRecord
 
@@ -137,7 +138,7 @@ class TeacherForcing:
         device, options = self._decoder.device, self._options
         self._decoder.train()
         for batch in self._batches:
-            features, images, tokens, weights = (values.to(device) for values in batch[:4])
+            features, images, tokens, weights = moved(batch[:4], device)
             with reduced_precision(options.reduced_precision, device):
                 logits = self._decoder(features.float(), tokens, images)
             expected = [self._expected[number] for number in batch.examples] if self._expected else ()

@@ -42,7 +42,7 @@ class Encoder(nn.Module):
     def fingerprint(self) -> str:
         """12 hex digits that change with the network, its weights or the preprocessing; a key of stored features."""
         if self._fingerprint is None:
-            weights = {name: values.detach().numpy() for name, values in self.network.state_dict().items()}
+            weights = {name: values.detach().cpu().numpy() for name, values in self.network.state_dict().items()}
             self._fingerprint = fingerprint(self.spec, weights)
         return self._fingerprint
 
@@ -55,7 +55,8 @@ class Encoder(nn.Module):
     def encode(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the features [B, P, D] of preprocessed images, [3, S, S] each, without gradients."""
         pixels = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
-        return np.asarray(self(pixels).numpy())
+        device = next((values.device for values in self.network.parameters()), pixels.device)
+        return np.asarray(self(pixels.to(device)).float().cpu().numpy())
 
 
 class SceneCNN(nn.Sequential):

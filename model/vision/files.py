@@ -3,8 +3,12 @@
 Shapes:  P image regions   D feature size
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +24,13 @@ from model.progress import OnProgress, Progress, ignore_progress
 from model.vision.augmentation import AS_IT_IS, View
 from model.vision.encoder_spec import ImageEncoder
 from model.vision.features import FeatureStore
-from model.vision.images import decode_image, image_key
+from model.vision.images import Preprocessing, decode_image, image_key
 
 BATCH = 32
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read files; each holds a batch of pixels."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -89,9 +96,13 @@ def encode_files(
     batch_size: int = BATCH,
     on_progress: OnProgress = ignore_progress,
 ) -> Iterator[EncodedFile]:
-    """Yield the features of each file, in order. Features in the store are not computed again."""
+    """Yield the features of each file, in order. Features in the store are not computed again.
+
+    Threads read the next files while the encoder computes.
+    """
     done = 0
-    for batch in in_batches(files, batch_size):
+    read = partial(_read_batch, preprocessing=encoder.spec.preprocessing, features=features, view=view)
+    for batch in read_ahead(read, in_batches(files, batch_size), READERS):
         yield from _encode_batch(encoder, batch, features, view)
         done += len(batch)
         on_progress(Progress(phase="encode images", done=done, total=len(files)))
@@ -109,26 +120,56 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def read_ahead(read: Callable[[S], T], items: Iterable[S], readers: int) -> Iterator[T]:
+    """Yield `read(item)` of each item, in order; `readers` threads are as many items ahead."""
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadFile:
+    """A file with its features from the store, with its pixels to encode, or with the problem that prevented both."""
+
+    encoded: EncodedFile
+    pixels: NDArray[np.float32] | None = None
+    """[3, S, S]"""
+
+
+def _read_batch(
+    files: Sequence[Path], *, preprocessing: Preprocessing, features: FeatureStore | None, view: View
+) -> list[_ReadFile]:
+    return [_read_file(file, preprocessing, features, view) for file in files]
+
+
+def _read_file(file: Path, preprocessing: Preprocessing, features: FeatureStore | None, view: View) -> _ReadFile:
+    try:
+        content = file.read_bytes()
+        key = image_key(content)
+        stored = features.get(key + view.key) if features else None
+        if stored is not None:
+            return _ReadFile(encoded=EncodedFile(file=file, image_key=key, features=stored))
+        pixels = preprocessing(view.of(decode_image(content), key))
+    except (OSError, ImageError) as problem:
+        return _ReadFile(encoded=EncodedFile(file=file, problem=str(problem)))
+    return _ReadFile(encoded=EncodedFile(file=file, image_key=key), pixels=pixels)
+
+
 def _encode_batch(
-    encoder: ImageEncoder, files: Sequence[Path], features: FeatureStore | None, view: View
+    encoder: ImageEncoder, files: Sequence[_ReadFile], features: FeatureStore | None, view: View
 ) -> Iterator[EncodedFile]:
-    encoded: dict[Path, EncodedFile] = {}
-    pictures: dict[Path, tuple[str, Image.Image]] = {}
+    pixels = [file.pixels for file in files if file.pixels is not None]
+    computed: Iterator[NDArray[np.float16]] = iter(encoder.encode(pixels).astype(np.float16) if pixels else ())
     for file in files:
-        try:
-            content = file.read_bytes()
-            key = image_key(content)
-            stored = features.get(key + view.key) if features else None
-            if stored is None:
-                pictures[file] = key, view.of(decode_image(content), key)
-            else:
-                encoded[file] = EncodedFile(file=file, image_key=key, features=stored)
-        except (OSError, ImageError) as problem:
-            encoded[file] = EncodedFile(file=file, problem=str(problem))
-    if pictures:
-        computed = encode_images(encoder, [picture for _, picture in pictures.values()])
-        for (file, (key, _)), values in zip(pictures.items(), computed, strict=True):
-            if features:
-                features.put(key + view.key, values)
-            encoded[file] = EncodedFile(file=file, image_key=key, features=values)
-    yield from (encoded[file] for file in files)
+        if file.pixels is None:
+            yield file.encoded
+            continue
+        values = next(computed)
+        if features:
+            features.put(f"{file.encoded.image_key}{view.key}", values)
+        yield replace(file.encoded, features=values)

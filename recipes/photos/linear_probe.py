@@ -22,6 +22,7 @@ from tqdm import tqdm
 from model.caption_files.read import CaptionedImage
 from model.metrics.words import metric_words
 from model.training.bundle_options import imagenet_encoder
+from model.training.optimization import reduced_precision
 from model.vision.encoder import build_encoder
 from model.vision.images import decode_image
 from recipes.photos.photo_sets import PhotoSets
@@ -104,14 +105,16 @@ def pooled(network: nn.Module, images: Sequence[CaptionedImage]) -> Numbers:
     with ThreadPoolExecutor(2) as readers:
         for start in tqdm(range(0, len(images), BATCH), desc="encode", mininterval=5, leave=False):
             pixels = torch.stack([*readers.map(read, images[start : start + BATCH])])
-            means.append(network(pixels.contiguous(memory_format=torch.channels_last)).mean((2, 3)).double().numpy())
+            with reduced_precision():
+                grid = network(pixels.contiguous(memory_format=torch.channels_last))
+            means.append(grid.float().mean((2, 3)).double().numpy())
     return np.concatenate(means)
 
 
 def _network(weights: Path) -> nn.Module:
     if weights.suffix == ".safetensors":
         return build_encoder(imagenet_encoder(), weights).network
-    return load_teacher(weights)
+    return load_teacher(weights).network
 
 
 def _words(image: CaptionedImage) -> frozenset[str]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import BundleError
+from model.training.bundle_options import imagenet_encoder
+from model.vision.encoder import Encoder, freeze
 
 _LITE2 = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 3), (6, 5, 2, 48, 3), (6, 3, 2, 88, 4), (6, 5, 1, 120, 4), (6, 5, 2, 208, 5))
 _LITE2_ROWS = (*_LITE2, (6, 3, 1, 352, 1))
@@ -20,20 +22,20 @@ _LITE2_STEM = 32
 
 
 class Turned(nn.Module):
-    """A network of TensorFlow: images and feature maps are turned by 180 degrees on the way."""
+    """A part of a network of TensorFlow: images and feature maps are turned by 180 degrees on the way."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.part = part
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the feature map [B, C, h, w] of images [B, 3, S, S]."""
-        grid: Tensor = self.network(images.flip(-1, -2))
+        """Return the feature map [B, C, h, w] of images or feature maps [B, C', H, W]."""
+        grid: Tensor = self.part(images.flip(-1, -2))
         return grid.flip(-1, -2)
 
 
-def load_teacher(path: Path) -> Turned:
-    """Return a frozen network that gives feature maps, with the padding that its weights were trained with.
+def load_teacher(path: Path) -> Encoder:
+    """Return a frozen encoder with the padding that its weights were trained with.
 
     Args:
         path: state dict of torchvision's mobilenet_v2, or of EfficientNet-Lite2 in torchvision's layout.
@@ -46,14 +48,13 @@ def load_teacher(path: Path) -> Turned:
     try:
         weights: Mapping[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
         is_mobilenet = "features.18.0.weight" in weights
-        whole = models.mobilenet_v2(weights=None) if is_mobilenet else _efficientnet_lite2()
+        whole = models.mobilenet_v2(weights=None) if is_mobilenet else efficientnet_lite2()
         whole.load_state_dict({name: turned(values.float()) for name, values in weights.items()})
     except (OSError, RuntimeError, AttributeError) as cause:
         raise BundleError(f"{path} holds weights neither of mobilenet_v2 nor of EfficientNet-Lite2: {cause}") from cause
-    network: nn.Module = whole.features  # type: ignore[assignment]
-    network.requires_grad_(False)
-    network.to(memory_format=torch.channels_last)
-    return Turned(network).eval()
+    stages: nn.Module = whole.features  # type: ignore[assignment]
+    network = nn.Sequential(*map(Turned, stages.children())) if is_mobilenet else Turned(stages)
+    return freeze(Encoder(imagenet_encoder("mobilenet_v2" if is_mobilenet else "efficientnet_lite2"), network))
 
 
 def turned(values: Tensor) -> Tensor:
@@ -61,7 +62,8 @@ def turned(values: Tensor) -> Tensor:
     return values.flip(-1, -2) if values.dim() == 4 else values
 
 
-def _efficientnet_lite2() -> nn.Module:
+def efficientnet_lite2() -> nn.Module:
+    """Return EfficientNet-Lite2 with random weights, as torchvision would build it."""
     from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 
     block = partial(MBConv, se_layer=_NoSqueeze)

@@ -35,10 +35,12 @@ from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
+from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files, encode_files
 from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores, draw_gallery, model_card
+from recipes.photos.teachers import load_teacher
 
 DECODING = DecodingOptions(beam_size=5)
 TRAINING_SAMPLE = 1500
@@ -52,16 +54,22 @@ class PhotosRecipe:
     """Sources, directories and options of the bundle."""
 
     sets: PhotoSets
-    weights: str
-    """Weights of the encoder to learn from, as `captioner distil` takes them."""
+    weights: Path
+    """Weights of the encoder whose stages the new one learns (`teachers.py`)."""
+    stronger: Path | None = None
+    """Weights of a stronger encoder, whose features the new one learns; None: those of `weights`."""
     work: Path
     """Directory of the encoder and the first bundle."""
     out: Path
     pictures: Path | None = None
     """Directory of pictures for the card; None draws no gallery."""
     encoder: EncoderSpec = field(default_factory=imagenet_encoder)
-    distillation: DistillationOptions = field(default_factory=DistillationOptions)
-    training: BundleOptions = field(default_factory=BundleOptions)
+    distillation: DistillationOptions = field(
+        default_factory=lambda: DistillationOptions(apart_epochs=1, small_epochs=4, together_epochs=3, small_size=160)
+    )
+    training: BundleOptions = field(
+        default_factory=lambda: BundleOptions(self_critical=SelfCriticalOptions(fault_penalty=0.5))
+    )
     command: str
     """Command that makes the bundle again."""
 
@@ -82,7 +90,8 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
         prog="python -m recipes.photos.train_photos", description="Make the photos bundle."
     )
     parser.add_argument("--data", type=Path, required=True, help="directory of flickr8k/ and coco-mixed/")
-    parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenet_v2 to learn from")
+    parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of mobilenet_v2 to learn from")
+    parser.add_argument("--stronger", type=Path, help="ImageNet weights of EfficientNet-Lite2 to learn from, too")
     parser.add_argument(
         "--work", type=Path, default=Path(".photos"), help="directory of intermediate results (%(default)s)"
     )
@@ -156,6 +165,7 @@ def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
             names=recipe.sets.write_photos(recipe.work),
             encoder=recipe.encoder,
             weights=recipe.weights,
+            stronger=load_teacher(recipe.stronger) if recipe.stronger else None,
             options=recipe.distillation,
             on_progress=on_progress,
         )

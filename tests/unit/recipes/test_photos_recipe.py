@@ -32,7 +32,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> PhotosRecipe:
     torch.save(make_encoder().network.state_dict(), tmp_path / "teacher.pth")
     return PhotosRecipe(
         sets=PhotoSets(folder=tmp_path / "data"),
-        weights=str(tmp_path / "teacher.pth"),
+        weights=tmp_path / "teacher.pth",
         work=tmp_path / "work",
         out=tmp_path / "photos",
         pictures=pictures,

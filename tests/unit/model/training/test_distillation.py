@@ -44,10 +44,18 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(
-    teacher: Encoder, images: Path, out: Path, options: DistillationOptions = OPTIONS, names: Path | None = None
+    teacher: Encoder,
+    images: Path,
+    out: Path,
+    options: DistillationOptions = OPTIONS,
+    *,
+    names: Path | None = None,
+    stronger: Encoder | None = None,
 ) -> DistilledEncoder:
     weights = images.parent / "teacher.pth"
-    distilled = distil(out, images=images, names=names, encoder=teacher.spec, weights=weights, options=options)
+    distilled = distil(
+        out, images=images, names=names, encoder=teacher.spec, weights=weights, stronger=stronger, options=options
+    )
     assert distilled is not None
     return distilled
 
@@ -59,6 +67,33 @@ def test_longer_training_explains_more_of_the_teachers_features(teacher: Encoder
 
     assert longer.unexplained < short.unexplained
     assert longer.unexplained < 0.95  # a network that explains nothing is at 1
+
+
+def test_the_features_are_those_of_the_stronger_teacher(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    stronger = make_encoder(seed=7)
+    options = replace(OPTIONS, apart_epochs=6, together_epochs=6)
+    plain = run(teacher, images, tmp_path / "plain", options)
+    strong = run(teacher, images, tmp_path / "strong", options, stronger=stronger)
+
+    pixels = torch.stack([pixels_of(file) for file in sorted(images.iterdir())])
+    target = stronger(pixels)
+    far, near = (
+        float((build_encoder(teacher.spec, distilled.path)(pixels) - target).square().mean())
+        for distilled in (plain, strong)
+    )
+    assert near < 0.7 * far
+
+
+def pixels_of(file: Path) -> torch.Tensor:
+    return torch.from_numpy(make_encoder().spec.preprocessing(Image.open(file)))
+
+
+def test_epochs_on_smaller_images_count_as_learning(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    gentle = replace(OPTIONS, apart_learning_rate=4e-3, together_learning_rate=2e-3)
+    short = run(teacher, images, tmp_path / "short", gentle)
+    longer = run(teacher, images, tmp_path / "longer", replace(gentle, small_epochs=12, small_size=24))
+
+    assert longer.unexplained < short.unexplained
 
 
 def test_the_weights_are_new_and_build_an_encoder(teacher: Encoder, images: Path, tmp_path: Path) -> None:
