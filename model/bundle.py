@@ -27,6 +27,7 @@ from model.manifest import (
     parse_manifest,
     parse_spec,
     read_first_score,
+    read_temperature,
     read_tensors,
     write_manifest,
 )
@@ -55,6 +56,8 @@ class Bundle:
     """The options and the results of its training."""
     first_score: FirstScore | None = None
     """Scores its captions before people have judged them; None for a bundle that was made without."""
+    temperature: float = 1.0
+    """As in Captioner."""
     why_torch: str = ""
     """Reason for which torch serves it and not ONNX Runtime; empty in a training."""
 
@@ -76,12 +79,12 @@ class Bundle:
         return f"{self.name}-{self.digest[:8]}"
 
     def captioner(self) -> TorchCaptioner:
-        return TorchCaptioner(self.encoder, self.decoder, self.tokenizer, self.version)
+        return TorchCaptioner(self.encoder, self.decoder, self.tokenizer, self.version, self.temperature)
 
     def captioner_of(self, decoder: StoredDecoder) -> TorchCaptioner:
         """Return the captioner of a version: its decoder beside the bundle's encoder."""
         network = parse_decoder(vars(decoder.sizes), decoder.weights)
-        return TorchCaptioner(self.encoder, network, decoder.tokenizer, decoder.version)
+        return TorchCaptioner(self.encoder, network, decoder.tokenizer, decoder.version, self.temperature)
 
 
 def load_bundle(name_or_path: str) -> Bundle:
@@ -115,6 +118,7 @@ def load_bundle(name_or_path: str) -> Bundle:
             replay=tuple(CaptionedFeatures(features=values, caption=caption) for values, caption in replay),
             record=manifest["record"],
             first_score=read_first_score(path, manifest),
+            temperature=read_temperature(manifest),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise BundleError(f"bundle {path} is damaged: {cause!r}") from cause

@@ -34,11 +34,26 @@ class Caption:
 class Captioner:
     """Writes captions with one model version. Safe to share between threads."""
 
-    def __init__(self, encoder: ImageEncoder, decoder: WordDecoder, tokenizer: Tokenizer, version: str) -> None:
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        decoder: WordDecoder,
+        tokenizer: Tokenizer,
+        version: str,
+        temperature: float = 1.0,
+    ) -> None:
+        """Join the parts of a captioner.
+
+        Args:
+            version: name of the model version.
+            temperature: divides the decoder's logits where the probability of people's captions is asked for. Rewards
+                make a decoder too sure of itself (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        """
         self.encoder = encoder
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.version = version
+        self.temperature = temperature
 
     def encode(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Return the features [B, P, D] of images of any size."""

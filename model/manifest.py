@@ -12,6 +12,7 @@ loaded.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +131,31 @@ def read_first_score(path: Path, manifest: Mapping[str, Any]) -> FirstScore | No
     return FirstScore.from_json(manifest["first_score"], FamiliarImages.from_arrays(arrays))
 
 
-def write_first_score(path: Path, first_score: FirstScore) -> None:
-    """Add to a bundle how it scores its captions. Its digest, and so its version, changes."""
+def read_temperature(manifest: Mapping[str, Any]) -> float:
+    """Return the decoder's temperature (see Captioner); 1 for a bundle that was made without.
+
+    Raises:
+        BundleError: it is no temperature.
+    """
+    temperature = manifest.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise BundleError(f"bundle.json is damaged: the temperature must be a number above 0, got {temperature!r}")
+    return float(temperature)
+
+
+def write_probabilities(path: Path, first_score: FirstScore | None, temperature: float) -> None:
+    """Add to a bundle how it scores its captions, and the decoder's temperature; its digest and its version change.
+
+    The graphs for ONNX Runtime must be made anew afterwards.
+    """
     manifest = parse_manifest((path / "bundle.json").read_bytes())
     files = manifest.pop("files")
     contents = {file: read_file(path / file, digest) for file, digest in files.items()}
-    contents[FAMILIAR] = save(first_score.familiar.arrays())
-    write_manifest(path, manifest | {"first_score": first_score.to_json()}, contents)
+    calibration: dict[str, Any] = {"temperature": temperature}
+    if first_score is not None:
+        contents[FAMILIAR] = save(first_score.familiar.arrays())
+        calibration["first_score"] = first_score.to_json()
+    write_manifest(path, manifest | calibration, contents)
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:

@@ -23,5 +23,12 @@ class TorchCaptioner(Captioner):
     encoder: Encoder
     decoder: CaptionDecoder
 
-    def __init__(self, encoder: Encoder, decoder: CaptionDecoder, tokenizer: Tokenizer, version: str) -> None:
-        super().__init__(encoder, decoder.eval(), tokenizer, version)
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: CaptionDecoder,
+        tokenizer: Tokenizer,
+        version: str,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(encoder, decoder.eval(), tokenizer, version, temperature)

@@ -13,9 +13,6 @@ from model.captioner import Captioner
 from model.decoders.search import softmax
 from model.tokenizer import FIRST_WORD, Tokenizer, caption_tokens, cut, padded_tokens
 
-TEMPERATURE = 1.6
-"""The decoder was rewarded for CIDEr-D and is too sure of itself. At this temperature it expects people's captions
-best."""
 MOST_PROBABLE = 24
 """Tokens that are kept of each place; they are fewer words, because "A" and "a" are one word."""
 BATCH = 64
@@ -42,7 +39,7 @@ def expect_words(
     """Return for each caption what the decoder expects at its words.
 
     Args:
-        captioner: its decoder reads the captions.
+        captioner: its decoder reads the captions, at its temperature.
         features: of the image of each caption, [P, D].
         captions: that people wrote.
     """
@@ -53,7 +50,7 @@ def expect_words(
         logits = captioner.decoder.predict(np.stack(features[start : start + BATCH]), tokens)
         places = [list(cut(caption)) for caption in some]
         ends = np.cumsum([len(pieces) + 1 for pieces in places])
-        rows = np.split(softmax(logits / TEMPERATURE), ends[:-1])
+        rows = np.split(softmax(logits / captioner.temperature), ends[:-1])
         expected += [
             _expected(captioner.tokenizer, pieces, probabilities)
             for pieces, probabilities in zip(places, rows, strict=True)

@@ -29,6 +29,7 @@ from model.manifest import (
     parse_tensors,
     read_file,
     read_first_score,
+    read_temperature,
 )
 from model.memory.vectors import VectorSpace, space_name
 from model.precision import restored, single
@@ -80,6 +81,7 @@ class ServingBundle:
             weights = self._read_weights("decoder.safetensors")
             self._decoder = OnnxDecoder(sizes, weights, stored=files.of_decoder)
             self.first_score = read_first_score(path, self._manifest)
+            self._temperature = read_temperature(self._manifest)
             self._mean, self._scale = (np.asarray(weights[f"feature_{of}"], np.float32) for of in ("mean", "scale"))
         except (KeyError, TypeError, ValueError) as cause:
             raise BundleError(f"bundle {path} is damaged: {cause!r}") from cause
@@ -111,7 +113,7 @@ class ServingBundle:
 
     def captioner(self) -> Captioner:
         """Return the captioner of the bundle itself."""
-        return Captioner(self.encoder, self._decoder, self.tokenizer, self.version)
+        return Captioner(self.encoder, self._decoder, self.tokenizer, self.version, self._temperature)
 
     def captioner_of(self, decoder: StoredDecoder) -> Captioner:
         """Return the captioner of a version: its decoder beside the bundle's encoder.
@@ -125,7 +127,7 @@ class ServingBundle:
             from model.bundle import load_bundle
 
             return load_bundle(str(self.path)).captioner_of(decoder)
-        return Captioner(self.encoder, network, decoder.tokenizer, decoder.version)
+        return Captioner(self.encoder, network, decoder.tokenizer, decoder.version, self._temperature)
 
     def _load_decoder(self, decoder: StoredDecoder) -> "OnnxDecoder":
         """Return the decoder of a version; raises GraphError if ONNX Runtime computes something else than torch."""

@@ -94,9 +94,19 @@ def token_loss(
 
 @torch.inference_mode()
 def caption_losses(
-    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], *, spelled: bool = False
+    decoder: CaptionDecoder,
+    tokenizer: Tokenizer,
+    examples: Sequence[CaptionedFeatures],
+    *,
+    spelled: bool = False,
+    temperature: float = 1.0,
 ) -> list[float]:
-    """Return the negative log-likelihood of each caption with its end, in nats; arguments as in `token_loss`."""
+    """Return the negative log-likelihood of each caption with its end, in nats.
+
+    Args:
+        decoder, tokenizer, examples, spelled: as in `token_loss`.
+        temperature: as in Captioner.
+    """
     decoder.eval()
     losses: list[float] = []
     for start in range(0, len(examples), BATCH):
@@ -107,18 +117,21 @@ def caption_losses(
         rows = {image: row for row, image in enumerate(features)}
         images = torch.tensor([rows[id(example.features)] for example in chosen], device=decoder.device)
         logits = decoder(torch.stack(list(features.values())).to(decoder.device).float(), tokens, images)
-        of_tokens = nn.functional.cross_entropy(logits, predicted(tokens), reduction="none")
+        of_tokens = nn.functional.cross_entropy(logits / temperature, predicted(tokens), reduction="none")
         lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
         losses += [part.sum().item() for part in torch.split(of_tokens, lengths)]
     return losses
 
 
 def word_losses(captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:
-    """Return the negative log-likelihood of each caption in nats per word; its end counts as a word.
+    """Return the negative log-likelihood of each caption in nats per word, at the captioner's temperature; its end
+    counts as a word.
 
     The loss is per word, not per token, because a vocabulary with new words cuts a caption into fewer tokens.
     """
-    losses = caption_losses(captioner.decoder, captioner.tokenizer, examples, spelled=True)
+    losses = caption_losses(
+        captioner.decoder, captioner.tokenizer, examples, spelled=True, temperature=captioner.temperature
+    )
     return tuple(
         loss / (1 + sum(1 for _ in cut(example.caption))) for loss, example in zip(losses, examples, strict=True)
     )

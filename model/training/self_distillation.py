@@ -59,7 +59,8 @@ def _probabilities(
         batch = examples[start : start + BATCH]
         tokens = [caption_tokens(captioner.tokenizer, example.caption) for example in batch]
         features = torch.stack([example.features for example in batch]).float()
-        probabilities = captioner.decoder(features, padded(tokens)).softmax(dim=1).half()
+        logits = captioner.decoder(features, padded(tokens))
+        probabilities = (logits / captioner.temperature).softmax(dim=1).half()
         lengths = [len(ids) - 1 for ids in tokens]
         yield from zip((ids[1:] for ids in tokens), probabilities.split(lengths), strict=True)
 

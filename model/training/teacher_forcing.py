@@ -64,6 +64,8 @@ class TrainingOptions:
     averaging: float = 0.0
     """Decay of the running average of the weights that is measured and kept (Polyak and Juditsky 1992,
     https://doi.org/10.1137/0330046); 0 keeps the last weights."""
+    temperature: float = 1.0
+    """Divides the logits (see Captioner): without it a decoder that was rewarded first unlearns to be sure."""
     reduced_precision: bool = False
     """Multiply in bfloat16 if the processor can: about twice as fast."""
     warmup_steps: int = 100
@@ -142,7 +144,8 @@ class TeacherForcing:
             with reduced_precision(options.reduced_precision, device):
                 logits = self._decoder(features.float(), tokens, images)
             expected = [self._expected[number] for number in batch.examples] if self._expected else ()
-            loss = caption_loss(logits.float(), tokens, weights, options.label_smoothing, expected)
+            logits = logits.float() / options.temperature
+            loss = caption_loss(logits, tokens, weights, options.label_smoothing, expected)
             yield Step(loss=loss, weight=float(token_weights(batch.tokens, batch.weights).sum()))
 
 

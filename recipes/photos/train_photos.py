@@ -25,16 +25,18 @@ from model.caption_files.read import CaptionedImage
 from model.captioned_features import CaptionedFeatures
 from model.decoders.search import DecodingOptions
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
-from model.manifest import write_first_score
+from model.manifest import write_probabilities
 from model.metrics.calibration import expected_calibration_error
 from model.metrics.comparison import Comparison
 from model.metrics.evaluation import evaluate
 from model.metrics.faults import Usage, caption_faults, caption_words
 from model.metrics.main_things import are_main_things_right
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
+from model.tokenizer import caption_tokens
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
+from model.training.losses import caption_losses
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files, encode_files
@@ -43,6 +45,8 @@ from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 from recipes.photos.teachers import load_teacher
 
 DECODING = DecodingOptions(beam_size=5)
+TEMPERATURES = tuple(round(1 + step / 20, 2) for step in range(21))
+"""From 1 to 2."""
 TRAINING_SAMPLE = 1500
 """Training photos that say how strange another image is."""
 REPLAY = 100
@@ -108,7 +112,8 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     encoder = distilled_encoder(recipe, on_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
-    write_first_score(recipe.out, fitted_score(recipe, load_bundle(str(recipe.out)), on_progress))
+    smaller = load_bundle(str(recipe.out))
+    write_probabilities(recipe.out, fitted_score(recipe, smaller, on_progress), fitted_temperature(recipe, smaller))
     smaller = load_bundle(str(recipe.out))
     tests = {"Flickr8k": recipe.sets.flickr8k("test"), "COCO": recipe.sets.coco("test")}
     people = [caption for image in recipe.sets.images("train") for caption in image.captions]
@@ -237,6 +242,32 @@ def fitted_score(recipe: PhotosRecipe, bundle: Bundle, on_progress: OnProgress) 
         if photo.features is not None and photo.captions
     ]
     return fit_first_score(judged, familiar)
+
+
+def fitted_temperature(recipe: PhotosRecipe, bundle: Bundle) -> float:
+    """Return the temperature at which the decoder expects people's captions of the dev photos best."""
+    examples = captioned_features(bundle, recipe.sets.images("dev"), captions=1)
+    return min(TEMPERATURES, key=lambda temperature: people_loss(bundle, examples, temperature))
+
+
+def captioned_features(
+    bundle: Bundle, images: Sequence[CaptionedImage], captions: int | None = None
+) -> list[CaptionedFeatures]:
+    """Return the first captions of each image, or all of them, with its features."""
+    files = {image.file: image for image in images}
+    return [
+        CaptionedFeatures(features=features, caption=caption)
+        for encoded in encode_files(bundle.encoder, list(files))
+        if encoded.features is not None
+        for features in [torch.from_numpy(encoded.features)]
+        for caption in files[encoded.file].captions[:captions]
+    ]
+
+
+def people_loss(bundle: Bundle, examples: Sequence[CaptionedFeatures], temperature: float) -> float:
+    """Return the negative log-likelihood of people's captions, in nats per token."""
+    losses = caption_losses(bundle.decoder, bundle.tokenizer, examples, temperature=temperature)
+    return sum(losses) / sum(len(caption_tokens(bundle.tokenizer, example.caption)) - 1 for example in examples)
 
 
 def show_pictures(recipe: PhotosRecipe, bundle: Bundle) -> list[str]:

@@ -54,13 +54,14 @@ def fine_tune(
         warmup_steps=20,
         label_smoothing=0.0,
         dropout=0.0,
+        temperature=serving.temperature,
         reduced_precision=True,
         budget_s=budget_s,
         seed=seed,
     )
     expected = expected_words(serving, tokenizer, examples)
     record = fit_decoder(decoder, tokenizer, examples, [], options, on_progress=progress.step, expected=expected)
-    return TorchCaptioner(serving.encoder, decoder, tokenizer, "candidate"), record
+    return TorchCaptioner(serving.encoder, decoder, tokenizer, "candidate", serving.temperature), record
 
 
 def part_way(
@@ -79,7 +80,7 @@ def part_way(
         return trained
     start = with_new_words(serving.decoder, trained.tokenizer, dataset.training_examples(seed))
     decoder = interpolated(start, trained.decoder, alpha)
-    return TorchCaptioner(trained.encoder, decoder, trained.tokenizer, trained.version)
+    return TorchCaptioner(trained.encoder, decoder, trained.tokenizer, trained.version, trained.temperature)
 
 
 def gradients_are_finite(serving: TorchCaptioner, dataset: Dataset) -> bool:

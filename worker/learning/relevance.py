@@ -52,7 +52,9 @@ def measure_relevance(captioner: TorchCaptioner, examples: Sequence[CaptionedFea
         return None
     readable = [_readable(captioner.tokenizer, example.caption) for example in newest]
     pairs = [replace(image, caption=caption) for caption in readable for image in newest]
-    losses = torch.tensor(caption_losses(captioner.decoder, captioner.tokenizer, pairs)).view(count, count)
+    losses = torch.tensor(
+        caption_losses(captioner.decoder, captioner.tokenizer, pairs, temperature=captioner.temperature)
+    ).view(count, count)
     chosen = losses.diagonal()
     elsewhere = ~torch.eye(count, dtype=torch.bool)
     better = losses - chosen.unsqueeze(1)

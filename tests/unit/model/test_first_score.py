@@ -1,5 +1,6 @@
 """The score of a bundle's captions before anybody judged them."""
 
+import json
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from model.bundle import load_bundle
 from model.errors import BundleError
 from model.export import export_bundle
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
-from model.manifest import FAMILIAR, bundle_version, write_first_score
+from model.manifest import FAMILIAR, bundle_version, write_probabilities
 from model.runtime.serving_bundle import load_serving_bundle
 from tests.factories import make_first_score, write_bundle
 
@@ -63,7 +64,7 @@ def test_a_bundle_keeps_its_score_in_every_form(tmp_path: Path) -> None:
     assert load_serving_bundle(str(bundle)).first_score is None
     written = make_first_score(load_bundle(str(bundle)).encoder.feature_size)
 
-    write_first_score(bundle, written)
+    write_probabilities(bundle, written, temperature=1.6)
 
     assert bundle_version(str(bundle)) != before
     export_bundle(str(bundle), "int8", tmp_path / "smaller")
@@ -71,14 +72,26 @@ def test_a_bundle_keeps_its_score_in_every_form(tmp_path: Path) -> None:
     for read in (load_bundle(str(bundle)), load_serving_bundle(str(bundle)), load_bundle(str(tmp_path / "smaller"))):
         assert isinstance(read.first_score, FirstScore)
         assert read.first_score.to_json() == written.to_json()
+        assert read.captioner().temperature == 1.6
         strangeness = read.first_score.familiar.strangeness(features)
         assert strangeness == pytest.approx(written.familiar.strangeness(features), rel=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "hot", None])
+def test_a_temperature_that_is_none_is_refused(tmp_path: Path, temperature: object) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    description = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(description | {"temperature": temperature}))
+
+    for load in (load_bundle, load_serving_bundle):
+        with pytest.raises(BundleError, match="temperature must be a number above 0"):
+            load(str(bundle))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"half"])
 def test_a_damaged_file_of_known_images_is_named(tmp_path: Path, content: bytes) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    write_first_score(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size))
+    write_probabilities(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size), temperature=1.0)
     (bundle / FAMILIAR).write_bytes(content)
 
     with pytest.raises(BundleError, match=r"familiar\.safetensors"):

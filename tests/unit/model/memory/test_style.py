@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.bundle import load_bundle
-from model.memory.expected_words import TEMPERATURE, Expected, ExpectedWord, expect_words
+from model.memory.expected_words import Expected, ExpectedWord, expect_words
 from model.memory.style import StyleRule, find_style, restyle, with_earlier_words, without_words
 from model.tokenizer import caption_tokens
 from model.training.held_out import MOST_PROBABLE
@@ -244,6 +244,7 @@ def test_the_photos_bundle_learns_a_house_style_that_is_not_in_its_captions() ->
 
 def test_the_decoder_expects_words_from_the_image_and_the_words_before() -> None:
     captioner = make_captioner()
+    captioner.temperature = 1.6
     features = encode_images(captioner.encoder, [make_image("red"), make_image("green")])
     captions = ["A red circle, on the left", "two zebras"]
 
@@ -253,7 +254,7 @@ def test_the_decoder_expects_words_from_the_image_and_the_words_before() -> None
     assert [at.word for at in second] == ["two", "zebras"]
     tokens = torch.tensor([caption_tokens(captioner.tokenizer, captions[1])])
     logits = captioner.decoder(torch.from_numpy(features[1:]).float(), tokens)[0]
-    probabilities = (logits / TEMPERATURE).softmax(dim=-1).tolist()
+    probabilities = (logits / 1.6).softmax(dim=-1).tolist()
     assert second[0].probability == pytest.approx(probabilities[captioner.tokenizer.encode("two")[0]], rel=1e-4)
     others = {word: probabilities[captioner.tokenizer.encode(word)[0]] for word in second[0].instead}
     assert second[0].instead == pytest.approx(others, rel=1e-4)

@@ -26,6 +26,15 @@ def test_the_loss_is_per_word_so_that_vocabularies_compare(captioner: TorchCapti
     assert losses == pytest.approx([math.log(captioner.tokenizer.size)] * 2, rel=1e-5)
 
 
+def test_the_hotter_the_captioner_the_more_equal_are_all_words(captioner: TorchCaptioner) -> None:
+    features = training_features(captioner, [make_image()])[0]
+    captioner.temperature = 1e6
+
+    losses = word_losses(captioner, [CaptionedFeatures(features=features, caption="a red circle")])
+
+    assert losses == pytest.approx([math.log(captioner.tokenizer.size)], rel=1e-4)
+
+
 def test_without_examples_there_is_no_loss(captioner: TorchCaptioner) -> None:
     assert word_losses(captioner, []) == ()
 

@@ -69,6 +69,22 @@ def test_words_of_a_caption_that_its_paraphrase_has_are_not_learned_again(captio
     assert held_out_loss(unchanged, anew) == pytest.approx(before, rel=0.05)
 
 
+def test_captions_are_learned_at_the_temperature_at_which_people_s_captions_are_expected() -> None:
+    """The paraphrase keeps the decoder's own probabilities, so at its temperature there is nothing to learn."""
+    warm = make_captioner()
+    warm.temperature = 2.0
+    dataset = make_dataset(warm, CAPTION)
+    paraphrased = tuple(
+        replace(image, example=replace(image.example, paraphrases=(CAPTION,))) for image in dataset.learned
+    )
+    dataset = replace(dataset, learned=paraphrased)
+
+    trained, _ = fine_tune(warm, dataset, 30, seed=1, progress=Progress(None, NOBODY))
+
+    assert trained.temperature == part_way(warm, trained, dataset, 1, 0.5).temperature == 2.0
+    assert held_out_loss(trained, dataset) == pytest.approx(held_out_loss(warm, dataset), rel=0.05)
+
+
 def test_fine_tuning_gives_the_same_for_the_same_seed(captioner: TorchCaptioner) -> None:
     dataset = make_dataset(captioner)
 
