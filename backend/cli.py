@@ -33,6 +33,7 @@ COMMANDS = (
     project_commands.versions,
     project_commands.promote,
     project_commands.rollback,
+    project_commands.retrain,
     project_commands.ledger,
     project_commands.forget,
     project_commands.backup,

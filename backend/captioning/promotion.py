@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from redis import RedisError
 
 from backend.captioning.memory_report import MemoryReport, read_memory_report
+from model.errors import JobError, SettingsError
 from model.registry import ModelRegistry
 from model.runtime.serving_bundle import load_serving_bundle
 from model.store import Store
 from model.store_layout import check_store_layout
 from worker.audit import write_once
+from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.layout import open_layout
 from worker.queue.backend_jobs import enqueue_refresh
-from worker.redis_client import connect
-from worker.settings import Settings
+from worker.queue.retraining import enqueue_retraining
+from worker.redis_client import connect, connect_patiently
+from worker.settings import Settings, hide_password
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
@@ -81,6 +85,34 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
     name = registry.rollback(project_id, by=by)
     write_once(settings.redis_url, by, "version rolled back", project_id, version=name, before=before)
     return f"{name} serves project {project_id} again; {_refresh(settings, project_id, name)}"
+
+
+def request_trainings(settings: Settings, project_id: int | None, *, by: str) -> Iterator[str]:
+    """Enqueue a training of a project, or of every project with corrections; yield a line for each.
+
+    Args:
+        project_id: Label Studio's; None for every project that has not left.
+        by: name of the person, for the record of the training.
+
+    Raises:
+        SettingsError: Redis does not answer.
+    """
+    try:
+        with connect_patiently(settings.redis_url) as redis:
+            open_layout(redis)
+            chosen = FeedbackStore(redis).projects() if project_id is None else [project_id]
+            if not chosen:
+                yield "no project has corrections yet"
+            for project in chosen:
+                try:
+                    job_id = enqueue_retraining(redis, settings, project, f"requested by {by}")
+                    yield f"project {project}: a worker trains it (job {job_id})"
+                except JobError as problem:
+                    yield f"project {project}: {problem}"
+    except RedisError as cause:
+        raise SettingsError(
+            f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"
+        ) from cause
 
 
 def _refresh(settings: Settings, project_id: int, name: str) -> str:

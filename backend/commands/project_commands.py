@@ -63,6 +63,20 @@ def rollback(project: int) -> int:
     return 0
 
 
+@shared.command("captioner retrain")
+@click.argument("project", type=int, required=False)
+def retrain(project: int | None) -> int:
+    """Train a project on all of its corrections now, or every project.
+
+    PROJECT is the number in the project's address in Label Studio. Without it every project is trained that has
+    corrections. Where all versions were made with another bundle, the training starts from the one that serves now.
+    """
+    from backend.captioning.promotion import request_trainings
+
+    print("\n".join(request_trainings(shared.read_settings(), project, by=shared.audit_name())))
+    return 0
+
+
 @shared.command("captioner forget 1")
 @shared.project_argument
 @shared.option(

@@ -3,16 +3,19 @@
 import io
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rq import Retry
 
+from backend.captioning.promotion import request_trainings
 from model.errors import StoreError, TrainingError
 from model.store import Store
 from model.training.training_record import TrainingRecord
-from tests.factories import store_annotation
+from tests.factories import make_bundle, store_annotation
 from tests.worker_process import WorkerProcess
 from tests.workplace import Workplace, make_pictured_correction
 from worker import jobs
@@ -91,6 +94,35 @@ def test_a_retraining_without_a_change_says_so_and_publishes_nothing(
 
     assert second["decision"] == "No correction was added, changed or removed since the last training."
     assert [version.name for version in workplace.registry.versions(1)] == [first["version"]]
+
+
+def test_after_a_change_of_the_bundle_one_command_learns_all_corrections_again(
+    workplace: Workplace, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker(workplace.environment())
+    corrections = workplace.correct(range(1, 9))
+    before = retrain(workplace)
+    worker.stop()
+    other = make_bundle(tmp_path / "other-bundle", seed=1)
+    settings = workplace.settings.model_copy(update={"caption_bundle": str(tmp_path / "other-bundle")})
+    changed = replace(workplace, settings=settings, bundle=other)
+    assert changed.registry.serving(1) == other.version
+    for correction in corrections:
+        changed.store_features(correction)  # by the pull before the training, where there is a Label Studio
+
+    start_worker(changed.environment())
+    [line] = request_trainings(settings, None, by="a test")
+
+    job_id = line.partition("(job ")[2].removesuffix(")")
+    outcome = workplace.result(job_id).return_value or {}
+    assert outcome, workplace.job(job_id).latest_result()
+    old, new = changed.registry.versions(1)
+    assert (old.name, old.bundle) == (before["version"], workplace.bundle.version)
+    assert (new.name, new.bundle, new.parent) == (outcome["version"], other.version, other.version)
+    assert new.corrections == old.corrections
+    [again] = request_trainings(settings, 1, by="a test")
+    second = workplace.result(again.partition("(job ")[2].removesuffix(")")).return_value or {}
+    assert second["decision"] == "No correction was added, changed or removed since the last training."
 
 
 def test_projects_never_mix(workplace: Workplace, start_worker: StartWorker) -> None:

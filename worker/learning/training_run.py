@@ -94,11 +94,11 @@ def prepare(redis: Redis, settings: Settings, project_id: int, progress: Progres
     """
     remember_beginning(redis, project_id)
     change_number = claim(redis, project_id)
-    if change_number == trained_number(redis, project_id):
+    registry = ModelRegistry.open(settings.model_store, settings.caption_bundle)
+    if change_number == trained_number(redis, project_id) and not needs_another_start(registry, project_id):
         raise NoVersion("No correction was added, changed or removed since the last training.")
     progress.phase("loading")
     bundle, store = load_bundle(settings.caption_bundle), Store(settings.model_store)
-    registry = ModelRegistry(store, bundle.version)
     finish_after_lost_worker(redis, settings, registry, project_id, change_number)
     roll_back_if_accepted_less(redis, registry, settings, project_id)
     return TrainingRun(
@@ -113,6 +113,12 @@ def prepare(redis: Redis, settings: Settings, project_id: int, progress: Progres
         change_number=change_number,
         progress=progress,
     )
+
+
+def needs_another_start(registry: ModelRegistry, project_id: int) -> bool:
+    """Return True if all versions of the project were made with another bundle than the one that serves now."""
+    bundles = {version.bundle for version in registry.versions(project_id)}
+    return bool(bundles) and registry.base_version not in bundles
 
 
 def finish_after_lost_worker(

@@ -30,6 +30,7 @@ COMMANDS = [
     "versions",
     "promote",
     "rollback",
+    "retrain",
     "ledger",
     "forget",
     "backup",
