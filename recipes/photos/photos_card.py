@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import Bundle
+from model.first_score import FirstScore
 from model.metrics.comparison import Comparison
 from model.store import replaced_file
 from model.vision.files import CaptionedFile
@@ -39,6 +40,8 @@ class SetScores:
     """Share of its captions whose main things are right (`model/metrics/main_things.py`)."""
     score_error: float
     """Expected calibration error of their scores, 0 to 1."""
+    people_loss: float
+    """Negative log-likelihood of people's captions of the dev photos at the bundle's temperature, nats per token."""
 
 
 TEXT = """# Model card: {version}
@@ -58,8 +61,8 @@ repeats these so that the decoder does not forget them.
 
 ## Model
 
-The encoder is {encoder} at 224 pixels. It started with random weights and learned to give the same features as the same
-network with ImageNet's weights, on all photos but those for testing, cropped, mirrored and recoloured
+The encoder is {encoder} at 224 pixels. It started with random weights and learned to give the same features as
+{teacher} with ImageNet's weights, on all photos but those for testing, cropped, mirrored and recoloured
 (`model/training/distillation.py`). Two LSTM layers with attention over its 7 x 7 regions and {vocabulary:,} words
 learned the captions, then were rewarded for CIDEr-D and BLEU-4 of whole captions, and punished for captions that loop,
 break off or name the same thing twice. The encoder's last stages were trained with them. Weights are stored in 8 bits.
@@ -78,11 +81,14 @@ Beam 5, in per cent; in brackets before the weights were stored in 8 bits:
 
 `captioner evaluate` prints all metrics. The score of a suggestion is the probability that its main things are right:
 what it is about, and what that does, are in one of people's captions (`model/metrics/main_things.py`). A fault is a
-loop, a broken end, or the same thing twice ("a man and a man"), as `model/metrics/faults.py` finds it.
+loop, a broken end, or the same thing twice ("a man and a man"), as `model/metrics/faults.py` finds it. The decoder is
+too sure of itself. Divided by the temperature {temperature:g}, its logits expect people's captions best.
 {gallery}
 ## Limits
 
-- It names what people wrote about most in its photos. It calls other things by one of these names.
+- It names what people wrote about most in its photos: people, dogs, sports, streets, rooms, food, traffic. It calls
+  other things by one of these names. Aerial photos, flowers and products in a shop are strange to it; their suggestions
+  have a low score.
 - It guesses gender, age and colours and is often wrong. It does not know who somebody is.
 - It cannot read, and it misses small things: a region is a seventh of the picture's width.
 - It squashes a picture to a square, so very long pictures give worse captions.
@@ -90,7 +96,7 @@ loop, a broken end, or the same thing twice ("a man and a man"), as `model/metri
 """
 
 GALLERY = """
-Pictures of another kind than it learned from, each with the caption it wrote; little of it is right:
+Pictures that were not chosen for their captions, each with the caption that it wrote and its score; right and wrong:
 
 ![captions](gallery.jpg)
 
@@ -113,6 +119,8 @@ def model_card(bundle: Bundle, scores: Sequence[SetScores], pictures: Sequence[s
         images=record["train_images"],
         replay=len(bundle.replay),
         encoder=record["encoder"],
+        teacher=record["teacher"],
+        temperature=bundle.temperature,
         vocabulary=training["vocabulary"],
         command=record["command"],
         minutes=record["seconds"] / 60,
@@ -140,10 +148,12 @@ def _table(scores: Sequence[SetScores]) -> Iterator[str]:
     yield f"| captions with a fault | {' | '.join(f'{of_set.faulty:.1%}' for of_set in scores)} |"
     yield f"| captions whose main things are right | {' | '.join(f'{of_set.right:.1%}' for of_set in scores)} |"
     yield f"| calibration error of their scores | {' | '.join(f'{of_set.score_error:.1%}' for of_set in scores)} |"
+    losses = (f"{of_set.people_loss:.2f}" for of_set in scores)
+    yield f"| nats a token for people's captions of the dev photos | {' | '.join(losses)} |"
 
 
-def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:
-    """Draw pictures with their captions on one sheet, as a JPEG."""
+def draw_gallery(path: Path, captioned: Sequence[CaptionedFile], score: FirstScore | None) -> None:
+    """Draw pictures with their captions and scores on one sheet, as a JPEG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -154,7 +164,12 @@ def draw_gallery(path: Path, captioned: Sequence[CaptionedFile]) -> None:
         axes.axis("off")
     for axes, picture in zip(figure.axes, captioned, strict=False):
         axes.imshow(decode_image(picture.file.read_bytes()))
-        axes.set_title(textwrap.fill(picture.captions[0].text, 38), fontsize=12)
+        best = picture.captions[0]
+        title = textwrap.fill(best.text, 38)
+        if score is not None and picture.features is not None:
+            strangeness = score.familiar.strangeness(picture.features)
+            title += f" ({score.score(best.score, best.text, strangeness):.0%})"
+        axes.set_title(title, fontsize=12)
     with replaced_file(path) as file:
         figure.savefig(file, format="jpg", dpi=70)
 

@@ -10,7 +10,6 @@ parts.
 """
 
 import argparse
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,30 +20,21 @@ import numpy as np
 import torch
 
 from model.bundle import Bundle, load_bundle, save_bundle
-from model.caption_files.read import CaptionedImage
 from model.captioned_features import CaptionedFeatures
-from model.decoders.search import DecodingOptions
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
 from model.manifest import write_probabilities
-from model.metrics.calibration import expected_calibration_error
-from model.metrics.comparison import Comparison
-from model.metrics.evaluation import evaluate
-from model.metrics.faults import Usage, caption_faults, caption_words
-from model.metrics.main_things import are_main_things_right
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
-from model.tokenizer import caption_tokens
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
-from model.training.losses import caption_losses
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files, encode_files
+from recipes.photos.measure_photos import DECODING, captioned_features, measure_photos, people_loss, print_scores
 from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 from recipes.photos.teachers import load_teacher
 
-DECODING = DecodingOptions(beam_size=5)
 TEMPERATURES = tuple(round(1 + step / 20, 2) for step in range(21))
 """From 1 to 2."""
 TRAINING_SAMPLE = 1500
@@ -72,7 +62,7 @@ class PhotosRecipe:
         default_factory=lambda: DistillationOptions(apart_epochs=1, small_epochs=4, together_epochs=3, small_size=160)
     )
     training: BundleOptions = field(
-        default_factory=lambda: BundleOptions(self_critical=SelfCriticalOptions(fault_penalty=0.5))
+        default_factory=lambda: BundleOptions(min_count=5, self_critical=SelfCriticalOptions(fault_penalty=0.5))
     )
     command: str
     """Command that makes the bundle again."""
@@ -81,11 +71,7 @@ class PhotosRecipe:
 def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as show:
         scores = make_photos(parse_arguments(argv), show)
-    for of_set in scores:
-        comparison = of_set.comparison
-        print(f"{of_set.name}:", comparison.before.table(), comparison.after.table(), sep="\n")
-        print(f"  captions with a fault: {of_set.faulty:.1%}; main things right: {of_set.right:.1%}")
-        print(f"  expected calibration error of the score: {of_set.score_error:.1%}")
+    print_scores(scores)
     return 0
 
 
@@ -115,49 +101,10 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     smaller = load_bundle(str(recipe.out))
     write_probabilities(recipe.out, fitted_score(recipe, smaller, on_progress), fitted_temperature(recipe, smaller))
     smaller = load_bundle(str(recipe.out))
-    tests = {"Flickr8k": recipe.sets.flickr8k("test"), "COCO": recipe.sets.coco("test")}
-    people = [caption for image in recipe.sets.images("train") for caption in image.captions]
-    usage = Usage.of(map(caption_words, people))
-    scores = [score(name, images, trained, smaller, usage, on_progress) for name, images in tests.items()]
+    scores = measure_photos(smaller, recipe.sets, trained, on_progress)
     card = model_card(smaller, scores, show_pictures(recipe, smaller))
     (recipe.out / "MODEL_CARD.md").write_text(card, "utf-8")
     return scores
-
-
-def score(
-    name: str,
-    images: Sequence[CaptionedImage],
-    trained: Bundle,
-    smaller: Bundle,
-    usage: Usage,
-    on_progress: OnProgress = ignore_progress,
-) -> SetScores:
-    """Return the scores on the test photos of a set."""
-    before = evaluate(trained.captioner(), images, DECODING, on_progress=on_progress)
-    after = evaluate(smaller.captioner(), images, DECODING, java=True, on_progress=on_progress)
-    faulty = [bool(caption_faults(caption_words(judged.caption), usage)) for judged in after.captions]
-    return SetScores(
-        name=name,
-        comparison=Comparison(before=before, after=after),
-        faulty=sum(faulty) / max(1, len(faulty)),
-        right=sum(are_main_things_right(judged.caption, judged.references) for judged in after.captions) / len(faulty),
-        score_error=score_error(smaller, images),
-    )
-
-
-def score_error(bundle: Bundle, images: Sequence[CaptionedImage]) -> float:
-    """Return the expected calibration error of the score of captions, 0 to 1; NaN for a bundle without such a score."""
-    score = bundle.first_score
-    if score is None:
-        return math.nan
-    references = {image.file: image.captions for image in images}
-    scores, right = [], []
-    for photo in caption_files(bundle.captioner(), list(references), DECODING):
-        if photo.features is not None and photo.captions:
-            best = photo.captions[0]
-            scores.append(score.score(best.score, best.text, score.familiar.strangeness(photo.features)))
-            right.append(float(are_main_things_right(best.text, references[photo.file])))
-    return expected_calibration_error(scores, right)
 
 
 def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
@@ -206,6 +153,7 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
         for values, written in zip(features, captions, strict=True)
     ]
     record = dict(trained.record) | {
+        "teacher": "EfficientNet-Lite2" if recipe.stronger else f"another {trained.encoder.spec.name}",
         "command": recipe.command,
         "torch": torch.__version__,
         "exported": {"from": trained.version, "precision": "int8"},
@@ -250,33 +198,13 @@ def fitted_temperature(recipe: PhotosRecipe, bundle: Bundle) -> float:
     return min(TEMPERATURES, key=lambda temperature: people_loss(bundle, examples, temperature))
 
 
-def captioned_features(
-    bundle: Bundle, images: Sequence[CaptionedImage], captions: int | None = None
-) -> list[CaptionedFeatures]:
-    """Return the first captions of each image, or all of them, with its features."""
-    files = {image.file: image for image in images}
-    return [
-        CaptionedFeatures(features=features, caption=caption)
-        for encoded in encode_files(bundle.encoder, list(files))
-        if encoded.features is not None
-        for features in [torch.from_numpy(encoded.features)]
-        for caption in files[encoded.file].captions[:captions]
-    ]
-
-
-def people_loss(bundle: Bundle, examples: Sequence[CaptionedFeatures], temperature: float) -> float:
-    """Return the negative log-likelihood of people's captions, in nats per token."""
-    losses = caption_losses(bundle.decoder, bundle.tokenizer, examples, temperature=temperature)
-    return sum(losses) / sum(len(caption_tokens(bundle.tokenizer, example.caption)) - 1 for example in examples)
-
-
 def show_pictures(recipe: PhotosRecipe, bundle: Bundle) -> list[str]:
     """Draw the gallery in the bundle's directory, if there are pictures, and return their names."""
     if recipe.pictures is None:
         return []
     files = sorted(file for file in recipe.pictures.iterdir() if file.is_file())
     captioned = [picture for picture in caption_files(bundle.captioner(), files, DECODING) if picture.captions]
-    draw_gallery(recipe.out / "gallery.jpg", captioned)
+    draw_gallery(recipe.out / "gallery.jpg", captioned, bundle.first_score)
     return [picture.file.name for picture in captioned]
 
 

@@ -13,8 +13,9 @@ from model.training.distillation import DistillationOptions
 from model.training.rewards import SelfCriticalOptions
 from model.training.teacher_forcing import TrainingOptions
 from recipes.photos import photo_sets
+from recipes.photos.measure_photos import DECODING
 from recipes.photos.photo_sets import PhotoSets
-from recipes.photos.train_photos import DECODING, PhotosRecipe, make_photos
+from recipes.photos.train_photos import PhotosRecipe, make_photos
 from tests.factories import make_encoder, make_image
 
 COLORS = ("red", "green", "blue", "white")

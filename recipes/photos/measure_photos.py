@@ -1,0 +1,155 @@
+"""Measure a bundle on photos: `python -m recipes.photos.measure_photos --data DIR --bundle photos`.
+
+It prints the metrics, the faults and the calibration on the test photos of Flickr8k and COCO, and the mean score of the
+captions of images of another world: aerial photos, flowers, products of a shop, and drawn scenes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import torch
+
+from backend.demo.scenes.drawing import draw_scenes
+from model.bundle import Bundle, load_bundle
+from model.caption_files.read import CaptionedImage
+from model.captioned_features import CaptionedFeatures
+from model.decoders.search import DecodingOptions
+from model.errors import BundleError
+from model.first_score import FirstScore
+from model.metrics.calibration import expected_calibration_error
+from model.metrics.comparison import Comparison
+from model.metrics.evaluation import evaluate
+from model.metrics.faults import Usage, caption_faults, caption_words
+from model.metrics.main_things import are_main_things_right
+from model.progress import OnProgress, ProgressDisplay, ignore_progress
+from model.tokenizer import caption_tokens
+from model.training.losses import caption_losses
+from model.vision.files import CaptionedFile, caption_files, encode_files
+from recipes.photos.photo_sets import PhotoSets
+from recipes.photos.photos_card import SetScores
+
+DECODING = DecodingOptions(beam_size=5)
+STRANGE = ("rsicd", "oxford-flowers", "fashion-products")
+"""Sets that no bundle learns from."""
+STRANGE_IMAGES = 300
+"""Of each set, and drawn scenes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.photos.measure_photos", description=(__doc__ or "").split(":", maxsplit=1)[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="directory of the sets")
+    parser.add_argument("--bundle", default="photos", help="bundle to measure (%(default)s)")
+    arguments = parser.parse_args(argv)
+    bundle = load_bundle(arguments.bundle)
+    print(f"{bundle.version}, temperature {bundle.temperature:g}")
+    with ProgressDisplay() as show:
+        print_scores(measure_photos(bundle, PhotoSets(folder=arguments.data), bundle, show))
+    if bundle.first_score is None:
+        return 0
+    for name in STRANGE:
+        files = sorted((arguments.data / name / "images").iterdir())[:STRANGE_IMAGES]
+        print(f"mean score on {name}: {mean_score(bundle, bundle.first_score, files):.1%}")
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.png" for number in range(STRANGE_IMAGES)]
+        for file, (picture, _) in zip(files, draw_scenes(STRANGE_IMAGES), strict=True):
+            picture.save(file)
+        print(f"mean score on drawn scenes: {mean_score(bundle, bundle.first_score, files):.1%}")
+    return 0
+
+
+def measure_photos(
+    bundle: Bundle, sets: PhotoSets, before: Bundle, on_progress: OnProgress = ignore_progress
+) -> list[SetScores]:
+    """Return the scores on the test photos of both sets.
+
+    Args:
+        bundle: to measure.
+        before: the same bundle in another precision.
+    """
+    people = [caption for image in sets.images("train") for caption in image.captions]
+    usage = Usage.of(map(caption_words, people))
+    scores = []
+    for name, of_split in {"Flickr8k": sets.flickr8k, "COCO": sets.coco}.items():
+        images = of_split("test")
+        earlier = evaluate(before.captioner(), images, DECODING, on_progress=on_progress)
+        now = evaluate(bundle.captioner(), images, DECODING, java=True, on_progress=on_progress)
+        scores.append(
+            SetScores(
+                name=name,
+                comparison=Comparison(before=earlier, after=now),
+                faulty=fmean(bool(caption_faults(caption_words(judged.caption), usage)) for judged in now.captions),
+                right=fmean(are_main_things_right(judged.caption, judged.references) for judged in now.captions),
+                score_error=score_error(bundle, images),
+                people_loss=people_loss(bundle, captioned_features(bundle, of_split("dev")), bundle.temperature),
+            )
+        )
+    return scores
+
+
+def print_scores(scores: Sequence[SetScores]) -> None:
+    """Print everything that was measured on the test photos."""
+    for of_set in scores:
+        comparison = of_set.comparison
+        print(f"{of_set.name}:", comparison.before.table(), comparison.after.table(), sep="\n")
+        print(f"  captions with a fault: {of_set.faulty:.2%}; main things right: {of_set.right:.1%}")
+        print(f"  expected calibration error of the score: {of_set.score_error:.1%}")
+        print(f"  people's captions of the dev photos: {of_set.people_loss:.2f} nats a token")
+
+
+def score_error(bundle: Bundle, images: Sequence[CaptionedImage]) -> float:
+    """Return the expected calibration error of the score of captions, 0 to 1; NaN for a bundle without such a score."""
+    score = bundle.first_score
+    if score is None:
+        return float("nan")
+    references = {image.file: image.captions for image in images}
+    photos = captioned(bundle, list(references))
+    scores = [first_score_of(score, photo) for photo in photos]
+    right = [float(are_main_things_right(photo.captions[0].text, references[photo.file])) for photo in photos]
+    return expected_calibration_error(scores, right)
+
+
+def mean_score(bundle: Bundle, score: FirstScore, files: Sequence[Path]) -> float:
+    """Return the mean score of the captions of some images, 0 to 1."""
+    return fmean(first_score_of(score, photo) for photo in captioned(bundle, files))
+
+
+def captioned(bundle: Bundle, files: Sequence[Path]) -> list[CaptionedFile]:
+    """Return the files that can be read, with their captions and features."""
+    return [photo for photo in caption_files(bundle.captioner(), files, DECODING) if photo.captions]
+
+
+def first_score_of(score: FirstScore, photo: CaptionedFile) -> float:
+    """Return the score of the best caption of a file."""
+    if photo.features is None:
+        raise BundleError(f"{photo.file} has no features: {photo.problem}")
+    best = photo.captions[0]
+    return score.score(best.score, best.text, score.familiar.strangeness(photo.features))
+
+
+def captioned_features(
+    bundle: Bundle, images: Sequence[CaptionedImage], captions: int | None = None
+) -> list[CaptionedFeatures]:
+    """Return the first captions of each image, or all of them, with its features."""
+    files = {image.file: image for image in images}
+    return [
+        CaptionedFeatures(features=features, caption=caption)
+        for encoded in encode_files(bundle.encoder, list(files))
+        if encoded.features is not None
+        for features in [torch.from_numpy(encoded.features)]
+        for caption in files[encoded.file].captions[:captions]
+    ]
+
+
+def people_loss(bundle: Bundle, examples: Sequence[CaptionedFeatures], temperature: float) -> float:
+    """Return the negative log-likelihood of people's captions, in nats per token."""
+    losses = caption_losses(bundle.decoder, bundle.tokenizer, examples, temperature=temperature)
+    return sum(losses) / sum(len(caption_tokens(bundle.tokenizer, example.caption)) - 1 for example in examples)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
