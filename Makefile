@@ -176,8 +176,8 @@ bench-%: $(DEV_STAMP)
 screenshots: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## take the pictures of the pages in README and docs/ from a running demo
 	$(PYTHON) -m tests.screenshots
 
-train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: DATA=dir WEIGHTS=file PICTURES=dir
-	$(PYTHON) -m recipes.photos.train_photos --data $(DATA) --weights $(WEIGHTS) --pictures $(PICTURES) --out model/bundles/photos
+train-photos: $(PRODUCT_STAMP) ## make the built-in `photos` bundle again: DATA=dir WEIGHTS=file STRONGER=file PICTURES=dir
+	$(PYTHON) -m recipes.photos.train_photos --data $(DATA) --weights $(WEIGHTS) --stronger $(STRONGER) --pictures $(PICTURES) --out model/bundles/photos
 
 train-scenes: $(PRODUCT_STAMP) ## train the built-in `scenes` bundle again, from its seed
 	$(PYTHON) -m recipes.scenes.train_scenes --out model/bundles/scenes

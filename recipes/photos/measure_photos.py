@@ -5,9 +5,10 @@ captions of images of another world: aerial photos, flowers, products of a shop,
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 
 import torch
@@ -25,15 +26,19 @@ from model.metrics.evaluation import evaluate
 from model.metrics.faults import Usage, caption_faults, caption_words
 from model.metrics.main_things import are_main_things_right
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
+from model.runtime.serving_bundle import load_serving_bundle
 from model.tokenizer import caption_tokens
 from model.training.losses import caption_losses
 from model.vision.files import CaptionedFile, caption_files, encode_files
+from model.vision.images import decode_image
 from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores
 
 DECODING = DecodingOptions(beam_size=5)
 STRANGE = ("rsicd", "oxford-flowers", "fashion-products")
 """Sets that no bundle learns from."""
+ROUNDS, IMAGES_OF_A_ROUND = 15, 40
+MOST_USED = DecodingOptions(beam_size=3)
 STRANGE_IMAGES = 300
 """Of each set, and drawn scenes."""
 
@@ -44,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="directory of the sets")
     parser.add_argument("--bundle", default="photos", help="bundle to measure (%(default)s)")
+    parser.add_argument("--beside", metavar="BUNDLE", help="compare only the speed with that of this bundle")
     arguments = parser.parse_args(argv)
+    if arguments.beside:
+        print_speeds(arguments.bundle, arguments.beside, PhotoSets(folder=arguments.data).coco("test"))
+        return 0
     bundle = load_bundle(arguments.bundle)
     print(f"{bundle.version}, temperature {bundle.temperature:g}")
     with ProgressDisplay() as show:
@@ -89,6 +98,25 @@ def measure_photos(
             )
         )
     return scores
+
+
+def print_speeds(bundle: str, other: str, images: Sequence[CaptionedImage]) -> None:
+    """Print how fast two bundles encode and caption in ONNX Runtime, one image at a time, in turns."""
+    captioners = {name: load_serving_bundle(name).captioner() for name in (bundle, other)}
+    pictures = [decode_image(image.file.read_bytes()) for image in images[:IMAGES_OF_A_ROUND]]
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in captioners}
+    for _ in range(ROUNDS):
+        for name, captioner in captioners.items():
+            started = time.perf_counter()
+            encoded = [captioner.encode([picture]) for picture in pictures]
+            between = time.perf_counter()
+            for features in encoded:
+                captioner.caption(features, MOST_USED)
+            seconds[name].append((between - started, time.perf_counter() - between))
+    for step, what in enumerate(("encoding", "captioning")):
+        ours, theirs = (median(taken[step] for taken in seconds[name]) for name in (bundle, other))
+        per_image = f"{1000 * ours / len(pictures):.2f} against {1000 * theirs / len(pictures):.2f} ms"
+        print(f"{what}: {theirs / ours:.2f} x as fast ({per_image} an image)")
 
 
 def print_scores(scores: Sequence[SetScores]) -> None:

@@ -24,6 +24,7 @@ from model.captioned_features import CaptionedFeatures
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
 from model.manifest import write_probabilities
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
+from model.store import Store
 from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
@@ -135,6 +136,7 @@ def trained_bundle(recipe: PhotosRecipe, encoder: Path, on_progress: OnProgress)
             encoder=recipe.encoder,
             weights=encoder,
             options=recipe.training,
+            features=Store(recipe.work / "features"),
             on_progress=on_progress,
         )
     return load_bundle(str(folder))
