@@ -134,6 +134,7 @@ def save_bundle(
     replay: Sequence[CaptionedFeatures],
     record: Mapping[str, Any],
     precision: str = "fp16",
+    temperature: float = 1.0,
 ) -> str:
     """Write a bundle and return its version.
 
@@ -141,6 +142,7 @@ def save_bundle(
         replay: captions that retraining mixes with corrections; may be empty.
         record: options and results of the training, as JSON values.
         precision: of the weights, one of PRECISIONS. The replay has at most half precision.
+        temperature: of the decoder, see Captioner.
     """
     regions = np.zeros((0, encoder.regions, encoder.feature_size), np.float32)
     features = np.stack([example.features.numpy() for example in replay]) if replay else regions
@@ -152,6 +154,7 @@ def save_bundle(
     manifest = {
         "format": FORMAT,
         "name": name,
+        "temperature": temperature,
         "encoder": encoder.spec.to_json(),
         "decoder": vars(decoder.sizes),
         "tokenizer": tokenizer.to_json(),

@@ -8,7 +8,7 @@ from model.bundle import load_bundle, save_bundle
 from model.caption_files.read import CaptionedImage
 from model.decoders.search import DecodingOptions
 from model.errors import BundleError
-from model.manifest import bundle_path, bundle_version, write_probabilities
+from model.manifest import bundle_path, bundle_version, write_first_score
 from model.metrics.comparison import Comparison, score_row
 from model.metrics.evaluation import evaluate
 from model.progress import OnProgress, ignore_progress
@@ -59,7 +59,7 @@ def export_bundle(name_or_path: str, precision: str, out: Path) -> Exported:
     if (out / "bundle.json").exists():
         raise BundleError(f"{out} holds a bundle already: choose another directory")
     bundle = load_bundle(name_or_path)
-    save_bundle(
+    version = save_bundle(
         out,
         name=bundle.name,
         encoder=bundle.encoder,
@@ -68,9 +68,11 @@ def export_bundle(name_or_path: str, precision: str, out: Path) -> Exported:
         replay=bundle.replay,
         record=dict(bundle.record) | {"exported": {"from": bundle.version, "precision": precision}},
         precision=precision,
+        temperature=bundle.temperature,
     )
-    write_probabilities(out, bundle.first_score, bundle.temperature)
-    version = bundle_version(str(out))
+    if bundle.first_score is not None:
+        write_first_score(out, bundle.first_score)
+        version = bundle_version(str(out))
     card = bundle_path(name_or_path) / "MODEL_CARD.md"
     if card.exists():
         note = f"\n{version} is {bundle.version} stored in {precision}; the numbers above belong to {bundle.version}.\n"

@@ -143,19 +143,13 @@ def read_temperature(manifest: Mapping[str, Any]) -> float:
     return float(temperature)
 
 
-def write_probabilities(path: Path, first_score: FirstScore | None, temperature: float) -> None:
-    """Add to a bundle how it scores its captions, and the decoder's temperature; its digest and its version change.
-
-    The graphs for ONNX Runtime must be made anew afterwards.
-    """
+def write_first_score(path: Path, first_score: FirstScore) -> None:
+    """Add to a bundle how it scores its captions. Its digest, and so its version, changes."""
     manifest = parse_manifest((path / "bundle.json").read_bytes())
     files = manifest.pop("files")
     contents = {file: read_file(path / file, digest) for file, digest in files.items()}
-    calibration: dict[str, Any] = {"temperature": temperature}
-    if first_score is not None:
-        contents[FAMILIAR] = save(first_score.familiar.arrays())
-        calibration["first_score"] = first_score.to_json()
-    write_manifest(path, manifest | calibration, contents)
+    contents[FAMILIAR] = save(first_score.familiar.arrays())
+    write_manifest(path, manifest | {"first_score": first_score.to_json()}, contents)
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:

@@ -71,6 +71,8 @@ class _Versions:
 
     serving: str | None
     newest: ModelVersion | None
+    bundle: str
+    """Version of the bundle that serves."""
     damage: str | None
     """Reason why a record cannot be read."""
 
@@ -148,7 +150,13 @@ def _status(
 ) -> ProjectStatus:
     newest = versions.newest
     now, before, *_ = (*acceptances, None, None)
-    verdict = _damaged(versions) or blocked or _at_work(trainings) or _idle(waiting, trainings.failed, retrain_after)
+    verdict = (
+        _damaged(versions)
+        or blocked
+        or _at_work(trainings)
+        or _of_another_bundle(versions)
+        or _idle(waiting, trainings.failed, retrain_after)
+    )
     return ProjectStatus(
         project_id=project_id,
         title=title,
@@ -173,6 +181,7 @@ def _read_versions(registry: ModelRegistry, project_id: int) -> _Versions:
     return _Versions(
         serving=registry.serving(project_id),
         newest=registry.newest(project_id),
+        bundle=registry.base_version,
         damage=damages[0] if damages else None,
     )
 
@@ -246,6 +255,13 @@ def _at_work(trainings: _Trainings) -> Verdict | None:
     if trainings.queued is not None:
         return Verdict(standing="waiting", words="a training is waiting in the queue")
     return None
+
+
+def _of_another_bundle(versions: _Versions) -> Verdict | None:
+    if versions.newest is None or versions.newest.bundle == versions.bundle:
+        return None
+    words = "the bundle is another one than at the last training: choose “Train now”, or run captioner retrain"
+    return Verdict(standing="waiting", words=words)
 
 
 def _idle(waiting: Waiting, failed: JobRecord | None, retrain_after: int) -> Verdict:

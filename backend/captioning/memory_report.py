@@ -4,7 +4,6 @@ Everything comes from the stored judgements (backend/captioning/memory.py). Noth
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -114,13 +113,10 @@ def learned_sentence(judgements: Mapping[str, Judgement], *, with_measures: bool
     """
     if not judgements:
         return "The corrections are not compared with the serving version yet. That happens with the next suggestion."
-    sentences = " ".join(
-        _of_field(field, judgements) + _learned(judgement) for field, judgement in sorted(judgements.items())
+    return " ".join(
+        _of_field(field, judgements) + _learned(judgement, with_measures)
+        for field, judgement in sorted(judgements.items())
     )
-    return sentences if with_measures else _MEASURES.sub("", sentences)
-
-
-_MEASURES = re.compile(r" \((?:leave-one-out|compared on)[^)]*\)")
 
 
 def _of_field(field: str, judgements: Mapping[str, Judgement]) -> str:
@@ -132,10 +128,10 @@ def _standing(judgement: Judgement, generation: int) -> str:
     return f"{judgement.rows} corrections, open, generation {generation}" if judgement.is_open else "closed"
 
 
-def _learned(judgement: Judgement) -> str:
+def _learned(judgement: Judgement, with_measures: bool) -> str:
     if judgement.is_open:
         used = f"Suggestions for look-alike images use the words of {judgement.rows} corrections."
-        return f"{used} {_worth(judgement.evidence)}"
+        return f"{used} {_worth(judgement.evidence, with_measures)}"
     if judgement.rows < FEWEST:
         return f"Too few corrections so far: {judgement.rows} of {FEWEST}."
     if judgement.evidence is None:
@@ -143,27 +139,29 @@ def _learned(judgement: Judgement) -> str:
             "The serving version was trained on nearly all corrections, so they cannot show yet whether their own "
             "words would make better suggestions."
         )
-    return _hindrance(judgement.evidence)
+    return _hindrance(judgement.evidence, with_measures)
 
 
-def _worth(evidence: Evidence | None) -> str:
+def _worth(evidence: Evidence | None, with_measures: bool) -> str:
     if evidence is None:
         return (
             "An earlier comparison with the decoder alone spoke for that. The serving version was trained on nearly "
             "all of the corrections, so they cannot be compared with it yet."
         )
     if evidence.experiment is not None and evidence.experiment.is_won:
-        return f"Annotators keep more of their words than of those of the decoder alone {_groups(evidence.experiment)}."
-    measured = f"(leave-one-out, {evidence.corrections} images: in {evidence.gains_in:.0%} of random samples)"
+        groups = _groups(evidence.experiment) if with_measures else ""
+        return f"Annotators keep more of their words than of those of the decoder alone{groups}."
+    measured = f" (leave-one-out, {evidence.corrections} images: in {evidence.gains_in:.0%} of random samples)"
+    measured = measured if with_measures else ""
     if evidence.gain > 0:
-        return f"Compared with the decoder alone, they are nearer to what annotators wrote {measured}."
+        return f"Compared with the decoder alone, they are nearer to what annotators wrote{measured}."
     return (
         "The decoder does not know images of this kind. It is not clear yet that the suggestions are nearer to what "
-        f"annotators wrote than those of the decoder alone {measured}."
+        f"annotators wrote than those of the decoder alone{measured}."
     )
 
 
-def _hindrance(evidence: Evidence) -> str:
+def _hindrance(evidence: Evidence, with_measures: bool) -> str:
     """Say why the memory is closed. If a perfect gain would not open it, its captions say nothing about the images."""
     if not replace(evidence, gains_in=1.0, experiment=None).speaks_for_memory:
         return (
@@ -171,9 +169,10 @@ def _hindrance(evidence: Evidence) -> str:
             "not used."
         )
     if evidence.experiment is not None and evidence.experiment.is_lost:
+        groups = _groups(evidence.experiment) if with_measures else ""
         return (
             "Suggestions with the words of the corrections are not used, because annotators kept more words of the "
-            f"suggestions of the decoder alone {_groups(evidence.experiment)}."
+            f"suggestions of the decoder alone{groups}."
         )
     return (
         "Nothing to learn here yet: captions of look-alike images are not clearly nearer to what annotators wrote than "
@@ -182,4 +181,4 @@ def _hindrance(evidence: Evidence) -> str:
 
 
 def _groups(experiment: Experiment) -> str:
-    return f"(compared on {experiment.by_memory} images with the memory and {experiment.by_decoder} without)"
+    return f" (compared on {experiment.by_memory} images with the memory and {experiment.by_decoder} without)"

@@ -5,6 +5,7 @@ chose the version.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from redis import RedisError
 
@@ -14,7 +15,7 @@ from model.registry import ModelRegistry
 from model.runtime.serving_bundle import load_serving_bundle
 from model.store import Store
 from model.store_layout import check_store_layout
-from worker.audit import write_once
+from worker.audit import AuditLog, write_once
 from worker.feedback.feedback_store import FeedbackStore
 from worker.feedback.layout import open_layout
 from worker.queue.backend_jobs import enqueue_refresh
@@ -87,28 +88,43 @@ def roll_back(settings: Settings, project_id: int, *, by: str) -> str:
     return f"{name} serves project {project_id} again; {_refresh(settings, project_id, name)}"
 
 
-def request_trainings(settings: Settings, project_id: int | None, *, by: str) -> Iterator[str]:
-    """Enqueue a training of a project, or of every project with corrections; yield a line for each.
+@dataclass(frozen=True, kw_only=True)
+class RequestedTraining:
+    """A training that a person asked for."""
+
+    message: str
+    job_id: str | None
+    """None if it was refused."""
+
+
+def request_trainings(settings: Settings, project_id: int | None, *, by: str) -> Iterator[RequestedTraining]:
+    """Enqueue a training of a project, or of every project with corrections, one after the other.
 
     Args:
         project_id: Label Studio's; None for every project that has not left.
-        by: name of the person, for the record of the training.
+        by: name of the person, for the record of the training and the audit log.
 
     Raises:
-        SettingsError: Redis does not answer.
+        SettingsError: no project has corrections, this project has none, or Redis does not answer.
     """
     try:
         with connect_patiently(settings.redis_url) as redis:
             open_layout(redis)
-            chosen = FeedbackStore(redis).projects() if project_id is None else [project_id]
+            feedback = FeedbackStore(redis)
+            if project_id is not None and project_id not in feedback.known_projects():
+                raise SettingsError(f"project {project_id} has no corrections: check the number in its address")
+            chosen = feedback.projects() if project_id is None else [project_id]
             if not chosen:
-                yield "no project has corrections yet"
+                raise SettingsError("no project has corrections yet: label tasks in Label Studio first")
             for project in chosen:
                 try:
                     job_id = enqueue_retraining(redis, settings, project, f"requested by {by}")
-                    yield f"project {project}: a worker trains it (job {job_id})"
                 except JobError as problem:
-                    yield f"project {project}: {problem}"
+                    yield RequestedTraining(message=f"project {project}: {problem}", job_id=None)
+                    continue
+                AuditLog(redis).write(by, "training requested", project, job=job_id)
+                message = f"project {project}: a worker trains it (job {job_id}), if a correction or the bundle changed"
+                yield RequestedTraining(message=message, job_id=job_id)
     except RedisError as cause:
         raise SettingsError(
             f"no Redis answers at {hide_password(settings.redis_url)} ({cause}); start it, or set REDIS_URL"

@@ -198,8 +198,8 @@ class Suggester:
     ) -> Captions:
         """Replace each score by the probability that an annotator accepts the caption.
 
-        Before the project has judged enough suggestions of the decoder, it is the probability that the main things of
-        the caption are right, as far as the bundle knows that.
+        Before the project has judged enough suggestions of the decoder, it is the probability that the caption names
+        the right subject and action, if the bundle has a first score.
         """
         store = self.services.store
         try:

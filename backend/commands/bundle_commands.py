@@ -48,19 +48,19 @@ def caption(
             if as_json:
                 captions = captioned.to_json()
                 for fields, probability in zip(captions.get("captions", ()), right, strict=True):
-                    fields["right"] = probability
+                    fields["subject_and_action_right"] = probability
                 print(json.dumps(captions, ensure_ascii=False))
             elif captioned.problem is not None:
                 print(f"{captioned.file}: {captioned.problem}", file=sys.stderr)
             else:
                 for suggestion, probability in zip(captioned.captions, right, strict=True):
-                    likely = "" if probability is None else f" (its main things are right: {probability:.0%})"
+                    likely = "" if probability is None else f" (subject and action are right: {probability:.0%})"
                     print(f"{captioned.file}: {suggestion.text}{likely}")
     return 1 if unreadable else 0
 
 
 def _right(first_score: "FirstScore | None", captioned: "CaptionedFile") -> list[float | None]:
-    """Return for each caption the probability that its main things are right; None where the bundle cannot tell."""
+    """Return the probability that a caption names the right subject and action; None where the bundle cannot tell."""
     if first_score is None or captioned.features is None:
         return [None] * len(captioned.captions)
     strangeness = first_score.familiar.strangeness(captioned.features)

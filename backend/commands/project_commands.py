@@ -69,12 +69,15 @@ def retrain(project: int | None) -> int:
     """Train a project on all of its corrections now, or every project.
 
     PROJECT is the number in the project's address in Label Studio. Without it every project is trained that has
-    corrections. Where all versions were made with another bundle, the training starts from the one that serves now.
+    corrections. After a change of CAPTION_BUNDLE the training starts from the new bundle.
     """
     from backend.captioning.promotion import request_trainings
 
-    print("\n".join(request_trainings(shared.read_settings(), project, by=shared.audit_name())))
-    return 0
+    refused = 0
+    for requested in request_trainings(shared.read_settings(), project, by=shared.audit_name()):
+        print(requested.message)
+        refused += requested.job_id is None
+    return 1 if refused else 0
 
 
 @shared.command("captioner forget 1")

@@ -28,18 +28,13 @@ class ProjectIdentities:
         """
         self._redis, self._store, self._forget = redis, store, forget
         self._created: dict[int, int] = {}
-        self._titles: dict[int, str] = {}
 
     def note_title(self, project_id: int, title: str) -> None:
         """Remember the title of a project. If that fails, the next call tries again."""
-        if self._titles.get(project_id) == title:
-            return
         try:
             note_title(self._redis, project_id, title)
         except RedisError as problem:
             logger.warning("title not kept project=%s problem=%s", project_id, problem)
-        else:
-            self._titles[project_id] = title
 
     def note(self, project_id: int, created: int | None) -> None:
         """Retire what is kept of an earlier project with this id. If that fails, the next call tries again.

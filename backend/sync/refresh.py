@@ -15,7 +15,8 @@ from backend.captioning.suggest import Suggester
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
-from backend.sync.refresh_progress import RefreshProgress
+from backend.sync.refresh_progress import RefreshProgress, read_refreshes
+from model.errors import CaptionerError
 from model.vision.files import in_batches
 from worker.feedback.caption_changes import read_generation
 from worker.feedback.suggestions import Label
@@ -69,8 +70,12 @@ def refresh(
         LabelConfigError: the project's labeling config has no caption.
         RedisError: Redis does not answer.
     """
-    if services.captioners.version_of(project_id) != version:  # the refresh of another version may be at work
-        return RefreshReport(stopped=NO_LONGER.format(version=version))
+    if services.captioners.version_of(project_id) != version:
+        stopped = NO_LONGER.format(version=version)
+        unfinished = read_refreshes(services.redis, [project_id]).get(project_id)
+        if unfinished is not None and unfinished.version == version and not unfinished.is_over:
+            unfinished.ended(stopped, None).write(services.redis, project_id)
+        return RefreshReport(stopped=stopped)
     until = time.monotonic() + turn_s
     progress = RefreshProgress.begin(services.redis, project_id, version, after_id)
 
@@ -81,7 +86,11 @@ def refresh(
         progress = progress.after(done, report.refreshed, report.failed, left)
         progress.write(services.redis, project_id)
 
-    report = _take_turn(client, services, project_id, version, after_id, note, until)
+    try:
+        report = _take_turn(client, services, project_id, version, after_id, note, until)
+    except CaptionerError as problem:  # RQ tries again, and the page says why for as long as that fails
+        progress.ended(str(problem), None).write(services.redis, project_id)
+        raise
     if report.rest_after is not None:
         enqueue_refresh(services.redis, services.settings, project_id, version, report.rest_after, delay_s=REST_IN_S)
     progress.ended(report.stopped, report.rest_after).write(services.redis, project_id)

@@ -88,12 +88,18 @@ def stem(word: str) -> str:
     """Return a word without its English ending: "sits", "sitting" and "sit" have one stem."""
     if word in THINGS_IN_ING:
         return word
-    for ending in ("ing", "ies", "es", "ed", "s"):
+    word = _without_ies(word)
+    for ending in ("ing", "es", "ed", "s"):
         left = word.removesuffix(ending)
         if left != word and len(left) >= SHORTEST_STEM and not (ending == "s" and left.endswith("s")):
             is_doubled = len(left) > SHORTEST_STEM and left[-1] == left[-2] and ending in {"ing", "ed"}
             return _without_vowel(left[:-1] if is_doubled else left)
     return _without_vowel(word)
+
+
+def _without_ies(word: str) -> str:
+    """Return "fly" for "flies"."""
+    return word[:-3] + "y" if word.endswith("ies") and len(word) > SHORTEST_STEM + 1 else word
 
 
 def _without_vowel(word: str) -> str:
@@ -114,4 +120,5 @@ def _thing(words: Sequence[str], start: int) -> tuple[str | None, int]:
 def _is_verb(word: str) -> bool:
     if word.endswith("ing") and word not in THINGS_IN_ING:
         return True
-    return word in VERBS or any(word.removesuffix(ending) in VERBS for ending in ("s", "es"))
+    forms = (_without_ies(word), word.removesuffix("s"), word.removesuffix("es"))
+    return any(form in VERBS for form in forms)

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def train_bundle(
     if (out / "bundle.json").exists():
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
     started = time.monotonic()
+    if base is not None:
+        options = replace(options, training=replace(options.training, temperature=base.temperature))
     below, stages = _split_first_encoder(encoder, weights, base, options)
     prepare_training(stages, processes.device)
     reader = ExampleReader(below, features=features, strict=strict, processes=processes, on_progress=on_progress)
@@ -145,6 +147,7 @@ def _write_bundle(
         tokenizer=captioner.tokenizer,
         replay=_replay(source.learned, source.stages, options),
         record=record,
+        temperature=training["temperature"],
     )
     (out / "MODEL_CARD.md").write_text(model_card(version, record), "utf-8")
     remove_checkpoint(out)

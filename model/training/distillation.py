@@ -93,7 +93,7 @@ def distil(
     images: Path,
     names: Path | None = None,
     encoder: EncoderSpec,
-    weights: Path | str | Encoder | None,
+    weights: Path | str | None,
     stronger: Encoder | None = None,
     options: DistillationOptions,
     on_progress: OnProgress = ignore_progress,
@@ -107,16 +107,23 @@ def distil(
         out: directory of the weights; it must not hold any yet.
         names: file of image names, one per line, to read only these; None reads all files of the directory.
         encoder: the network of teacher and pupil.
-        weights: the teacher's, as `build_encoder` takes them, or the teacher.
-        stronger: a second teacher of any shape, whose features the last stage learns instead of the first teacher's.
+        weights: the teacher's, as `build_encoder` takes them.
+        stronger: a second teacher, of another network with as many features and regions and the same preprocessing. The
+            last stage learns its features instead of the first teacher's.
 
     Raises:
         BundleError: the encoder is unknown or its weights do not fit.
-        TrainingError: too few images can be read, or `out` holds an encoder or another training.
+        TrainingError: too few images can be read, the second teacher's features have another shape, or `out` holds an
+            encoder or another training.
     """
     if (out / ENCODER_FILE).exists():
         raise TrainingError(f"{out} holds an encoder already: choose another directory")
-    teacher = weights if isinstance(weights, Encoder) else build_encoder(encoder, weights)
+    teacher = build_encoder(encoder, weights)
+    if stronger and (stronger.regions, stronger.feature_size) != (teacher.regions, teacher.feature_size):
+        raise TrainingError(
+            f"the second teacher has {stronger.regions} regions of {stronger.feature_size} features, and the encoder "
+            f"{teacher.regions} of {teacher.feature_size}: choose one with the same numbers"
+        )
     files = [images / name for name in read_names(names)] if names else sorted(filter(Path.is_file, images.iterdir()))
     keys, left_out = _readable(files, on_progress)
     checkpoint = Checkpoint(out, _identity(options, [teacher, *([stronger] if stronger else [])], keys, processes))

@@ -22,7 +22,7 @@ from model.tokenizer import Tokenizer
 from model.training.bundle_options import BundleOptions
 from model.training.checkpoint import Checkpoint
 from model.training.examples import CaptionedExample
-from model.training.losses import token_loss
+from model.training.losses import best_temperature, token_loss
 from model.training.processes import ALONE, Processes
 from model.training.rewards import reward_captions
 from model.training.teacher_forcing import fit_decoder
@@ -104,6 +104,7 @@ def _train(
     reward_captions(decoder, tokenizer, train, options.self_critical, report, held_out=held_out, trainer=trainer)
     phases = trainer.records
     return {
+        "temperature": processes.from_first(lambda: best_temperature(decoder, tokenizer, held_out)),
         "untrained_loss": untrained,
         "vocabulary": tokenizer.size,
         "epochs": [asdict(epoch) for phase in phases.values() for epoch in phase.epochs],

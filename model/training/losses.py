@@ -3,7 +3,7 @@
 Shapes:  N captions   T tokens   M predicted tokens of all captions   K distilled tokens   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,6 +19,10 @@ from model.training.batches import padded
 
 SMALLEST_WEIGHT = torch.finfo(torch.float32).tiny
 BATCH = 64
+TEMPERATURES = tuple(round(1 + step / 20, 2) for step in range(21))
+"""From 1 to 2."""
+OF_TEMPERATURE = 1000
+"""Captions that the temperature is fitted on, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,6 @@ def token_loss(
     return sum(caption_losses(decoder, tokenizer, examples, spelled=spelled)) / words
 
 
-@torch.inference_mode()
 def caption_losses(
     decoder: CaptionDecoder,
     tokenizer: Tokenizer,
@@ -107,8 +110,31 @@ def caption_losses(
         decoder, tokenizer, examples, spelled: as in `token_loss`.
         temperature: as in Captioner.
     """
-    decoder.eval()
     losses: list[float] = []
+    for logits, tokens in _logits(decoder, tokenizer, examples, spelled):
+        of_tokens = nn.functional.cross_entropy(logits / temperature, predicted(tokens), reduction="none")
+        lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
+        losses += [part.sum().item() for part in torch.split(of_tokens, lengths)]
+    return losses
+
+
+def best_temperature(decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures]) -> float:
+    """Return the temperature, of TEMPERATURES, at which the decoder expects these captions best (see Captioner)."""
+    chosen = examples[:: max(1, len(examples) // OF_TEMPERATURE)]
+    losses = dict.fromkeys(TEMPERATURES, 0.0)
+    for logits, tokens in _logits(decoder, tokenizer, chosen, spelled=False):
+        for temperature in losses:
+            of_batch = nn.functional.cross_entropy(logits / temperature, predicted(tokens), reduction="sum")
+            losses[temperature] += of_batch.item()
+    return min(losses, key=losses.__getitem__)
+
+
+@torch.inference_mode()
+def _logits(
+    decoder: CaptionDecoder, tokenizer: Tokenizer, examples: Sequence[CaptionedFeatures], spelled: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the decoder's logits [M, V] for a batch of captions, and their tokens [N, T]; arguments as above."""
+    decoder.eval()
     for start in range(0, len(examples), BATCH):
         chosen = examples[start : start + BATCH]
         tokens = padded([caption_tokens(tokenizer, example.caption, spelled=spelled) for example in chosen])
@@ -116,11 +142,7 @@ def caption_losses(
         features = {id(example.features): example.features for example in chosen}  # once for all captions of an image
         rows = {image: row for row, image in enumerate(features)}
         images = torch.tensor([rows[id(example.features)] for example in chosen], device=decoder.device)
-        logits = decoder(torch.stack(list(features.values())).to(decoder.device).float(), tokens, images)
-        of_tokens = nn.functional.cross_entropy(logits / temperature, predicted(tokens), reduction="none")
-        lengths = (tokens[:, 1:] != PAD).sum(dim=1).tolist()
-        losses += [part.sum().item() for part in torch.split(of_tokens, lengths)]
-    return losses
+        yield decoder(torch.stack(list(features.values())).to(decoder.device).float(), tokens, images), tokens
 
 
 def word_losses(captioner: TorchCaptioner, examples: Sequence[CaptionedFeatures]) -> tuple[float, ...]:

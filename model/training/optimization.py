@@ -69,7 +69,7 @@ def prepare_training(network: nn.Module, device: torch.device) -> None:
 class SubsampledConvolution(nn.Module):
     """A depthwise convolution of stride 2 that computes every position and drops every second.
 
-    It gives the same values. Torch's gradient of the strided one takes fifteen times as long on a CPU with bfloat16.
+    It gives the same values. Torch's gradient of the strided one is slow on a CPU with bfloat16.
     """
 
     def __init__(self, strided: nn.Conv2d) -> None:
@@ -85,8 +85,10 @@ class SubsampledConvolution(nn.Module):
 
 def _replace_strided_depthwise(network: nn.Module) -> None:
     for name, part in network.named_children():
-        if isinstance(part, nn.Conv2d) and part.stride == (2, 2) and part.groups == part.in_channels > 1:
-            setattr(network, name, SubsampledConvolution(part))
+        if type(part) is nn.Conv2d:  # A subclass may pad in its own way, as timm's Conv2dSame does.
+            is_depthwise = part.groups == part.in_channels > 1
+            if is_depthwise and part.stride == (2, 2) and part.padding_mode == "zeros":
+                setattr(network, name, SubsampledConvolution(part))
         else:
             _replace_strided_depthwise(part)
 
@@ -95,7 +97,7 @@ def _keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back to the system.
 
     Large tensors come and go in each step of a convolutional network, and the system clears each new page: without this
-    the steps take half as long again (tests/benchmarks/RESULTS.md). Only glibc has this option.
+    a step takes 1.4 times as long (tests/benchmarks/RESULTS.md). Only glibc has this option.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

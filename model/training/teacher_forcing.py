@@ -65,7 +65,7 @@ class TrainingOptions:
     """Decay of the running average of the weights that is measured and kept (Polyak and Juditsky 1992,
     https://doi.org/10.1137/0330046); 0 keeps the last weights."""
     temperature: float = 1.0
-    """Divides the logits (see Captioner): without it a decoder that was rewarded first unlearns to be sure."""
+    """Divides the logits (see Captioner). Without it, training makes a rewarded decoder less confident."""
     reduced_precision: bool = False
     """Multiply in bfloat16 if the processor can: about twice as fast."""
     warmup_steps: int = 100
@@ -81,6 +81,8 @@ class TrainingOptions:
                 raise TrainingError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.temperature <= 0:
+            raise TrainingError(f"temperature must be above 0, got {self.temperature}")
         for name in ("dropout", "feature_dropout", "label_smoothing", "averaging"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise TrainingError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")

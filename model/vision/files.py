@@ -121,7 +121,7 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def read_ahead(read: Callable[[S], T], items: Iterable[S], readers: int) -> Iterator[T]:
-    """Yield `read(item)` of each item, in order; `readers` threads are as many items ahead."""
+    """Yield `read(item)` of each item, in order. Threads read up to `readers` items before they are needed."""
     with ThreadPoolExecutor(readers) as pool:
         waiting: deque[Future[T]] = deque()
         for item in items:

@@ -1,7 +1,7 @@
 """Measure a bundle on photos: `python -m recipes.photos.measure_photos --data DIR --bundle photos`.
 
 It prints the metrics, the faults and the calibration on the test photos of Flickr8k and COCO, and the mean score of the
-captions of images of another world: aerial photos, flowers, products of a shop, and drawn scenes.
+captions of images unlike the training photos: aerial photos, flowers, products of a shop, and drawn scenes.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.first_score import FirstScore
 from model.metrics.calibration import expected_calibration_error
-from model.metrics.comparison import Comparison
 from model.metrics.evaluation import evaluate
 from model.metrics.faults import Usage, caption_faults, caption_words
 from model.metrics.main_things import are_main_things_right
@@ -38,7 +37,7 @@ DECODING = DecodingOptions(beam_size=5)
 STRANGE = ("rsicd", "oxford-flowers", "fashion-products")
 """Sets that no bundle learns from."""
 ROUNDS, IMAGES_OF_A_ROUND = 15, 40
-MOST_USED = DecodingOptions(beam_size=3)
+SERVED = DecodingOptions(beam_size=3)
 STRANGE_IMAGES = 300
 """Of each set, and drawn scenes."""
 
@@ -54,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.beside:
         print_speeds(arguments.bundle, arguments.beside, PhotoSets(folder=arguments.data).coco("test"))
         return 0
+    strange = {name: sorted((arguments.data / name / "images").iterdir())[:STRANGE_IMAGES] for name in STRANGE}
     bundle = load_bundle(arguments.bundle)
     print(f"{bundle.version}, temperature {bundle.temperature:g}")
     with ProgressDisplay() as show:
-        print_scores(measure_photos(bundle, PhotoSets(folder=arguments.data), bundle, show))
+        print_scores(measure_photos(bundle, PhotoSets(folder=arguments.data), on_progress=show))
     if bundle.first_score is None:
         return 0
-    for name in STRANGE:
-        files = sorted((arguments.data / name / "images").iterdir())[:STRANGE_IMAGES]
+    for name, files in strange.items():
         print(f"mean score on {name}: {mean_score(bundle, bundle.first_score, files):.1%}")
     with TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.png" for number in range(STRANGE_IMAGES)]
@@ -72,25 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_photos(
-    bundle: Bundle, sets: PhotoSets, before: Bundle, on_progress: OnProgress = ignore_progress
+    bundle: Bundle, sets: PhotoSets, before: Bundle | None = None, on_progress: OnProgress = ignore_progress
 ) -> list[SetScores]:
     """Return the scores on the test photos of both sets.
 
     Args:
         bundle: to measure.
-        before: the same bundle in another precision.
+        before: the same bundle in another precision, to compare; None compares nothing.
     """
     people = [caption for image in sets.images("train") for caption in image.captions]
     usage = Usage.of(map(caption_words, people))
     scores = []
     for name, of_split in {"Flickr8k": sets.flickr8k, "COCO": sets.coco}.items():
         images = of_split("test")
-        earlier = evaluate(before.captioner(), images, DECODING, on_progress=on_progress)
         now = evaluate(bundle.captioner(), images, DECODING, java=True, on_progress=on_progress)
+        earlier = evaluate(before.captioner(), images, DECODING, on_progress=on_progress) if before else None
         scores.append(
             SetScores(
                 name=name,
-                comparison=Comparison(before=earlier, after=now),
+                before=earlier,
+                after=now,
                 faulty=fmean(bool(caption_faults(caption_words(judged.caption), usage)) for judged in now.captions),
                 right=fmean(are_main_things_right(judged.caption, judged.references) for judged in now.captions),
                 score_error=score_error(bundle, images),
@@ -111,7 +111,7 @@ def print_speeds(bundle: str, other: str, images: Sequence[CaptionedImage]) -> N
             encoded = [captioner.encode([picture]) for picture in pictures]
             between = time.perf_counter()
             for features in encoded:
-                captioner.caption(features, MOST_USED)
+                captioner.caption(features, SERVED)
             seconds[name].append((between - started, time.perf_counter() - between))
     for step, what in enumerate(("encoding", "captioning")):
         ours, theirs = (median(taken[step] for taken in seconds[name]) for name in (bundle, other))
@@ -122,8 +122,7 @@ def print_speeds(bundle: str, other: str, images: Sequence[CaptionedImage]) -> N
 def print_scores(scores: Sequence[SetScores]) -> None:
     """Print everything that was measured on the test photos."""
     for of_set in scores:
-        comparison = of_set.comparison
-        print(f"{of_set.name}:", comparison.before.table(), comparison.after.table(), sep="\n")
+        print(f"{of_set.name}:", *([of_set.before.table()] if of_set.before else []), of_set.after.table(), sep="\n")
         print(f"  captions with a fault: {of_set.faulty:.2%}; main things right: {of_set.right:.1%}")
         print(f"  expected calibration error of the score: {of_set.score_error:.1%}")
         print(f"  people's captions of the dev photos: {of_set.people_loss:.2f} nats a token")

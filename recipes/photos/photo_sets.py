@@ -41,7 +41,8 @@ class PhotoSets:
     def coco(self, split: Split) -> tuple[CaptionedImage, ...]:
         folder = self.folder / "coco-mixed"
         images = read_captions(CaptionSource(captions=folder / "captions.jsonl", images=folder / "images")).images
-        return tuple(image for image in images if coco_splits(images)[image.file.name] == split)
+        splits = coco_splits(images)
+        return tuple(image for image in images if splits[image.file.name] == split)
 
     def images(self, split: Split) -> list[CaptionedImage]:
         """Return the photos of both sets."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.bundle import Bundle
 from model.first_score import FirstScore
-from model.metrics.comparison import Comparison
+from model.metrics.evaluation import Evaluation
 from model.store import replaced_file
 from model.vision.files import CaptionedFile
 from model.vision.images import decode_image
@@ -32,8 +32,10 @@ class SetScores:
 
     name: str
     """Of the set."""
-    comparison: Comparison
-    """Before and after it was stored in 8 bits."""
+    before: Evaluation | None
+    """Before it was stored in 8 bits, if that was measured."""
+    after: Evaluation
+    """As it is stored."""
     faulty: float
     """Share of its captions that have a fault (`model/metrics/faults.py`), as it is stored."""
     right: float
@@ -133,17 +135,17 @@ def model_card(bundle: Bundle, scores: Sequence[SetScores], pictures: Sequence[s
 
 def _table(scores: Sequence[SetScores]) -> Iterator[str]:
     """Yield the lines of a table with a column for each set."""
-    titles = [f"{of_set.name}, {of_set.comparison.after.metrics.images} photos" for of_set in scores]
+    titles = [f"{of_set.name}, {of_set.after.metrics.images} photos" for of_set in scores]
     yield f"| | {' | '.join(titles)} |"
     yield f"|---|{'---|' * len(scores)}"
-    before = [dict(of_set.comparison.before.scores()) for of_set in scores]
-    for row in zip(*(of_set.comparison.after.scores() for of_set in scores), strict=True):
+    before = [dict(of_set.before.scores()) if of_set.before else {} for of_set in scores]
+    for row in zip(*(of_set.after.scores() for of_set in scores), strict=True):
         cells = (
             _percent(after) + (f" ({_percent(values[name])})" if values.get(name) is not None else "")
             for (name, after), values in zip(row, before, strict=True)
         )
         yield f"| {row[0][0]} | {' | '.join(cells)} |"
-    edits = (f"{of_set.comparison.after.metrics.word_edits:.1f}" for of_set in scores)
+    edits = (f"{of_set.after.metrics.word_edits:.1f}" for of_set in scores)
     yield f"| words to edit until the nearest reference is reached | {' | '.join(edits)} |"
     yield f"| captions with a fault | {' | '.join(f'{of_set.faulty:.1%}' for of_set in scores)} |"
     yield f"| captions whose main things are right | {' | '.join(f'{of_set.right:.1%}' for of_set in scores)} |"

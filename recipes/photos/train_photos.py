@@ -22,7 +22,7 @@ import torch
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.captioned_features import CaptionedFeatures
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
-from model.manifest import write_probabilities
+from model.manifest import write_first_score
 from model.progress import OnProgress, ProgressDisplay, ignore_progress
 from model.store import Store
 from model.training.bundle_options import BundleOptions, imagenet_encoder
@@ -31,13 +31,11 @@ from model.training.distillation import ENCODER_FILE, DistillationOptions, disti
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files, encode_files
-from recipes.photos.measure_photos import DECODING, captioned_features, measure_photos, people_loss, print_scores
+from recipes.photos.measure_photos import DECODING, measure_photos, print_scores
 from recipes.photos.photo_sets import PhotoSets
 from recipes.photos.photos_card import SetScores, draw_gallery, model_card
 from recipes.photos.teachers import load_teacher
 
-TEMPERATURES = tuple(round(1 + step / 20, 2) for step in range(21))
-"""From 1 to 2."""
 TRAINING_SAMPLE = 1500
 """Training photos that say how strange another image is."""
 REPLAY = 100
@@ -50,9 +48,10 @@ class PhotosRecipe:
 
     sets: PhotoSets
     weights: Path
-    """Weights of the encoder whose stages the new one learns (`teachers.py`)."""
+    """Weights of an encoder of the same network, whose stages the new one learns. They are used with torch's padding,
+    because the new one has it too."""
     stronger: Path | None = None
-    """Weights of a stronger encoder, whose features the new one learns; None: those of `weights`."""
+    """Weights of a stronger encoder (`teachers.py`), whose features the new one learns; None: those of `weights`."""
     work: Path
     """Directory of the encoder and the first bundle."""
     out: Path
@@ -100,7 +99,7 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
     smaller = load_bundle(str(recipe.out))
-    write_probabilities(recipe.out, fitted_score(recipe, smaller, on_progress), fitted_temperature(recipe, smaller))
+    write_first_score(recipe.out, fitted_score(recipe, smaller, on_progress))
     smaller = load_bundle(str(recipe.out))
     scores = measure_photos(smaller, recipe.sets, trained, on_progress)
     card = model_card(smaller, scores, show_pictures(recipe, smaller))
@@ -169,6 +168,7 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
         replay=replay,
         record=record,
         precision="int8",
+        temperature=trained.temperature,
     )
 
 
@@ -192,12 +192,6 @@ def fitted_score(recipe: PhotosRecipe, bundle: Bundle, on_progress: OnProgress) 
         if photo.features is not None and photo.captions
     ]
     return fit_first_score(judged, familiar)
-
-
-def fitted_temperature(recipe: PhotosRecipe, bundle: Bundle) -> float:
-    """Return the temperature at which the decoder expects people's captions of the dev photos best."""
-    examples = captioned_features(bundle, recipe.sets.images("dev"), captions=1)
-    return min(TEMPERATURES, key=lambda temperature: people_loss(bundle, examples, temperature))
 
 
 def show_pictures(recipe: PhotosRecipe, bundle: Bundle) -> list[str]:

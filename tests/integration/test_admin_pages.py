@@ -150,7 +150,7 @@ def test_a_refresh_tells_its_progress_on_the_pages(admin: BackendClient) -> None
     assert "9,990 suggestions replaced, 2 tasks without a suggestion" in admin.get("/admin/projects/1/").text
     assert "tasks" not in admin.get("/admin/").text
     progress.ended("the owner chose others", None).write(redis, 1)
-    assert "are not replaced: the owner chose others." in admin.get("/admin/projects/1/").text
+    assert "in Label Studio stopped: the owner chose others." in admin.get("/admin/projects/1/").text
     redis.set("captioner:refresh-progress:1", "{}")
     assert admin.get("/admin/projects/1/").status_code == 200
 

@@ -21,7 +21,7 @@ from backend.protocol.label_config import parse_caption_controls
 from backend.routes import routes
 from model.bundle import load_bundle
 from model.errors import BusyError
-from model.manifest import write_probabilities
+from model.manifest import write_first_score
 from model.store import Store
 from model.vision.encoder import Encoder
 from model.vision.features import FeatureStore
@@ -88,7 +88,7 @@ def test_until_people_have_judged_the_score_says_how_likely_the_main_things_are_
 ) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     first_score = make_first_score(load_bundle(str(bundle)).encoder.feature_size)
-    write_probabilities(bundle, first_score, temperature=1.0)
+    write_first_score(bundle, first_score)
     backend = make_backend(caption_bundle=str(bundle), allowed_image_hosts="127.0.0.1")
     address = image_server.show("/dog.png")
 

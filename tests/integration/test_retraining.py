@@ -111,17 +111,16 @@ def test_after_a_change_of_the_bundle_one_command_learns_all_corrections_again(
         changed.store_features(correction)  # by the pull before the training, where there is a Label Studio
 
     start_worker(changed.environment())
-    [line] = request_trainings(settings, None, by="a test")
+    [requested] = request_trainings(settings, None, by="a test")
 
-    job_id = line.partition("(job ")[2].removesuffix(")")
-    outcome = workplace.result(job_id).return_value or {}
-    assert outcome, workplace.job(job_id).latest_result()
+    outcome = workplace.result(str(requested.job_id)).return_value or {}
+    assert outcome, workplace.job(str(requested.job_id)).latest_result()
     old, new = changed.registry.versions(1)
     assert (old.name, old.bundle) == (before["version"], workplace.bundle.version)
     assert (new.name, new.bundle, new.parent) == (outcome["version"], other.version, other.version)
     assert new.corrections == old.corrections
     [again] = request_trainings(settings, 1, by="a test")
-    second = workplace.result(again.partition("(job ")[2].removesuffix(")")).return_value or {}
+    second = workplace.result(str(again.job_id)).return_value or {}
     assert second["decision"] == "No correction was added, changed or removed since the last training."
 
 

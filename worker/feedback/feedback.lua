@@ -520,10 +520,7 @@ function commands.adopt(name, json, time, counted)
     redis.call('ZADD', TIMES, time, name)
     renew(name)
   end
-  if counted == 'same' then
-    count_week(record, 1)
-    return 1
-  end
+  if counted == 'same' then return 1 end
   if counted ~= '' then count(cjson.decode(counted), -1) end
   count(record, 1)
   return 1

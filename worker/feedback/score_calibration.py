@@ -127,10 +127,11 @@ def read_calibration(store: Store, project_id: int, *, of_memory: bool = False) 
         return None
     try:
         fields = {name: float(value) for name, value in json.loads(content).items()}
-        return Calibration(**fields | {"judged": int(fields["judged"])})  # type: ignore[arg-type]
+        calibration = Calibration(**fields | {"judged": int(fields["judged"])})  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError) as problem:
         logger.warning("calibration is damaged path=%s problem=%r", path, problem)
         return None
+    return calibration if calibration.judged >= FEWEST else None  # an earlier program was content with fewer
 
 
 def write_calibration(store: Store, project_id: int, calibration: Calibration, *, of_memory: bool = False) -> None:

@@ -147,11 +147,11 @@ def _judge(examiner: Examiner, captioner: TorchCaptioner, alpha: float, settings
 def _with_part(judged: Judged, refusal: Decision) -> Decision:
     """Say in the decision how far the version goes, and why not further."""
     whole = refusal.reason.removeprefix("Not published: ")
-    way = f"This version goes {judged.alpha:.0%} of the way of its training."
+    way = f"This version uses {judged.alpha:.0%} of the change that the training made."
     return replace(
         judged.decision,
-        reason=f"{judged.decision.reason} {way} All of it was refused: {whole}",
-        plain=f"{judged.decision.plain} {way} The whole way was {refusal.plain[:1].lower()}{refusal.plain[1:]}",
+        reason=f"{judged.decision.reason} {way} The full change was refused: {whole}",
+        plain=f"{judged.decision.plain} {way} The full change was {refusal.plain[:1].lower()}{refusal.plain[1:]}",
     )
 
 

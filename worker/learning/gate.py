@@ -132,11 +132,13 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
             return refusal.decision(losses)
     if not trial.new:
         reason = "The new model is not worse on older captions; no new caption was held out to measure it on."
-        plain = "Published: it is not worse on older captions. No new caption was kept aside to measure it on."
+        plain = (
+            "Published: the new version is not worse on older captions. No new caption was kept aside to measure it on."
+        )
         return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
     better_in = trial.new.share_of_draws(0.0)
     reason = f"The new model is better on new captions in {better_in:.0%} of random samples."
-    plain = "Published: it is nearer to what annotators wrote lately."
+    plain = "Published: the new version fits recent captions better."
     return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
 
 
@@ -164,7 +166,7 @@ def _unsure(trial: Trial, confidence: float) -> _Refusal | None:
     return _Refusal(
         f"the new model is better on new captions in only {better_in:.0%} of random samples "
         f"({confidence:.0%} are needed).",
-        "it is not clearly nearer to what annotators wrote lately.",
+        "the new version does not clearly fit recent captions better.",
     )
 
 

@@ -116,9 +116,9 @@ def prepare(redis: Redis, settings: Settings, project_id: int, progress: Progres
 
 
 def needs_another_start(registry: ModelRegistry, project_id: int) -> bool:
-    """Return True if all versions of the project were made with another bundle than the one that serves now."""
-    bundles = {version.bundle for version in registry.versions(project_id)}
-    return bool(bundles) and registry.base_version not in bundles
+    """Return True if the last training of the project was made with another bundle than the one that serves now."""
+    newest = registry.newest(project_id)
+    return newest is not None and newest.bundle != registry.base_version
 
 
 def finish_after_lost_worker(

@@ -10,7 +10,7 @@ from matplotlib.cbook import get_sample_data
 from backend.cli import main
 from backend.commands.training_options import bundle_options
 from model.bundle import load_bundle
-from model.manifest import write_probabilities
+from model.manifest import write_first_score
 from model.training.bundle_options import BundleOptions, fine_tuning_options, imagenet_encoder
 from tests.command_line import parse
 from tests.factories import make_first_score, make_image, write_bundle
@@ -98,15 +98,15 @@ def test_caption_writes_one_json_object_per_image(tmp_path: Path, capsys: pytest
 def test_caption_says_how_likely_the_main_things_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, picture = write_bundle(tmp_path / "bundle", seed=6), tmp_path / "red.png"
     make_image().save(picture)
-    write_probabilities(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size), temperature=1.0)
+    write_first_score(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size))
 
     assert main(["caption", str(picture), "--bundle", str(bundle)]) == 0
     [line] = capsys.readouterr().out.splitlines()
     assert main(["caption", str(picture), "--bundle", str(bundle), "--json"]) == 0
     [caption] = json.loads(capsys.readouterr().out)["captions"]
 
-    assert line.endswith(f"(its main things are right: {caption['right']:.0%})")
-    assert 0 < caption["right"] < caption["score"]
+    assert line.endswith(f"(subject and action are right: {caption['subject_and_action_right']:.0%})")
+    assert 0 < caption["subject_and_action_right"] < caption["score"]
 
 
 def test_caption_uses_the_bundle_for_photos_when_none_is_named(

@@ -11,7 +11,7 @@ from model.bundle import load_bundle
 from model.errors import BundleError
 from model.export import export_bundle
 from model.first_score import FamiliarImages, FirstScore, JudgedPhoto, fit_first_score
-from model.manifest import FAMILIAR, bundle_version, write_probabilities
+from model.manifest import FAMILIAR, bundle_version, write_first_score
 from model.runtime.serving_bundle import load_serving_bundle
 from tests.factories import make_first_score, write_bundle
 
@@ -60,11 +60,13 @@ def test_an_image_off_the_plane_of_the_known_images_is_strange() -> None:
 
 def test_a_bundle_keeps_its_score_in_every_form(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
+    description = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(description | {"temperature": 1.6}))
     before = bundle_version(str(bundle))
     assert load_serving_bundle(str(bundle)).first_score is None
     written = make_first_score(load_bundle(str(bundle)).encoder.feature_size)
 
-    write_probabilities(bundle, written, temperature=1.6)
+    write_first_score(bundle, written)
 
     assert bundle_version(str(bundle)) != before
     export_bundle(str(bundle), "int8", tmp_path / "smaller")
@@ -91,7 +93,7 @@ def test_a_temperature_that_is_none_is_refused(tmp_path: Path, temperature: obje
 @pytest.mark.parametrize("content", [b"", b"[]", b"half"])
 def test_a_damaged_file_of_known_images_is_named(tmp_path: Path, content: bytes) -> None:
     bundle = write_bundle(tmp_path / "bundle")
-    write_probabilities(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size), temperature=1.0)
+    write_first_score(bundle, make_first_score(load_bundle(str(bundle)).encoder.feature_size))
     (bundle / FAMILIAR).write_bytes(content)
 
     with pytest.raises(BundleError, match=r"familiar\.safetensors"):

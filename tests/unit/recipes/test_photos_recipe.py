@@ -126,6 +126,6 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
 
     before = {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")}
 
-    again = make_photos(recipe)[0].comparison.before
+    again = make_photos(recipe)[0].before
     assert {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")} == before
     assert again.version == load_bundle(str(recipe.work / "bundle")).version

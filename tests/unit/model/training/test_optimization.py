@@ -16,6 +16,18 @@ def make_network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 1), depthwise, nn.Conv2d(8, 8, 3, stride=2, padding=1))
 
 
+class PaddedInItsOwnWay(nn.Conv2d):
+    """As timm's Conv2dSame, which pads in `forward`."""
+
+
+def test_a_convolution_that_pads_in_its_own_way_stays() -> None:
+    network = nn.Sequential(PaddedInItsOwnWay(8, 8, 3, stride=2, groups=8))
+
+    prepare_training(network, CPU)
+
+    assert isinstance(network[0], PaddedInItsOwnWay)
+
+
 def gradients(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     network.zero_grad()
     network(images).square().sum().backward()
