@@ -99,15 +99,18 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
     recipe: PhotosRecipe,
 ) -> None:
     """One test, because processes that share the tests would each make the bundle."""
-    flickr8k, coco = (scores.comparison for scores in make_photos(recipe))
+    flickr8k, coco = make_photos(recipe)
     full, smaller = flickr8k.before, flickr8k.after
+    assert full is not None
+    assert coco.before is not None
 
     bundle = load_bundle(str(recipe.out))
     card = (recipe.out / "MODEL_CARD.md").read_text()
     assert (bundle.version, bundle.record["exported"]["precision"]) == (smaller.version, "int8")
     assert full.version != smaller.version
     assert f"# Model card: {smaller.version}" in card
-    cells = (f"{100 * of.after.metrics.cider_d:.1f} ({100 * of.before.metrics.cider_d:.1f})" for of in (flickr8k, coco))
+    pairs = ((flickr8k.after, full), (coco.after, coco.before))
+    cells = (f"{100 * now.metrics.cider_d:.1f} ({100 * earlier.metrics.cider_d:.1f})" for now, earlier in pairs)
     assert f"| CIDEr-D | {' | '.join(cells)} |" in card
     assert "| | Flickr8k, 5 photos | COCO, 6 photos |" in card
     assert "| captions with a fault |" in card
@@ -127,5 +130,6 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
     before = {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")}
 
     again = make_photos(recipe)[0].before
+    assert again is not None
     assert {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")} == before
     assert again.version == load_bundle(str(recipe.work / "bundle")).version
