@@ -50,7 +50,7 @@ class RefreshProgress:
 
     @staticmethod
     def begin(redis: Redis, project_id: int, version: str, after_id: int) -> "RefreshProgress":
-        """Return and keep the progress before a turn: of its earlier turns, or none for the first.
+        """Return the progress before a turn: of its earlier turns, or none for the first.
 
         Args:
             redis: holds it.
@@ -61,20 +61,14 @@ class RefreshProgress:
         before = read_refreshes(redis, [project_id]).get(project_id)
         if after_id and before is not None and (before.version, before.turn) == (version, after_id):
             done, refreshed, failed = before.turn_counts
-            progress = replace(before, done=done, refreshed=refreshed, failed=failed, is_over=False, at=_now())
-        else:
-            progress = RefreshProgress(version=version, started_at=_now(), at=_now(), turn=after_id)
-        progress._keep(redis, project_id)
-        return progress
+            return replace(before, done=done, refreshed=refreshed, failed=failed, is_over=False, at=_now())
+        return RefreshProgress(version=version, started_at=_now(), at=_now(), turn=after_id)
 
     def write(self, redis: Redis, project_id: int) -> None:
         """Keep the progress for the admin pages, unless another replacement has begun since."""
         stored = read_refreshes(redis, [project_id]).get(project_id)
-        if stored is None or stored.started_at == self.started_at:
-            self._keep(redis, project_id)
-
-    def _keep(self, redis: Redis, project_id: int) -> None:
-        redis.set(key("refresh-progress", project_id), json.dumps(asdict(self)), ex=KEPT_S)
+        if stored is None or stored.started_at <= self.started_at:
+            redis.set(key("refresh-progress", project_id), json.dumps(asdict(self)), ex=KEPT_S)
 
     def after(self, done: int, refreshed: int, failed: int, left: int) -> Self:
         """Return the progress within the turn.

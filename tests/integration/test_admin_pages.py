@@ -23,7 +23,7 @@ from backend.admin import api as api_module
 from backend.admin.actions import JOB_ACTIONS, PROJECT_ACTIONS
 from backend.sync.refresh_progress import RefreshProgress
 from model.bundle import load_bundle
-from model.registry import ModelVersion
+from model.registry import ModelRegistry, ModelVersion
 from tests.backend_client import BackendClient
 from tests.factories import make_correction, store_annotation, write_bundle
 from tests.payloads import load_payload
@@ -153,6 +153,29 @@ def test_a_refresh_tells_its_progress_on_the_pages(admin: BackendClient) -> None
     assert "in Label Studio stopped: the owner chose others." in admin.get("/admin/projects/1/").text
     redis.set("captioner:refresh-progress:1", "{}")
     assert admin.get("/admin/projects/1/").status_code == 200
+
+
+def test_a_refresh_does_not_write_over_the_progress_of_a_later_one(admin: BackendClient) -> None:
+    redis = admin.services.redis
+    earlier = RefreshProgress.begin(redis, 1, "v2-00000000", 0)
+    later = replace(earlier, version="v3-00000000", started_at="2125-01-31T12:00:00+00:00")
+    later.after(done=5, refreshed=5, failed=0, left=2).write(redis, 1)
+
+    earlier.ended("v2-00000000 no longer serves", None).write(redis, 1)
+
+    assert "those of v3-00000000: 5 of 7 tasks" in admin.get("/admin/projects/1/").text
+
+
+def test_after_a_change_of_the_bundle_a_project_is_not_called_up_to_date(admin: BackendClient) -> None:
+    registry = admin.services.captioners.registry
+    earlier = ModelRegistry(admin.services.store, "earlier-00000000")
+    earlier.publish(
+        1, admin.trainable_captioner(), parent="earlier-00000000", metrics={}, corrections=[], decision="better"
+    )
+    assert registry.serving(1) == registry.base_version
+
+    [project] = admin.get("/admin/api/overview").get_json()["projects"]
+    assert project["verdict"]["words"].startswith("the bundle is another one than at the last training")
 
 
 def test_the_overview_names_each_worker_and_its_queues(admin: BackendClient) -> None:

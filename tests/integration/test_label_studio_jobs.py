@@ -1081,14 +1081,15 @@ def test_the_progress_of_a_refresh_counts_all_of_its_turns(
         def look(done: int, _total: int) -> None:
             totals.update(refresh.total for refresh in read_refreshes(redis, [1]).values())
             if fails and done:
-                raise RuntimeError
+                raise LabelStudioError("Label Studio does not answer")
 
         return write_suggestions(client, make_services(settings), 1, version, after_id, look, turn_s=0).rest_after
 
     second = take_turn(0)
     assert (second, progress().standing, progress().done, progress().total) == (25, "at work", 25, 60)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(LabelStudioError):
         take_turn(25, fails=True)
+    assert (progress().standing, progress().stopped) == ("stopped", "Label Studio does not answer")
     take_turn(25)
     assert (progress().done, progress().refreshed) == (50, 23)
     take_turn(50)

@@ -16,6 +16,7 @@ from model.metrics.main_things import MainThings, are_main_things_right, main_th
         ("two brown dogs run through the grass", "dogs", "run"),
         ("A white bathroom with a toilet.", "bathroom", None),
         ("a group of", "group", None),
+        ("a plane flies over a city", "plane", "flies"),
     ],
 )
 def test_a_caption_is_about_its_first_thing_and_what_that_does(caption: str, thing: str, action: str | None) -> None:
@@ -36,6 +37,7 @@ def test_a_caption_without_a_thing_is_about_nothing(caption: str) -> None:
         "ride rides riding",
         "carry carries carrying",
         "baby babies",
+        "fly flies flying",
         "horse horses",
     ],
 )

@@ -88,6 +88,13 @@ def pixels_of(file: Path) -> torch.Tensor:
     return torch.from_numpy(make_encoder().spec.preprocessing(Image.open(file)))
 
 
+def test_a_stronger_teacher_with_other_features_is_refused(teacher: Encoder, images: Path, tmp_path: Path) -> None:
+    other = Encoder(teacher.spec, torch.nn.Sequential(*list(teacher.network.children())[:4]))
+
+    with pytest.raises(TrainingError, match="choose one with the same numbers"):
+        run(teacher, images, tmp_path / "out", stronger=other)
+
+
 def test_epochs_on_smaller_images_count_as_learning(teacher: Encoder, images: Path, tmp_path: Path) -> None:
     gentle = replace(OPTIONS, apart_learning_rate=4e-3, together_learning_rate=2e-3)
     short = run(teacher, images, tmp_path / "short", gentle)
