@@ -145,8 +145,8 @@ def decimal(value: object) -> str:
     return f"{value:.1f}" if _is_known(value) else "–"
 
 
-@admin.app_template_filter("count")
-def count(value: int) -> str:
+@admin.app_template_filter("thousands")
+def thousands(value: int) -> str:
     """Return a whole number with a comma between thousands."""
     return f"{value:,}"
 

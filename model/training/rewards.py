@@ -142,7 +142,8 @@ class Critic:
     def __init__(self, references: Sequence[Sequence[str]], tokenizer: Tokenizer, options: SelfCriticalOptions) -> None:
         words = [[metric_words(caption) for caption in captions] for captions in references]
         self._cider, self._bleu = CiderD(words), SmoothedBleu(words)
-        self._usage = Usage.of(caption_words(caption) for captions in references for caption in captions)
+        people = (caption_words(caption) for captions in references for caption in captions)
+        self._usage = Usage.of(people) if options.fault_penalty else Usage()
         self._tokenizer, self._options = tokenizer, options
 
     def reward(self, image: int, caption: str) -> float:

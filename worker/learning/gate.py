@@ -127,7 +127,8 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
     for refusal in (_not_finite(trial), _irrelevant(trial)):
         if refusal is not None:
             return replace(refusal.decision(losses), is_about_corrections=True)
-    for refusal in (_forgetful(trial, tolerance), _unclean(trial), _unsure(trial, confidence)):
+    better_in = trial.new.share_of_draws(0.0) if trial.new else 1.0
+    for refusal in (_forgetful(trial, tolerance), _unclean(trial), _unsure(better_in, confidence)):
         if refusal is not None:
             return refusal.decision(losses)
     if not trial.new:
@@ -136,7 +137,6 @@ def decide(trial: Trial, *, confidence: float, tolerance: float) -> Decision:
             "Published: the new version is not worse on older captions. No new caption was kept aside to measure it on."
         )
         return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
-    better_in = trial.new.share_of_draws(0.0)
     reason = f"The new model is better on new captions in {better_in:.0%} of random samples."
     plain = "Published: the new version fits recent captions better."
     return Decision(publish=True, reason=f"{reason} {losses}", plain=plain)
@@ -159,8 +159,7 @@ def _not_finite(trial: Trial) -> _Refusal | None:
     return _Refusal("a loss is not a number, so the training went wrong.", "the training went wrong.")
 
 
-def _unsure(trial: Trial, confidence: float) -> _Refusal | None:
-    better_in = trial.new.share_of_draws(0.0) if trial.new else 1.0
+def _unsure(better_in: float, confidence: float) -> _Refusal | None:
     if better_in >= confidence:
         return None
     return _Refusal(
