@@ -12,6 +12,10 @@ from model.decoders.cells import CELLS
 from model.decoders.sizes import DecoderSizes
 from model.tokenizer import PAD
 
+ROWS, TOKENS = 16, 128
+"""Numbers of rows and of tokens are rounded up to these. oneDNN first makes a program for each new size of a product;
+with exact sizes that took half of the time of a training in bfloat16 (tests/benchmarks/RESULTS.md)."""
+
 
 class AttentionDecoder(CaptionDecoder):
     """Recurrent layers over words, with soft attention over image regions at every step.
@@ -68,15 +72,16 @@ class AttentionDecoder(CaptionDecoder):
         words, inputs = embedded.unbind(1), self.from_word(embedded).unbind(1)
         alive = (lengths.unsqueeze(1) > torch.arange(tokens.shape[1] - 1, device=tokens.device)).sum(dim=0).tolist()
         read, tops, contexts = [], [], []
-        for t, count in enumerate(alive):  # Captions that have ended leave the batch.
-            memory, state = pick_images(memory, slice(count)), pick_images(state, slice(count))
-            state, top, _ = self._recur(inputs[t][:count].unsqueeze(1), state, memory)
+        for t, count in enumerate(alive):  # Captions that have ended leave the batch, ROWS at once.
+            computed = _in_whole(count, ROWS)
+            memory, state = pick_images(memory, slice(computed)), pick_images(state, slice(computed))
+            state, top, _ = self._recur(inputs[t][:computed].unsqueeze(1), state, memory)
             read.append(words[t][:count])
-            tops.append(top.squeeze(1))
-            contexts.append(state.context.squeeze(1))
+            tops.append(top[:count].squeeze(1))
+            contexts.append(state.context[:count].squeeze(1))
         place = torch.cat([longest_first[:count] * len(alive) + t for t, count in enumerate(alive)])
-        by_caption = place.argsort()
-        return self._logits(*(torch.cat(parts)[by_caption] for parts in (read, tops, contexts)))
+        by_caption = nn.functional.pad(place.argsort(), (0, _in_whole(len(place), TOKENS) - len(place)))
+        return self._logits(*(torch.cat(parts)[by_caption] for parts in (read, tops, contexts)))[: len(place)]
 
     def _recur(self, word: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor, Tensor]:
         """Return the next state, the top layer's output [B, K, H], and attention weights.
@@ -112,3 +117,8 @@ class AttentionDecoder(CaptionDecoder):
 
     def _logits(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         return self._score(word + self.readout(self.dropout(torch.cat([hidden, context], dim=-1))))
+
+
+def _in_whole(count: int, size: int) -> int:
+    """Return the count, rounded up to a multiple of the size."""
+    return -(-count // size) * size

@@ -2,7 +2,8 @@
 
     python -m recipes.photos.linear_probe --data DIR --weights FILE [FILE ...]
 
-Each file is a teacher (`teachers.py`), or the `encoder.safetensors` of a mobilenet_v2 that was distilled. For each of
+Each is the file of a teacher (`teachers.py`), the `encoder.safetensors` of a mobilenet_v2 that was distilled, or a
+bundle, whose encoder is measured. For each of
 the 300 most frequent words of the training captions, ridge regression predicts whether any caption of a photo has it.
 The number is the mean over the words of the average precision on photos that were not learned from.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from model.bundle import load_bundle
 from model.caption_files.read import CaptionedImage
 from model.metrics.words import metric_words
 from model.training.bundle_options import imagenet_encoder
@@ -112,6 +114,8 @@ def pooled(network: nn.Module, images: Sequence[CaptionedImage]) -> Numbers:
 
 
 def _network(weights: Path) -> nn.Module:
+    if not weights.suffix:
+        return load_bundle(str(weights)).encoder.network
     if weights.suffix == ".safetensors":
         return build_encoder(imagenet_encoder(), weights).network
     return load_teacher(weights).network

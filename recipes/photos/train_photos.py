@@ -52,6 +52,8 @@ class PhotosRecipe:
     because the new one has it too."""
     stronger: Path | None = None
     """Weights of a stronger encoder (`teachers.py`), whose features the new one learns; None: those of `weights`."""
+    distilled: Path | None = None
+    """Weights of the new encoder, if it was made before; None: it is made first."""
     work: Path
     """Directory of the encoder and the first bundle."""
     out: Path
@@ -83,6 +85,13 @@ def parse_arguments(argv: Sequence[str] | None) -> PhotosRecipe:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of mobilenet_v2 to learn from")
     parser.add_argument("--stronger", type=Path, help="ImageNet weights of EfficientNet-Lite2 to learn from, too")
     parser.add_argument(
+        "--encoder",
+        dest="distilled",
+        type=Path,
+        metavar="FILE",
+        help="new encoder that was made before; skips this part",
+    )
+    parser.add_argument(
         "--work", type=Path, default=Path(".photos"), help="directory of intermediate results (%(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory the bundle is written to")
@@ -109,6 +118,8 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
 
 def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
     """Return the file of the new encoder's weights."""
+    if recipe.distilled:
+        return recipe.distilled
     folder = recipe.work / "encoder"
     if not (folder / ENCODER_FILE).exists():
         distil(

@@ -15,7 +15,7 @@ from model.training.teacher_forcing import TrainingOptions, fit_decoder
 from tests.factories import make_captioner, make_image, training_features
 
 OPTIONS = SelfCriticalOptions(
-    epochs=40, images_per_step=1, learning_rate=5e-3, max_tokens=8, averaging=0.9, warmup_steps=1
+    epochs=60, images_per_step=1, learning_rate=5e-3, max_tokens=8, averaging=0.9, warmup_steps=1
 )
 
 
