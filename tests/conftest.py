@@ -1,6 +1,7 @@
 """Fixtures for every kind of test."""
 
 import os
+import sys
 
 # This must stand before torch is imported: the networks of the tests are small, and threads would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,14 @@ from tests.image_server import ImageServer
 from tests.redis_server import RedisServer
 from tests.worker_process import WorkerProcess
 from tests.workplace import Hold
+
+
+@pytest.fixture(autouse=True)
+def _full_precision_again() -> Iterator[None]:
+    """Some code lets torch multiply in bfloat16, where the CPU can. The next test must not notice."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

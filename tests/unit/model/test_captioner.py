@@ -39,7 +39,7 @@ def test_alternatives_are_distinct_as_texts_and_the_best_comes_first() -> None:
     texts = [caption.text for caption in captions]
     assert len(texts) == len(set(texts)) == 3
     ranks = [caption.log_prob / (len(caption.tokens) + 1) ** 0.7 for caption in captions]
-    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] == max(ranks)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def test_the_first_part_of_the_way_that_passes_is_taken_and_the_decision_says_wh
 
     assert (chosen.alpha, chosen.decision.publish) == (0.6, True)
     assert chosen.decision.reason == (
-        "The new model is better. This version goes 60% of the way of its training. All of it was refused: the new "
-        "model got worse on older captions."
+        "The new model is better. This version uses 60% of the change that the training made. The full change was "
+        "refused: the new model got worse on older captions."
     )
 
 

@@ -168,8 +168,8 @@ def test_a_loss_that_is_not_a_number_is_never_published(broken: float, where: st
 @pytest.mark.parametrize(
     ("trial", "plain"),
     [
-        (make_trial(new=0.5), "Published: it is nearer to what annotators wrote lately."),
-        (make_trial(new=-0.5), "Not published: it is not clearly nearer to what annotators wrote lately."),
+        (make_trial(new=0.5), "Published: the new version fits recent captions better."),
+        (make_trial(new=-0.5), "Not published: the new version does not clearly fit recent captions better."),
         (make_trial(old=-0.5), "Not published: it got worse on older captions."),
         (make_trial(new=float("nan")), "Not published: the training went wrong."),
     ],
