@@ -122,9 +122,10 @@ e2e: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) ## run the tests with a real Label Studi
 browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run the tests with an annotator in headless Chromium
 	$(PYTEST) tests/e2e -m browser
 
-# Both in one run, because each run starts a Label Studio. A file stays in one process, with the product that it starts.
+# Both in one run, because each process starts a Label Studio. A file stays in one process, with the product that it
+# starts. One process more than elsewhere: 208 s instead of 244 s on two cores.
 end-to-end: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run e2e and browser together
-	$(PYTEST) -n $(PROCESSES) --dist loadfile tests/e2e
+	$(PYTEST) -n $$(($(PROCESSES) + 1)) --dist loadfile tests/e2e
 
 chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || $(VENV)/bin/playwright install chromium \
