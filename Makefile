@@ -123,7 +123,7 @@ browser: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run the tests with an an
 	$(PYTEST) tests/e2e -m browser
 
 # Both in one run, because each process starts a Label Studio. A file stays in one process, with the product that it
-# starts. One process more than elsewhere: 208 s instead of 244 s on two cores.
+# starts. One process more than elsewhere: 208 and 246 s instead of 244 s on two cores.
 end-to-end: $(DEV_STAMP) $(LABEL_STUDIO_STAMP) chromium ## run e2e and browser together
 	$(PYTEST) -n $$(($(PROCESSES) + 1)) --dist loadfile tests/e2e
 
