@@ -1,6 +1,6 @@
 """Measure a bundle on photos: `python -m recipes.photos.measure_photos --data DIR --bundle photos`.
 
-It prints the metrics, the faults and the calibration on the test photos of Flickr8k and COCO, and the mean score of the
+It prints metrics, faults and calibration on the test photos of Flickr8k and COCO. Then it prints the mean score of the
 captions of images unlike the training photos: aerial photos, flowers, products of a shop, and drawn scenes.
 """
 

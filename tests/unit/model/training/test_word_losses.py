@@ -5,7 +5,7 @@ import torch
 
 from model.captioned_features import CaptionedFeatures
 from model.torch_captioner import TorchCaptioner
-from model.training.losses import word_losses
+from model.training.losses import best_temperature, word_losses
 from tests.factories import make_captioner, make_image, training_features
 
 
@@ -33,6 +33,22 @@ def test_the_hotter_the_captioner_the_more_equal_are_all_words(captioner: TorchC
     losses = word_losses(captioner, [CaptionedFeatures(features=features, caption="a red circle")])
 
     assert losses == pytest.approx([math.log(captioner.tokenizer.size)], rel=1e-4)
+
+
+def test_a_decoder_that_is_too_sure_gets_a_high_temperature(captioner: TorchCaptioner) -> None:
+    """It expects "red" everywhere, and is right at one of two tokens. At the best temperature "red" has one half."""
+    weights = captioner.decoder.state_dict()
+    for value in weights.values():
+        value.zero_()
+    features = torch.zeros(4, captioner.encoder.feature_size)
+    examples = [CaptionedFeatures(features=features, caption="red")]
+    assert best_temperature(captioner.decoder, captioner.tokenizer, examples) == 1.0
+
+    weights["bias"][captioner.tokenizer.encode("red")[0]] = 10.0
+
+    assert best_temperature(captioner.decoder, captioner.tokenizer, examples) == round(
+        10 / math.log(captioner.tokenizer.size - 1), 1
+    )
 
 
 def test_without_examples_there_is_no_loss(captioner: TorchCaptioner) -> None:
