@@ -87,8 +87,8 @@ class Bundle:
         return TorchCaptioner(self.encoder, network, decoder.tokenizer, decoder.version, self.temperature)
 
 
-def load_bundle(name_or_path: str) -> Bundle:
-    """Load a bundle and check its files.
+def load_bundle(name_or_path: str | Path) -> Bundle:
+    """Load a bundle, found by `bundle_path`, and check its files.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another format, or its parts do not fit.
@@ -165,8 +165,8 @@ def save_bundle(
     if why_torch(path) is None:
         from model.runtime.write_graphs import write_graphs
 
-        write_graphs(path, load_bundle(str(path)), path)
-    return bundle_version(str(path))
+        write_graphs(path, load_bundle(path), path)
+    return bundle_version(path)
 
 
 def parse_encoder(fields: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> Encoder:

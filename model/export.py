@@ -72,7 +72,7 @@ def export_bundle(name_or_path: str, precision: str, out: Path) -> Exported:
     )
     if bundle.first_score is not None:
         write_first_score(out, bundle.first_score)
-        version = bundle_version(str(out))
+        version = bundle_version(out)
     card = bundle_path(name_or_path) / "MODEL_CARD.md"
     if card.exists():
         note = f"\n{version} is {bundle.version} stored in {precision}; the numbers above belong to {bundle.version}.\n"
@@ -92,7 +92,7 @@ def evaluate_export(
 ) -> ExportComparison:
     """Caption the images with both bundles, each with its own encoder; raises as `evaluate` does."""
     before, after = (
-        evaluate(load_bundle(str(path)).captioner(), images, options, strict=strict, on_progress=on_progress)
+        evaluate(load_bundle(path).captioner(), images, options, strict=strict, on_progress=on_progress)
         for path in (exported.before, exported.after)
     )
     return ExportComparison(before=before, after=after)

@@ -50,17 +50,23 @@ class StoredDecoder:
     """What torch computed when it was published; None for a version of an earlier program."""
 
 
-def bundle_path(name_or_path: str) -> Path:
-    """Return the directory of a built-in bundle (`scenes`, `photos`), or the given directory.
+def bundle_path(name_or_path: str | Path) -> Path:
+    """Return the directory of a bundle.
+
+    Args:
+        name_or_path: name of a built-in bundle (`scenes`, `photos`), or a directory. A Path is always a directory, and
+            so is a text such as `./photos`.
 
     Raises:
         BundleError: there is no bundle; the message lists the built-in ones.
     """
-    for path in (BUILT_IN / name_or_path, Path(name_or_path)):
-        if (path / "bundle.json").is_file():
-            return path
-    names = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/bundle.json"))) or "none"
-    raise BundleError(f"no bundle at {name_or_path!r}: give a directory with bundle.json, or one of: {names}")
+    names = sorted(file.parent.name for file in BUILT_IN.glob("*/bundle.json"))
+    path = BUILT_IN / name_or_path if isinstance(name_or_path, str) and name_or_path in names else Path(name_or_path)
+    if (path / "bundle.json").is_file():
+        return path
+    raise BundleError(
+        f"no bundle at {str(name_or_path)!r}: give a directory with bundle.json, or one of: {', '.join(names) or 'none'}"
+    )
 
 
 def bundle_name(path: Path) -> str:
@@ -68,7 +74,7 @@ def bundle_name(path: Path) -> str:
     return str(parse_manifest((path / "bundle.json").read_bytes())["name"])
 
 
-def bundle_version(name_or_path: str) -> str:
+def bundle_version(name_or_path: str | Path) -> str:
     """Return the version of a bundle without loading weights."""
     content = (bundle_path(name_or_path) / "bundle.json").read_bytes()
     return f"{parse_manifest(content)['name']}-{hashlib.sha256(content).hexdigest()[:8]}"

@@ -126,7 +126,7 @@ class ServingBundle:
             logger.warning("torch computes version=%s reason=%s", decoder.version, problem)
             from model.bundle import load_bundle
 
-            return load_bundle(str(self.path)).captioner_of(decoder)
+            return load_bundle(self.path).captioner_of(decoder)
         return Captioner(self.encoder, network, decoder.tokenizer, decoder.version, self._temperature)
 
     def _load_decoder(self, decoder: StoredDecoder) -> "OnnxDecoder":
@@ -156,7 +156,7 @@ def begin_loading(name_or_path: str) -> "Future[LoadedBundle]":
     return loading
 
 
-def load_serving_bundle(name_or_path: str) -> LoadedBundle:
+def load_serving_bundle(name_or_path: str | Path) -> LoadedBundle:
     """Load a bundle to serve with; in torch where ONNX Runtime cannot serve, which is logged.
 
     Raises:
@@ -174,7 +174,7 @@ def load_serving_bundle(name_or_path: str) -> LoadedBundle:
     from model.torch_captioner import prefer_fast_products
 
     prefer_fast_products()
-    bundle = replace(load_bundle(name_or_path), why_torch=reason)
+    bundle = replace(load_bundle(path), why_torch=reason)
     _ = bundle.encoder.network  # built now, not by the first request
     return bundle
 
@@ -217,7 +217,7 @@ def make_graphs(path: Path, folder: Path) -> None:
     Raises:
         GraphError: they could not be made.
     """
-    command = [sys.executable, "-m", "model.runtime.write_graphs", str(path), str(folder)]
+    command = [sys.executable, "-m", "model.runtime.write_graphs", str(path.absolute()), str(folder)]
     try:
         subprocess.run(command, capture_output=True, text=True, timeout=EXPORT_S, check=True)
     except subprocess.TimeoutExpired as cause:

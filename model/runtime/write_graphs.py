@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
     path = bundle_path(arguments.bundle)
-    write_graphs(path, load_bundle(str(path)), arguments.folder)
+    write_graphs(path, load_bundle(path), arguments.folder)
 
 
 if __name__ == "__main__":

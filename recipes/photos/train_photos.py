@@ -107,9 +107,9 @@ def make_photos(recipe: PhotosRecipe, on_progress: OnProgress = ignore_progress)
     encoder = distilled_encoder(recipe, on_progress)
     trained = trained_bundle(recipe, encoder, on_progress)
     save_smaller(recipe, trained)
-    smaller = load_bundle(str(recipe.out))
+    smaller = load_bundle(recipe.out)
     write_first_score(recipe.out, fitted_score(recipe, smaller, on_progress))
-    smaller = load_bundle(str(recipe.out))
+    smaller = load_bundle(recipe.out)
     scores = measure_photos(smaller, recipe.sets, trained, on_progress)
     card = model_card(smaller, scores, show_pictures(recipe, smaller))
     (recipe.out / "MODEL_CARD.md").write_text(card, "utf-8")
@@ -149,7 +149,7 @@ def trained_bundle(recipe: PhotosRecipe, encoder: Path, on_progress: OnProgress)
             features=Store(recipe.work / "features"),
             on_progress=on_progress,
         )
-    return load_bundle(str(folder))
+    return load_bundle(folder)
 
 
 def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:

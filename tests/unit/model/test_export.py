@@ -13,6 +13,7 @@ from model.decoders.search import DecodingOptions
 from model.errors import BundleError
 from model.export import WEIGHTS, evaluate_export, export_bundle
 from model.manifest import BUILT_IN, bundle_version
+from model.runtime.serving_bundle import ServingBundle
 from model.training.losses import token_loss
 from tests.factories import make_image, write_bundle
 
@@ -33,6 +34,17 @@ def test_the_scenes_bundle_in_8_bits_is_half_as_large_and_captions_nearly_the_sa
     assert exported.after_version == after.version != before.version
     assert after.record["exported"] == {"from": before.version, "precision": "int8"}
     assert exported.after_version in (tmp_path / "int8" / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_a_directory_may_have_the_name_of_a_built_in_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+
+    exported = export_bundle("source", "int8", Path("photos"))
+
+    assert exported.after_version == bundle_version("./photos") == load_bundle(Path("photos")).version
+    assert exported.after_version != bundle_version("photos")
+    assert ServingBundle(Path("photos")).version == exported.after_version  # raises if the graphs are not its own
 
 
 def test_replay_in_8_bits_has_the_same_loss(tmp_path: Path) -> None:
