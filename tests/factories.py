@@ -102,10 +102,18 @@ def write_bundle(path: Path, seed: int = 0) -> Path:
 
 def make_first_score(features: int) -> FirstScore:
     """Score captions of a bundle whose features have this size; it doubts every caption."""
-    pooled = np.random.default_rng(0).normal(size=(20, features))
-    familiar = FamiliarImages.of(pooled)
-    numbers = {"intercept": -2.0, "slope": 1.0, "per_length": 0.0, "per_strangeness": -1.0, "usual": 5.0, "error": 0.04}
-    return FirstScore(judged=100, familiar=familiar, **numbers)
+    familiar = FamiliarImages.of(np.random.default_rng(0).normal(size=(20, features)))
+    return FirstScore(
+        intercept=-2.0,
+        slope=1.0,
+        per_length=0.0,
+        per_strangeness=-1.0,
+        per_coordinate=(0.1,) * len(familiar.center),
+        usual_distance=1.0,
+        error=0.04,
+        judged=100,
+        familiar=familiar,
+    )
 
 
 def make_bundle(path: Path, seed: int = 0) -> Bundle:

@@ -18,6 +18,7 @@ from backend.protocol.label_config import CaptionControl, compact_image_ref, rea
 from backend.protocol.predictions import SuggestedCaption
 from model.captioner import Caption, Captioner
 from model.errors import StoreError, TaskError
+from model.first_score import ImagePosition
 from model.vision.features import FeatureStore
 from worker.feedback.score_calibration import UNJUDGED, read_calibration
 from worker.feedback.suggestions import Suggestion, with_form
@@ -209,19 +210,19 @@ class Suggester:
             of_kinds = [None, None]
         calibrations = [calibration or UNJUDGED for calibration in of_kinds]
         bundle = self.services.captioners.bundle()
-        strangeness: dict[Place, float] = {}
+        positions: dict[Place, ImagePosition] = {}
         if bundle.first_score is not None and of_kinds[0] is None:
             familiar = bundle.first_score.familiar
-            strangeness = {
-                (task["id"], image.control.from_name): familiar.strangeness(image.features)
+            positions = {
+                (task["id"], image.control.from_name): familiar.position(image.features)
                 for task, task_images in zip(tasks, images, strict=True)
                 if not isinstance(task_images, TaskError)
                 for image in task_images
             }
 
         def score(place: Place, caption: SuggestedCaption) -> float:
-            if bundle.first_score is not None and place in strangeness and not caption.like:
-                return bundle.first_score.score(caption.own_score, caption.text, strangeness[place])
+            if bundle.first_score is not None and place in positions and not caption.like:
+                return bundle.first_score.score(caption.own_score, caption.text, positions[place])
             return calibrations[bool(caption.like)].score(caption.own_score, caption.text)
 
         return {

@@ -63,8 +63,8 @@ def _right(first_score: "FirstScore | None", captioned: "CaptionedFile") -> list
     """Return the probability that a caption names the right subject and action; None where the bundle cannot tell."""
     if first_score is None or captioned.features is None:
         return [None] * len(captioned.captions)
-    strangeness = first_score.familiar.strangeness(captioned.features)
-    return [first_score.score(caption.score, caption.text, strangeness) for caption in captioned.captions]
+    position = first_score.familiar.position(captioned.features)
+    return [first_score.score(caption.score, caption.text, position) for caption in captioned.captions]
 
 
 def export_bundle(source: "CaptionSource | None", bundle: str | None, precision: str, out: Path, strict: bool) -> int:

@@ -53,7 +53,7 @@ training_options = shared.options(
     fitting("--colour", type=float, default=0.2, metavar="SHARE", help="Largest change of colour, 0 to 1."),
     fitting("--dropout", type=float, default=0.5, help="Share of values that dropout sets to zero."),
     fitting("--min-count", type=int, default=4, help="Spell words in bytes that occur fewer times."),
-    fitting("--epochs", type=int, default=10, help="Passes over the captions."),
+    fitting("--epochs", type=int, default=10, help="Passes over the captions; may be 0 with --from."),
     fitting("--reward-epochs", type=int, default=6, help="Further passes, which reward good captions."),
     fitting("--optimizer", default="adamw", metavar="NAME", help="adamw, adam, rmsprop, adagrad or sgd."),
     fitting("--weight-decay", type=float, default=1e-4, help="Weight decay (L2)."),

@@ -24,8 +24,8 @@ def score_inputs(own_score: float, caption: str) -> Numbers:
     return np.array([1.0, math.log(bounded / (1 - bounded)), math.log(1 + len(metric_words(caption)))])
 
 
-def fit_weights(inputs: Numbers, outcomes: Numbers, prior: Numbers) -> Numbers:
-    """Return the weights [I] that make the outcomes [N] most probable, with a prior of variance 1.
+def fit_weights(inputs: Numbers, outcomes: Numbers, prior: Numbers, variances: Numbers | None = None) -> Numbers:
+    """Return the weights [I] that make the outcomes [N] most probable, with a normal prior.
 
     Newton's method: the loss is convex, and the prior keeps its curvature above 0.
 
@@ -33,12 +33,14 @@ def fit_weights(inputs: Numbers, outcomes: Numbers, prior: Numbers) -> Numbers:
         inputs: of the captions, [N, I].
         outcomes: 0 or 1.
         prior: weights that are expected, [I].
+        variances: of the prior, [I]; None: 1 each.
     """
+    precisions = np.ones(len(prior)) if variances is None else 1 / variances
     weights = prior.copy()
     for _ in range(STEPS):
         predicted = sigmoid(inputs @ weights)
-        gradient = inputs.T @ (predicted - outcomes) + weights - prior
-        curvature = (inputs * (predicted * (1 - predicted))[:, None]).T @ inputs + np.eye(len(prior))
+        gradient = inputs.T @ (predicted - outcomes) + (weights - prior) * precisions
+        curvature = (inputs * (predicted * (1 - predicted))[:, None]).T @ inputs + np.diag(precisions)
         step = np.linalg.solve(curvature, gradient)
         weights -= step / max(1.0, np.abs(step).max())
         if np.abs(step).max() < CONVERGED:
@@ -50,12 +52,14 @@ def sigmoid(log_odds: Numbers) -> Numbers:
     return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -500, 500))))
 
 
-def cross_validated(inputs: Numbers, outcomes: Numbers, prior: Numbers, folds: int) -> Numbers:
+def cross_validated(
+    inputs: Numbers, outcomes: Numbers, prior: Numbers, folds: int, variances: Numbers | None = None
+) -> Numbers:
     """Return the probability of each outcome by a fit on the other folds, [N]."""
     fold_of = np.arange(len(inputs)) % folds
     predicted = np.zeros(len(inputs))
     for fold in range(folds):
-        weights = fit_weights(inputs[fold_of != fold], outcomes[fold_of != fold], prior)
+        weights = fit_weights(inputs[fold_of != fold], outcomes[fold_of != fold], prior, variances)
         predicted[fold_of == fold] = sigmoid(inputs[fold_of == fold] @ weights)
     return predicted
 

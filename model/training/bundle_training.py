@@ -85,6 +85,8 @@ def train_bundle(
     """
     if (out / "bundle.json").exists():
         raise TrainingError(f"{out} holds a bundle already: choose another directory")
+    if base is None and not options.training.epochs:
+        raise TrainingError("a new decoder must be trained for 1 epoch or more, got 0")
     started = time.monotonic()
     if base is not None:
         options = replace(options, training=replace(options.training, temperature=base.temperature))

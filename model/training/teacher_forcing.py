@@ -43,6 +43,7 @@ class TrainingOptions:
     """Options of teacher forcing."""
 
     epochs: int = 20
+    """0 skips this training; only a decoder that was trained before can do without it."""
     batch_size: int = 64
     learning_rate: float = 1e-3
     inner_learning_rate: float | None = None
@@ -76,9 +77,9 @@ class TrainingOptions:
     """Training stops after this many seconds, even within an epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.temperature <= 0:
@@ -110,6 +111,8 @@ def fit_decoder(
     """
     if not train:
         raise TrainingError("there is no caption to train on")
+    if not options.epochs:
+        return TrainingRecord()
     trainer = trainer or Trainer()
     phase = PhaseOptions.of(options, phase="captions")
     decoder.dropout.p = options.dropout

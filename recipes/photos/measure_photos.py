@@ -155,7 +155,7 @@ def first_score_of(score: FirstScore, photo: CaptionedFile) -> float:
     if photo.features is None:
         raise BundleError(f"{photo.file} has no features: {photo.problem}")
     best = photo.captions[0]
-    return score.score(best.score, best.text, score.familiar.strangeness(photo.features))
+    return score.score(best.score, best.text, score.familiar.position(photo.features))
 
 
 def captioned_features(

@@ -67,13 +67,14 @@ The encoder is {encoder} at 224 pixels. It started with random weights and learn
 {teacher} with ImageNet's weights, on all photos but those for testing, cropped, mirrored and recoloured
 (`model/training/distillation.py`). Two LSTM layers with attention over its 7 x 7 regions and {vocabulary:,} words
 learned the captions, then were rewarded for CIDEr-D and BLEU-4 of whole captions, and punished for captions that loop,
-break off or name the same thing twice. The encoder's last stages were trained with them. Weights are stored in 8 bits.
+break off or name the same thing twice. The rewards started twice at a high learning rate. The encoder's last stages
+were trained with the decoder. Weights are stored in 8 bits.
 
 ## Training
 
     {command}
 
-The part that is `captioner train` took {minutes:.0f} minutes ({device}), with torch {torch}.
+The two trainings after the encoder took {minutes:.0f} minutes ({device}), with torch {torch}.
 
 ## Numbers
 
@@ -169,8 +170,8 @@ def draw_gallery(path: Path, captioned: Sequence[CaptionedFile], score: FirstSco
         best = picture.captions[0]
         title = textwrap.fill(best.text, 38)
         if score is not None and picture.features is not None:
-            strangeness = score.familiar.strangeness(picture.features)
-            title += f" ({score.score(best.score, best.text, strangeness):.0%})"
+            position = score.familiar.position(picture.features)
+            title += f" ({score.score(best.score, best.text, position):.0%})"
         axes.set_title(title, fontsize=12)
     with replaced_file(path) as file:
         figure.savefig(file, format="jpg", dpi=70)

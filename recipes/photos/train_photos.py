@@ -2,10 +2,11 @@
 
 1. A new encoder learns to give the features of one with ImageNet's weights (`captioner distil`).
 2. With it, `captioner train` makes a bundle from the captions of Flickr8k and of COCO (`photo_sets.py`).
-3. The bundle is stored in 8 bits, and the score of its captions is fitted on dev photos (`model/first_score.py`).
-4. It captions the test photos of both sets, and gets its model card.
+3. Further passes, which start anew at a high learning rate, reward good captions.
+4. The bundle is stored in 8 bits, and the score of its captions is fitted on dev photos (`model/first_score.py`).
+5. It captions the test photos of both sets, and gets its model card.
 
-The encoder and the first bundle stay in the work directory. A killed run resumes there. A second run uses the finished
+The encoder and the first two bundles stay in the work directory. A killed run resumes there. A second run uses the finished
 parts.
 """
 
@@ -14,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from model.training.bundle_options import BundleOptions, imagenet_encoder
 from model.training.bundle_training import train_bundle
 from model.training.distillation import ENCODER_FILE, DistillationOptions, distil
 from model.training.rewards import SelfCriticalOptions
+from model.training.teacher_forcing import TrainingOptions
 from model.vision.encoder_spec import EncoderSpec
 from model.vision.files import caption_files, encode_files
 from recipes.photos.measure_photos import DECODING, measure_photos, print_scores
@@ -38,6 +41,8 @@ from recipes.photos.teachers import load_teacher
 
 TRAINING_SAMPLE = 1500
 """Training photos that say how strange another image is."""
+FIRST = "bundle"
+"""Directory of the bundle before the further passes, in the work directory."""
 REPLAY = 100
 """Captions that are kept for retraining; the 200 of `captioner train` would be half of the bundle's size."""
 
@@ -55,7 +60,7 @@ class PhotosRecipe:
     distilled: Path | None = None
     """Weights of the new encoder, if it was made before; None: it is made first."""
     work: Path
-    """Directory of the encoder and the first bundle."""
+    """Directory of the encoder and the first two bundles."""
     out: Path
     pictures: Path | None = None
     """Directory of pictures for the card; None draws no gallery."""
@@ -66,6 +71,15 @@ class PhotosRecipe:
     training: BundleOptions = field(
         default_factory=lambda: BundleOptions(min_count=5, self_critical=SelfCriticalOptions(fault_penalty=0.5))
     )
+    further: BundleOptions = field(
+        default_factory=lambda: BundleOptions(
+            min_count=5,
+            training=TrainingOptions(epochs=0),
+            self_critical=SelfCriticalOptions(fault_penalty=0.5, bleu_weight=1.0, learning_rate=1e-4, seed=1),
+        )
+    )
+    """Options of the passes that start anew at a high learning rate (Loshchilov and Hutter 2017, section 3,
+    https://arxiv.org/abs/1608.03983)."""
     command: str
     """Command that makes the bundle again."""
 
@@ -136,20 +150,20 @@ def distilled_encoder(recipe: PhotosRecipe, on_progress: OnProgress) -> Path:
 
 
 def trained_bundle(recipe: PhotosRecipe, encoder: Path, on_progress: OnProgress) -> Bundle:
-    """Return the bundle in half precision, as `captioner train --weights <encoder>` makes it."""
-    folder = recipe.work / "bundle"
-    if not (folder / "bundle.json").exists():
-        train_bundle(
-            folder,
+    """Return the bundle in half precision, as `captioner train --weights <encoder>` and then `--from` make it."""
+    first, further = recipe.work / FIRST, recipe.work / "further"
+    if not (further / "bundle.json").exists():
+        train = partial(
+            train_bundle,
             train=recipe.sets.write("train", recipe.work),
             held_out=recipe.sets.write("dev", recipe.work),
-            encoder=recipe.encoder,
-            weights=encoder,
-            options=recipe.training,
             features=Store(recipe.work / "features"),
             on_progress=on_progress,
         )
-    return load_bundle(folder)
+        if not (first / "bundle.json").exists():
+            train(first, encoder=recipe.encoder, weights=encoder, options=recipe.training)
+        train(further, base=load_bundle(first), options=recipe.further)
+    return load_bundle(further)
 
 
 def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
@@ -164,7 +178,10 @@ def save_smaller(recipe: PhotosRecipe, trained: Bundle) -> None:
         CaptionedFeatures(features=values, caption=written[0].text)
         for values, written in zip(features, captions, strict=True)
     ]
+    first = load_bundle(recipe.work / FIRST).record
     record = dict(trained.record) | {
+        "first_training": first["training"],
+        "seconds": first["seconds"] + trained.record["seconds"],
         "teacher": "EfficientNet-Lite2" if recipe.stronger else f"another {trained.encoder.spec.name}",
         "command": recipe.command,
         "torch": torch.__version__,
@@ -197,7 +214,7 @@ def fitted_score(recipe: PhotosRecipe, bundle: Bundle, on_progress: OnProgress) 
             caption=photo.captions[0].text,
             own_score=photo.captions[0].score,
             references=references[photo.file],
-            strangeness=familiar.strangeness(photo.features),
+            image=familiar.position(photo.features),
         )
         for photo in captioned
         if photo.features is not None and photo.captions

@@ -48,9 +48,9 @@ OPTIONS = DecodingOptions(beam_size=BEAMS, max_tokens=WORDS)
 PEERS = Path(".bench/peers")
 SIZES = {
     "published: 14x14x512, 512, 10,000 words": (196, DecoderSizes(vocabulary=10_000, features=512)),
-    "photos: 7x7x1280, 2 layers, 3,292 words": (
+    "photos: 7x7x1280, 2 layers, 3,474 words": (
         49,
-        DecoderSizes(vocabulary=3292, features=1280, attention=256, layers=2),
+        DecoderSizes(vocabulary=3474, features=1280, attention=256, layers=2),
     ),
 }
 MEASURED_S = 4.0

@@ -100,8 +100,8 @@ def test_until_people_have_judged_the_score_says_how_likely_the_main_things_are_
     features = FeatureStore(backend.services.store, load_bundle(str(bundle)).encoder.fingerprint)
     stored = features.get(suggestion.image_key)
     assert stored is not None
-    strangeness = first_score.familiar.strangeness(stored)
-    assert before["score"] == pytest.approx(first_score.score(suggestion.score, text, strangeness), abs=0.01)
+    position = first_score.familiar.position(stored)
+    assert before["score"] == pytest.approx(first_score.score(suggestion.score, text, position), abs=0.01)
     calibration = Calibration(intercept=-1.0, slope=0.5, per_length=0.0, judged=50, error=0.02, error_before=0.3)
     write_calibration(Store(backend.settings.model_store), 1, calibration)
     (after,) = backend.predict([task(2, address)])

@@ -47,6 +47,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> PhotosRecipe:
             training=TrainingOptions(epochs=8, batch_size=4, learning_rate=1e-2, warmup_steps=2),
             self_critical=SelfCriticalOptions(epochs=0),
         ),
+        further=BundleOptions(
+            views=1,
+            taught_stages=0,
+            min_count=1,
+            training=TrainingOptions(epochs=0),
+            self_critical=SelfCriticalOptions(epochs=1, images_per_step=4, learning_rate=1e-4),
+        ),
         command="python -m recipes.photos.train_photos --data data",
     )
 
@@ -104,7 +111,7 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
     assert full is not None
     assert coco.before is not None
 
-    bundle = load_bundle(str(recipe.out))
+    bundle = load_bundle(recipe.out)
     card = (recipe.out / "MODEL_CARD.md").read_text()
     assert (bundle.version, bundle.record["exported"]["precision"]) == (smaller.version, "int8")
     assert full.version != smaller.version
@@ -121,7 +128,10 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
     assert "chelsea.png: Stefan van der Walt, CC0" in card
     assert (recipe.out / "gallery.jpg").read_bytes().startswith(b"\xff\xd8")
 
-    trained = load_bundle(str(recipe.work / "bundle"))
+    first, trained = (load_bundle(recipe.work / name) for name in ("bundle", "further"))
+    phases = ("first_training", "training")
+    assert [[epoch["phase"] for epoch in bundle.record[name]["epochs"]] for name in phases] == [["captions"] * 8, ["rewards"]]
+    assert bundle.record["seconds"] == first.record["seconds"] + trained.record["seconds"]
 
     captions = trained.captioner().caption(torch.stack([example.features for example in trained.replay]), DECODING)
     assert [example.caption for example in bundle.replay] == [written[0].text for written in captions]
@@ -132,4 +142,4 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
     again = make_photos(recipe)[0].before
     assert again is not None
     assert {file: file.stat().st_mtime_ns for file in recipe.work.rglob("*.*")} == before
-    assert again.version == load_bundle(str(recipe.work / "bundle")).version
+    assert again.version == trained.version

@@ -302,6 +302,13 @@ def test_too_few_images_say_how_many_there_were(squares: CaptionSource, tmp_path
         train(single, tmp_path / "out")
 
 
+def test_a_new_decoder_cannot_begin_with_rewards(squares: CaptionSource, tmp_path: Path) -> None:
+    options = replace(OPTIONS, training=replace(OPTIONS.training, epochs=0))
+
+    with pytest.raises(TrainingError, match="a new decoder must be trained for 1 epoch or more, got 0"):
+        train(squares, tmp_path / "out", options=options)
+
+
 @pytest.mark.parametrize("taught_stages", [0, None])
 def test_further_training_teaches_new_words_and_improves_captions_of_unseen_pictures(
     squares: CaptionSource, tmp_path: Path, taught: TrainedBundle, taught_stages: int | None

@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
         fit_decoder(captioner.decoder, captioner.tokenizer, broken, [], FAST)
 
 
-@pytest.mark.parametrize("option", [{"epochs": 0}, {"dropout": 1.0}, {"label_smoothing": -0.1}])
+@pytest.mark.parametrize("option", [{"epochs": -1}, {"dropout": 1.0}, {"label_smoothing": -0.1}])
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(TrainingError):
         TrainingOptions(**option)  # type: ignore[arg-type]
