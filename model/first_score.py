@@ -20,10 +20,10 @@ from model.metrics.main_things import are_main_things_right
 
 AXES, COORDINATES = 64, 16
 PRIOR = np.array([-1.0, 1.0, -1.0, -10.0, *[0.0] * COORDINATES])
-"""Expected weights. That of strangeness decides about images stranger than the photos of the fit, which say nothing about
-them: an image whose distance is half as large again as usual loses 5 of its log-odds."""
+"""Expected weights. That of strangeness decides about images that are stranger than all photos of the fit. Nobody judged
+such images. One that is half as far again from the plane loses 5 of its log-odds."""
 VARIANCES = np.array([1.0, 1.0, 1.0, 1.0, *[0.01] * COORDINATES])
-"""How far the weights may be from these; of the coordinates chosen by cross-validation on dev photos."""
+"""How far the weights may be from these. For the coordinates cross-validation on dev photos chose it."""
 FAMILIAR_SHARE = 0.9
 SMALLEST_DISTANCE = 0.01
 """Of an image off the plane; less is rounding."""

@@ -140,13 +140,25 @@ def measure_examples(
     options: DecodingOptions,
     on_progress: OnProgress = ignore_progress,
 ) -> Metrics:
-    """Caption images from the output of the frozen stages below these, and score the captions."""
+    """Score the captions that `caption_examples` returns."""
+    captions = caption_examples(captioner, stages, examples, options, on_progress)
+    return measure(captions, [example.image.captions for example in examples])
+
+
+def caption_examples(
+    captioner: TorchCaptioner,
+    stages: TrainableStages,
+    examples: Sequence[CaptionedExample],
+    options: DecodingOptions,
+    on_progress: OnProgress = ignore_progress,
+) -> list[str]:
+    """Caption images from the output of the frozen stages below these."""
     captions: list[str] = []
     for batch in in_batches(examples, BATCH):
         inputs = torch.stack([example.features for example in batch]).float()
         captions += [best.text for best, *_ in captioner.caption(stages(inputs), options)]
         on_progress(Progress(phase="caption images", done=len(captions), total=len(examples)))
-    return measure(captions, [example.image.captions for example in examples])
+    return captions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@
 4. The bundle is stored in 8 bits, and the score of its captions is fitted on dev photos (`model/first_score.py`).
 5. It captions the test photos of both sets, and gets its model card.
 
-The encoder and the first two bundles stay in the work directory. A killed run resumes there. A second run uses the finished
-parts.
+The encoder and the first two bundles stay in the work directory. A killed run resumes there. A second run uses the
+finished parts.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Compares decoders and optimizers, each trained on the same features of the same photos.
+"""Compares decoders, optimizers, vocabularies and rewards, each trained on the same features of the same photos.
 
     make bench-networks ARGS="--captions Flickr8k.token.txt --images images --train train.txt --dev dev.txt
         --test test.txt --weights mobilenet_v2.pth --features store"
 
 Every finished row is printed and appended to `--rows`. A run with the same settings skips the rows that are there, so
-after a kill the same command continues. All decoders train for the same number of epochs, at a learning rate that suits
-the optimizer, without rewards and mirrored images. Each keeps the epoch with the lowest loss on the dev images.
+after a kill the same command continues. All decoders train for the same number of epochs without mirrored images, at
+a learning rate that suits the optimizer. Each keeps the epoch with the lowest loss on the dev images. Rewards follow
+where the row says so.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,18 +24,21 @@ import torch
 from model.caption_files.read import CaptionSource
 from model.decoders.search import DecodingOptions
 from model.errors import TrainingError
+from model.metrics.faults import Usage, caption_faults, caption_words
+from model.metrics.scores import measure
 from model.progress import ProgressDisplay
 from model.store import Store
 from model.torch_captioner import TorchCaptioner, prefer_fast_products
 from model.training.bundle_options import BundleOptions, imagenet_encoder
-from model.training.cross_validation import measure_examples
+from model.training.cross_validation import caption_examples, measure_examples
 from model.training.examples import CaptionedExample, ExampleReader
 from model.training.fitting import fit_captions
 from model.training.rewards import SelfCriticalOptions
 from model.vision.encoder import Encoder, as_stored, build_encoder
 from model.vision.trainable_stages import split_encoder
 
-COLUMNS = "decoder                             parameters  best epoch  dev CIDEr-D  BLEU-1  BLEU-4  CIDEr-D  minutes"
+COLUMNS = "decoder                             parameters  dev CIDEr-D  BLEU-1  BLEU-4  CIDEr-D  faults  minutes"
+REWARDS = SelfCriticalOptions(epochs=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,16 @@ CONTESTANTS = (
     Contestant(decoder="LSTM, 3 layers, residual", network={"layers": 3, "residual": True}),
     Contestant(decoder="LSTM, recurrent regions", network={"recurrent_regions": True}),
     Contestant(decoder="Transformer, 2 layers", network={"cell": "transformer", "layers": 2}, learning_rate=1e-3),
+    Contestant(decoder="LSTM, all words", network={"min_count": 1}),
+    Contestant(decoder="LSTM, words seen 10 times", network={"min_count": 10}),
+    Contestant(decoder="LSTM, rewarded", network={"self_critical": REWARDS}),
+    Contestant(
+        decoder="LSTM, rewarded, faults punished", network={"self_critical": replace(REWARDS, fault_penalty=0.5)}
+    ),
+    Contestant(
+        decoder="GRU, rewarded, faults punished",
+        network={"cell": "gru", "self_critical": replace(REWARDS, fault_penalty=0.5)},
+    ),
     Contestant(decoder="LSTM by SGD with momentum", optimizer="sgd", learning_rate=0.3),
     Contestant(decoder="LSTM by Adagrad", optimizer="adagrad", learning_rate=0.02),
     Contestant(decoder="LSTM by RMSprop", optimizer="rmsprop", learning_rate=1e-3),
@@ -107,6 +122,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for split in ("train", "dev", "test"):
         parser.add_argument(f"--{split}", type=Path, required=True, help="list of image names, one per line")
     parser.add_argument("--encoder", default="mobilenet_v2", help="torchvision network (%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (%(default)s)")
     parser.add_argument("--weights", required=True, help="of the encoder, as `captioner train` takes them")
     parser.add_argument("--features", required=True, help="directory that keeps the images' features between runs")
     parser.add_argument("--rows", type=Path, default=Path(".bench/networks.jsonl"), help="finished rows (%(default)s)")
@@ -120,7 +136,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_photos(arguments: argparse.Namespace, show: ProgressDisplay) -> Photos:
-    encoder = as_stored(build_encoder(imagenet_encoder(arguments.encoder), arguments.weights))
+    encoder = as_stored(build_encoder(imagenet_encoder(arguments.encoder, arguments.size), arguments.weights))
     reader = ExampleReader(encoder, features=Store(arguments.features), on_progress=show)
 
     def read(train: Path, held_out: Path) -> tuple[list[CaptionedExample], list[CaptionedExample]]:
@@ -189,15 +205,16 @@ def measure_row(
     tokenizer, decoder, record = fit_captions(photos.train, photos.dev, below, stages, options, show)
     captioner = TorchCaptioner(photos.encoder, decoder, tokenizer, contestant.decoder)
     decoding = DecodingOptions(beam_size=arguments.beam)
-    dev, test = (
-        measure_examples(captioner, stages, examples, decoding, show) for examples in (photos.dev, photos.test)
-    )
+    dev = measure_examples(captioner, stages, photos.dev, decoding, show)
+    captions = caption_examples(captioner, stages, photos.test, decoding, show)
+    test = measure(captions, [example.image.captions for example in photos.test])
+    usage = Usage.of(caption_words(caption) for example in photos.train for caption in example.image.captions)
     return {
         "decoder": contestant.decoder,
         "parameters": sum(value.numel() for value in decoder.parameters()),
-        "best_epoch": record["best_epochs"]["captions"],
         "dev_cider_d": dev.cider_d,
         "test": asdict(test),
+        "faults": fmean(bool(caption_faults(caption_words(caption), usage)) for caption in captions),
         "minutes": (time.monotonic() - started) / 60,
         "training": record,
     }
@@ -206,8 +223,8 @@ def measure_row(
 def line(row: dict[str, Any]) -> str:
     test = row["test"]
     metrics = f"{100 * test['bleu_1']:7.1f} {100 * test['bleu_4']:7.1f} {100 * test['cider_d']:8.1f}"
-    start = f"{row['decoder']:34} {row['parameters']:11,} {row['best_epoch']:11} {100 * row['dev_cider_d']:12.1f}"
-    return f"{start} {metrics} {row['minutes']:8.1f}"
+    start = f"{row['decoder']:34} {row['parameters']:11,} {100 * row['dev_cider_d']:12.1f}"
+    return f"{start} {metrics} {row['faults']:7.1%} {row['minutes']:8.1f}"
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | bool]]:

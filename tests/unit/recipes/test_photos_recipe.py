@@ -130,7 +130,10 @@ def test_it_ends_with_a_bundle_in_8_bits_and_a_card_and_a_second_run_repeats_no_
 
     first, trained = (load_bundle(recipe.work / name) for name in ("bundle", "further"))
     phases = ("first_training", "training")
-    assert [[epoch["phase"] for epoch in bundle.record[name]["epochs"]] for name in phases] == [["captions"] * 8, ["rewards"]]
+    assert [[epoch["phase"] for epoch in bundle.record[name]["epochs"]] for name in phases] == [
+        ["captions"] * 8,
+        ["rewards"],
+    ]
     assert bundle.record["seconds"] == first.record["seconds"] + trained.record["seconds"]
 
     captions = trained.captioner().caption(torch.stack([example.features for example in trained.replay]), DECODING)
