@@ -20,8 +20,8 @@ from model.metrics.main_things import are_main_things_right
 
 AXES, COORDINATES = 64, 16
 PRIOR = np.array([-1.0, 1.0, -1.0, -10.0, *[0.0] * COORDINATES])
-"""Expected weights. That of strangeness decides about images that are stranger than all photos of the fit. Nobody judged
-such images. One that is half as far again from the plane loses 5 of its log-odds."""
+"""Expected weights. That of strangeness decides about images that are stranger than the photos of the fit, because
+nobody judged such images. If the plane is half as far again, the log-odds lose 5."""
 VARIANCES = np.array([1.0, 1.0, 1.0, 1.0, *[0.01] * COORDINATES])
 """How far the weights may be from these. For the coordinates cross-validation on dev photos chose it."""
 FAMILIAR_SHARE = 0.9
@@ -180,4 +180,4 @@ def _inputs(own_score: float, caption: str, image: ImagePosition, usual_distance
 def _directions(vectors: NDArray[Any]) -> Numbers:
     """Return the last axis scaled to length 1; zeros stay zeros."""
     values = np.asarray(vectors, np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12))
