@@ -64,8 +64,8 @@ def bundle_path(name_or_path: str | Path) -> Path:
     path = BUILT_IN / name_or_path if isinstance(name_or_path, str) and name_or_path in names else Path(name_or_path)
     if (path / "bundle.json").is_file():
         return path
-    known = ", ".join(names) or "none"
-    raise BundleError(f"no bundle at {str(name_or_path)!r}: give a directory with bundle.json, or one of: {known}")
+    listed = ", ".join(names) or "none"
+    raise BundleError(f"no bundle at {str(name_or_path)!r}: give a directory with bundle.json, or one of: {listed}")
 
 
 def bundle_name(path: Path) -> str:

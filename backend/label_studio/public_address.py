@@ -3,7 +3,7 @@
 Tasks of storages name their files with this address in full, while we reach Label Studio at LABEL_STUDIO_URL. The
 address only says which files are Label Studio's. The API key is never sent there, whoever called `/setup`.
 
-    captioner:label-studio-address   text   the address that was told last
+    captioner:label-studio-address   text   the address that was sent last
 """
 
 import threading
@@ -19,13 +19,13 @@ from urllib3.util import parse_url
 
 ADDRESS_KEY = "captioner:label-studio-address"
 READ_AGAIN_S = 10.0
-"""Another process may have been told another address."""
+"""Another process may have been sent another address."""
 LONGEST_ADDRESS = 500
 """Characters."""
 
 
 class PublicAddress:
-    """What Label Studio told, kept in Redis for every process of this installation; safe to share between threads."""
+    """What Label Studio sent, kept in Redis for every process of this installation; safe to share between threads."""
 
     def __init__(self, redis: Redis, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
@@ -34,9 +34,9 @@ class PublicAddress:
         self._read_at: float | None = None
         self._reading = threading.Lock()
 
-    def note(self, told: Any) -> None:
+    def note(self, text: Any) -> None:
         """Keep the `hostname` of a call of `/setup`; what is no address of a web server is ignored."""
-        address = parse_address(told)
+        address = parse_address(text)
         if address is None or address == self.read():
             return
         with suppress(RedisError):  # the next /setup tells it again
@@ -44,7 +44,7 @@ class PublicAddress:
             self._known = address
 
     def read(self) -> str | None:
-        """Return the address, with a slash at its end; None if it was never told.
+        """Return the address, with a slash at its end; None if it was never sent.
 
         While Redis does not answer, it is the one that this process read last.
         """
@@ -58,12 +58,12 @@ class PublicAddress:
             return self._known
 
 
-def parse_address(told: Any) -> str | None:
+def parse_address(text: Any) -> str | None:
     """Return an address in one spelling, with a slash at its end; None if it is no address of a web server."""
-    if not isinstance(told, str) or len(told) > LONGEST_ADDRESS or not told.isprintable():
+    if not isinstance(text, str) or len(text) > LONGEST_ADDRESS or not text.isprintable():
         return None
     try:
-        parts = parse_url(told.strip())
+        parts = parse_url(text.strip())
     except LocationParseError:
         return None
     if parts.scheme not in {"http", "https"} or not parts.host or parts.auth or parts.query:

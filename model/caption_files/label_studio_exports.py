@@ -129,13 +129,13 @@ def _holds_images(name: str, records: Sequence[tuple[str, Record]]) -> bool:
     return isinstance(first, str) and _IMAGE.match(first) is not None
 
 
-def _choose(known: Sequence[str], columns: Sequence[str], path: Path, what: str) -> str:
-    chosen = next((name for name in known if name in columns), None) or (columns[0] if len(columns) == 1 else None)
+def _choose(usual: Sequence[str], columns: Sequence[str], path: Path, what: str) -> str:
+    chosen = next((name for name in usual if name in columns), None) or (columns[0] if len(columns) == 1 else None)
     if chosen is None and columns:
         raise CaptionFileError(
-            f"{path}: {what} may be in the columns {', '.join(columns)}; rename the right one to {known[0]}, or export "
+            f"{path}: {what} may be in the columns {', '.join(columns)}; rename the right one to {usual[0]}, or export "
             "JSON from Label Studio"
         )
     if chosen is None:
-        raise CaptionFileError(f"{path}: no column holds {what}; name it {known[0]}, or export JSON from Label Studio")
+        raise CaptionFileError(f"{path}: no column holds {what}; name it {usual[0]}, or export JSON from Label Studio")
     return chosen

@@ -48,8 +48,8 @@ def feature_trunk(name: str, weights: Path | str | None) -> nn.Module:
     if timm is None:
         more = "timm, which is not installed, knows more networks: pip install 'label-studio-captioner[timm]'"
         raise BundleError(f"encoder {name!r} is unknown: {_proposal(name, names)} {more}")
-    if name not in (known := timm.list_models()):
-        raise BundleError(f"encoder {name!r} is unknown: {_proposal(name, [*names, *known])}")
+    if name not in (names_of_timm := timm.list_models()):
+        raise BundleError(f"encoder {name!r} is unknown: {_proposal(name, [*names, *names_of_timm])}")
     return _trunk_of_timm(timm, name, weights)
 
 

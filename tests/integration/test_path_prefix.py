@@ -213,7 +213,7 @@ def test_label_studio_reaches_the_backend_below_the_prefix(browser: Client) -> N
 
 
 @pytest.mark.parametrize(
-    ("told", "prefix"),
+    ("header", "prefix"),
     [
         ("/captioner", "/captioner"),
         ("/captioner/", "/captioner"),
@@ -235,14 +235,14 @@ def test_label_studio_reaches_the_backend_below_the_prefix(browser: Client) -> N
         ("/" + "a" * 300, ""),
     ],
 )
-def test_a_header_can_tell_a_plain_path_only(told: str, prefix: str) -> None:
-    assert read_prefix({"HTTP_X_FORWARDED_PREFIX": told}) == prefix
-    assert read_prefix({"HTTP_X_SCRIPT_NAME": told}) == prefix
+def test_a_header_can_tell_a_plain_path_only(header: str, prefix: str) -> None:
+    assert read_prefix({"HTTP_X_FORWARDED_PREFIX": header}) == prefix
+    assert read_prefix({"HTTP_X_SCRIPT_NAME": header}) == prefix
 
 
-@pytest.mark.parametrize("told", ["//evil.example", '/"><script>evil()</script>', "https://evil.example"])
-def test_a_forged_header_changes_nothing(backend: BackendClient, told: str) -> None:
-    headers = BROWSER_ACCEPTS | {"X-Forwarded-Prefix": told, "X-Script-Name": told}
+@pytest.mark.parametrize("header", ["//evil.example", '/"><script>evil()</script>', "https://evil.example"])
+def test_a_forged_header_changes_nothing(backend: BackendClient, header: str) -> None:
+    headers = BROWSER_ACCEPTS | {"X-Forwarded-Prefix": header, "X-Script-Name": header}
 
     redirect, page = (backend.app.test_client().get(path, headers=headers) for path in ("/admin/", "/admin/login"))
 

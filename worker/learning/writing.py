@@ -48,8 +48,7 @@ class Writing:
     @property
     def faulty(self) -> tuple[int, int]:
         """Faulty captions of the candidate and of the served version."""
-        candidate, serving = (sum(bool(one.faults) for one in written) for written in (self.candidate, self.serving))
-        return candidate, serving
+        return _faulty(self.candidate), _faulty(self.serving)
 
     @property
     def spoiled(self) -> tuple[Written, ...]:
@@ -79,8 +78,12 @@ class Writing:
             "candidate": faulty,
             "serving": before,
             "people": self.people_faulty / self.people if self.people else None,
-            "examples": [{"caption": one.caption, "faults": list(one.faults)} for one in self.spoiled[:3]],
+            "examples": [{"caption": written.caption, "faults": list(written.faults)} for written in self.spoiled[:3]],
         }
+
+
+def _faulty(captions: Sequence[Written]) -> int:
+    return sum(bool(caption.faults) for caption in captions)
 
 
 class Writer:

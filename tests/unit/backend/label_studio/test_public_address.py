@@ -9,7 +9,7 @@ from backend.label_studio.public_address import READ_AGAIN_S, PublicAddress, par
 
 
 @pytest.mark.parametrize(
-    ("told", "address"),
+    ("text", "address"),
     [
         ("http://localhost:8080", "http://localhost:8080/"),
         ("HTTPS://Labels.Example/ls/", "https://labels.example/ls/"),
@@ -27,21 +27,21 @@ from backend.label_studio.public_address import READ_AGAIN_S, PublicAddress, par
         ("http://" + "a" * 600, None),
     ],
 )
-def test_only_the_address_of_a_web_server_is_kept(told: Any, address: str | None) -> None:
-    assert parse_address(told) == address
+def test_only_the_address_of_a_web_server_is_kept(text: Any, address: str | None) -> None:
+    assert parse_address(text) == address
 
 
-def test_every_process_knows_what_one_was_told(redis: Redis) -> None:
+def test_every_process_knows_what_another_was_sent(redis: Redis) -> None:
     now = 0.0
-    told, other = PublicAddress(redis, lambda: now), PublicAddress(redis, lambda: now)
+    written, other = PublicAddress(redis, lambda: now), PublicAddress(redis, lambda: now)
     assert other.read() is None
 
-    told.note("http://localhost:8080")
+    written.note("http://localhost:8080")
     now = READ_AGAIN_S
 
-    assert (told.read(), other.read()) == ("http://localhost:8080/", "http://localhost:8080/")
-    told.note("https://labels.example")
-    told.note("no address")
+    assert (written.read(), other.read()) == ("http://localhost:8080/", "http://localhost:8080/")
+    written.note("https://labels.example")
+    written.note("no address")
     now += READ_AGAIN_S
     assert other.read() == "https://labels.example/"
 

@@ -33,7 +33,7 @@ def record(image: str, caption: Any, key: str = "image", control: str = "caption
 
 def in_csv(*records: dict[str, Any]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, sorted({name for one in records for name in one}))
+    writer = csv.DictWriter(text, sorted({name for fields in records for name in fields}))
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()

@@ -46,11 +46,11 @@ def in_house_style(caption: str) -> str:
     return f"a photo of {reworded.rstrip('.')}"
 
 
-def decoder(instead: dict[str, dict[str, float]], known: float = 0.3) -> Callable[[Sequence[str]], list[Expected]]:
+def decoder(instead: dict[str, dict[str, float]], usual: float = 0.3) -> Callable[[Sequence[str]], list[Expected]]:
     """A decoder that knows all words alike, and expects these words instead of some that it does not know."""
 
     def expected(word: str) -> ExpectedWord:
-        return ExpectedWord(word=word, probability=0.0 if word in instead else known, instead=instead.get(word, {}))
+        return ExpectedWord(word=word, probability=0.0 if word in instead else usual, instead=instead.get(word, {}))
 
     return lambda captions: [tuple(map(expected, re.findall(r"\w+", caption.lower()))) for caption in captions]
 
@@ -118,7 +118,7 @@ def test_a_word_that_the_decoder_expects_too_is_no_house_style() -> None:
 def test_no_word_is_replaced_on_images_that_the_decoder_does_not_know() -> None:
     theirs = [re.sub(r"\bman\b", "guy", caption) for caption in OURS]
 
-    assert find_style(theirs, OURS, decoder({"guy": {"man": 0.6}}, known=0.005)) == ()
+    assert find_style(theirs, OURS, decoder({"guy": {"man": 0.6}}, usual=0.005)) == ()
 
 
 def test_a_word_without_a_likely_counterpart_replaces_nothing() -> None:
