@@ -361,7 +361,7 @@ class ModelRegistry:
                 raise VersionChoiceError(PRUNED.format(name=name))
             if version.bundle != self.base_version and (misfit := version.misfit(bundle())):
                 raise VersionChoiceError(misfit)
-        self._move_pointer(project_id, name, by=by)
+        self._move_pointer(self._pointer(project_id), project_id, name, by=by)
 
     def rollback(self, project_id: int, *, by: str) -> str:
         """Let the earlier version serve again, and return its name.
@@ -377,7 +377,7 @@ class ModelRegistry:
             name = str(before.pop())
             if name == self.base_version or self.is_whole(project_id, name):
                 break
-        self._write_pointer(project_id, name, before, by)
+        self._write_pointer(pointer, project_id, name, before, by)
         return name
 
     def prune(self, project_id: int, keep: int) -> list[str]:
@@ -412,8 +412,9 @@ class ModelRegistry:
             reason = f"{chosen} was chosen to serve meanwhile; without that: {version.decision}"
             return self._record(replace(version, published=False, decision=reason))
         self._write_json(f"{folder}/decoder.json", {"sha256": hashlib.sha256(content).hexdigest(), **fields})
+        pointer = self._pointer(version.project_id)
         self._record(version)
-        self._move_pointer(version.project_id, version.name, by=BY_RETRAINING)
+        self._move_pointer(pointer, version.project_id, version.name, by=BY_RETRAINING)
         return version
 
     def _read_decoder(self, project_id: int, name: str) -> tuple[bytes, dict[str, Any]]:
@@ -459,16 +460,20 @@ class ModelRegistry:
         self._write_json(f"{self._folder(version.project_id, version.name)}/version.json", asdict(version))
         return version
 
-    def _move_pointer(self, project_id: int, name: str, *, by: str) -> None:
-        pointer = self._pointer(project_id)
-        if pointer["version"] != name or "damage" in pointer:
-            self._write_pointer(project_id, name, [*pointer["before"], pointer["version"]], by)
+    def _move_pointer(self, pointer: Mapping[str, Any], project_id: int, name: str, *, by: str) -> None:
+        """Let a version serve in the place of that of the pointer."""
+        if pointer["version"] != name:
+            self._write_pointer(pointer, project_id, name, [*pointer["before"], pointer["version"]], by)
+        elif "damage" in pointer:
+            self._write_pointer(pointer, project_id, name, pointer["before"], by)
 
-    def _write_pointer(self, project_id: int, name: str, before: list[str], by: str) -> None:
+    def _write_pointer(
+        self, pointer: Mapping[str, Any], project_id: int, name: str, before: list[str], by: str
+    ) -> None:
         path = f"projects/{project_id}/serving.json"
-        if "damage" in self._pointer(project_id) and (damaged := self._store.read(path)):
+        if "damage" in pointer and (damaged := self._store.read(path)):
             self._store.write(f"projects/{project_id}/serving.damaged.json", damaged)  # nothing is thrown away
-        promoted = [str(chosen) for chosen in self._pointer(project_id).get("promoted", [])]
+        promoted = [str(chosen) for chosen in pointer.get("promoted", [])]
         if by != BY_RETRAINING and name not in promoted:
             promoted.append(name)
         self._write_json(
@@ -489,8 +494,7 @@ class ModelRegistry:
             return self._read_pointer(project_id)
         except ModelVersionError as problem:
             logger.warning("pointer is damaged project=%s problem=%s", project_id, problem)
-            published = [version.name for version in self.versions(project_id) if version.published]
-            *before, version = [self.base_version, *published]
+            *before, version = [self.base_version, *self._published(project_id)]
             return {"version": version, "bundle": self.base_version, "before": before, "damage": str(problem)}
 
     def _read_pointer(self, project_id: int) -> dict[str, Any]:
@@ -501,11 +505,24 @@ class ModelRegistry:
         """
         path = f"projects/{project_id}/serving.json"
         first: dict[str, Any] = {"version": self.base_version, "bundle": self.base_version, "before": []}
-        pointer = self._json(path) if self._store.exists(path) else first
-        names = [pointer.get("version"), pointer.get("bundle"), *_as_list(pointer.get("before"))]
+        if not self._store.exists(path):
+            if self._published(project_id):
+                raise ModelVersionError(f"{path} in the model store is missing")
+            return first
+        pointer = self._json(path)
+        names = [pointer.get("version"), pointer.get("bundle")]
+        names += [*_as_list(pointer.get("before")), *_as_list(pointer.get("promoted", []))]
         if not all(isinstance(name, str) for name in names):
             raise ModelVersionError(f"{path} in the model store is damaged: it names no version")
         return pointer if pointer["bundle"] == self.base_version else first
+
+    def _published(self, project_id: int) -> list[str]:
+        """Return the names of the published versions of this bundle, oldest first."""
+        return [
+            version.name
+            for version in self.versions(project_id)
+            if version.published and version.bundle == self.base_version
+        ]
 
     def _version(self, path: str) -> ModelVersion:
         fields = self._json(path)
@@ -514,8 +531,11 @@ class ModelRegistry:
             version = ModelVersion(**(fields | read))
         except (KeyError, TypeError, ValueError) as cause:
             raise ModelVersionError(f"{path} in the model store is damaged: {cause!r}") from cause
-        texts = (version.name, version.parent, version.bundle, version.encoder, version.created_at, version.decision)
-        if not all(isinstance(text, str) for text in texts) or not isinstance(version.published, bool):
+        texts = [version.name, version.parent, version.bundle, version.encoder, version.created_at, version.decision]
+        texts += _as_list(version.metrics.get("known_states", []))
+        number = version.metrics.get("change_number", 0)
+        is_right = isinstance(version.published, bool) and isinstance(number, int)
+        if not is_right or not all(isinstance(text, str) for text in texts):
             raise ModelVersionError(f"{path} in the model store is damaged: a field has a wrong type")
         return version
 

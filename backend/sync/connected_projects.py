@@ -60,7 +60,7 @@ def pull_project(client: LabelStudioClient, redis: Redis, settings: Settings, pr
         LabelStudioError: the annotations cannot be pulled; what was pulled before is stored.
         LabelConfigError: the project's labeling config has no caption.
     """
-    begin_anew_if_new(redis, Store(settings.model_store), project.project_id, project.created)
+    begin_anew_if_new(redis, Store(settings.model_store), project.project_id, project.created, is_confirmed=True)
     note_title(redis, project.project_id, project.title)
     reconciliation = reconcile(client, redis, project)
     # This is needed without a change too: a retraining that claimed corrections may have failed.

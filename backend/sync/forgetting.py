@@ -33,7 +33,7 @@ def forget_by(settings: Settings, project_id: int, annotator: int | None, *, by:
         with connect_patiently(settings.redis_url) as redis:
             open_layout(redis)
             if annotator is not None:
-                count = forget_annotator(redis, project_id, annotator)
+                count = forget_annotator(redis, Store(settings.model_store), project_id, annotator)
                 outcome = f"removed {count} captions of person {annotator} from project {project_id}"
                 learned = "Versions that learned from them stay; the next training does without them."
                 AuditLog(redis).write(by, "captions of a person removed", project_id, captions=count)

@@ -102,6 +102,9 @@ def test_predictions_and_trainings_go_on_and_other_projects_notice_nothing(
     if file in OF_VERSION:
         assert served != serving
         assert any(target.name in sentence for sentence in in_this_process.registry.damages(1))
+    if file == "serving.json":
+        assert served == serving
+        assert any(file in sentence for sentence in in_this_process.registry.damages(1))
     if how in TRAINED_AFTER:
         in_this_process.correct(range(40, 46))
         assert isinstance(jobs.retrain(1, "after the damage"), dict)
@@ -111,6 +114,26 @@ def test_predictions_and_trainings_go_on_and_other_projects_notice_nothing(
     for path, content in before.items():
         assert path.exists()
         assert path.name in changed or path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("serving.json", {"promoted": None}),
+        ("version.json", {"metrics": {"change_number": "many"}}),
+        ("version.json", {"metrics": {"known_states": 5}}),
+    ],
+)
+def test_a_field_of_another_type_stops_no_training(
+    in_this_process: Workplace, store: Path, file: str, fields: dict[str, object]
+) -> None:
+    folder = store / "projects" / "1"
+    path = folder / "versions" / in_this_process.registry.serving(1) / file if file == "version.json" else folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    assert any(file in sentence for sentence in in_this_process.registry.damages(1))
+    in_this_process.correct(range(40, 46))
+    assert isinstance(jobs.retrain(1, "after the damage"), dict)
 
 
 def test_a_backend_that_runs_goes_on_with_what_it_has_and_one_that_starts_falls_back(

@@ -5,13 +5,17 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from redis import Redis
 
 from backend.cli import main
+from backend.label_studio.client import LabelStudioClient
+from backend.sync.connected_projects import pull_project
 from model.registry import ModelRegistry
 from model.store import Store
 from model.torch_captioner import TorchCaptioner
@@ -24,6 +28,7 @@ from tests.redis_server import RedisServer
 from tests.workplace import Workplace
 from worker.feedback import stored_features
 from worker.feedback.feedback_store import FeedbackStore
+from worker.feedback.record import Feedback
 from worker.feedback.suggestions import SuggestionLog
 from worker.feedback.waiting import read_waiting
 from worker.queue.job_metrics import JobCounts
@@ -40,13 +45,13 @@ def settings_in_environment(workplace: Workplace, monkeypatch: pytest.MonkeyPatc
     return workplace
 
 
-def publish(registry: ModelRegistry, captioner: TorchCaptioner, project_id: int) -> None:
+def publish(registry: ModelRegistry, captioner: TorchCaptioner, project_id: int, **metrics: Any) -> None:
     """Let a project have a version of its own."""
     registry.publish(
         project_id,
         captioner,
         parent=registry.base_version,
-        metrics={},
+        metrics=metrics,
         corrections=[],
         decision="it is better",
     )
@@ -82,13 +87,33 @@ def test_a_project_with_the_id_of_an_earlier_one_begins_anew(
     assert any(path.endswith("/version.json") for path in store.list(f"retired/1-{FIRST}"))
 
 
-@pytest.mark.parametrize("later", [f"1.{FIRST}", f"1.{FIRST - 1}", "1.1", "1"], ids=["same", "late", "dummy", "none"])
+@pytest.mark.parametrize("later", [f"1.{FIRST}", f"1.{FIRST - 1}", "1.1", "1", "1.99999999999"])
 def test_the_same_project_keeps_what_it_learned(make_backend: Callable[..., BackendClient], later: str) -> None:
     backend = make_backend()
     publish(backend.services.captioners.registry, backend.trainable_captioner(), 1)
 
     assert setup(backend, f"1.{FIRST}") == setup(backend, later)
     assert setup(make_backend(), later).startswith("v1-")
+
+
+def test_a_made_up_time_of_creation_costs_a_project_nothing_for_long(
+    make_backend: Callable[..., BackendClient], redis: Redis, label_studio: FakeLabelStudio
+) -> None:
+    created_at = datetime.fromtimestamp(FIRST, UTC).isoformat()
+    label_studio.add_project(id=1, created_at=created_at)
+    backend = make_backend(label_studio_url=label_studio.url, label_studio_api_key=LEGACY_TOKEN)
+    registry = backend.services.captioners.registry
+    setup(backend, f"1.{FIRST}")
+    publish(registry, backend.trainable_captioner(), 1)
+    serving = registry.serving(1)
+
+    setup(backend, f"1.{SECOND}")
+    assert registry.serving(1) == registry.base_version
+    client = LabelStudioClient(label_studio.url, LEGACY_TOKEN)
+    pull_project(client, redis, backend.settings, client.project(1))
+
+    assert registry.serving(1) == serving
+    assert backend.services.store.list(f"retired/1-{FIRST}") == []
 
 
 def test_a_prediction_and_an_event_of_a_new_project_notice_it_too(
@@ -234,9 +259,20 @@ def test_one_persons_captions_leave_and_stay_away(
     store_annotation(redis, theirs)
     store_annotation(redis, make_correction(annotation_id=2, annotator=8, caption="a caption that stays"))
 
+    workplace, store = settings_in_environment, Store(settings_in_environment.settings.model_store)
+    samples = [{"correction": theirs.name, "written": theirs.caption}, {"correction": "another", "written": "it stays"}]
+    publish(workplace.registry, workplace.bundle.captioner(), 1, samples=samples)
+    earlier = f"retired/1-{FIRST}/corrections.jsonl"
+    store.write(earlier, f"{Feedback(**vars(theirs)).to_json()}\n".encode())
+
     assert main(["forget", "1", "--annotator", "7", "--yes"]) == 0
 
     assert "removed 1 captions of person 7 from project 1" in capsys.readouterr().out
+    [version] = workplace.registry.versions(1)
+    assert version.metrics["samples"] == samples[1:]
+    assert b"must go" not in b"".join(store.read(path) or b"" for path in (*store.list("projects/1"), earlier))
+    assert main(["forget", "1", "--yes"]) == 0
+    store_annotation(redis, make_correction(annotation_id=2, annotator=8, caption="a caption that stays"))
     store_annotation(redis, theirs)  # as an event or a pull would
     assert [correction.caption for correction in FeedbackStore(redis).corrections(1)] == ["a caption that stays"]
     everything = b"".join(redis.dump(name) or b"" for name in redis.scan_iter(match="captioner:*:1"))

@@ -7,7 +7,8 @@ captioner:title:<project>   text   title in Label Studio, as the newest event or
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from model.store import Store
 from model.vision.features import FeatureStore
 from worker.feedback.feedback_store import FeedbackStore, forgotten_key
 from worker.feedback.left_projects import LEFT_KEY
+from worker.feedback.record import Feedback
 from worker.feedback.script import COUNTS_KEY, PROJECTS_KEY, key
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 CREATED_KEY = "captioner:created"
 EARLIEST = 1_400_000_000
 """In 2014. Label Studio is younger, so an earlier time is no time of creation."""
+CLOCKS_DIFFER_S = 3600
+"""A project that was created later than in this time does not exist."""
 KEYS_AT_ONCE = 500
 LOCK_S = 120
 RETIRED = "retired"
@@ -45,28 +49,34 @@ class Forgotten:
         return f"{self.captions} captions, {self.versions} versions and the features of {self.features} images"
 
 
-def begin_anew_if_new(redis: Redis, store: Store, project_id: int, created: int | None) -> bool:
-    """Note when a project was created; retire what is kept of an earlier project with the same id.
+def begin_anew_if_new(
+    redis: Redis, store: Store, project_id: int, created: int | None, *, is_confirmed: bool = False
+) -> bool:
+    """Note when a project was created; retire what is kept of another project with the same id.
 
     Its corrections are written to `retired/<project>-<time>/corrections.jsonl` in the store, its versions are moved
     beside them, and the new project starts with the bundle.
+
+    Anybody may call the backend with a made-up time. So a confirmed time is believed in any case: an earlier one brings
+    back the versions that were retired wrongly. The pull brings back the corrections.
 
     Args:
         redis: holds the corrections.
         store: holds the versions.
         project_id: Label Studio's.
         created: Unix time of the project's creation; None if that is not known.
+        is_confirmed: our Label Studio gave this time, and not a caller.
 
     Returns:
-        True if an earlier project was retired.
+        True if another project was retired.
 
     Raises:
         RedisError, StoreError: it could not be done; the next call goes on.
     """
-    if created is None or created < EARLIEST:
+    if created is None or not EARLIEST <= created <= time.time() + CLOCKS_DIFFER_S:
         return False
     before = _created(redis, project_id)
-    if before >= created:  # an older time is of a late event
+    if before == created or (before > created and not is_confirmed):  # an older time is of a late event
         return False
     if not before and redis.hsetnx(CREATED_KEY, str(project_id), created):
         return False
@@ -75,10 +85,13 @@ def begin_anew_if_new(redis: Redis, store: Store, project_id: int, created: int 
         redis.lock(f"captioner:retire-lock:{project_id}", timeout=LOCK_S, blocking_timeout=LOCK_S),
     ):
         before = _created(redis, project_id)
-        if before and before < created:
+        is_another = before != created and (before < created or is_confirmed)
+        if is_another and before:
             _retire(redis, store, project_id, before)
-        redis.hset(CREATED_KEY, str(project_id), max(created, before))
-        return 0 < before < created
+            _bring_back(store, project_id, created)
+        if is_another:
+            redis.hset(CREATED_KEY, str(project_id), created)
+        return is_another and before > 0
     return False
 
 
@@ -96,7 +109,7 @@ def read_titles(redis: Redis, project_ids: Sequence[int]) -> dict[int, str]:
 def forget_project(redis: Redis, store: Store, project_id: int) -> Forgotten:
     """Remove the captions, versions and features of a project, and of earlier projects with the same id.
 
-    Features of images that other projects use too stay.
+    Features of images that other projects use too stay. People whose captions were removed before are remembered.
 
     Raises:
         RedisError, StoreError: not everything could be removed; another call removes the rest.
@@ -112,27 +125,56 @@ def forget_project(redis: Redis, store: Store, project_id: int) -> Forgotten:
     versions = sum(path.endswith("/version.json") for path in files)
     for path in files:
         store.delete(path)
-    _delete_keys(redis, project_id)
+    _delete_keys(redis, project_id, kept=forgotten_key(project_id))
     redis.hdel(CREATED_KEY, str(project_id))
     return Forgotten(captions=captions, versions=versions, features=features)
 
 
-def forget_annotator(redis: Redis, project_id: int, annotator: int) -> int:
+def forget_annotator(redis: Redis, store: Store, project_id: int, annotator: int) -> int:
     """Remove the captions of a person, who is known by Label Studio's user id; return how many there were.
 
-    Later pulls and events do not bring them back.
+    Those that records of versions quote and those of earlier projects with the same id leave too. Later pulls and
+    events do not bring them back.
 
     Raises:
-        RedisError: not everything could be removed; another call removes the rest.
+        RedisError, StoreError: not everything could be removed; another call removes the rest.
     """
     feedback = FeedbackStore(redis)
     redis.sadd(forgotten_key(project_id), str(annotator))
     own = [record for record in feedback.records(project_id) if record.annotator == annotator]
+    _remove_quotes(store, f"projects/{project_id}", {record.name for record in own})
+    for folder in _retired_folders(store, project_id):
+        _remove_quotes(store, folder, _remove_lines(store, f"{folder}/corrections.jsonl", annotator))
     feedback.remove(project_id, annotation_ids={record.annotation_id for record in own})
     if own:
         # For a day the store could bring a removed record back, as it was.
         redis.hdel(key("removed", project_id), *(f"n:{record.name}" for record in own))
     return sum(record.caption is not None for record in own)
+
+
+def _remove_lines(store: Store, path: str, annotator: int) -> set[str]:
+    """Remove the records of a person from a file of records; return their names."""
+    records = [Feedback.from_json(line) for line in (store.read(path) or b"").splitlines()]
+    if removed := {record.name for record in records if record.annotator == annotator}:
+        lines = [record.to_json() for record in records if record.annotator != annotator]
+        store.write(path, "\n".join([*lines, ""]).encode())
+    return removed
+
+
+def _remove_quotes(store: Store, folder: str, names: Set[str]) -> None:
+    """Remove what records of versions quote of corrections with these names."""
+    for path in store.list(f"{folder}/versions") if names else ():
+        if not path.endswith("/version.json"):
+            continue
+        try:
+            fields = json.loads(store.read(path) or b"")
+            samples = fields["metrics"]["samples"]
+            kept = [sample for sample in samples if sample["correction"] not in names]
+        except (ValueError, RecursionError, KeyError, TypeError):  # no record of a version, or one without samples
+            continue
+        if len(kept) < len(samples):
+            fields["metrics"]["samples"] = kept
+            store.write(path, json.dumps(fields, ensure_ascii=False, indent=1).encode())
 
 
 def _created(redis: Redis, project_id: int) -> int:
@@ -160,6 +202,16 @@ def _retire(redis: Redis, store: Store, project_id: int, created: int) -> None:
     )
 
 
+def _bring_back(store: Store, project_id: int, created: int) -> None:
+    """Move the versions of this project back, if it was retired before."""
+    folder = f"{RETIRED}/{project_id}-{created}/"
+    for path in store.list(folder.rstrip("/")):
+        content = store.read(path)
+        if content is not None and not path.endswith("/corrections.jsonl"):
+            store.write(f"projects/{project_id}/{path.removeprefix(folder)}", content)
+            store.delete(path)
+
+
 def _retired_folders(store: Store, project_id: int) -> list[str]:
     return [f"{RETIRED}/{name}" for name in store.names(RETIRED) if name.startswith(f"{project_id}-")]
 
@@ -172,8 +224,8 @@ def _keys(redis: Redis, project_id: int) -> Iterator[bytes]:
             yield name
 
 
-def _delete_keys(redis: Redis, project_id: int) -> None:
-    keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name]
+def _delete_keys(redis: Redis, project_id: int, kept: str = "") -> None:
+    keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name and as_text(name) != kept]
     for start in range(0, len(keys), KEYS_AT_ONCE):
         redis.unlink(*keys[start : start + KEYS_AT_ONCE])
     counters = re.compile(rf"(gate|correction|edit):{project_id}:")
