@@ -65,3 +65,11 @@ def _make_region(control: CaptionControl, caption: SuggestedCaption, model_versi
         "value": {"text": [caption.text]},
         "score": caption.score,
     }
+
+
+def texts_of(region: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a region of anybody's prediction; none for a relation, or where something else stands."""
+    value = region.get("value")
+    text = value.get("text") if isinstance(value, Mapping) else None
+    texts = text if isinstance(text, list) else [text]
+    return [text for text in texts if isinstance(text, str)]

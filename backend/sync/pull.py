@@ -15,6 +15,7 @@ from redis import Redis
 from backend.label_studio.client import LabelStudioClient, Project, Task
 from backend.protocol.annotations import parse_annotation
 from backend.protocol.label_config import parse_caption_fields
+from backend.protocol.predictions import texts_of
 from model.errors import RequestError
 from worker.feedback.feedback_store import FeedbackStore, PullView, Replaced
 from worker.feedback.proposals import find_proposal, judge
@@ -200,6 +201,5 @@ def _stored_predictions(task: Task, submission: Submission) -> dict[int, Suggest
 
 
 def _caption_in(result: Sequence[Mapping[str, Any]], control: str) -> str:
-    rows = [region["value"].get("text", []) for region in result if region.get("from_name") == control]
-    texts = [text for row in rows for text in ([row] if isinstance(row, str) else row)]
+    texts = [text for region in result if region.get("from_name") == control for text in texts_of(region)]
     return "\n".join(texts).strip()

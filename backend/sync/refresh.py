@@ -14,7 +14,7 @@ from backend.captioning.services import CaptioningServices
 from backend.captioning.suggest import Suggester
 from backend.label_studio.client import LabelStudioClient, Task
 from backend.protocol.label_config import parse_caption_controls
-from backend.protocol.predictions import make_predictions
+from backend.protocol.predictions import make_predictions, texts_of
 from backend.sync.refresh_progress import RefreshProgress, read_refreshes
 from model.errors import CaptionerError
 from model.vision.files import in_batches
@@ -219,4 +219,4 @@ def _write(
 
 def _texts(prediction: Mapping[str, Any] | None) -> list[Any] | None:
     """Return the captions of a prediction."""
-    return None if prediction is None else [region["value"].get("text") for region in prediction["result"]]
+    return None if prediction is None else [texts_of(region) for region in prediction["result"]]

@@ -1,7 +1,11 @@
 """Our captions as Label Studio's predictions."""
 
+from typing import Any
+
+import pytest
+
 from backend.protocol.label_config import CaptionControl
-from backend.protocol.predictions import SuggestedCaption, make_prediction, make_predictions
+from backend.protocol.predictions import SuggestedCaption, make_prediction, make_predictions, texts_of
 
 CAPTION = CaptionControl(from_name="caption", to_name="image", image_field="captioning")
 TITLE = CaptionControl(from_name="Titel", to_name="Bild", image_field="b")
@@ -69,3 +73,19 @@ def test_a_control_with_fewer_captions_repeats_its_last() -> None:
 
 def test_without_any_caption_to_show_there_is_one_empty_prediction_of_the_version() -> None:
     assert make_predictions({}, "v1") == [{"model_version": "v1", "result": []}]
+
+
+@pytest.mark.parametrize(
+    ("region", "texts"),
+    [
+        ({"value": {"text": ["a dog", "it runs"]}}, ["a dog", "it runs"]),
+        ({"value": {"text": "a dog"}}, ["a dog"]),
+        ({"value": {"text": None}}, []),
+        ({"value": {"text": [5, None, "a dog"]}}, ["a dog"]),
+        ({"value": {"choices": ["dog"]}}, []),
+        ({"type": "relation", "from_id": "a", "to_id": "b"}, []),
+        ({"value": None}, []),
+    ],
+)
+def test_anything_may_stand_in_predictions_of_others(region: dict[str, Any], texts: list[str]) -> None:
+    assert texts_of(region) == texts
