@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.caption_files.label_studio_exports import is_export, is_task_list, parse_records, parse_tasks
-from model.caption_files.row import Row, broken, text_in
+from model.caption_files.row import Row, broken, text_in, text_or_empty
 from model.caption_files.tables import rows_of
 from model.errors import CaptionFileError
 
@@ -32,20 +32,19 @@ def parse_list(entries: Sequence[Any], path: Path) -> Iterator[Row]:
 
 
 def parse_coco(document: Any, path: Path) -> Iterator[Row]:
-    """Yield the captions of a COCO file; of an image that it does not list, with image None."""
+    """Yield the captions of a COCO file; of an image that it does not list by a name, with image None."""
     try:
-        names = {image["id"]: text_in(image["file_name"]) for image in document["images"]}
+        names = _coco_names(document["images"])
         annotations = document["annotations"]
-    except (KeyError, TypeError) as cause:
+    except (KeyError, TypeError, AttributeError) as cause:
         raise CaptionFileError(
             f"{path} is not in COCO's captions format, which has images with id and file_name, and annotations"
         ) from cause
     for number, annotation in enumerate(annotations):
         try:
-            caption = annotation["caption"]
             yield Row(
                 image=names.get(annotation["image_id"]),
-                caption="" if caption is None else text_in(caption),
+                caption=text_or_empty(annotation["caption"]),
                 key=str(annotation.get("id", number)),
                 where=f"annotations[{number}]",
             )
@@ -72,6 +71,14 @@ def parse_karpathy(document: Any, path: Path, split: str | None) -> Iterator[Row
     return (row for split, rows in images if split in selected for row in rows)
 
 
+def _coco_names(images: Any) -> dict[Any, str | None]:
+    """Return the names of images by id; None for one without a name. If none has a name, it is another format."""
+    names = {image["id"]: text_or_empty(image.get("file_name")) or None for image in images}
+    if names and not any(names.values()):
+        raise KeyError("file_name")
+    return names
+
+
 def _is_of_export(entry: dict[str, Any]) -> bool:
     return is_export(entry) or "annotation_id" in entry
 
@@ -94,7 +101,7 @@ def _karpathy_image(image: Any, number: int, path: Path) -> tuple[str, list[Row]
         rows = [
             Row(
                 image=name,
-                caption=text_in(sentence["raw"]),
+                caption=text_or_empty(sentence["raw"]),
                 key=str(sentence.get("sentid", at)),
                 where=f"{where}.sentences[{at}]",
             )

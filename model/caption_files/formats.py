@@ -47,7 +47,7 @@ def parse_rows(path: Path, split: str | None = None) -> Iterator[Row]:
     else:
         text = _SEPARATOR_LINE.sub("", decode_text(content, path), count=1)
         first = next((line for line in text.splitlines() if line.strip()), "")
-        if first.startswith(("{", "[")) and not is_jsonl(first):
+        if first.lstrip().startswith(("{", "[")) and not is_jsonl(first):
             document = parse_json(text, path)
             if is_karpathy(document):
                 return parse_karpathy(document, path, split)
@@ -60,7 +60,7 @@ def parse_rows(path: Path, split: str | None = None) -> Iterator[Row]:
 
 
 def _parse_lines(text: str, first: str, path: Path) -> Iterator[Row]:
-    if first.startswith("{"):
+    if first.lstrip().startswith("{"):
         return parse_jsonl(text, path)
     if is_flickr(first):
         return parse_flickr(text, path)

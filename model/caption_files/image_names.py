@@ -1,8 +1,9 @@
 """Image files by the names that captions files and tasks give them.
 
 A file that is there under the same name counts first. Otherwise these differences do not matter: the case of the
-extension, and the two spellings of accents in Unicode (NFC, and NFD on disks of macOS). Label Studio puts eight
-characters and a hyphen before the name of an upload, and writes `my dog.jpg` as `my_dog.jpg`.
+extension, the two spellings of accents in Unicode (NFC, and NFD on disks of macOS), and Windows' backslashes between
+directories. Label Studio puts eight characters and a hyphen before the name of an upload, and writes `my dog.jpg` as
+`my_dog.jpg`.
 """
 
 import os
@@ -30,7 +31,7 @@ def image_names(reference: str) -> tuple[str, ...]:
     ('0a1b2c3d-dog.jpg', 'dog.jpg')
     """
     if not is_address(reference):
-        return (reference,)
+        return tuple(dict.fromkeys([reference, reference.replace("\\", "/")]))
     path = _path_of(reference)
     parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
     names = [reference, *("/".join(parts[start:]) for start in range(len(parts)))]
@@ -60,6 +61,36 @@ def upload_name(name: str) -> str:
     return re.sub(r"[^-\w.]", "", plain_name(name).strip().replace(" ", "_"))
 
 
+class SimilarNames:
+    """Names, to be found by other spellings of them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    def find(self, reference: str) -> set[str]:
+        names = image_names(reference)
+        found = {file for name in names for file in self._by_path.get(_plain_path(name), ())}
+        if not found and is_address(reference):  # its directories are those of Label Studio
+            found = {file for name in names for file in self._by_upload.get(upload_name(name), ())}
+        return found
+
+    def of_letters(self, reference: str) -> list[str]:
+        """Return those whose last part has the same letters, in any case, in the order of the alphabet."""
+        return sorted({file for name in image_names(reference) for file in self._by_letters.get(_letters(name), ())})
+
+    @cached_property
+    def _by_path(self) -> dict[str, list[str]]:
+        return _group((_plain_path(name), name) for name in self._names)
+
+    @cached_property
+    def _by_upload(self) -> dict[str, list[str]]:
+        return _group((upload_name(name), name) for name in self._names)
+
+    @cached_property
+    def _by_letters(self) -> dict[str, list[str]]:
+        return _group((_letters(name), name) for name in self._names)
+
+
 class ImageFolder:
     """The directory of the images, and the directories in it."""
 
@@ -68,47 +99,48 @@ class ImageFolder:
 
     def find(self, reference: str) -> Path | None:
         """Return the file of an image; None if there is none, or if several could be meant."""
-        names = image_names(reference)
-        for name in names:
+        for name in image_names(reference):
             if _is_file(self.folder / name):
                 return self.folder / name
-        similar = self._matching(names)
+        similar = self._files.find(reference)
         return self.folder / similar.pop() if len(similar) == 1 else None
 
     def hint(self, reference: str) -> str:
         """Return the reference, short, with files that resemble it by name."""
         shown = reference if len(reference) <= 80 else reference[:77] + "..."
-        names = {normalize("NFC", PurePosixPath(name).name).casefold() for name in image_names(reference)}
-        there = sorted({file for name in names for file in self._by_letters.get(name, ())})
+        there = self._files.of_letters(reference)
         return f"{shown} (there is {' and '.join(there[:2])})" if there else shown
 
-    def _matching(self, names: Iterable[str]) -> set[str]:
-        names = tuple(names)
-        found = {file for name in names for file in self._by_path.get(_plain_path(name), ())}
-        if not found and len(names) > 1:  # an address, whose directories are those of Label Studio
-            found = {file for name in names for file in self._by_upload.get(upload_name(name), ())}
-        return found
-
     @cached_property
-    def _files(self) -> list[str]:
+    def _files(self) -> SimilarNames:
         """All files, by their path in the directory."""
-        return [
+        return SimilarNames(
             (Path(place) / name).relative_to(self.folder).as_posix()
             for place, _, names in os.walk(self.folder)
             for name in names
-        ]
+        )
 
-    @cached_property
-    def _by_path(self) -> dict[str, list[str]]:
-        return _group((_plain_path(file), file) for file in self._files)
 
-    @cached_property
-    def _by_upload(self) -> dict[str, list[str]]:
-        return _group((upload_name(file), file) for file in self._files)
+class NameList:
+    """Names of images that a person listed, in the spellings of the files or others."""
 
-    @cached_property
-    def _by_letters(self) -> dict[str, list[str]]:
-        return _group((normalize("NFC", PurePosixPath(file).name).casefold(), file) for file in self._files)
+    def __init__(self, names: Iterable[str], folder: ImageFolder) -> None:
+        self.names = tuple(names)
+        self._exact = frozenset(self.names)
+        self._similar = SimilarNames(self.names)
+        self._folder = folder
+        self._found: dict[str, frozenset[str]] = {}
+
+    def find(self, reference: str) -> frozenset[str]:
+        """Return the listed names of an image; empty if it is not listed. dog.jpg and dog.JPG may be two files."""
+        if reference not in self._found:
+            exact = self._exact.intersection(image_names(reference))
+            self._found[reference] = exact or frozenset(
+                name
+                for name in self._similar.find(reference)
+                if self._folder.find(name) == self._folder.find(reference)
+            )
+        return self._found[reference]
 
 
 def _path_of(address: str) -> str:
@@ -124,8 +156,12 @@ def _path_of(address: str) -> str:
 
 
 def _plain_path(name: str) -> str:
-    path = PurePosixPath(normalize("NFC", name))
+    path = PurePosixPath(normalize("NFC", name).replace("\\", "/"))
     return str(path.parent / plain_name(path.name)) if path.name else name
+
+
+def _letters(name: str) -> str:
+    return normalize("NFC", PurePosixPath(name).name).casefold()
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.caption_files.file_text import read_text
 from model.caption_files.formats import parse_rows
-from model.caption_files.image_names import ImageFolder, image_names, may_differ
+from model.caption_files.image_names import ImageFolder, NameList, may_differ
 from model.caption_files.row import Row
 from model.errors import CaptionFileError
 
@@ -82,14 +82,16 @@ def read_captions(source: CaptionSource, *, strict: bool = False) -> CaptionSet:
         CaptionFileError: the file is missing, has no known format, a broken line or no such split; or nothing in it can
             be used; or something must be left out and `strict` is set.
     """
-    names = read_names(source.names) if source.names else None
+    folder = ImageFolder(source.images)
+    names = NameList(read_names(source.names), folder) if source.names else None
     left_out = LeftOut()
     captions = captions_by_image(parse_rows(source.captions, source.split), left_out, names)
-    images = tuple(_present_images(captions, ImageFolder(source.images), left_out))
-    with_captions = {name for image in captions for name in image_names(image)} if names else set()
-    for name in names or ():
-        if name not in with_captions:
-            left_out.add("listed images without captions", name)
+    images = tuple(_present_images(captions, folder, left_out))
+    if names is not None:
+        with_captions = {name for image in captions for name in names.find(image)}
+        for name in names.names:
+            if name not in with_captions:
+                left_out.add("listed images without captions", name)
     if strict and left_out.cases:
         raise CaptionFileError(f"{source.captions}: {left_out.summary()}")
     if not images:
@@ -104,17 +106,15 @@ def tidy_caption(caption: str) -> str:
     return _SPACE_BEFORE_STOP.sub(r"\1", " ".join(caption.split()))
 
 
-def captions_by_image(
-    rows: Iterable[Row], left_out: LeftOut, names: Mapping[str, None] | None = None
-) -> dict[str, list[str]]:
+def captions_by_image(rows: Iterable[Row], left_out: LeftOut, names: NameList | None = None) -> dict[str, list[str]]:
     """Return the captions of each image, tidy, by the name in the file. What cannot be used is added to `left_out`."""
     captions: dict[str, list[str]] = {}
     keys: set[tuple[str, str]] = set()
     for row in rows:
-        if row.image is None:
-            left_out.add("captions without a known image", row.where)
+        if names is not None and row.image is not None and not names.find(row.image):
             continue
-        if names is not None and not any(name in names for name in image_names(row.image)):
+        if row.left_out or row.image is None:
+            left_out.add(row.left_out or "captions without a known image", row.where)
             continue
         of_image = captions.setdefault(row.image, [])
         caption = tidy_caption(row.caption)

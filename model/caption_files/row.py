@@ -1,5 +1,6 @@
 """One caption of a captions file, and the words in which a broken file is reported."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Row:
     key: str
     """Equal for two rows if they are the same caption."""
     where: str
+    left_out: str = ""
+    """Reason if the entry cannot be used for another one than that its image or its caption is empty."""
 
 
 def text_in(value: Any) -> str:
@@ -33,6 +36,16 @@ def text_in(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r}")
     return value
+
+
+def text_or_empty(value: Any) -> str:
+    """Return a text of a file, and "" for null; pandas writes NaN for it.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    is_null = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_null else text_in(value)
 
 
 def broken(path: Path, where: str, expected: str, got: Any) -> CaptionFileError:

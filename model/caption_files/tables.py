@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.caption_files.label_studio_exports import is_export, parse_records
-from model.caption_files.row import CAPTION_KEYS, IMAGE_KEYS, Row, broken, text_in
+from model.caption_files.row import CAPTION_KEYS, IMAGE_KEYS, Row, broken, text_in, text_or_empty
 from model.errors import CaptionFileError
 
 DELIMITERS = ",;\t|"
@@ -43,13 +43,15 @@ def parse_csv(text: str, path: Path, delimiter: str) -> Iterator[Row]:
     rows = _csv_rows(text, path, delimiter)
     _, header = next(rows)
     columns = _header(header)
-    records = ((where, dict(zip(columns, row, strict=True))) for where, row in rows)
     if is_export(columns):
-        yield from parse_records(list(records), path)
+        yield from parse_records([(where, dict(zip(columns, row, strict=True))) for where, row in rows], path)
         return
-    image, caption = _first_of(IMAGE_KEYS, columns), _first_of(CAPTION_KEYS, columns)
-    for where, record in records:
-        yield Row(image=record[image].strip(), caption=record[caption], key=record[caption], where=where)
+    image = columns.index(_first_of(IMAGE_KEYS, columns))
+    caption = _first_of(CAPTION_KEYS, columns)
+    captions = [at for at, name in enumerate(columns) if name == caption]  # the header may repeat it
+    for where, row in rows:
+        for at in captions:
+            yield Row(image=row[image].strip(), caption=row[at], key=row[at], where=where)
 
 
 def is_jsonl(first_line: str) -> bool:
@@ -71,14 +73,14 @@ def parse_jsonl(text: str, path: Path) -> Iterator[Row]:
 
 
 def rows_of(fields: Mapping[str, Any], where: str) -> list[Row]:
-    """Return the captions of an object that names an image and has one caption or a list of them.
+    """Return the captions of an object that names an image and has one caption or a list of them; null is an empty one.
 
     Raises:
         KeyError, TypeError: it is something else.
     """
     image = text_in(fields[_first_of(IMAGE_KEYS, fields)])
     captions = fields[_first_of(CAPTION_KEYS, fields)]
-    texts = [text_in(caption) for caption in (captions if isinstance(captions, list) else [captions])]
+    texts = [text_or_empty(caption) for caption in (captions if isinstance(captions, list) else [captions])]
     return [Row(image=image, caption=caption, key=caption, where=where) for caption in texts]
 
 
@@ -136,7 +138,8 @@ def _first_of(names: Sequence[str], there: Sequence[str] | Mapping[str, Any]) ->
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines, which also splits at U+2028 and similar characters within a caption.
-    for number, line in enumerate(text.split("\n"), start=1):
+    # Not splitlines, which also splits at U+2028 and similar characters within a caption. Old programs of the Mac end
+    # lines with a carriage return alone.
+    for number, line in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         if line.strip():
             yield number, line.removesuffix("\r")

@@ -29,6 +29,9 @@ def folder(place: Path, *names: str) -> ImageFolder:
         (normalize("NFC", "café.jpg"), normalize("NFD", "café.jpg")),
         (normalize("NFD", "café.jpg"), normalize("NFC", "café.jpg")),
         (normalize("NFD", "été/café.jpg"), normalize("NFC", "été/café.JPG")),
+        ("train\\dog.jpg", "train/dog.jpg"),
+        ("train\\dog.jpg", "train\\dog.jpg"),
+        (".\\train\\dog.JPG", "train/dog.jpg"),
         ("/data/upload/1/0a1b2c3d-dog.jpg", "0a1b2c3d-dog.jpg"),
         ("/data/upload/1/0a1b2c3d-dog.jpg", "dog.jpg"),
         ("/label-studio/data/upload/1/0a1b2c3d-dog.jpg", "dog.JPG"),
@@ -51,6 +54,8 @@ def test_a_file_is_found(tmp_path: Path, reference: str, file: str) -> None:
         ("dog.jpg", ["cat.jpg"]),
         ("dog.jpg", ["Dog.jpg"]),
         ("dog.jpg", ["sub/dog.jpg"]),
+        ("C:\\photos\\dog.jpg", ["dog.jpg"]),
+        ("train\\my_dog.jpg", ["train/my dog.jpg"]),
         ("0a1b2c3d-dog.jpg", ["dog.jpg"]),
         ("dog.jpg", ["dog.JPG", "dog.Jpg"]),
         ("/data/upload/1/0a1b2c3d-dog.jpg", ["a/dog.jpg", "b/dog.jpg"]),
@@ -82,6 +87,16 @@ def test_a_missing_image_is_named_with_the_file_that_resembles_it(tmp_path: Path
     )
 
 
+def test_a_path_of_windows_is_named_with_the_file_of_its_last_part(tmp_path: Path) -> None:
+    text = "image,caption\na.jpg,A cat\nC:\\photos\\dog.jpg,A dog\nC:\\no.jpg,A bird\n"
+
+    captioned = read_captions(source(tmp_path, text, images=("a.jpg", "dog.jpg")))
+
+    assert captioned.left_out.summary() == (
+        "left out: missing images: 2 (C:\\photos\\dog.jpg (there is dog.jpg), C:\\no.jpg)"
+    )
+
+
 def test_two_spellings_of_one_file_are_one_image(tmp_path: Path) -> None:
     text = "image,caption\nUP.jpg,A dog\nUP.JPG,A brown dog\n"
 
@@ -108,3 +123,39 @@ def test_a_list_of_names_selects_uploads_by_their_own_name(tmp_path: Path) -> No
     captioned = read_captions(source(tmp_path, text, names="a.jpg\n"), strict=True)
 
     assert [image.captions for image in captioned.images] == [("A dog",)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "named", "file"),
+    [
+        (normalize("NFD", "café.jpg"), normalize("NFC", "café.jpg"), normalize("NFC", "café.jpg")),
+        (normalize("NFC", "café.jpg"), normalize("NFD", "café.jpg"), normalize("NFC", "café.jpg")),
+        ("dog.JPG", "dog.jpg", "dog.jpg"),
+        ("dog.jpg", "dog.JPG", "dog.jpg"),
+        ("train/dog.jpg", "train\\dog.jpg", "train/dog.jpg"),
+        ("train\\dog.jpg", "train/dog.jpg", "train/dog.jpg"),
+        ("my dog.jpg", "/data/upload/1/0a1b2c3d-my_dog.jpg", "my dog.jpg"),
+    ],
+)
+def test_a_list_of_names_may_have_other_spellings(tmp_path: Path, listed: str, named: str, file: str) -> None:
+    text = f"image,caption\n{named},A dog\nb.jpg,A bird\n"
+
+    captioned = read_captions(source(tmp_path, text, names=f"{listed}\n", images=(file, "b.jpg")), strict=True)
+
+    assert [image.captions for image in captioned.images] == [("A dog",)]
+
+
+def test_a_list_does_not_select_another_file_of_a_similar_name(tmp_path: Path) -> None:
+    text = "image,caption\ndog.jpg,A dog\ndog.JPG,A cat\n"
+
+    captioned = read_captions(source(tmp_path, text, names="dog.jpg\n", images=("dog.jpg", "dog.JPG")), strict=True)
+
+    assert [image.captions for image in captioned.images] == [("A dog",)]
+
+
+def test_a_listed_image_that_is_missing_is_counted_as_missing_in_any_spelling(tmp_path: Path) -> None:
+    text = "image,caption\ngone.jpg,A dog\nb.jpg,A bird\n"
+
+    captioned = read_captions(source(tmp_path, text, names="gone.JPG\nb.jpg\n"))
+
+    assert captioned.left_out.summary() == "left out: missing images: 1 (gone.jpg)"

@@ -84,6 +84,12 @@ def source(
         JSONL.replace('"image"', '"file_name"').replace('"caption"', '"text"').replace('"captions"', '"text"'),
         json.dumps([json.loads(line) for line in JSONL.splitlines()]),
         "caption,extra,Image\nA dog runs .,1,a.jpg\nA brown dog .,2,a.jpg\nTwo men,3,b.jpg\n",
+        FLICKR.replace("\n", "\r"),
+        CSV.replace("\n", "\r"),
+        JSONL.replace("\n", "\r"),
+        " " + COCO,
+        "\n  " + JSONL,
+        " " + json.dumps([json.loads(line) for line in JSONL.splitlines()]),
     ],
 )
 def test_every_format_is_recognised_by_its_content(tmp_path: Path, text: str) -> None:
@@ -124,6 +130,57 @@ def test_coco_captions_without_a_text_or_a_listed_image_are_counted(tmp_path: Pa
     assert captioned.left_out.summary() == (
         "left out: captions without a known image: 1 (annotations[3]); empty captions: 1 (annotations[4])"
     )
+
+
+def test_coco_captions_of_an_image_without_a_name_are_counted(tmp_path: Path) -> None:
+    document = json.loads(COCO)
+    document["images"] += [{"id": 10}, {"id": 11, "file_name": None}]
+    document["annotations"] += [{"image_id": 10, "caption": "A cat"}, {"image_id": 11, "caption": "A bird"}]
+
+    captioned = read_captions(source(tmp_path, json.dumps(document)))
+
+    assert [len(image.captions) for image in captioned.images] == [2, 1]
+    assert captioned.left_out.summary() == (
+        "left out: captions without a known image: 2 (annotations[3], annotations[4])"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"file_name": "a.jpg", "text": null}',
+        '{"file_name": "a.jpg", "text": NaN}',
+        '{"image": "a.jpg", "captions": ["A dog", null]}',
+    ],
+)
+@pytest.mark.parametrize("form", ["{}\n{}\n", "[{}, {}]"])
+def test_null_is_an_empty_caption(tmp_path: Path, entry: str, form: str) -> None:
+    text = form.format(entry, '{"image": "b.jpg", "caption": "Two men"}')
+
+    captioned = read_captions(source(tmp_path, text))
+
+    assert captioned.images[-1].captions == ("Two men",)
+    assert captioned.left_out.counts() == {"empty captions": 1}
+
+
+def test_null_in_a_parquet_file_is_an_empty_caption(tmp_path: Path) -> None:
+    of_file = source(tmp_path, "")
+    texts = [["A dog", None], None, ["Two men"]]
+    parquet.write_table(pyarrow.table({"image": ["a.jpg", "a.jpg", "b.jpg"], "text": texts}), of_file.captions)
+
+    captioned = read_captions(of_file)
+
+    assert [image.captions for image in captioned.images] == [("A dog",), ("Two men",)]
+    assert captioned.left_out.summary() == "left out: empty captions: 2 (row 1, row 2)"
+
+
+def test_all_columns_called_caption_hold_captions(tmp_path: Path) -> None:
+    text = "image,caption,site,Caption\na.jpg,A dog runs,north,A brown dog\nb.jpg,Two men,south,\n"
+
+    captioned = read_captions(source(tmp_path, text))
+
+    assert [image.captions for image in captioned.images] == [("A dog runs", "A brown dog"), ("Two men",)]
+    assert captioned.left_out.summary() == "left out: empty captions: 1 (line 3)"
 
 
 def test_a_parquet_file_is_read_with_the_extra(tmp_path: Path) -> None:
