@@ -12,7 +12,7 @@ from backend.captioning.backend_base import BackendBase
 from backend.captioning.services import current_services
 from backend.captioning.suggest import Suggester, TaskSuggestions
 from backend.freed_memory import return_freed_memory
-from backend.images.task_images import FETCH_BUDGET_S
+from backend.images.task_images import FETCH_BUDGET_S, LateImageError
 from backend.protocol.json_fields import parse_project_id
 from backend.protocol.label_config import parse_caption_controls
 from backend.protocol.predictions import make_predictions
@@ -124,9 +124,11 @@ class CaptionBackend(BackendBase):  # type: ignore[misc]  # label-studio-ml has 
             if entries and left_s < LEAST_S:
                 break
             suggested = suggester.suggest(batch, min(FETCH_BUDGET_S, max(LEAST_S, left_s)))
-            entries += [self._entry(suggestions) for suggestions in suggested]
-        if late := len(tasks) - len(entries):
-            entries += [{"error": self._caption_later(late)}] * late
+            entries += [None if isinstance(task.error, LateImageError) else self._entry(task) for task in suggested]
+        entries += [None] * (len(tasks) - len(entries))
+        if late := entries.count(None):
+            error = {"error": self._caption_later(late)}
+            entries = [error if entry is None else entry for entry in entries]
         return entries
 
     def _caption_later(self, count: int) -> str:

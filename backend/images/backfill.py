@@ -202,8 +202,14 @@ def find_image_ref(client: LabelStudioClient | None, correction: Correction) -> 
     if not correction.image_ref.startswith(INSIDE_TASK) or client is None:
         return correction.image_ref
     data = client.task(correction.task_id)["data"]
-    matches = (text for text in _texts(data) if compact_image_ref(text) == correction.image_ref)
+    matches = (text for text in map(_as_read, _texts(data)) if compact_image_ref(text) == correction.image_ref)
     return next(matches, correction.image_ref)
+
+
+def _as_read(text: str) -> str:
+    """Return a text as `read_image_ref` returns it where it is the image."""
+    text = text.strip()
+    return "data:" + text[5:] if text[:5].lower() == "data:" else text
 
 
 def _texts(value: Any) -> Iterator[str]:

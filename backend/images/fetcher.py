@@ -9,6 +9,7 @@ uses only http and https. The token is sent only to Label Studio's own origin, a
 import base64
 import binascii
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -32,6 +33,10 @@ CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 65_536
+_UNPACKED = ("gzip", "x-gzip", "deflate")
+"""Codings that we unpack, although we ask for none: some storages keep their files packed."""
+_PACKED = (*_UNPACKED, "br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "bzip2", "lzma", "xz")
+"""Codings that change the bytes. Servers also send other words that mean nothing, such as `utf-8` or `aws-chunked`."""
 _MAY_BE_ANOTHER_ADDRESS = ("refused", "missing", "unreachable", "address")
 """Reasons that a file of Label Studio has if we do not know that its address is one of Label Studio."""
 
@@ -115,7 +120,7 @@ class ImageFetcher:
         Raises:
             ImageError: the image cannot be fetched; the message has no tokens or signatures.
         """
-        if image_ref.startswith("data:"):
+        if image_ref[:5].lower() == "data:":
             return self._decode_data_url(image_ref)
         try:
             hop = self._first_hop(image_ref, task_id)
@@ -208,8 +213,10 @@ class ImageFetcher:
 
     def _read(self, image_ref: str, response: requests.Response, deadline: float) -> bytes:
         where = shown(image_ref)
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding != "identity":  # a few bytes could be unpacked to gigabytes
+        named = response.headers.get("Content-Encoding", "").lower().split(",")
+        codings = [coding for coding in map(str.strip, named) if coding in _PACKED]
+        if len(codings) > 1 or not all(coding in _UNPACKED for coding in codings):
+            encoding = ", ".join(codings)
             raise ImageError(f"{where} is packed as {encoding} although identity was asked for", "large")
         content = bytearray()
         # read1 returns the bytes that have arrived; read would wait for a full chunk and so pass the deadline.
@@ -219,7 +226,21 @@ class ImageFetcher:
                 raise ImageError(f"{where} is larger than {self.limits.max_image_bytes:,} bytes", "large")
             if time.monotonic() > deadline:
                 raise ImageError(f"{where} took longer than {self.limits.total_timeout_s:g} s", "slow")
-        return bytes(content)
+        return self._unpack(where, bytes(content), codings[0]) if codings else bytes(content)
+
+    def _unpack(self, where: str, packed: bytes, coding: str) -> bytes:
+        """Return the bytes of a packed image. Of a few bytes that become gigabytes, only the first are unpacked."""
+        most = self.limits.max_image_bytes
+        # The first is for gzip and zlib. The second is for servers that send deflate without the header of zlib.
+        for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
+            try:
+                content = zlib.decompressobj(window).decompress(packed, most + 1)
+            except zlib.error:
+                continue
+            if len(content) > most:
+                raise ImageError(f"{where} is larger than {most:,} bytes", "large")
+            return content
+        raise ImageError(f"{where} is packed as {coding}, and its bytes cannot be unpacked")
 
     def _refusal(self, image_ref: str, response: requests.Response, hop: "_Hop") -> ImageError:
         refusal = Refusal(
@@ -242,10 +263,10 @@ class ImageFetcher:
         if len(payload) * 3 // 4 > self.limits.max_image_bytes:
             raise ImageError(f"{shown(image_ref)} is larger than {self.limits.max_image_bytes:,} bytes", "large")
         raw = unquote_to_bytes(payload)
-        if not header.endswith(";base64"):
+        if "base64" not in (parameter.strip().lower() for parameter in header.split(";")[1:]):
             return raw
         try:
-            return base64.b64decode(raw)
+            return base64.b64decode(raw + b"==")  # Python needs the padding that others leave out, and may have more
         except binascii.Error as cause:
             raise ImageError(f"{shown(image_ref)} is not valid base64: {cause}", "address") from cause
 

@@ -13,6 +13,8 @@ from urllib3.util import parse_url
 
 _FILES = re.compile(r"(data|storage-data)/|tasks/\d+/(resolve|presign)/?$")
 """Paths of Label Studio below its root that serve files."""
+_WAY_UP = re.compile(r"(^|[/\\])\s*\.\.\s*([/\\;?#\x00]|$)")
+"""A segment `..` of a path. A server may cut a segment at `;`, `?`, `#` or a zero byte, and leave out spaces."""
 _LIKE_A_FILE = re.compile(r"/(data/upload/\d+/|data/local-files/?$|tasks/\d+/(resolve|presign)/?$)")
 
 
@@ -76,4 +78,5 @@ def root_of_file(url: str) -> str | None:
 def _is_file(path: str) -> bool:
     """Say whether a path below Label Studio's root is a file. The key opens much more; no task may name that."""
     path = unquote(path)
-    return ".." not in path and _FILES.match(path) is not None
+    # A proxy in front of Label Studio may decode the path once more.
+    return not any(_WAY_UP.search(way) for way in (path, unquote(path))) and _FILES.match(path) is not None

@@ -110,7 +110,7 @@ def about_addresses(image_ref: str, public_address: str | None) -> str:
 
 def shown(image_ref: str) -> str:
     """Return an image address for logs and replies: short, and without passwords and signatures."""
-    if image_ref.startswith("data:"):
+    if image_ref[:5].lower() == "data:":
         return image_ref.partition(",")[0][:60] + ",..."
     address, _, query = image_ref.partition("#")[0].partition("?")
     if re.search(r"/data/local-files/?$", address):

@@ -38,6 +38,10 @@ ENCODER_BATCH = 1
 """Images encoded together: with ONNX Runtime several at once are no faster."""
 
 
+class LateImageError(ImageError):
+    """The time of a call was over before its machine had worked on the image; nothing is known to be wrong with it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskImage:
     """The image that one control of one task describes."""
@@ -68,9 +72,8 @@ def fetch_image(
     spec: EncoderSpec,
     features: FeatureStore,
     encode: Callable[[NDArray[np.float32]], NDArray[np.float16]],
-    compute_slot: AbstractContextManager[object] | None = None,
 ) -> FetchedImage:
-    """Fetch an image, and encode it if it has no stored features.
+    """Fetch an image, and encode it if it has no stored features; see `encode_fetched`.
 
     Args:
         fetcher: fetches it.
@@ -79,12 +82,32 @@ def fetch_image(
         spec: of the encoder.
         features: stored ones.
         encode: returns the features [P, D] of a preprocessed image [3, S, S].
-        compute_slot: is held while the image is decoded.
 
     Raises:
         ImageError: the image cannot be fetched or decoded.
     """
-    content = fetcher.fetch(image_ref, task_id)
+    return encode_fetched(fetcher.fetch(image_ref, task_id), spec, features, encode)
+
+
+def encode_fetched(
+    content: bytes,
+    spec: EncoderSpec,
+    features: FeatureStore,
+    encode: Callable[[NDArray[np.float32]], NDArray[np.float16]],
+    compute_slot: AbstractContextManager[object] | None = None,
+) -> FetchedImage:
+    """Encode an image that was fetched, if it has no stored features.
+
+    Args:
+        content: bytes of its file.
+        spec: of the encoder.
+        features: stored ones.
+        encode: returns the features [P, D] of a preprocessed image [3, S, S].
+        compute_slot: is held while the image is decoded.
+
+    Raises:
+        ImageError: the image cannot be decoded.
+    """
     key = image_key(content)
     stored = _stored_features(features, key)
     if stored is not None:
@@ -157,19 +180,29 @@ class TaskImageReader:
     ) -> dict[str, FetchedImage | ImageError]:
         """Fetch each image once, by its address."""
         threads = ThreadPoolExecutor(min(FETCH_THREADS, len(task_ids) or 1), thread_name_prefix="fetch")
+        awaited: set[str] = set()
         running = {
-            ref: threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features)
+            ref: threads.submit(copy_context().run, self._fetch, ref, task_id, encoder, features, awaited)
             for ref, task_id in task_ids.items()
         }
         wait(running.values(), timeout=budget_s)
+        not_arrived = frozenset(awaited)
         # What still hangs ends by its own limits.
         threads.shutdown(wait=False, cancel_futures=True)
-        return {ref: _outcome(future, budget_s) for ref, future in running.items()}
+        return {ref: _outcome(future, budget_s, is_ours=ref not in not_arrived) for ref, future in running.items()}
 
-    def _fetch(self, image_ref: str, task_id: int, encoder: ImageEncoder, features: FeatureStore) -> FetchedImage:
-        """Fetch and encode an image. So the pixels of few images are held at a time, however many are asked for."""
-        encode = partial(self._encode, encoder)
-        image = fetch_image(self.fetcher, image_ref, task_id, encoder.spec, features, encode, self._decoding)
+    def _fetch(
+        self, image_ref: str, task_id: int, encoder: ImageEncoder, features: FeatureStore, awaited: set[str]
+    ) -> FetchedImage:
+        """Fetch and encode an image. So the pixels of few images are held at a time, however many are asked for.
+
+        Args:
+            awaited: has the address while its host is asked.
+        """
+        awaited.add(image_ref)
+        content = self.fetcher.fetch(image_ref, task_id)
+        awaited.discard(image_ref)
+        image = encode_fetched(content, encoder.spec, features, partial(self._encode, encoder), self._decoding)
         self._metrics.features.labels("missed" if image.is_new else "found").inc()
         if image.is_new:
             self._storing.submit(copy_context().run, _store_features, features, image.image_key, image.features)
@@ -225,8 +258,12 @@ def _task_images(
     return images
 
 
-def _outcome(future: "Future[FetchedImage]", budget_s: float) -> FetchedImage | ImageError:
+def _outcome(future: "Future[FetchedImage]", budget_s: float, *, is_ours: bool) -> FetchedImage | ImageError:
+    """Return what came of an image; `is_ours` if we, and not its host, held it up."""
     if not future.done() or future.cancelled():
+        if is_ours:
+            message = f"this server was too busy to read the image within {budget_s:.0f} s; ask again for this task"
+            return LateImageError(message, "slow")
         return ImageError(f"the image did not arrive within {budget_s:.0f} s", "slow")
     try:
         return future.result()

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 from xml.sax.saxutils import escape as escape_markup
 
+from model.caption_files.field_names import has_other_purpose
 from model.errors import LabelConfigError, TaskError
 
 logger = logging.getLogger(__name__)
@@ -39,16 +40,6 @@ GOOD_CONFIG = """<View style="display: flex; gap: 24px; align-items: flex-start"
 _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _FIELD = re.compile(r"\$[^$/:?]+")
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
-_OTHER_PURPOSE = re.compile(
-    r"(?<![^\W\d_])(notes?|remarks?|comments?|feedback|reasons?|reasoning|rationale|justification|explanation|issues?|"
-    r"problems?|questions?|answers?|ocr|transcripts?|transcription|transcribed|tags?|keywords?|todo|qa|review|reviewer|"
-    r"bemerkung(en)?|anmerkung(en)?|kommentare?|notiz(en)?|hinweise?|begr(ü|ue)ndung|fragen?|antwort(en)?|"
-    r"stichw(ort|örter|orte)|remarques?|commentaires?|raisons?|r[ée]ponses?|comentarios?|observaci(ó|o)n(es)?|notas?|"
-    r"preguntas?|respuestas?|osservazion[ei]|commenti|commento|opmerking(en)?|uwagi?|komentarz(e)?)(?![^\W\d_])"
-    r"|备注|備註|注释|评论|評論|コメント|備考|メモ|비고|메모|댓글|примечани|комментари|замечани",
-    re.IGNORECASE,
-)
-"""Words in the name of a TextArea that holds something else than captions, in several languages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +126,19 @@ def read_image_ref(task_data: Mapping[str, Any], control: CaptionControl) -> str
     """Return the address or path of the task's image, in one of the forms that docs/label-studio.md lists.
 
     Raises:
-        TaskError: the field is missing or holds no text.
+        TaskError: the field is missing or holds no text; in a longer address, it may also hold a number.
     """
     value = _value(task_data, control.image_field)
-    if not isinstance(value, str) or not value.strip():
+    if control.address and isinstance(value, str | int | float) and not isinstance(value, bool):
+        found = {name: _value(task_data, name) for name in _VARIABLE.findall(control.address)}
+        image_ref = _VARIABLE.sub(lambda name: "" if found[name[1]] is None else str(found[name[1]]), control.address)
+    else:
+        image_ref = value if isinstance(value, str) else ""
+    image_ref = image_ref.strip()
+    if not image_ref:
         fields = ", ".join(sorted(map(str, task_data))) or "none"
         raise TaskError(f"the task's data have no image reference at {control.image_field!r}, its fields: {fields}")
-    if not control.address:
-        return value.strip()
-    return _VARIABLE.sub(lambda name: str(_value(task_data, name[1]) or ""), control.address).strip()
+    return "data:" + image_ref[5:] if image_ref[:5].lower() == "data:" else image_ref
 
 
 def compact_image_ref(image_ref: str) -> str:
@@ -176,7 +171,7 @@ def _caption_control(tag: Any, *, is_chosen: bool) -> CaptionControl | None:
     # many tags.
     if _is_per_region(tag) or "{{" in tag.name or _attribute(tag, CHOICE) == "false":
         return None
-    if not is_chosen and _OTHER_PURPOSE.search(_separated(tag.name)):
+    if not is_chosen and has_other_purpose(tag.name):
         return None
     for image in tag.objects:
         # The SDK takes a valueList for the value.
@@ -200,11 +195,6 @@ def _attribute(tag: Any, name: str) -> str:
     return next(values, "").strip().lower()
 
 
-def _separated(name: str) -> str:
-    """Return a name with spaces between the words of `imageNotes`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-
-
 def _unsupported(label_config: str, interface: Any) -> Iterator[str]:
     """Yield a sentence for each text area or image that may surprise its owner by having no caption."""
     if re.search(r"<\s*Repeater\b", label_config):
@@ -222,7 +212,7 @@ def _unsupported(label_config: str, interface: Any) -> Iterator[str]:
                     f"Image {image.name!r} shows several pictures (valueList), and a caption is made for one: TextArea "
                     f"{tag.name!r} gets none; use an Image with value for each picture"
                 )
-            elif _attribute(tag, CHOICE) != "true" and _OTHER_PURPOSE.search(_separated(tag.name)):
+            elif _attribute(tag, CHOICE) != "true" and has_other_purpose(tag.name):
                 yield f"TextArea {tag.name!r} is not taken for a caption because of its name; {WAY_OUT}"
 
 

@@ -15,6 +15,6 @@ OTHER_PURPOSE = re.compile(
 
 
 def has_other_purpose(name: str) -> bool:
-    """Say whether the product takes a field for something else than captions because of its name."""
-    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # imageNotes
+    """Return True if the name of a field says that it holds something else than captions."""
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # such as imageNotes
     return OTHER_PURPOSE.search(separated) is not None

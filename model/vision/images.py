@@ -41,7 +41,9 @@ _START_OF_SCAN = b"\xff\xda"
 _CODED_SIZE = re.compile(rb"ispe\x00{4}(.{4})(.{4})", re.DOTALL)
 """Width and height of a picture or tile in a HEIC file (ISO/IEC 23008-12)."""
 _LEAST_SHARE = 0.75
-"""Share of a picture's rows that must be there if the end of its file is missing."""
+"""Share of a picture's rows that must be there if the end of its file is missing; of a WebP, of its last chunk."""
+_READ_AHEAD_BYTES = 1024
+"""More zeros than libwebp reads beyond the bytes that it needs."""
 
 # A larger JPEG is decoded at a half, a quarter or an eighth of its size, which is faster. No encoder needs more pixels.
 _ENOUGH = (1024, 1024)
@@ -85,12 +87,13 @@ def decode_image(content: bytes) -> Image.Image:
 
     Transparent pixels become white, an animation gives its first frame, and 16-bit and float images are scaled to 8
     bits. Very large JPEGs are decoded at a fraction of their size. Metadata and bytes behind the picture are left out.
-    A JPEG or PNG whose last bytes are missing is shown as browsers do, if at least three quarters of it are there.
+    A JPEG, PNG, GIF, BMP or WebP whose last bytes are missing is shown as browsers do, if at least three quarters of it
+    are there.
 
     Raises:
         ImageError: the bytes are not an image of a known format, are damaged, or declare too many pixels.
     """
-    content = without_metadata(content)
+    content = _with_whole_webp(without_metadata(content))
     image = _open_image(content)
     width, height = max(image.size, _largest_coded(image, content), key=prod)
     most = _MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS)
@@ -129,6 +132,23 @@ def _open_image(content: bytes) -> ImageFile.ImageFile:
         raise ImageError(f"{message}: {cause}", without_content=message) from cause
 
 
+def _with_whole_webp(content: bytes) -> bytes:
+    """Fill the last chunk of a bare WebP with zeros if its end is missing: libwebp decodes whole chunks only."""
+    if not (content.startswith(b"RIFF") and content[8:12] == b"WEBP"):
+        return content
+    start, end = 12, 12
+    while end + 8 <= len(content):
+        start, length = end + 8, int.from_bytes(content[end + 4 : end + 8], "little")
+        end = start + length + length % 2
+    there = len(content) - start
+    if end <= len(content) or there < _LEAST_SHARE * length:
+        return content
+    zeros = length - there + _READ_AHEAD_BYTES
+    zeros += (there + zeros) % 2
+    chunk_bytes, file_bytes = (count.to_bytes(4, "little") for count in (there + zeros, len(content) + zeros - 8))
+    return b"RIFF" + file_bytes + content[8 : start - 4] + chunk_bytes + content[start:] + bytes(zeros)
+
+
 def _largest_coded(image: ImageFile.ImageFile, content: bytes) -> tuple[int, int]:
     """Return the largest size of which a HEIC file has pixels; it may show a small part of them."""
     found = _CODED_SIZE.findall(content) if image.format == "HEIF" else []
@@ -154,12 +174,12 @@ def _formats() -> tuple[str, ...]:
 
 
 def _loaded(image: ImageFile.ImageFile, content: bytes) -> ImageFile.ImageFile:
-    """Decode the pixels, also those of a JPEG or PNG whose last bytes are missing."""
+    """Decode the pixels, also those of a picture whose last bytes are missing."""
     image.draft(None, _ENOUGH)
     try:
         image.load()
     except OSError:
-        if image.format == "PNG" and share_of_png(content) >= _LEAST_SHARE:
+        if _share_decoded(image, content) >= _LEAST_SHARE:
             image.tile = []  # so that Pillow gives what it has decoded
             image.load()
         elif image.format == "JPEG":
@@ -168,6 +188,32 @@ def _loaded(image: ImageFile.ImageFile, content: bytes) -> ImageFile.ImageFile:
         else:
             raise
     return image
+
+
+def _share_decoded(image: ImageFile.ImageFile, content: bytes) -> float:
+    """Return how much of a picture was decoded before its bytes ended, 0 to 1; 0 for formats that do not show it."""
+    if image.format == "PNG":
+        return share_of_png(content)
+    if not image.tile:  # the bytes are damaged, and did not end too early
+        return 0.0
+    tile: Any = image.tile[0]
+    if image.format == "GIF":
+        return _share_of_gif(image, is_interlaced=bool(tile.args[1]))
+    if image.format in {"BMP", "DIB"} and tile.codec_name == "raw":
+        row_bytes: int = tile.args[1]
+        start: int = tile.offset
+        return (len(content) - start) / (row_bytes * image.height)
+    return 0.0
+
+
+def _share_of_gif(image: ImageFile.ImageFile, *, is_interlaced: bool) -> float:
+    """Return the share of rows with pixels. Rows of the colour that Pillow begins with count as missing."""
+    empty = image.info.get("transparency", 0)
+    image.tile = []  # so that Pillow gives what it has decoded
+    rows = np.flatnonzero((np.asarray(image) != empty).any(axis=1))
+    if not len(rows):
+        return 0.0
+    return (len(rows) if is_interlaced else int(rows[-1]) + 1) / image.height
 
 
 def _loaded_with_an_end(content: bytes) -> ImageFile.ImageFile:

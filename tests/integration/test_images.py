@@ -1,9 +1,12 @@
 """Fetching images: limits of time and size, redirects, and the token that only Label Studio may get."""
 
 import base64
+import gzip
 import socket
 import ssl
 import threading
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
@@ -341,12 +344,57 @@ def test_a_silent_server_is_cut_off(label_studio: ImageServer, fetcher: ImageFet
         fetcher.fetch("/a.png", 1)
 
 
-def test_a_packed_reply_is_refused_because_it_could_unpack_to_anything(
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip, gzip"])
+def test_a_reply_that_is_packed_in_a_way_that_we_cannot_read_is_refused(
+    label_studio: ImageServer, fetcher: ImageFetcher, coding: str
+) -> None:
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, b"...", Content_Encoding=coding)
+
+    with pytest.raises(ImageError, match=f"packed as {coding} although identity was asked for"):
+        fetcher.fetch("/a.png", 1)
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity", "aws-chunked", "utf-8", "none", "binary", "a, b"])
+def test_a_coding_that_packs_nothing_is_ignored(label_studio: ImageServer, fetcher: ImageFetcher, coding: str) -> None:
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, png(), Content_Encoding=coding)
+
+    assert fetcher.fetch("/a.png", 1) == png()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "aws-chunked, gzip", "deflate"])
+def test_a_packed_reply_is_unpacked(label_studio: ImageServer, fetcher: ImageFetcher, coding: str) -> None:
+    packed = zlib.compress(png()) if coding == "deflate" else gzip.compress(png())
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, packed, Content_Encoding=coding)
+
+    assert fetcher.fetch("/a.png", 1) == png()
+
+
+def test_deflate_without_its_header_is_unpacked(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
+    packed = zlib.compress(png())[2:-4]
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, packed, Content_Encoding="deflate")
+
+    assert fetcher.fetch("/a.png", 1) == png()
+
+
+def test_a_reply_that_unpacks_to_too_many_bytes_is_refused_and_takes_no_memory(
     label_studio: ImageServer, fetcher: ImageFetcher
 ) -> None:
+    bomb = gzip.compress(bytes(80_000_000))
+    label_studio.pages["/a.png"] = lambda handler: send(handler, 200, bomb, Content_Encoding="gzip")
+
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="is larger than 100,000 bytes"):
+        fetcher.fetch("/a.png", 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 5_000_000
+
+
+def test_a_reply_that_cannot_be_unpacked_says_so(label_studio: ImageServer, fetcher: ImageFetcher) -> None:
     label_studio.pages["/a.png"] = lambda handler: send(handler, 200, b"...", Content_Encoding="gzip")
 
-    with pytest.raises(ImageError, match="packed as gzip"):
+    with pytest.raises(ImageError, match="packed as gzip, and its bytes cannot be unpacked"):
         fetcher.fetch("/a.png", 1)
 
 

@@ -3,7 +3,7 @@
 import base64
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from backend.routes import routes
 from model.bundle import load_bundle
 from model.errors import BusyError
 from model.manifest import write_first_score
+from model.runtime.onnx_encoder import OnnxEncoder
 from model.store import Store
-from model.vision.encoder import Encoder
+from model.vision.encoder_spec import ImageEncoder
 from model.vision.features import FeatureStore
 from model.vision.images import image_key
 from tests.backend_client import LABEL_CONFIG, BackendClient
@@ -302,7 +303,7 @@ def test_each_image_content_is_encoded_once(
     first = backend.predict(tasks)
     for _ in ("red", "blue"):
         assert stored.acquire(timeout=30)
-    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(OnnxEncoder, "encode", lambda *_: pytest.fail("encoded again"))
 
     again = backend.predict(tasks)
 
@@ -529,6 +530,32 @@ def test_what_a_call_cannot_caption_in_time_says_so_and_a_job_captions_it(
     assert ["result" in entry for entry in results] == [True, True, False, False, False]
     assert all(entry["error"].endswith(then) for entry in results[2:])
     assert [(job.func_name, job.args[0]) for job in jobs] == ([("backend.jobs.refresh_predictions", 1)] if key else [])
+
+
+def test_an_image_that_the_busy_machine_did_not_encode_in_time_is_left_to_a_job(
+    backend: BackendClient, image_server: ImageServer, monkeypatch: pytest.MonkeyPatch, redis: Redis
+) -> None:
+    slow, quick = task(1, image_server.show("/a.png", "red")), task(2, image_server.show("/b.png", "blue"))
+    missing = task(3, image_server.url + "/missing.png")
+    encoder_class = type(backend.services.captioners.captioner_for(1).encoder)
+    is_over, encode = threading.Event(), encoder_class.encode
+
+    def encode_red_slowly(encoder: ImageEncoder, images: Sequence[Any]) -> Any:
+        if images[0][0].mean() > images[0][2].mean():
+            is_over.wait(30)
+        return encode(encoder, images)
+
+    monkeypatch.setattr(encoder_class, "encode", encode_red_slowly)
+    monkeypatch.setattr("backend.captioning.backend.FETCH_BUDGET_S", 2.0)
+
+    results = backend.predict([slow, quick, missing])
+
+    is_over.set()
+    jobs = queue(redis, LABEL_STUDIO_QUEUE).jobs
+    assert results[0]["error"].endswith("a job captions it in the background")
+    assert "result" in results[1]
+    assert "404" in results[2]["error"]
+    assert [(job.func_name, job.args[0]) for job in jobs] == [("backend.jobs.refresh_predictions", 1)]
 
 
 def test_a_call_that_does_not_fit_is_a_503_with_the_time_to_come_back(

@@ -18,6 +18,11 @@ FETCHER = ImageFetcher(
     [
         ("data:image/png;base64," + base64.b64encode(b"\x89PNG").decode(), b"\x89PNG"),
         ("data:image/png;base64,iVBORw%3D%3D", b"\x89PNG"),
+        ("data:image/png;base64,iVBORw", b"\x89PNG"),
+        ("data:image/png;BASE64,iVBORw==", b"\x89PNG"),
+        ("data:image/png; base64,iVBORw==", b"\x89PNG"),
+        ("data:image/png;base64;charset=utf-8,iVBORw==", b"\x89PNG"),
+        ("DATA:image/png;base64,iVBORw==", b"\x89PNG"),
         ("data:image/svg+xml,%3Csvg/%3E", b"<svg/>"),
         ("data:;base64,", b""),
     ],
@@ -64,6 +69,7 @@ def test_a_value_that_is_no_image_address_is_refused(image_ref: str, reason: str
         ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png"),
         ("http://user:secret@host/a.png", "http://host/a.png"),
         ("data:image/png;base64," + "A" * 1000, "data:image/png;base64,..."),
+        ("DATA:image/png;base64," + "A" * 1000, "DATA:image/png;base64,..."),
         ("/" + "x" * 1000, "/" + "x" * 199 + "..."),
     ],
 )

@@ -183,6 +183,31 @@ def test_an_address_may_have_a_fixed_beginning() -> None:
         read_image_ref({"file": "b.jpg"}, control)
 
 
+def test_a_number_may_stand_in_an_address() -> None:
+    config = '<View><Image name="i" value="http://host/$id/$page.x/$more"/><TextArea name="c" toName="i"/></View>'
+    (control,) = parse_caption_controls(config)
+
+    assert read_image_ref({"id": 123, "page": {"x": 0}}, control) == "http://host/123/0/"
+    assert read_image_ref({"id": 0, "page": {"x": 1.5}, "more": "a"}, control) == "http://host/0/1.5/a"
+    for value in (True, None, [1]):
+        with pytest.raises(TaskError, match="no image reference at 'id'"):
+            read_image_ref({"id": value}, control)
+
+
+def test_an_address_that_comes_out_empty_is_no_image_reference() -> None:
+    control = CaptionControl(from_name="c", to_name="i", image_field="a", address="$a$b")
+
+    assert read_image_ref({"a": "", "b": "/x.png"}, control) == "/x.png"
+    with pytest.raises(TaskError, match="no image reference at 'a'"):
+        read_image_ref({"a": "", "b": " "}, control)
+
+
+def test_the_scheme_of_an_image_inside_the_task_may_have_capitals() -> None:
+    control = CaptionControl(from_name="c", to_name="i", image_field="image")
+
+    assert read_image_ref({"image": " DATA:image/PNG;base64,AAAA"}, control) == "data:image/PNG;base64,AAAA"
+
+
 def test_the_good_config_has_one_editable_caption_of_the_field_that_is_named() -> None:
     (control,) = parse_caption_controls(good_label_config("a&b", 'the "caption"'))
 

@@ -164,7 +164,7 @@ def test_comments_of_a_gif_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 2, 10, 40, 200])
-@pytest.mark.parametrize(("image_format", "most"), [("PNG", 3), ("JPEG", 15)])
+@pytest.mark.parametrize(("image_format", "most"), [("PNG", 3), ("JPEG", 15), ("GIF", 10), ("BMP", 3), ("WEBP", 10)])
 def test_a_picture_that_lacks_its_last_bytes_is_shown(image_format: str, most: float, missing: int) -> None:
     assert compared(encoded(image_format)[:-missing]) < most
 
@@ -176,6 +176,33 @@ def test_a_cut_off_picture_of_any_mode_is_shown_if_little_is_missing_and_else_re
     assert decode_image(content[: len(content) * 9 // 10]).size == (160, 120)
     with pytest.raises(ImageError, match="damaged"):
         decode_image(content[: len(content) * 6 // 10])
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "WEBP"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_other_cut_off_pictures_are_shown_if_little_is_missing_and_else_refused(image_format: str, mode: str) -> None:
+    content = encoded(image_format, photo(mode))
+
+    assert decode_image(content[: len(content) * 9 // 10]).size == (160, 120)
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(content[: len(content) * 6 // 10])
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+def test_of_a_cut_off_gif_three_quarters_of_the_rows_must_be_there(interlace: int) -> None:
+    content = encoded("GIF", interlace=interlace)
+
+    assert compared(content[: len(content) * 85 // 100]) < 20
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(content[: len(content) * 65 // 100])
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"exif": b"Exif\x00\x00" + UPSIDE_DOWN}, {"quality": 95}])
+def test_a_webp_of_any_kind_is_shown_wherever_its_end_is_cut_off(options: dict[str, Any]) -> None:
+    content = encoded("WEBP", **options)
+
+    for missing in range(1, len(content) // 5, 101):
+        assert decode_image(content[:-missing]).size == (160, 120)
 
 
 def test_a_progressive_jpeg_is_shown_from_its_first_scan_on() -> None:
