@@ -632,7 +632,7 @@ def test_one_odd_reply_keeps_no_other_project_from_being_pulled(
     workplace: Workplace, label_studio: FakeLabelStudio
 ) -> None:
     connect_projects(label_studio, {1: 200, 2: 200})
-    odd = {"id": 3, "result": [{"from_name": "caption"}], "model_version": "v1", "score": None}
+    odd = {"id": 3, "result": 7, "model_version": "v1", "score": None}
     label_studio.hold(
         task(1, annotation(1, "a square"), predictions=[odd]),
         task(2, annotation(2, "a square"), project=2),
