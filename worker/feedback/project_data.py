@@ -125,7 +125,7 @@ def forget_project(redis: Redis, store: Store, project_id: int) -> Forgotten:
     versions = sum(path.endswith("/version.json") for path in files)
     for path in files:
         store.delete(path)
-    _delete_keys(redis, project_id, kept=forgotten_key(project_id))
+    _delete_keys(redis, project_id, spared=forgotten_key(project_id))
     redis.hdel(CREATED_KEY, str(project_id))
     return Forgotten(captions=captions, versions=versions, features=features)
 
@@ -169,11 +169,11 @@ def _remove_quotes(store: Store, folder: str, names: Set[str]) -> None:
         try:
             fields = json.loads(store.read(path) or b"")
             samples = fields["metrics"]["samples"]
-            kept = [sample for sample in samples if sample["correction"] not in names]
+            of_others = [sample for sample in samples if sample["correction"] not in names]
         except (ValueError, RecursionError, KeyError, TypeError):  # no record of a version, or one without samples
             continue
-        if len(kept) < len(samples):
-            fields["metrics"]["samples"] = kept
+        if len(of_others) < len(samples):
+            fields["metrics"]["samples"] = of_others
             store.write(path, json.dumps(fields, ensure_ascii=False, indent=1).encode())
 
 
@@ -224,8 +224,8 @@ def _keys(redis: Redis, project_id: int) -> Iterator[bytes]:
             yield name
 
 
-def _delete_keys(redis: Redis, project_id: int, kept: str = "") -> None:
-    keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name and as_text(name) != kept]
+def _delete_keys(redis: Redis, project_id: int, spared: str = "") -> None:
+    keys = [name for name in _keys(redis, project_id) if b"-lock:" not in name and as_text(name) != spared]
     for start in range(0, len(keys), KEYS_AT_ONCE):
         redis.unlink(*keys[start : start + KEYS_AT_ONCE])
     counters = re.compile(rf"(gate|correction|edit):{project_id}:")
