@@ -57,6 +57,30 @@ def test_a_published_version_serves_and_captions_as_it_was_trained(registry: Mod
     assert loaded.caption(features, options)[0][0].log_prob == trained.caption(features, options)[0][0].log_prob
 
 
+def test_a_first_version_is_published_without_a_word_about_damage(
+    registry: ModelRegistry, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(registry, bundle)
+
+    assert registry.succeeded(1) == bundle.version
+    assert "damaged" not in caplog.text
+
+
+@pytest.mark.parametrize("is_of_another_bundle", [False, True])
+def test_where_the_pointer_is_missing_the_newest_version_of_the_bundle_serves(
+    registry: ModelRegistry, bundle: Bundle, tmp_path: Path, is_of_another_bundle: bool
+) -> None:
+    publish(registry, bundle, seed=1)
+    newest = publish(registry, bundle, seed=2).name
+    (tmp_path / "store" / "projects" / "1" / "serving.json").unlink()
+    base = "another-0a1b2c3d" if is_of_another_bundle else bundle.version
+
+    opened = ModelRegistry(Store(str(tmp_path / "store")), base)
+
+    assert opened.serving(1) == (base if is_of_another_bundle else newest)
+    assert bool(opened.damages(1)) != is_of_another_bundle
+
+
 def test_projects_never_mix(registry: ModelRegistry, bundle: Bundle) -> None:
     version = publish(registry, bundle, project_id=1)
 
