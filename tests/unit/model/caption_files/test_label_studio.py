@@ -165,6 +165,14 @@ def test_one_described_picture_is_that_of_its_name_or_else_the_first(tmp_path: P
     assert [image.file.name for image in captioned.images] == [file]
 
 
+def test_a_remark_about_another_picture_makes_no_caption_uncertain(tmp_path: Path) -> None:
+    tasks = [task_of_two("image", "b", [region("A dog", to_name="img"), region("blurred", "notes", "b")])]
+
+    captioned = read_captions(source(tmp_path, json.dumps(tasks)))
+
+    assert [(image.file.name, image.captions) for image in captioned.images] == [("a.jpg", ("A dog",))]
+
+
 @pytest.mark.parametrize("name", ["notes", "image_ocr", "imageNotes", "备注"])
 def test_remarks_are_counted_and_are_no_captions(tmp_path: Path, name: str) -> None:
     tasks = [
